@@ -1,0 +1,94 @@
+"""The command line: `python -m fastdrop bench` and `python -m fastdrop info`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; `arguments` defaults to the process's own."""
+    parser = argparse.ArgumentParser(prog="python -m fastdrop", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    bench = commands.add_parser("bench", help="time dropout beside the limits and its peers")
+    bench.set_defaults(run=_bench)
+    bench.add_argument("--sizes", type=_whole, nargs="+", metavar="N", help="elements, also as 2^16")
+    bench.add_argument("--rates", type=_rate, nargs="+", default=[0.5, 0.1], metavar="P")
+    bench.add_argument("--threads", type=_whole, help="for all contenders; default: one a core")
+    bench.add_argument("--rounds", type=_whole, default=21, help="samples of which the median is shown")
+    bench.add_argument("--json", action="store_true", help="print plain data, with the machine's")
+    show = commands.add_parser("info", help="print versions, threads and processor")
+    show.set_defaults(run=_info)
+    show.add_argument("--json", action="store_true", help="print plain data")
+    chosen = parser.parse_args(arguments)
+    chosen.run(parser, chosen)
+
+
+def _whole(text: str) -> int:
+    base, _, power = text.partition("^")
+    number = int(base) ** int(power) if power else int(base)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not 0 <= rate < 1:
+        raise argparse.ArgumentTypeError(f"must be in [0, 1), got {text}")
+    return rate
+
+
+def _bench(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    from fastdrop import _bench, get_num_threads
+
+    sizes = chosen.sizes or [2**10, 2**16, 2**18, 2**22, 2**25]
+    threads = chosen.threads or get_num_threads()
+    if chosen.json:
+        rows = _bench.measure(sizes, chosen.rates, threads, chosen.rounds)
+        print(json.dumps({"machine": _bench.info(), "results": rows}, indent=1))
+        return
+    try:
+        from rich.console import Console
+    except ImportError:
+        parser.error("the table needs rich: pip install 'fastdrop-numpy[bench]', or use --json")
+    console = Console()
+    with console.status("measuring ..."):
+        rows = _bench.measure(sizes, chosen.rates, threads, chosen.rounds)
+    for rate in chosen.rates:
+        console.print(_table([row for row in rows if row["p"] == rate], rate, threads))
+    machine = _bench.info()
+    console.print(f"medians of {chosen.rounds} turns on {machine['processor']}, {machine['cores']} cores")
+
+
+def _table(rows: list[dict[str, Any]], rate: float, threads: int) -> Any:
+    from rich.table import Table
+
+    sizes = sorted({row["size"] for row in rows})
+    table = Table(title=f"float32, p = {rate}, {threads} threads: ns per element (times np.multiply)")
+    table.add_column("elements")
+    for size in sizes:
+        table.add_column(f"{size:,}", justify="right")
+    for name in dict.fromkeys(row["contender"] for row in rows):
+        found = {row["size"]: row for row in rows if row["contender"] == name}
+        cells = (f"{found[n]['ns_per_element']:.3g} ({found[n]['times_multiply']:.2f}x)" for n in sizes)
+        table.add_row(name, *cells)
+    return table
+
+
+def _info(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    from fastdrop import _bench
+
+    machine = _bench.info()
+    if chosen.json:
+        print(json.dumps(machine, indent=1))
+        return
+    for name, value in machine.items():
+        shown = " ".join(value) if isinstance(value, list) else "not installed" if value is None else value
+        print(f"{name.replace('_', ' '):24}{shown}")
+
+
+if __name__ == "__main__":
+    main()

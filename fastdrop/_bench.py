@@ -1,0 +1,202 @@
+"""What `python -m fastdrop bench` measures: dropout beside the limits and its peers, in alternation."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+import fastdrop as fd
+
+Call = Callable[[], Any]
+CONTENDERS: dict[str, Callable[..., Call]] = {}
+BASELINE = "np.multiply(out=)"
+SAMPLE = 1 << 14  # a sample takes as many calls as make up this many elements, at least one
+
+
+def _contender(name: str, needs: str | None = None) -> Callable[[Callable[..., Call]], Callable[..., Call]]:
+    def register(make: Callable[..., Call]) -> Callable[..., Call]:
+        if needs is None or importlib.util.find_spec(needs):
+            CONTENDERS[name] = make
+        return make
+
+    return register
+
+
+@_contender("np.copyto")
+def _copy(x: Any, y: Any, p: float, threads: int) -> Call:
+    return lambda: np.copyto(y, x)
+
+
+@_contender(BASELINE)
+def _multiply(x: Any, y: Any, p: float, threads: int) -> Call:
+    scale = np.float32(1 / (1 - p))
+    return lambda: np.multiply(x, scale, out=y)
+
+
+@_contender("fastdrop")
+def _forward(x: Any, y: Any, p: float, threads: int) -> Call:
+    key = fd.Key(0)
+    return lambda: fd.dropout(x, p, key, out=y)
+
+
+@_contender("fastdrop backward")
+def _backward(x: Any, y: Any, p: float, threads: int) -> Call:
+    key = fd.Key(0)
+    return lambda: fd.dropout_backward(x, p, key, out=y)
+
+
+@_contender("fastdrop layer, new output")
+def _layer(x: Any, y: Any, p: float, threads: int) -> Call:
+    layer = fd.Dropout(p, rng=0)
+    return lambda: layer(x)
+
+
+@_contender("best NumPy idiom")
+def _idiom(x: Any, y: Any, p: float, threads: int) -> Call:
+    """Preallocated buffers, float32 draws and NumPy's fastest generator."""
+    rng = np.random.Generator(np.random.SFC64(0))
+    uniforms, keep = np.empty(x.shape, np.float32), np.empty(x.shape, np.bool_)
+    scale = np.float32(1 / (1 - p))
+
+    def call() -> None:
+        rng.random(out=uniforms, dtype=np.float32)
+        np.greater_equal(uniforms, p, out=keep)
+        np.multiply(x, scale, out=y)
+        np.multiply(y, keep, out=y)
+
+    return call
+
+
+@_contender("tutorial's NumPy")
+def _tutorial(x: Any, y: Any, p: float, threads: int) -> Call:
+    # the form that is taught, legacy generator included
+    return lambda: x * np.random.binomial(1, 1 - p, x.shape) / (1 - p)  # noqa: NPY002
+
+
+@_contender("PyTorch eager", needs="torch")
+def _torch(x: Any, y: Any, p: float, threads: int) -> Call:
+    import torch
+
+    torch.set_num_threads(threads)
+    tensor = torch.from_numpy(x)
+    return lambda: torch.nn.functional.dropout(tensor, p, training=True)
+
+
+@_contender("JAX jitted", needs="jax")
+def _jax(x: Any, y: Any, p: float, threads: int) -> Call:
+    import jax
+
+    @jax.jit
+    def dropout(key: Any, x: Any) -> Any:
+        return jax.numpy.where(jax.random.bernoulli(key, 1 - p, x.shape), x / (1 - p), 0)
+
+    key, array = jax.random.key(0), jax.numpy.asarray(x)
+    return lambda: dropout(key, array).block_until_ready()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = fd.get_num_threads()
+    fd.set_num_threads(count)
+    try:
+        yield
+    finally:
+        fd.set_num_threads(before)
+
+
+def measure(
+    sizes: Iterable[int], rates: Iterable[float], threads: int, rounds: int, tick: Call = lambda: None
+) -> list[dict[str, Any]]:
+    """Medians of each contender's time per element, as rows of plain data.
+
+    The contenders take turns, so that they share the machine's ups and downs, and thread pools go to
+    sleep between calls as they do in a training loop. `tick` is called after each setting.
+    """
+    rows = []
+    with _threads(threads):
+        for p in rates:
+            for size in sizes:
+                rows += _measure_one(size, p, threads, rounds)
+                tick()
+    return rows
+
+
+def _measure_one(size: int, p: float, threads: int, rounds: int) -> list[dict[str, Any]]:
+    x = np.random.default_rng(0).standard_normal(size, dtype=np.float32)
+    y = np.zeros_like(x) + 1  # touched pages
+    calls = {name: make(x, y, p, threads) for name, make in CONTENDERS.items()}
+    number = max(1, SAMPLE // size)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            times[name].append(_seconds(call, number))
+    medians = {name: statistics.median(sample[1:]) for name, sample in times.items()}  # the first warms up
+    return [
+        {
+            "contender": name,
+            "size": size,
+            "p": p,
+            "threads": threads,
+            "ns_per_element": seconds / size * 1e9,
+            "us_per_call": seconds * 1e6,
+            "times_multiply": seconds / medians[BASELINE],
+        }
+        for name, seconds in medians.items()
+    ]
+
+
+def _seconds(call: Call, number: int) -> float:
+    start = time.perf_counter()
+    for _ in range(number):
+        call()
+    return (time.perf_counter() - start) / number
+
+
+def info() -> dict[str, Any]:
+    """Versions, threads, processor and stream version, as plain data."""
+    from llvmlite import binding
+
+    from fastdrop import _cpu
+
+    features = binding.get_host_cpu_features()
+    return {
+        "fastdrop": fd.__version__,
+        "stream": fd.STREAM_VERSION,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("numpy", "numba", "llvmlite", "torch", "jax")},
+        "system": platform.platform(),
+        "processor": _processor(),
+        "llvm_cpu": binding.get_host_cpu_name(),
+        "features": [
+            name for name in ("sse2", "avx2", "fma", "f16c", "avx512f", "neon") if features.get(name)
+        ],
+        "cores": os.cpu_count(),
+        "threads": fd.get_num_threads(),
+        "parallel_from_elements": _cpu.PARALLEL_FROM,
+        "streaming_from_bytes": _cpu.STREAM_FROM,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,169 @@
+"""Keys: what a mask is a function of, beside the element's index.
+
+Stream version 1. A mask is made of Philox4x32-10 words. This is the one place where the packing of
+their key and counter is fixed; a change to it is a new stream version.
+
+========  ==========================================================================
+key       64 bits from ``numpy.random.SeedSequence(seed)``, low word first; where the
+          draw number exceeds 32 bits, its higher bits are the SeedSequence's spawn key
+counter   word 0, 1: block number, low word first
+          word 2: domain << 24 | plane number (most significant digit first)
+          word 3: low 32 bits of the draw number
+tile      1024 elements = 8 blocks; word w, bit k of block 8t + b holds the digit of
+          element 1024t + 32k + 8w + b
+========  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import operator
+from functools import lru_cache
+from typing import NoReturn, SupportsIndex, TypeAlias
+
+import numpy as np
+
+STREAM_VERSION = 1
+TILE = 1024
+BERNOULLI = 0  # domain of the bit planes that decide masks
+DOMAIN_SHIFT = 24
+
+Rng: TypeAlias = "Key | int | np.random.SeedSequence | np.random.Generator | None"
+
+
+class Key:
+    """An immutable, hashable pair of a seed and a draw number.
+
+    One key names one noise array of any size. Layers use ``key``, ``key.next()``, ... for
+    consecutive calls.
+
+    Parameters
+    ----------
+    seed : int
+        Any integer >= 0, spread over 64 bits by `numpy.random.SeedSequence`.
+    draw : int, default 0
+        Number of the draw under that seed, in [0, 2**64).
+
+    Raises
+    ------
+    TypeError
+        If seed or draw is not an integer.
+    ValueError
+        If seed is negative or draw is outside [0, 2**64).
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> key = fd.Key(42)
+    >>> key.next()
+    Key(42, draw=1)
+    >>> key.fold_in(7) == key.fold_in(8)
+    False
+    """
+
+    __slots__ = ("draw", "seed")
+    seed: int
+    draw: int
+
+    def __init__(self, seed: SupportsIndex, draw: SupportsIndex = 0) -> None:
+        object.__setattr__(self, "seed", natural("seed", seed))
+        object.__setattr__(self, "draw", natural("draw", draw, 1 << 64))
+
+    def next(self) -> Key:
+        """Return the key of the next draw of the same seed."""
+        return Key(self.seed, self.draw + 1)
+
+    def fold_in(self, number: SupportsIndex) -> Key:
+        """Return an independent key: per layer, per rank, per epoch.
+
+        Parameters
+        ----------
+        number : int
+            Any integer >= 0; each gives another key, as does each draw number.
+        """
+        spawn_key = (self.draw, natural("number", number))
+        return Key(_state(np.random.SeedSequence(self.seed, spawn_key=spawn_key)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Key):
+            return NotImplemented
+        return self.seed == other.seed and self.draw == other.draw
+
+    def __hash__(self) -> int:
+        return hash((self.seed, self.draw))
+
+    def __repr__(self) -> str:
+        return f"Key({self.seed}, draw={self.draw})" if self.draw else f"Key({self.seed})"
+
+    def __reduce__(self) -> tuple[type[Key], tuple[int, int]]:
+        return Key, (self.seed, self.draw)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a Key is immutable, cannot set {name}; make a new one")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a Key is immutable, cannot delete {name}")
+
+
+def natural(name: str, value: SupportsIndex, end: int | None = None) -> int:
+    """The value as an int >= 0 and below `end`, or an error that names it."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        kind = type(value).__name__
+        raise TypeError(f"{name} must be an integer, got {kind} {value!r}; use int(...)") from None
+    if number < 0 or (end is not None and number >= end):
+        allowed = ">= 0" if end is None else f"in [0, {end})"
+        raise ValueError(f"{name} must be {allowed}, got {number}")
+    return number
+
+
+def _state(sequence: np.random.SeedSequence) -> int:
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
+@lru_cache(maxsize=1024)
+def _philox_key(seed: int, high_draw: int) -> int:
+    """The 64-bit Philox key, as the signed number that Numba's integers want."""
+    spawn_key = (high_draw,) if high_draw else ()
+    return signed(_state(np.random.SeedSequence(seed, spawn_key=spawn_key)))
+
+
+def signed(word: int) -> int:
+    """The int64 with the low 64 bits of a number."""
+    return (word + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def stream(key: Key | SupportsIndex) -> tuple[int, int]:
+    """The Philox key (as int64) and counter word 3 of a key or an int seed."""
+    if type(key) is not Key:
+        key = as_key_or_seed(key)
+    return _philox_key(key.seed, key.draw >> 32), key.draw & 0xFFFFFFFF
+
+
+def as_key_or_seed(key: object) -> Key:
+    """A Key from a Key or an int, for functions that have no state."""
+    if isinstance(key, Key):
+        return key
+    if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
+        return Key(key)
+    raise TypeError(f"key must be a fastdrop.Key or an int, got {type(key).__name__}; use fastdrop.Key(seed)")
+
+
+def as_key(rng: Rng) -> Key:
+    """A Key from whatever SPEC 7 lets `rng` be.
+
+    None takes fresh entropy from the system; a Generator is advanced by one 64-bit draw.
+    """
+    if rng is None:
+        return Key(_state(np.random.SeedSequence()))
+    if isinstance(rng, np.random.SeedSequence):
+        return Key(_state(rng))
+    if isinstance(rng, np.random.Generator):
+        return Key(int(rng.integers(1 << 64, dtype=np.uint64)))
+    try:
+        return as_key_or_seed(rng)
+    except TypeError:
+        raise TypeError(
+            "rng must be None, an int, a fastdrop.Key, a numpy.random.SeedSequence or a "
+            f"numpy.random.Generator, got {type(rng).__name__}"
+        ) from None

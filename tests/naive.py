@@ -1,0 +1,48 @@
+"""An independent oracle: stream version 1 from its description alone, in plain Python integers."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+WORD = 2**32
+
+
+def philox(counter: list[int], key: list[int]) -> list[int]:
+    """Philox4x32-10 (Salmon et al. 2011), one block."""
+    x, k = list(counter), list(key)
+    for round_number in range(10):
+        if round_number:
+            k = [(k[0] + 0x9E3779B9) % WORD, (k[1] + 0xBB67AE85) % WORD]
+        high0, low0 = divmod(0xD2511F53 * x[0], WORD)
+        high1, low1 = divmod(0xCD9E8D57 * x[2], WORD)
+        x = [high1 ^ x[1] ^ k[0], low1, high0 ^ x[3] ^ k[1], low0]
+    return x
+
+
+def key_words(seed: int, draw: int) -> list[int]:
+    spawn = (draw // WORD,) if draw >= WORD else ()
+    return [int(w) for w in np.random.SeedSequence(seed, spawn_key=spawn).generate_state(2, np.uint32)]
+
+
+def uniform(index: int, seed: int, draw: int) -> int:
+    """U(i): 32 binary digits, the most significant from plane 0."""
+    tile, place = divmod(index, 1024)
+    bit, rest = divmod(place, 32)
+    word, block = divmod(rest, 8)
+    number = 8 * tile + block
+    total = 0
+    for plane in range(32):
+        words = philox([number % WORD, number // WORD, plane, draw % WORD], key_words(seed, draw))
+        total = 2 * total + (words[word] // 2**bit) % 2
+    return total
+
+
+def threshold(p: float) -> int:
+    """Round half to even of the exact p * 2**32."""
+    return round(Fraction(p) * WORD)
+
+
+def kept(index: int, p: float, seed: int, draw: int) -> bool:
+    return uniform(index, seed, draw) >= threshold(p)

@@ -1,0 +1,119 @@
+"""The demo: its network, its copy of the tutorial's dropout, and the program at its smallest size."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastdrop as fd
+
+PROGRAM = Path(__file__).parents[1] / "examples" / "simple_network.py"
+KEY = fd.Key(7)
+
+
+@pytest.fixture(scope="module")
+def demo():
+    pytest.importorskip("mlxtend")
+    spec = importlib.util.spec_from_file_location("simple_network", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def network(demo):
+    drops = [fd.Dropout(p, rng=KEY.fold_in(n)) for n, p in enumerate(demo.RATES)]
+    return demo.Network((6, 8, 3), drops, np.random.default_rng(1), np.float64)
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(2)
+    return rng.normal(size=(5, 6)), rng.integers(3, size=5)
+
+
+def loss_and_gradients(network, batch):
+    for number, drop in enumerate(network.drops):
+        drop.key = KEY.fold_in(number)  # the same masks in every evaluation
+    return network.loss_and_gradients(*batch)
+
+
+def central_differences(network, batch, w, step=1e-6):
+    differences = np.empty_like(w)
+    for place in np.ndindex(w.shape):
+        value = w[place]
+        ends = []
+        for w[place] in (value + step, value - step):
+            ends.append(loss_and_gradients(network, batch)[0])
+        differences[place] = (ends[0] - ends[1]) / (2 * step)
+        w[place] = value
+    return differences
+
+
+def test_gradients_are_central_differences(network, batch):
+    _, gradients = loss_and_gradients(network, batch)
+    for w, g in zip(network.parameters, gradients, strict=True):
+        assert np.abs(g).max() > 1e-3  # the test would see a missing gradient
+        np.testing.assert_allclose(g, central_differences(network, batch, w), rtol=1e-6, atol=1e-9)
+
+
+def test_dropout_is_off_in_evaluation(network, batch):
+    first, second = (network.forward(batch[0], training=False)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    network.accuracy(*batch)
+    assert [drop.key.draw for drop in network.drops] == [0, 0]  # no mask was drawn
+    one, other = (network.forward(batch[0], training=True)[0] for _ in range(2))
+    assert not np.array_equal(one, other)
+
+
+def test_a_float32_network_stays_float32(demo):
+    for layer in (fd.Dropout, demo.TutorialDropout):
+        drops = [layer(p, rng=KEY) for p in demo.RATES]
+        network = demo.Network((6, 8, 3), drops, np.random.default_rng(1))
+        _, gradients = network.loss_and_gradients(np.ones((4, 6), np.float32), np.zeros(4, int))
+        assert {a.dtype for a in (*network.parameters, *gradients)} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("variant", ["none", "fastdrop", "NumPy"])
+def test_each_variant_learns_and_repeats(demo, variant):
+    data = demo.load("digits")
+    run, again = (demo.train(data, variant, seed=0, hidden=64, epochs=5) for _ in range(2))
+    assert run[:2] == again[:2]
+    assert run.test[-1] > 90
+    assert 0 < run.dropout < run.seconds
+
+
+def test_tutorial_dropout(demo):
+    drop = demo.TutorialDropout(0.2, rng=KEY)
+    x = np.full((200, 500), 3.0)
+    y = drop.forward(x)
+    assert set(np.unique(y)) == {0.0, 3 / 0.8}
+    # Five standard deviations of a mean of 100,000 values of variance x^2 p/q.
+    assert abs(y.mean() - 3) < 5 * 3 * np.sqrt(0.25 / y.size)
+    np.testing.assert_array_equal(drop.backward(x), y)  # linear with a diagonal matrix: its own adjoint
+    assert drop.forward(x, training=False) is x
+
+
+@pytest.mark.parametrize("data", ["digits", "both"])
+def test_the_program(demo, data, tmp_path, capsys):
+    png = tmp_path / "new folder" / "curves.png"
+    seeds = "2" if data == "digits" else "1"
+    demo.main(["--data", data, "--epochs", "1", "--seeds", seeds, "--hidden", "16", "--out", str(png)])
+    printed = capsys.readouterr().out
+    assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert f"Learning curves: {png}" in printed
+    assert printed.count("%") > 4
+    assert ("mnist" in printed) == (data == "both")
+    rows = [line.split() for line in printed.splitlines() if line.split()[1:2] == ["fastdrop"]]
+    assert all(0 < float(row[2]) <= 100 and 0 < float(row[5]) <= 100 for row in rows)
+    assert len(rows) == (2 if data == "both" else 1)
+
+
+def test_a_missing_package_is_named():
+    hide = "import runpy, sys; sys.modules['tqdm'] = None; runpy.run_path(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", hide, str(PROGRAM)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["the demo needs tqdm; use pip install '.[demo]'"]

@@ -1,0 +1,197 @@
+import copy
+import json
+import pickle
+import sys
+
+import numpy as np
+import pytest
+
+import fastdrop as fd
+
+X = np.random.default_rng(0).standard_normal((50, 33)).astype(np.float32)
+G = np.random.default_rng(1).standard_normal((50, 33)).astype(np.float32)
+MAKERS = [lambda: fd.Dropout(0.3, rng=42), lambda: fd.InvertedDropout(0.7, rng=42)]
+
+
+@pytest.fixture(params=MAKERS, ids=["Dropout", "InvertedDropout"])
+def layer(request):
+    return request.param()
+
+
+def equal(a, b):
+    return a.tobytes() == b.tobytes()
+
+
+def test_forward_and_backward_are_the_functions_with_consecutive_draws(layer):
+    for draw in range(3):
+        key = fd.Key(42, draw)
+        assert layer.key == key
+        assert equal(layer(X), fd.dropout(X, layer.p, key))
+        assert equal(layer.backward(G), fd.dropout_backward(G, layer.p, key))
+        assert equal(layer.backward(G), fd.dropout_backward(G, layer.p, key))  # and again
+
+
+def test_evaluation_returns_its_input_and_draws_nothing(layer):
+    layer.eval()
+    assert layer(X) is X
+    assert layer.backward(G) is G
+    assert layer.key == fd.Key(42)
+    assert layer.train()(X) is not X
+    assert layer.key == fd.Key(42, 1)
+
+
+def test_training_argument_is_for_one_call(layer):
+    assert layer.forward(X, training=False) is X
+    assert layer.training
+    layer.eval()
+    assert layer.forward(X, True) is not X
+    assert not layer.training
+
+
+def test_backward_follows_the_last_forward(layer):
+    layer(X)
+    layer(X, training=False)
+    assert layer.backward(G) is G
+    y = layer(np.ones_like(X))
+    layer.eval()
+    assert equal(layer.backward(np.ones_like(X)), y)  # the mode then, not the mode now
+
+
+def test_backward_uses_the_rate_and_key_of_its_forward(layer):
+    y = layer(np.ones_like(X))
+    layer.p, layer.key = 0.9, fd.Key(5)
+    assert equal(layer.backward(np.ones_like(X)), y)
+
+
+def test_backward_before_forward_raises(layer):
+    with pytest.raises(RuntimeError, match=r"backward needs a forward before it; call forward\(x\) first"):
+        layer.backward(G)
+
+
+def test_backward_refuses_another_shape(layer):
+    for training in (True, False):
+        layer(X, training)
+        with pytest.raises(ValueError, match=r"last forward's shape \(50, 33\), got \(33, 50\)"):
+            layer.backward(G.T)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_draws_advance_whatever_p_is(p):
+    layer = fd.Dropout(p, rng=1)
+    y = layer(X)
+    assert layer.key == fd.Key(1, 1)
+    assert y is not X
+    assert np.array_equal(y, X if p == 0 else np.zeros_like(X))
+    assert np.array_equal(layer.backward(G), G if p == 0 else np.zeros_like(G))
+
+
+def test_out_and_in_place(layer):
+    expected = copy.deepcopy(layer)(X)
+    x = X.copy()
+    assert layer(x, out=x) is x
+    assert equal(x, expected)
+    g = np.ones_like(X)
+    assert layer.backward(g, out=g) is g
+    assert equal(g, fd.dropout(np.ones_like(X), layer.p, fd.Key(42)))
+
+
+def test_a_refused_forward_changes_nothing(layer):
+    layer(X)
+    with pytest.raises(TypeError, match="got int64"):
+        layer(np.arange(3))
+    assert layer.key == fd.Key(42, 1)
+    assert layer.backward(G).shape == G.shape
+
+
+@pytest.mark.parametrize("remake", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_go_on_with_the_same_masks(layer, remake):
+    layer(X)
+    other = remake(layer)
+    assert equal(other.backward(G), layer.backward(G))
+    assert equal(other(X), layer(X))
+    assert repr(other) == repr(layer)
+
+
+def test_state_goes_through_json_and_resumes_bit_for_bit(layer):
+    layer(X)
+    state = json.loads(json.dumps(layer.state_dict()))
+    other = type(layer)(rng=0)
+    other.load_state_dict(state)
+    assert other.state_dict() == state
+    for _ in range(3):
+        assert equal(other(X), layer(X))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "state must have version 1, got 2"),
+        ({"layer": "Other"}, "state must have layer '.*Dropout', got 'Other'"),
+        ({"p": 1.5}, "p must be in"),
+        ({"p": "0.5"}, "bad entry: p must be a real number"),
+        ({"seed": -1}, "seed must be >= 0, got -1"),
+        ({"draw": 1.5}, "bad entry: draw must be an integer"),
+        ({"extra": 1}, "state must have the entries"),
+    ],
+)
+def test_a_bad_state_is_refused_and_the_layer_as_it_was(layer, change, message):
+    before = layer.state_dict()
+    with pytest.raises(ValueError, match=message):
+        layer.load_state_dict(before | change)
+    assert layer.state_dict() == before
+
+
+@pytest.mark.parametrize("state", [{}, None, [], "state"])
+def test_a_state_of_another_kind_is_refused(layer, state):
+    with pytest.raises(ValueError, match="state must have the entries"):
+        layer.load_state_dict(state)
+
+
+def test_loading_forgets_the_last_forward(layer):
+    layer(X)
+    layer.load_state_dict(layer.state_dict())
+    with pytest.raises(RuntimeError):
+        layer.backward(G)
+
+
+def test_what_is_kept_between_forward_and_backward_is_small(layer):
+    """At most 200 bytes, counting every object that forward made; a mask would be 8 MiB here."""
+    layer(np.ones((2048, 1024), np.float32))
+    held = layer._forward
+    parts = [held, held.shape, *held.shape, held.p, held.key, held.key.seed, held.key.draw]
+    new = [part for part in parts if part is not layer._p and not (isinstance(part, int) and part < 257)]
+    assert sum(map(sys.getsizeof, new)) - 2 * sys.getsizeof(2048) <= 200
+
+
+def test_repr_makes_an_equal_layer(layer):
+    layer(X)
+    other = eval(repr(layer), {"Key": fd.Key, **vars(fd)})
+    assert other.state_dict() == layer.state_dict()
+
+
+def test_fresh_layers_differ():
+    assert fd.Dropout().key != fd.Dropout().key
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, np.nan])
+def test_rates_outside_0_to_1_are_refused_when_built_and_when_set(p):
+    with pytest.raises(ValueError, match=r"p must be in \[0, 1\], got"):
+        fd.Dropout(p)
+    layer = fd.Dropout(0.3)
+    with pytest.raises(ValueError, match=r"p must be in \[0, 1\], got"):
+        layer.p = p
+    assert layer.p == 0.3
+    with pytest.raises(ValueError, match=r"keep_prob must be in \[0, 1\], got"):
+        fd.InvertedDropout(p)
+
+
+def test_rates_of_another_type_are_refused():
+    for bad in ("0.5", None):
+        with pytest.raises(TypeError, match="p must be a real number"):
+            fd.Dropout(bad)
+        with pytest.raises(TypeError, match="keep_prob must be a real number"):
+            fd.InvertedDropout(bad)
+
+
+def test_inverted_dropout_is_dropout_of_the_rest():
+    assert equal(fd.InvertedDropout(0.8, rng=3)(X), fd.Dropout(0.2, rng=3)(X))

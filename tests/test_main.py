@@ -1,0 +1,90 @@
+"""The command line, at its smallest sizes."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastdrop as fd
+from fastdrop import _bench
+from fastdrop.__main__ import main
+
+QUICK = ["--sizes", "64", "2^10", "--rates", "0.5", "--rounds", "1"]
+
+
+def test_bench_prints_a_table(capsys):
+    main(["bench", *QUICK])
+    shown = capsys.readouterr().out
+    assert "np.multiply" in shown
+    assert "1,024" in shown
+    assert "medians of 1 turns" in shown
+
+
+def test_bench_json_has_every_contender_size_and_rate(capsys):
+    before = fd.get_num_threads()
+    main(["bench", *QUICK, "--threads", "1", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    rows = found["results"]
+    assert {(row["contender"], row["size"]) for row in rows} == {
+        (name, size) for name in _bench.CONTENDERS for size in (64, 1024)
+    }
+    assert all(row["threads"] == 1 and row["p"] == 0.5 and row["ns_per_element"] > 0 for row in rows)
+    assert all(row["times_multiply"] == 1 for row in rows if row["contender"] == _bench.BASELINE)
+    assert found["machine"]["stream"] == 1
+    assert fd.get_num_threads() == before
+
+
+@pytest.mark.parametrize("name", _bench.CONTENDERS)
+def test_every_contender_does_what_it_says(name):
+    """A benchmark of something else would flatter someone."""
+    x, y = np.full(10_000, 3, np.float32), np.zeros(10_000, np.float32)
+    returned = _bench.CONTENDERS[name](x, y, 0.5, 1)()
+    got = y if y.any() else np.asarray(returned)
+    expected = {"np.copyto": {3.0}, "np.multiply(out=)": {6.0}}.get(name, {0.0, 6.0})
+    assert {float(v) for v in np.unique(got)} == expected
+    if 0.0 in expected:
+        assert abs((got == 0).mean() - 0.5) < 0.03
+
+
+def test_peers_are_there_when_installed():
+    for module, name in {"torch": "PyTorch eager", "jax": "JAX jitted"}.items():
+        assert (name in _bench.CONTENDERS) == (importlib.util.find_spec(module) is not None)
+
+
+def test_info(capsys):
+    main(["info"])
+    text = capsys.readouterr().out
+    assert "stream" in text
+    main(["info", "--json"])
+    machine = json.loads(capsys.readouterr().out)
+    assert machine["fastdrop"] == fd.__version__
+    assert machine["numpy"] == np.__version__
+    assert machine["threads"] == fd.get_num_threads()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["bench", "--sizes", "0"], ["bench", "--rates", "1"], ["bench", "--rounds", "x"], ["no"]],
+)
+def test_bad_arguments_end_with_the_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    assert exit_info.value.code == 2
+    assert "usage: python -m fastdrop" in capsys.readouterr().err
+
+
+def test_bench_without_rich_names_the_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    with pytest.raises(SystemExit):
+        main(["bench", *QUICK])
+    assert "pip install 'fastdrop-numpy[bench]'" in capsys.readouterr().err
+
+
+def test_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "fastdrop", "info"], capture_output=True, text=True, check=True
+    )
+    assert fd.__version__ in done.stdout

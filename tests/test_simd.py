@@ -1,0 +1,110 @@
+"""Each operation on lanes against NumPy."""
+
+import numpy as np
+import pytest
+from numba import njit
+
+from fastdrop import _simd
+
+A = np.array([0, 1, 2**31, 2**32 - 1, 12345, 7, 8, 9], np.uint32)
+B = np.array([3, 1, 2**31, 1, 54321, 8, 7, 9], np.uint32)
+
+
+def lanes(formula, *arrays, dtype=None):
+    """Evaluate a formula of lanes on arrays of eight."""
+    out = np.zeros(8, dtype or arrays[0].dtype)
+    body = {
+        1: lambda a, out: _simd.store(out, 0, formula(_simd.load(a, 0))),
+        2: lambda a, b, out: _simd.store(out, 0, formula(_simd.load(a, 0), _simd.load(b, 0))),
+    }[len(arrays)]
+    formula = njit(formula)
+    njit(body)(*arrays, out)
+    return out
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        lambda a, b: a & b,
+        lambda a, b: a | b,
+        lambda a, b: a ^ b,
+        lambda a, b: a + b,
+        lambda a, b: a * b,
+        lambda a, b: ~a ^ b,
+    ],
+)
+def test_integer_operators(formula):
+    assert np.array_equal(lanes(formula, A, B), formula(A, B))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("formula", [lambda a, b: a + b, lambda a, b: a * b])
+def test_real_operators(formula, dtype):
+    a, b = np.random.default_rng(0).standard_normal((2, 8)).astype(dtype)
+    assert np.array_equal(lanes(formula, a, b), formula(a, b))
+
+
+@pytest.mark.parametrize("formula", [lambda a, b: a != b, lambda a, b: a < b, lambda a, b: a >= b])
+def test_comparisons_are_unsigned(formula):
+    compare = njit(formula)
+    got = lanes(lambda a, b: _simd.zero_where(compare(a, b), a | np.uint32(1)), A, B)
+    assert np.array_equal(got == 0, formula(A, B))
+
+
+def test_scalars_are_cast_to_the_lanes_type():
+    assert np.array_equal(lanes(lambda a: a >> np.uint64(3), A), A >> 3)
+    x = np.arange(8, dtype=np.float32)
+    assert np.array_equal(lanes(lambda a: a * 0.1, x), x * np.float32(0.1))
+
+
+def test_narrow_and_iota():
+    wide = np.arange(8, dtype=np.uint64) << np.uint64(32) | np.uint64(5)
+    assert lanes(lambda a: _simd.narrow(a), wide, dtype=np.uint32).tolist() == [5] * 8
+    assert lanes(lambda a: a + _simd.iota(), wide).tolist() == (wide + np.arange(8, dtype=np.uint64)).tolist()
+    assert lanes(lambda a: _simd.splat(np.uint32(9)), A).tolist() == [9] * 8
+
+
+@pytest.mark.parametrize("lane", [None, *range(8)])
+def test_any_nonzero(lane):
+    a = np.zeros(8, np.uint32)
+    if lane is not None:
+        a[lane] = 1 << lane
+    assert njit(lambda a: _simd.any_nonzero(_simd.load(a, 0)))(a) == (lane is not None)
+
+
+def test_zero_where_makes_positive_zeros_of_anything():
+    x = np.array([np.nan, -0.0, np.inf, -1, 2, 3, 4, 5], np.float32)
+    got = lanes(lambda v: _simd.zero_where(_simd.narrow(_simd.iota()) < np.uint32(4), v), x)
+    assert got.view(np.uint32)[:4].tolist() == [0] * 4
+    assert got[4:].tolist() == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_masked_access_touches_only_what_is_set(dtype):
+    def copy_part(a, out, first, last):
+        inside = (_simd.iota() >= np.uint64(first)) & (_simd.iota() < np.uint64(last))
+        _simd.store_where(out, 0, _simd.load_where(a, 0, inside), inside)
+
+    copy_part = njit(copy_part)
+    a = np.arange(1, 9).astype(dtype)
+    for first in range(9):
+        for last in range(first, 9):
+            out = np.full(8, 99, dtype)
+            copy_part(a, out, first, last)
+            expected = np.full(8, 99, dtype)
+            expected[first:last] = a[first:last]
+            assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_streaming_store_writes_the_same(dtype):
+    def stream(a, out):
+        _simd.store_streaming(out, 0, _simd.load(a, 0))
+        _simd.fence()
+
+    raw = np.zeros(128, np.uint8)
+    start = -raw.ctypes.data % 16
+    out = raw[start : start + 8 * np.dtype(dtype).itemsize].view(dtype)
+    a = np.arange(8).astype(dtype)
+    njit(stream)(a, out)
+    assert np.array_equal(out, a)

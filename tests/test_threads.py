@@ -1,0 +1,130 @@
+"""How big calls are shared, and that neither forks, interrupts nor the interpreter's end hurt."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import fastdrop as fd
+from fastdrop import _cpu, _threads
+
+BIG = np.ones(_cpu.PARALLEL_FROM + 5, np.float32)
+
+
+@pytest.mark.usefixtures("threads_set_back")
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_every_piece_is_done_once(count):
+    fd.set_num_threads(count)
+    done = []
+    _threads.share(done.append, range(1000))
+    assert sorted(done) == list(range(1000))
+
+
+@pytest.mark.usefixtures("threads_set_back")
+def test_helpers_help():
+    fd.set_num_threads(3)
+    together = threading.Barrier(3, timeout=60)
+    _threads.share(lambda piece: together.wait(), range(3))  # would break with fewer threads
+
+
+@pytest.mark.usefixtures("threads_set_back")
+def test_late_helpers_are_not_waited_for():
+    fd.set_num_threads(2)
+    block = threading.Event()
+    _threads._executor().submit(block.wait)  # the only helper is busy
+    done = []
+    _threads.share(done.append, range(10))
+    block.set()
+    assert done == list(range(10))
+
+
+@pytest.mark.usefixtures("threads_set_back")
+def test_after_an_error_nothing_goes_on():
+    fd.set_num_threads(2)
+    done = []
+
+    def task(piece):
+        if piece == 3:
+            raise KeyboardInterrupt
+        done.append(piece)
+
+    with pytest.raises(KeyboardInterrupt):
+        _threads.share(task, range(10**6))
+    assert len(done) < 10**6
+    after = len(done)
+    _threads.share(lambda piece: None, range(2))
+    assert len(done) == after
+
+
+@pytest.mark.usefixtures("threads_set_back")
+def test_set_num_threads_says_what_it_takes():
+    fd.set_num_threads(np.int64(4))
+    assert fd.get_num_threads() == 4
+    for bad in (0, -1):
+        with pytest.raises(ValueError, match=f"count must be .*, got {bad}"):
+            fd.set_num_threads(bad)
+    with pytest.raises(TypeError, match="count must be an integer, got float"):
+        fd.set_num_threads(2.0)
+    assert fd.get_num_threads() == 4
+
+
+@pytest.mark.usefixtures("threads_set_back")
+def test_set_num_threads_while_calls_run():
+    fd.set_num_threads(2)
+    expected = fd.dropout(BIG, 0.3, 1).tobytes()
+    wrong = []
+
+    def work():
+        for _ in range(20):
+            wrong.append(fd.dropout(BIG, 0.3, 1).tobytes() != expected)
+
+    workers = [threading.Thread(target=work) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for turn in range(200):
+        fd.set_num_threads(1 + turn % 4)
+    for worker in workers:
+        worker.join()
+    assert len(wrong) == 60
+    assert not any(wrong)
+
+
+def _child(connection):
+    fd.set_num_threads(2)
+    connection.send_bytes(fd.dropout(BIG, 0.25, 7)[-1000:].tobytes())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.usefixtures("threads_set_back")
+def test_a_forked_child_gets_the_same_bits_with_threads_of_its_own():
+    fd.set_num_threads(2)
+    expected = fd.dropout(BIG, 0.25, 7)[-1000:].tobytes()
+    assert _threads._pool is not None
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    child = context.Process(target=_child, args=(there,))
+    child.start()
+    assert here.poll(60)
+    assert here.recv_bytes() == expected
+    child.join(60)
+    assert child.exitcode == 0
+
+
+AT_THE_END = """
+import atexit, numpy as np, threading, fastdrop as fd
+fd.set_num_threads(2)
+x = np.ones(2**22, np.float32)
+y = fd.dropout(x, 0.5, 1)
+atexit.register(lambda: print(np.array_equal(fd.dropout(x, 0.5, 1), y)))
+threading.Thread(target=lambda: [fd.dropout(x, 0.5, 1) for _ in range(50)], daemon=True).start()
+"""
+
+
+def test_calls_while_the_interpreter_ends():
+    done = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
