@@ -157,17 +157,17 @@ def _cache_size() -> int:
         return 32 << 20
 
 
-STREAM_FROM = _cache_size() * 3 // 4  # bytes of output from which stores go past the caches
+STREAM_FROM = _cache_size() // 2  # bytes of output from which it and the input exceed the cache
 
 
 def elements(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: int, draw: int) -> None:
     """Write x * scale into y, and +0 where U(start + i) < threshold.
 
-    x and y are 1-D, C-order, aligned, of one dtype and size; y may be x. `start` and `key` are int64
-    with the bits of unsigned words.
+    x and y are 1-D, C-order, aligned, of one dtype and size; y may be x. `key` is an int64 with the
+    bits of an unsigned word.
     """
     if x.size < PARALLEL_FROM:
-        _kernel(x, y, start, threshold, scale, key, draw, False)
+        _kernel(x, y, start if start < 1 << 63 else signed(start), threshold, scale, key, draw, False)
         return
     stream = y.nbytes >= STREAM_FROM and (y.ctypes.data - start % TILE * x.itemsize) % 16 == 0
 

@@ -12,12 +12,13 @@ from typing import Any, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop.random import Key, signed, stream
+from fastdrop.random import Key, stream
 
 Window: TypeAlias = tuple[Sequence[int], Sequence[int]]
 
 FULL = 1 << 32  # thresholds count 32-bit uniforms: dropped iff U(i) < round(p * FULL)
 _DTYPES = frozenset({np.float32, np.float64})
+_REAL = (float, int, np.floating, np.integer)
 _BUFFER = 1 << 16  # elements of the buffer through which arrays that are not C-order go
 
 
@@ -187,12 +188,13 @@ def _drop(
         return
     scale = FULL / (FULL - threshold) if scaled else 1.0
     elements = _cpu().elements
-    if _direct(x) and _direct(y):
-        elements(x.ravel(), y.ravel(), signed(start), threshold, scale, philox_key, draw)
+    flags = x.flags
+    if flags.c_contiguous and flags.aligned and y.flags.carray and x.dtype.isnative:
+        elements(x.ravel(), y.ravel(), start, threshold, scale, philox_key, draw)
         return
     for part, target, first in _pieces(x, y):
         np.copyto(target, part)
-        elements(target, target, signed(start + first), threshold, scale, philox_key, draw)
+        elements(target, target, start + first, threshold, scale, philox_key, draw)
 
 
 @cache
@@ -222,12 +224,6 @@ def _pieces(x: NDArray, y: NDArray) -> Iterator[tuple[NDArray, NDArray, int]]:
             first += part.size
 
 
-def _direct(a: NDArray) -> bool:
-    """Whether the kernel can work on the array as it lies in memory."""
-    flags = a.flags
-    return flags.c_contiguous and flags.aligned and a.dtype.isnative
-
-
 def _spans(x: NDArray, y: NDArray, window: Window) -> Iterator[tuple[NDArray, NDArray, int]]:
     """Parts of x and y that are runs of consecutive elements of the full array, and where they start."""
     full, origin = _window(window, x.shape)
@@ -254,7 +250,7 @@ def _input(x: ArrayLike) -> NDArray[Any]:
 
 def threshold_of(p: float, name: str = "p") -> int:
     """T = round(p * 2**32), the number of 32-bit uniforms that drop; p is checked here."""
-    if not isinstance(p, (float, int, np.floating, np.integer)):
+    if type(p) is not float and not isinstance(p, _REAL):
         raise TypeError(f"{name} must be a real number in [0, 1], got {type(p).__name__}; use float({name})")
     if not 0 <= p <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {p}")

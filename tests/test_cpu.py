@@ -10,7 +10,7 @@ import pytest
 
 import fastdrop as fd
 from fastdrop import Key, _cpu, _reference
-from fastdrop.random import signed, stream
+from fastdrop.random import stream
 
 SIZES = [0, 1, 7, 8, 31, 33, 1023, 1024, 1025, 4099, 10**5 + 3]
 RATES = [2**-33 * 1.5, 1e-3, 0.1, 0.25, 0.3, 0.5, 0.9, 1 - 2**-32]
@@ -25,7 +25,7 @@ def threshold(p):
 def by_kernel(kernel, x, p, start=0, key=KEY, more=(), out=None):
     t = threshold(p)
     y = np.full_like(x, 9) if out is None else out
-    kernel(x, y, signed(start), t, 2**32 / (2**32 - t), *stream(key), *more)
+    kernel(x, y, start, t, 2**32 / (2**32 - t), *stream(key), *more)
     return y
 
 

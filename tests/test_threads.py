@@ -1,6 +1,5 @@
 """How big calls are shared, and that neither forks, interrupts nor the interpreter's end hurt."""
 
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -93,26 +92,33 @@ def test_set_num_threads_while_calls_run():
     assert not any(wrong)
 
 
-def _child(connection):
-    fd.set_num_threads(2)
-    connection.send_bytes(fd.dropout(BIG, 0.25, 7)[-1000:].tobytes())
+FORK = """
+import multiprocessing, numpy as np, fastdrop as fd
+x = np.ones(2**22 + 5, np.float32)
+fd.set_num_threads(2)
+expected = fd.dropout(x, 0.25, 7)[-1000:].tobytes()  # the threads now run
+def work(connection):
+    connection.send_bytes(fd.dropout(x, 0.25, 7)[-1000:].tobytes())
+context = multiprocessing.get_context("fork")
+here, there = context.Pipe()
+child = context.Process(target=work, args=(there,))
+child.start()
+assert here.poll(60) and here.recv_bytes() == expected
+child.join(60)
+assert child.exitcode == 0
+"""
+
+
+def run(script):
+    """A process of its own: what else is loaded here may mind a fork."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.usefixtures("threads_set_back")
 def test_a_forked_child_gets_the_same_bits_with_threads_of_its_own():
-    fd.set_num_threads(2)
-    expected = fd.dropout(BIG, 0.25, 7)[-1000:].tobytes()
-    assert _threads._pool is not None
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe()
-    child = context.Process(target=_child, args=(there,))
-    child.start()
-    assert here.poll(60)
-    assert here.recv_bytes() == expected
-    child.join(60)
-    assert child.exitcode == 0
+    run(FORK)
 
 
 AT_THE_END = """
@@ -126,5 +132,4 @@ threading.Thread(target=lambda: [fd.dropout(x, 0.5, 1) for _ in range(50)], daem
 
 
 def test_calls_while_the_interpreter_ends():
-    done = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+    assert run(AT_THE_END) == "True\n"
