@@ -18,6 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bench.add_argument("--rates", type=_rate, nargs="+", default=[0.5, 0.1], metavar="P")
     bench.add_argument("--threads", type=_whole, help="for all contenders; default: one a core")
     bench.add_argument("--rounds", type=_whole, default=21, help="samples of which the median is shown")
+    bench.add_argument("--contenders", nargs="+", metavar="NAME", help="which, in this order; default: all")
+    bench.add_argument("--first-call", action="store_true", help="time the first call of each turn")
     bench.add_argument("--json", action="store_true", help="print plain data, with the machine's")
     show = commands.add_parser("info", help="print versions, threads and processor")
     show.set_defaults(run=_info)
@@ -44,11 +46,14 @@ def _rate(text: str) -> float:
 def _bench(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     from fastdrop import _bench, get_num_threads
 
+    names = chosen.contenders or list(_bench.CONTENDERS)
+    if unknown := set(names) - set(_bench.CONTENDERS):
+        parser.error(f"--contenders must be of {sorted(_bench.CONTENDERS)}, got {sorted(unknown)}")
     sizes = chosen.sizes or [2**10, 2**16, 2**18, 2**22, 2**25]
     threads = chosen.threads or get_num_threads()
+    settings = (sizes, chosen.rates, threads, chosen.rounds, names, chosen.first_call)
     if chosen.json:
-        rows = _bench.measure(sizes, chosen.rates, threads, chosen.rounds)
-        print(json.dumps({"machine": _bench.info(), "results": rows}, indent=1))
+        print(json.dumps({"machine": _bench.info(), "results": _bench.measure(*settings)}, indent=1))
         return
     try:
         from rich.console import Console
@@ -56,7 +61,7 @@ def _bench(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
         parser.error("the table needs rich: pip install 'fastdrop-numpy[bench]', or use --json")
     console = Console()
     with console.status("measuring ..."):
-        rows = _bench.measure(sizes, chosen.rates, threads, chosen.rounds)
+        rows = _bench.measure(*settings)
     for rate in chosen.rates:
         console.print(_table([row for row in rows if row["p"] == rate], rate, threads))
     machine = _bench.info()
@@ -67,13 +72,14 @@ def _table(rows: list[dict[str, Any]], rate: float, threads: int) -> Any:
     from rich.table import Table
 
     sizes = sorted({row["size"] for row in rows})
-    table = Table(title=f"float32, p = {rate}, {threads} threads: ns per element (times np.multiply)")
+    base = next(row["contender"] for row in rows if row["ratio"] == 1)
+    table = Table(title=f"float32, p = {rate}, {threads} threads: ns per element (times {base})")
     table.add_column("elements")
     for size in sizes:
         table.add_column(f"{size:,}", justify="right")
     for name in dict.fromkeys(row["contender"] for row in rows):
         found = {row["size"]: row for row in rows if row["contender"] == name}
-        cells = (f"{found[n]['ns_per_element']:.3g} ({found[n]['times_multiply']:.2f}x)" for n in sizes)
+        cells = (f"{found[n]['ns_per_element']:.3g} ({found[n]['ratio']:.2f}x)" for n in sizes)
         table.add_row(name, *cells)
     return table
 

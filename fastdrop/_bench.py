@@ -114,32 +114,45 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def measure(
-    sizes: Iterable[int], rates: Iterable[float], threads: int, rounds: int, tick: Call = lambda: None
+    sizes: Iterable[int],
+    rates: Iterable[float],
+    threads: int,
+    rounds: int,
+    names: Iterable[str] = CONTENDERS,
+    first_call: bool = False,
 ) -> list[dict[str, Any]]:
     """Medians of each contender's time per element, as rows of plain data.
 
-    The contenders take turns, so that they share the machine's ups and downs, and thread pools go to
-    sleep between calls as they do in a training loop. `tick` is called after each setting.
+    The contenders take turns, so that they share the machine's ups and downs. In its turn each is
+    called once, then timed; with `first_call` that first call is what is timed: its code and its data
+    have left the caches and its threads sleep, as in a training loop. Ratios are to np.multiply, or to
+    the first of the names where that isn't among them.
     """
-    rows = []
+    names = list(names)
     with _threads(threads):
-        for p in rates:
-            for size in sizes:
-                rows += _measure_one(size, p, threads, rounds)
-                tick()
-    return rows
+        return [
+            row
+            for p in rates
+            for size in sizes
+            for row in _measure_one(size, p, threads, rounds, names, first_call)
+        ]
 
 
-def _measure_one(size: int, p: float, threads: int, rounds: int) -> list[dict[str, Any]]:
+def _measure_one(
+    size: int, p: float, threads: int, rounds: int, names: list[str], first_call: bool
+) -> list[dict[str, Any]]:
     x = np.random.default_rng(0).standard_normal(size, dtype=np.float32)
     y = np.zeros_like(x) + 1  # touched pages
-    calls = {name: make(x, y, p, threads) for name, make in CONTENDERS.items()}
-    number = max(1, SAMPLE // size)
+    calls = {name: CONTENDERS[name](x, y, p, threads) for name in names}
+    number = 1 if first_call else max(1, SAMPLE // size)
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds + 1):
         for name, call in calls.items():
+            if not first_call:
+                call()
             times[name].append(_seconds(call, number))
     medians = {name: statistics.median(sample[1:]) for name, sample in times.items()}  # the first warms up
+    base = medians.get(BASELINE, medians[names[0]])
     return [
         {
             "contender": name,
@@ -148,7 +161,7 @@ def _measure_one(size: int, p: float, threads: int, rounds: int) -> list[dict[st
             "threads": threads,
             "ns_per_element": seconds / size * 1e9,
             "us_per_call": seconds * 1e6,
-            "times_multiply": seconds / medians[BASELINE],
+            "ratio": seconds / base,
         }
         for name, seconds in medians.items()
     ]

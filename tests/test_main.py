@@ -32,9 +32,17 @@ def test_bench_json_has_every_contender_size_and_rate(capsys):
         (name, size) for name in _bench.CONTENDERS for size in (64, 1024)
     }
     assert all(row["threads"] == 1 and row["p"] == 0.5 and row["ns_per_element"] > 0 for row in rows)
-    assert all(row["times_multiply"] == 1 for row in rows if row["contender"] == _bench.BASELINE)
+    assert all(row["ratio"] == 1 for row in rows if row["contender"] == _bench.BASELINE)
     assert found["machine"]["stream"] == 1
     assert fd.get_num_threads() == before
+
+
+def test_bench_of_chosen_contenders(capsys):
+    names = ["best NumPy idiom", "fastdrop"]
+    main(["bench", *QUICK, "--contenders", *names, "--first-call", "--json"])
+    rows = json.loads(capsys.readouterr().out)["results"]
+    assert [row["contender"] for row in rows] == names * 2
+    assert all(row["ratio"] == 1 for row in rows if row["contender"] == names[0])
 
 
 @pytest.mark.parametrize("name", _bench.CONTENDERS)
@@ -67,7 +75,14 @@ def test_info(capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["bench", "--sizes", "0"], ["bench", "--rates", "1"], ["bench", "--rounds", "x"], ["no"]],
+    [
+        [],
+        ["bench", "--sizes", "0"],
+        ["bench", "--rates", "1"],
+        ["bench", "--rounds", "x"],
+        ["bench", "--contenders", "x"],
+        ["no"],
+    ],
 )
 def test_bad_arguments_end_with_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as exit_info:
