@@ -34,6 +34,7 @@ from fastdrop.random import TILE, signed
 # Elements from which threads share a call, and of a piece: see benchmarks/parallel_from.py.
 PARALLEL_FROM = 1 << 22
 _PIECE = 1 << 18
+_BIG = 1 << 18  # elements below which neither threads nor streaming stores are thought of
 
 _TILE = np.int64(TILE)
 _GROUPS = TILE // LANES  # groups of eight neighbours in a tile
@@ -163,16 +164,17 @@ STREAM_FROM = _cache_size() // 2  # bytes of output from which it and the input 
 def elements(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: int, draw: int) -> None:
     """Write x * scale into y, and +0 where U(start + i) < threshold.
 
-    x and y are 1-D, C-order, aligned, of one dtype and size; y may be x. `key` is an int64 with the
-    bits of an unsigned word.
+    x and y are 1-D, C-order, aligned, of one dtype and size; y may be x. `start` and `key` are int64
+    with the bits of unsigned words.
     """
-    if x.size < PARALLEL_FROM:
-        _kernel(x, y, start if start < 1 << 63 else signed(start), threshold, scale, key, draw, False)
+    if x.size < _BIG:
+        _kernel(x, y, start, threshold, scale, key, draw, False)
         return
     stream = y.nbytes >= STREAM_FROM and (y.ctypes.data - start % TILE * x.itemsize) % 16 == 0
+    size = _PIECE if x.size >= PARALLEL_FROM else x.size
 
     def piece(at: int) -> None:
-        end = at + _PIECE
+        end = at + size
         _kernel(x[at:end], y[at:end], signed(start + at), threshold, scale, key, draw, stream)
 
-    _threads.share(piece, range(0, x.size, _PIECE))
+    _threads.share(piece, range(0, x.size, size))

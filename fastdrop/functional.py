@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from types import ModuleType
 from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop.random import Key, stream
+from fastdrop.random import Key, signed, stream
 
 Window: TypeAlias = tuple[Sequence[int], Sequence[int]]
 
 FULL = 1 << 32  # thresholds count 32-bit uniforms: dropped iff U(i) < round(p * FULL)
 _DTYPES = frozenset({np.float32, np.float64})
-_REAL = (float, int, np.floating, np.integer)
+# bits of ndarray.flags.num
+_OWNED = 0x004
+_READY = 0x101  # C-contiguous and aligned: the kernel can work on it as it lies in memory
+_WRITABLE = _READY | 0x400
 _BUFFER = 1 << 16  # elements of the buffer through which arrays that are not C-order go
 
 
@@ -81,15 +84,16 @@ def dropout(
     >>> np.array_equal(whole[2:], lower)
     True
     """
-    x = _input(x)
-    threshold = threshold_of(p)
+    if type(x) is not np.ndarray or x.dtype.type not in _DTYPES:
+        x = _input(x)
+    threshold, scale = rate(p)
     philox_key, draw = stream(key)
     y = np.empty(x.shape, x.dtype) if out is None else _output(out, x)
     if window is None:
-        _drop(x, y, 0, threshold, philox_key, draw)
+        _drop(x, y, 0, threshold, scale, philox_key, draw)
     else:
         for part, target, start in _spans(x, y, window):
-            _drop(part, target, start, threshold, philox_key, draw)
+            _drop(part, target, start, threshold, scale, philox_key, draw)
     return y if out is None else out
 
 
@@ -168,33 +172,26 @@ def keep_mask(
     >>> fd.keep_mask(8, 0.5, fd.Key(42), packed=True)
     array([63], dtype=uint8)
     """
-    threshold = threshold_of(p)
+    threshold, _ = rate(p)
     philox_key, draw = stream(key)
     mask = np.ones(shape, np.uint8)
     for part, target, start in [(mask, mask, 0)] if window is None else _spans(mask, mask, window):
-        _drop(part, target, start, threshold, philox_key, draw, scaled=False)
+        _drop(part, target, start, threshold, 1.0, philox_key, draw)
     return np.packbits(mask) if packed else mask.view(np.bool_)
 
 
 def _drop(
-    x: NDArray, y: NDArray, start: int, threshold: int, philox_key: int, draw: int, scaled: bool = True
+    x: NDArray, y: NDArray, start: int, threshold: int, scale: float, philox_key: int, draw: int
 ) -> None:
     """Drop the elements of x, whose indices run from `start` in C order, into y."""
-    if threshold == 0:
-        np.copyto(y, x)
-        return
-    if threshold == FULL:
-        y.fill(0)
-        return
-    scale = FULL / (FULL - threshold) if scaled else 1.0
-    elements = _cpu().elements
-    flags = x.flags
-    if flags.c_contiguous and flags.aligned and y.flags.carray and x.dtype.isnative:
-        elements(x.ravel(), y.ravel(), start, threshold, scale, philox_key, draw)
-        return
-    for part, target, first in _pieces(x, y):
-        np.copyto(target, part)
-        elements(target, target, start + first, threshold, scale, philox_key, draw)
+    if not 0 < threshold < FULL:
+        np.copyto(y, x if threshold == 0 else 0)
+    elif x.flags.num & y.flags.num & _READY == _READY and x.dtype.isnative:
+        _cpu().elements(x.ravel(), y.ravel(), start, threshold, scale, philox_key, draw)
+    else:
+        for part, target, first in _pieces(x, y):
+            np.copyto(target, part)
+            _cpu().elements(target, target, signed(start + first), threshold, scale, philox_key, draw)
 
 
 @cache
@@ -235,7 +232,7 @@ def _spans(x: NDArray, y: NDArray, window: Window) -> Iterator[tuple[NDArray, ND
     first = sum(o * s for o, s in zip(origin, strides, strict=True))
     for place in np.ndindex(x.shape[:outer]):
         start = first + sum(i * s for i, s in zip(place, strides, strict=False))
-        yield x[*place, ...], y[*place, ...], start
+        yield x[*place, ...], y[*place, ...], signed(start)
 
 
 def _input(x: ArrayLike) -> NDArray[Any]:
@@ -248,20 +245,31 @@ def _input(x: ArrayLike) -> NDArray[Any]:
     return x
 
 
-def threshold_of(p: float, name: str = "p") -> int:
-    """T = round(p * 2**32), the number of 32-bit uniforms that drop; p is checked here."""
-    if type(p) is not float and not isinstance(p, _REAL):
+def rate(p: float, name: str = "p") -> tuple[int, float]:
+    """T = round(p * 2**32), the number of 32-bit uniforms that drop, and the scale of what is kept.
+
+    p is checked here. The scale is that of the realised rate: 2**32 / (2**32 - T).
+    """
+    if type(p) is not float and not isinstance(p, (float, int, np.floating, np.integer)):
         raise TypeError(f"{name} must be a real number in [0, 1], got {type(p).__name__}; use float({name})")
     if not 0 <= p <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {p}")
-    return round(float(p) * FULL)
+    return _rate(float(p))
+
+
+@lru_cache(maxsize=1024)
+def _rate(p: float) -> tuple[int, float]:
+    threshold = round(p * FULL)
+    return threshold, FULL / max(FULL - threshold, 1)
 
 
 def _output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     """The plain array to write x's result to: out, or its base class's view of it."""
-    usual = type(out) is np.ndarray and out.flags.carray and out.shape == x.shape and out.dtype is x.dtype
-    if usual and (out is x or not np.may_share_memory(x, out)):
-        return out
+    if type(out) is np.ndarray and out.shape == x.shape and out.dtype is x.dtype:  # the usual case first
+        flags = out.flags.num
+        apart = out is x or flags & x.flags.num & _OWNED or not np.may_share_memory(x, out)
+        if apart and flags & _WRITABLE == _WRITABLE:
+            return out
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be an ndarray, got {type(out).__name__}; use np.empty_like(x)")
     for name in ("shape", "dtype"):

@@ -86,7 +86,7 @@ class Dropout:
 
     @p.setter
     def p(self, p: float) -> None:
-        functional.threshold_of(p)
+        functional.rate(p)
         self._p = float(p)
 
     def __call__(
@@ -223,7 +223,7 @@ class InvertedDropout(Dropout):
     """
 
     def __init__(self, keep_prob: float = 0.5, *, rng: Rng = None) -> None:
-        functional.threshold_of(keep_prob, "keep_prob")
+        functional.rate(keep_prob, "keep_prob")
         super().__init__(1 - keep_prob, rng=rng)
 
     @property

@@ -10,7 +10,7 @@ import pytest
 
 import fastdrop as fd
 from fastdrop import Key, _cpu, _reference
-from fastdrop.random import stream
+from fastdrop.random import signed, stream
 
 SIZES = [0, 1, 7, 8, 31, 33, 1023, 1024, 1025, 4099, 10**5 + 3]
 RATES = [2**-33 * 1.5, 1e-3, 0.1, 0.25, 0.3, 0.5, 0.9, 1 - 2**-32]
@@ -25,7 +25,7 @@ def threshold(p):
 def by_kernel(kernel, x, p, start=0, key=KEY, more=(), out=None):
     t = threshold(p)
     y = np.full_like(x, 9) if out is None else out
-    kernel(x, y, start, t, 2**32 / (2**32 - t), *stream(key), *more)
+    kernel(x, y, signed(start), t, 2**32 / (2**32 - t), *stream(key), *more)
     return y
 
 
@@ -73,6 +73,7 @@ def test_a_million_and_seven():
 @pytest.mark.parametrize("piece", [1000, 1024, 4099])
 def test_threads_and_pieces_give_the_same_bits(threads, piece, monkeypatch, threads_set_back):
     monkeypatch.setattr(_cpu, "PARALLEL_FROM", 1)
+    monkeypatch.setattr(_cpu, "_BIG", 1)
     monkeypatch.setattr(_cpu, "_PIECE", piece)
     fd.set_num_threads(threads)
     x = sample(50_003)
@@ -94,6 +95,7 @@ def test_streaming_stores_give_the_same_bits(start, dtype):
 
 def test_big_outputs_stream_past_the_cache_unless_misaligned(monkeypatch):
     monkeypatch.setattr(_cpu, "STREAM_FROM", 0)
+    monkeypatch.setattr(_cpu, "_BIG", 0)
     monkeypatch.setattr(_cpu, "PARALLEL_FROM", 50_000)
     raw = np.zeros(50_008, np.float32)
     x = sample(50_000)

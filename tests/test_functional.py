@@ -299,7 +299,7 @@ def test_peak_memory_of_an_out_call_is_small():
 
 
 def test_threshold_is_round_half_even():
-    assert functional.threshold_of(2**-33) == 0
-    assert functional.threshold_of(2**-33 * 1.5) == 1
-    assert functional.threshold_of(1 - 2**-34) == 2**32
-    assert functional.threshold_of(np.float16(0.5)) == functional.threshold_of(0.5) == 2**31
+    assert functional.rate(2**-33)[0] == 0
+    assert functional.rate(2**-33 * 1.5)[0] == 1
+    assert functional.rate(1 - 2**-34)[0] == 2**32
+    assert functional.rate(np.float16(0.5)) == functional.rate(0.5) == (2**31, 2.0)
