@@ -95,12 +95,11 @@ def _torch(x: Any, y: Any, p: float, threads: int) -> Call:
 def _jax(x: Any, y: Any, p: float, threads: int) -> Call:
     import jax
 
-    @jax.jit
     def dropout(key: Any, x: Any) -> Any:
         return jax.numpy.where(jax.random.bernoulli(key, 1 - p, x.shape), x / (1 - p), 0)
 
-    key, array = jax.random.key(0), jax.numpy.asarray(x)
-    return lambda: dropout(key, array).block_until_ready()
+    jitted, key, array = jax.jit(dropout), jax.random.key(0), jax.numpy.asarray(x)
+    return lambda: jitted(key, array).block_until_ready()
 
 
 @contextmanager
