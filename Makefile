@@ -1,4 +1,5 @@
 # Two commands from a fresh clone: `make demo` and `make test`. Both make their environment first.
+# ARGS go to the demo's program: make demo ARGS=--help
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
-	$(BIN)/python examples/simple_network.py
+	$(BIN)/python examples/simple_network.py $(ARGS)
 
 test: $(VENV)/.test
 	$(BIN)/ruff check .
