@@ -1,7 +1,8 @@
 """Eight lanes as a Numba value type with Python's operators: the only place that builds LLVM IR.
 
 A `Vec` lives in vector registers, whatever their width: LLVM lowers eight lanes to SSE, AVX2,
-AVX-512 or NEON.
+AVX-512 or NEON. Numba has no 16-bit floats, so their arrays come as integers of the same width,
+float16 as int16 and bfloat16 as uint16: they are float32 in lanes, and are rounded when stored.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ LANES = 8
 I32 = ir.IntType(32)
 
 
+def _vector(element: ir.Type) -> ir.VectorType:
+    return ir.VectorType(element, LANES)
+
+
 class Vec(types.Type):
     """Eight lanes of one scalar type."""
 
@@ -32,16 +37,16 @@ class _VecModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Vec) -> None:
         # one bit per lane for booleans, where Numba's own data model has a byte
         element = dmm.lookup(fe_type.element).get_value_type()
-        super().__init__(dmm, fe_type, ir.VectorType(element, LANES))
+        super().__init__(dmm, fe_type, _vector(element))
 
 
 U32, U64, MASK = Vec(types.uint32), Vec(types.uint64), Vec(types.boolean)
 
 
 def _splat(builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
-    undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
+    undefined = ir.Constant(_vector(scalar.type), ir.Undefined)
     first = builder.insert_element(undefined, scalar, I32(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
+    return builder.shuffle_vector(first, undefined, ir.Constant(_vector(I32), [0] * LANES))
 
 
 def _binary(op: Callable, integer: Callable, real: Callable | None = None, result: Vec | None = None) -> None:
@@ -63,19 +68,24 @@ def _binary(op: Callable, integer: Callable, real: Callable | None = None, resul
     lower_builtin(op, Vec, types.Number)(lower)
 
 
-def _compare(how: str) -> Callable:
-    return lambda builder, a, b: builder.icmp_unsigned(how, a, b)
+def _compare(how: str) -> tuple[Callable, Callable]:
+    return (
+        lambda builder, a, b: builder.icmp_unsigned(how, a, b),
+        lambda builder, a, b: builder.fcmp_ordered(how, a, b),
+    )
 
 
 _binary(operator.and_, ir.IRBuilder.and_)
 _binary(operator.or_, ir.IRBuilder.or_)
 _binary(operator.xor, ir.IRBuilder.xor)
+_binary(operator.lshift, ir.IRBuilder.shl)
 _binary(operator.rshift, ir.IRBuilder.lshr)
 _binary(operator.add, ir.IRBuilder.add, ir.IRBuilder.fadd)
 _binary(operator.mul, ir.IRBuilder.mul, ir.IRBuilder.fmul)
-_binary(operator.ne, _compare("!="), result=MASK)
-_binary(operator.lt, _compare("<"), result=MASK)
-_binary(operator.ge, _compare(">="), result=MASK)
+_binary(operator.eq, *_compare("=="), result=MASK)
+_binary(operator.ne, *_compare("!="), result=MASK)
+_binary(operator.lt, *_compare("<"), result=MASK)
+_binary(operator.ge, *_compare(">="), result=MASK)
 
 
 @infer_global(operator.invert)
@@ -98,14 +108,14 @@ def splat(typingctx, scalar):
 @intrinsic
 def iota(typingctx):
     """The lane numbers 0 to 7, as uint64."""
-    numbers = ir.Constant(ir.VectorType(ir.IntType(64), LANES), list(range(LANES)))
+    numbers = ir.Constant(_vector(ir.IntType(64)), list(range(LANES)))
     return U64(), lambda context, builder, sig, args: numbers
 
 
 @intrinsic
 def narrow(typingctx, v):
     """The low halves of uint64 lanes."""
-    half = ir.VectorType(I32, LANES)
+    half = _vector(I32)
     return U32(v), lambda context, builder, sig, args: builder.trunc(args[0], half)
 
 
@@ -134,8 +144,43 @@ def zero_where(typingctx, mask, v):
 def _address(context, builder, array_type, array, index):
     """A pointer to eight elements of a 1-D C-order array, and the alignment it is sure to have."""
     first = builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
-    vector = ir.VectorType(first.type.pointee, LANES)
+    vector = _vector(first.type.pointee)
     return builder.bitcast(first, vector.as_pointer()), array_type.dtype.bitwidth // 8
+
+
+HALF, BFLOAT = types.int16, types.uint16  # what arrays of float16 and bfloat16 come as
+
+
+def _in_lanes(array: types.Array) -> Vec:
+    return Vec(types.float32 if array.dtype in (HALF, BFLOAT) else array.dtype)
+
+
+def _from_memory(builder, dtype, v):
+    if dtype == HALF:
+        return builder.fpext(builder.bitcast(v, _vector(ir.HalfType())), _vector(ir.FloatType()))
+    if dtype == BFLOAT:
+        wide = builder.zext(v, _vector(I32))
+        return builder.bitcast(builder.shl(wide, _splat(builder, I32(16))), _vector(ir.FloatType()))
+    return v
+
+
+def _to_memory(builder, dtype, v):
+    if dtype == HALF:
+        return builder.bitcast(builder.fptrunc(v, _vector(ir.HalfType())), _vector(ir.IntType(16)))
+    if dtype == BFLOAT:
+        return _round_to_bfloat(builder, v)
+    return v
+
+
+def _round_to_bfloat(builder, v):
+    """The upper halves, rounded to nearest even; a NaN keeps its sign."""
+    word = builder.bitcast(v, _vector(I32))
+    half, one, bias, quiet_bit = (_splat(builder, I32(n)) for n in (16, 1, 0x7FFF, 0x0040))
+    upper = builder.lshr(word, half)
+    rounded = builder.lshr(builder.add(builder.add(word, bias), builder.and_(upper, one)), half)
+    quiet = builder.or_(upper, quiet_bit)
+    chosen = builder.select(builder.fcmp_unordered("uno", v, v), quiet, rounded)
+    return builder.trunc(chosen, _vector(ir.IntType(16)))
 
 
 @intrinsic
@@ -144,32 +189,30 @@ def load(typingctx, array, index):
 
     def codegen(context, builder, sig, args):
         pointer, align = _address(context, builder, sig.args[0], *args)
-        return builder.load(pointer, align=align)
+        return _from_memory(builder, sig.args[0].dtype, builder.load(pointer, align=align))
 
-    return Vec(array.dtype)(array, types.intp), codegen
-
-
-@intrinsic
-def store(typingctx, array, index, v):
-    """Write eight consecutive elements."""
-
-    def codegen(context, builder, sig, args):
-        pointer, align = _address(context, builder, sig.args[0], *args[:2])
-        builder.store(args[2], pointer, align=align)
-
-    return types.void(array, types.intp, v), codegen
+    return _in_lanes(array)(array, types.intp), codegen
 
 
-@intrinsic
-def store_streaming(typingctx, array, index, v):
-    """Write eight elements past the caches; their address must be a multiple of 16."""
+def _store(name, nontemporal, doc):
+    def store(typingctx, array, index, v):
+        def codegen(context, builder, sig, args):
+            pointer, align = _address(context, builder, sig.args[0], *args[:2])
+            value = _to_memory(builder, sig.args[0].dtype, args[2])
+            written = builder.store(value, pointer, align=16 if nontemporal else align)
+            if nontemporal:
+                written.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
 
-    def codegen(context, builder, sig, args):
-        pointer, _ = _address(context, builder, sig.args[0], *args[:2])
-        written = builder.store(args[2], pointer, align=16)
-        written.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
+        return types.void(array, types.intp, v), codegen
 
-    return types.void(array, types.intp, v), codegen
+    store.__name__, store.__doc__ = name, doc
+    return intrinsic(store)
+
+
+store = _store("store", False, "Write eight consecutive elements.")
+store_streaming = _store(
+    "store_streaming", True, "Write eight elements past the caches, at a multiple of 16 bytes."
+)
 
 
 @intrinsic
@@ -193,11 +236,11 @@ def load_where(typingctx, array, index, mask):
     def codegen(context, builder, sig, args):
         pointer, align = _address(context, builder, sig.args[0], *args[:2])
         vector = pointer.type.pointee
-        return _masked(
-            builder, "load", vector, vector, pointer, I32(align), args[2], ir.Constant(vector, None)
-        )
+        zero = ir.Constant(vector, None)
+        loaded = _masked(builder, "load", vector, vector, pointer, I32(align), args[2], zero)
+        return _from_memory(builder, sig.args[0].dtype, loaded)
 
-    return Vec(array.dtype)(array, types.intp, mask), codegen
+    return _in_lanes(array)(array, types.intp, mask), codegen
 
 
 @intrinsic
@@ -206,6 +249,7 @@ def store_where(typingctx, array, index, v, mask):
 
     def codegen(context, builder, sig, args):
         pointer, align = _address(context, builder, sig.args[0], *args[:2])
-        _masked(builder, "store", args[2].type, ir.VoidType(), args[2], pointer, I32(align), args[3])
+        value = _to_memory(builder, sig.args[0].dtype, args[2])
+        _masked(builder, "store", value.type, ir.VoidType(), value, pointer, I32(align), args[3])
 
     return types.void(array, types.intp, v, mask), codegen
