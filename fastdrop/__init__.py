@@ -2,6 +2,7 @@
 
 from fastdrop._threads import get_num_threads as get_num_threads
 from fastdrop._threads import set_num_threads as set_num_threads
+from fastdrop.functional import apply_mask as apply_mask
 from fastdrop.functional import dropout as dropout
 from fastdrop.functional import dropout_backward as dropout_backward
 from fastdrop.functional import keep_mask as keep_mask
@@ -16,6 +17,7 @@ __all__ = [
     "Dropout",
     "InvertedDropout",
     "Key",
+    "apply_mask",
     "dropout",
     "dropout_backward",
     "get_num_threads",

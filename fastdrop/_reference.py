@@ -44,15 +44,26 @@ def indices(
     return index
 
 
-def keep_mask(shape, p, key, window=None) -> NDArray[np.bool_]:
-    """Element i is kept iff U(i) >= T = round(p * 2**32)."""
-    return uniforms(indices(shape, window), key) >= np.uint64(round(p * 2**32))
+def keep_mask(shape, p, key, window=None, shared_axes=()) -> NDArray[np.bool_]:
+    """Element i is kept iff U(i) >= T = round(p * 2**32), i its place with shared axes of length 1."""
+    full, origin = window or (shape, (0,) * len(shape))
+    shared = {axis % len(shape) for axis in shared_axes}
+
+    def reduced(numbers, to):
+        return tuple(to if axis in shared else n for axis, n in enumerate(numbers))
+
+    u = uniforms(indices(reduced(shape, 1), (reduced(full, 1), reduced(origin, 0))), key)
+    return np.broadcast_to(u >= np.rint(np.asarray(p) * 2**32), shape)
 
 
-def dropout(x, p, key, window=None):
+def dropout(x, p, key, window=None, shared_axes=()):
     """Kept elements times the realised 1/q, rounded once; the others +0.0."""
-    threshold = round(p * 2**32)
-    if threshold == 2**32:
-        return np.zeros_like(x)
-    scale = x.dtype.type(2**32 / (2**32 - threshold))
-    return np.where(keep_mask(x.shape, p, key, window), x * scale, x.dtype.type(0))
+    if x.dtype.kind == "c":
+        parts = [dropout(part, p, key, window, shared_axes) for part in (x.real, x.imag)]
+        return np.stack(parts, -1).view(x.dtype.newbyteorder("="))[..., 0]
+    thresholds = np.rint(np.asarray(p, np.float64) * 2**32)
+    scale = 2**32 / np.maximum(2**32 - thresholds, 1)
+    wide = np.dtype(np.float32) if x.dtype.itemsize == 2 else x.dtype
+    with np.errstate(over="ignore"):
+        y = (x.astype(wide) * scale.astype(wide)).astype(x.dtype)
+    return np.where(keep_mask(x.shape, p, key, window, shared_axes), y, np.zeros((), x.dtype))

@@ -89,7 +89,7 @@ def test_streaming_stores_give_the_same_bits(start, dtype):
     first = (start * np.dtype(dtype).itemsize - raw.ctypes.data) % 16
     out = raw[first : first + 5000 * np.dtype(dtype).itemsize].view(dtype)
     x = sample(5000, dtype)
-    by_kernel(_cpu._kernel, x, 0.3, start, more=(True,), out=out)
+    by_kernel(_cpu._elements, x, 0.3, start, more=(True,), out=out)
     assert out.tobytes() == by_reference(x, 0.3, start).tobytes()
 
 
@@ -167,21 +167,21 @@ def test_without_a_writable_cache_kernels_are_compiled_in_each_process(monkeypat
         return numba.njit(kernel, **given)
 
     monkeypatch.setattr(_cpu, "njit", njit)
-    kernel = _cpu._compile(0)
-    assert [given.get("cache", False) for given in options] == [True, False]
+    kernel, *_ = _cpu._compile(0)
+    assert [given.get("cache", False) for given in options] == [True, False] * 3
     x = sample(1500)
     assert by_kernel(kernel, x, 0.5, more=(False,)).tobytes() == by_reference(x, 0.5).tobytes()
 
 
 def test_a_change_of_the_kernels_sources_changes_the_caches_key():
-    old, new = (_cpu._compile(stamp)._cache for stamp in (1, 2))
+    old, new = (_cpu._compile(stamp)[0]._cache for stamp in (1, 2))
     signature, codegen = (numba.int64,), numba.core.registry.cpu_target.target_context.codegen()
     assert old._index_key(signature, codegen) != new._index_key(signature, codegen)
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="reads x86-64 assembly")
 def test_the_kernel_multiplies_vectors_and_can_stream():
-    kernel = numba.njit(_cpu._kernel.py_func)  # one that comes from the cache has no assembly to show
+    kernel = numba.njit(_cpu._elements.py_func)  # one that comes from the cache has no assembly to show
     by_kernel(kernel, sample(10), 0.5, more=(False,))
     (code,) = kernel.inspect_asm().values()
     assert "pmuludq" in code
