@@ -26,9 +26,9 @@ def _compile(sources: int) -> tuple[Any, Any, Any]:
         _ = sources
         _kernels.elements(x, y, start, threshold, scale, key, draw, stream)
 
-    def elements_by(x, y, thresholds, scales, period, start, key, draw):
+    def elements_by(x, y, thresholds, scales, period, phase, start, key, draw):
         _ = sources
-        _kernels.elements_by(x, y, thresholds, scales, period, start, key, draw)
+        _kernels.elements_by(x, y, thresholds, scales, period, phase, start, key, draw)
 
     def units(x, y, factors, shared, inner, stream):
         _ = sources
@@ -84,14 +84,27 @@ def elements(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, k
 
 
 def elements_by(
-    x: NDArray, y: NDArray, thresholds: NDArray, scales: NDArray, period: int, start: int, key: int, draw: int
+    x: NDArray,
+    y: NDArray,
+    thresholds: NDArray,
+    scales: NDArray,
+    period: int,
+    phase: int,
+    start: int,
+    key: int,
+    draw: int,
 ) -> None:
-    """As `elements` with a threshold (uint32) and scale of its own for each element, at i % period.
+    """As `elements`, with threshold (uint32) and scale of element i at (phase + i) % period.
 
-    Scales are of the type that x has in lanes; 0 drops always. With a period below x's size both
-    arrays go on for another `TILE` elements.
+    Scales are of the type that x has in lanes; 0 drops always. Both arrays go on for another `TILE`
+    elements after the period, unless phase + x.size stays within it.
     """
-    _elements_by(x, y, thresholds, scales, period, start, key, draw)
+
+    def piece(at: int) -> None:
+        part, first = slice(at, at + _PIECE), signed(start + at)
+        _elements_by(x[part], y[part], thresholds, scales, period, (phase + at) % period, first, key, draw)
+
+    _threads.share(piece, range(0, x.size, _PIECE))
 
 
 def units(x: NDArray, y: NDArray, factors: NDArray, shared: int, inner: int) -> None:
@@ -102,4 +115,18 @@ def units(x: NDArray, y: NDArray, factors: NDArray, shared: int, inner: int) -> 
     """
     run = (shared if inner == 1 else inner) * y.itemsize
     stream = y.nbytes >= STREAM_FROM and run % 16 == 0 and y.ctypes.data % 16 == 0
-    _units(x, y, factors, shared, inner, stream)
+    if x.size < PARALLEL_FROM:
+        _units(x, y, factors, shared, inner, stream)
+        return
+    outer = factors.size // inner
+    size = shared * inner if outer > 1 else inner  # of what pieces are cut between: units, or rows
+    step = max(1, _PIECE // size)
+
+    def piece(at: int) -> None:
+        part, mine = slice(at * size, (at + step) * size), slice(at * inner, (at + step) * inner)
+        if outer > 1:
+            _units(x[part], y[part], factors[mine], shared, inner, stream)
+        else:
+            _units(x[part], y[part], factors, min(step, shared - at), inner, stream)
+
+    _threads.share(piece, range(0, x.size // size, step))

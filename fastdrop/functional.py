@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop import _threads
 from fastdrop.random import TILE, Key, signed, stream
 
 Window: TypeAlias = tuple[Sequence[int], Sequence[int]]
@@ -26,7 +25,7 @@ _DTYPES = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "
 _OWNED = 0x004
 _READY = 0x101  # C-contiguous and aligned: the kernel can work on it as it lies in memory
 _WRITABLE = _READY | 0x400
-_SHARE = 1 << 18  # elements of a block with shared draws: its factors stay in the cache
+_UNITS = 1 << 16  # whose factors stay in the cache
 _BUFFER = 1 << 16  # elements of the buffer through which arrays that are not C-order go
 
 
@@ -358,16 +357,19 @@ def _drop_units(
         _drop_block(a, b, thresholds, scales, place, philox_key, draw)
         return
 
-    def block(where: tuple[slice, ...]) -> None:
-        units = tuple(slice(None) if axis in shared else s for axis, s in enumerate(where))
-        part, target = a[where], b[where]
+    for rows in _blocks(a.shape, math.prod(mask_shape), shared):
+        part, target, moved = a[rows], b[rows], place.moved(0 if 0 in shared else rows.start)
         shape = tuple(1 if axis in shared else n for axis, n in enumerate(part.shape))
+        t, s = (r[rows] if isinstance(r, np.ndarray) and 0 not in shared else r for r in (thresholds, scales))
         factors = np.ones(shape, dtype)
-        t, s = (r[units] if isinstance(r, np.ndarray) else r for r in (thresholds, scales))
-        _drop_block(factors, factors, t, s, place.moved(units), philox_key, draw)
+        _drop_block(factors, factors, t, s, moved, philox_key, draw)
         _spread(part, factors, target)
 
-    _threads.share(block, _blocks(a.shape, shared))
+
+def _blocks(shape: tuple[int, ...], units: int, shared: set[int]) -> list[slice]:
+    """Slices along the first axis whose factors stay in the cache; one where that axis is shared."""
+    step = shape[0] if 0 in shared else max(1, _UNITS * shape[0] // max(units, 1))
+    return [slice(i, min(i + step, shape[0])) for i in range(0, shape[0], max(step, 1))]
 
 
 class _Place(NamedTuple):
@@ -376,8 +378,8 @@ class _Place(NamedTuple):
     full: list[int]
     origin: list[int]
 
-    def moved(self, where: tuple[slice, ...]) -> _Place:
-        return _Place(self.full, [o + (s.start or 0) for o, s in zip(self.origin, where, strict=True)])
+    def moved(self, rows: int) -> _Place:
+        return _Place(self.full, [self.origin[0] + rows, *self.origin[1:]])
 
     def runs(self, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], int]]:
         """Places in a block of a shape from which on indices are consecutive, and the first index."""
@@ -411,29 +413,14 @@ def _drop_by(
         repeated += 1
     period = math.prod(x.shape[repeated:])
     if repeated and x.size and period <= _BUFFER:
-        cycles = [rates[(0,) * repeated].ravel() for rates in (thresholds, scales)]
+        cycles = [np.resize(rates[(0,) * repeated], period + TILE) for rates in (thresholds, scales)]
         for part, target, first in _flat(x, y):
-            turned = [np.resize(np.roll(cycle, -first), period + TILE) for cycle in cycles]
-            _cpu().elements_by(part, target, *turned, period, signed(start + first), philox_key, draw)
+            at = signed(start + first)
+            _cpu().elements_by(part, target, *cycles, period, first % period, at, philox_key, draw)
         return
     for part, t, s, target, first in _pieces(x, thresholds, scales, y):
         at, size = signed(start + first), max(part.size, 1)
-        _cpu().elements_by(_copy(part, target), target, t, s, size, at, philox_key, draw)
-
-
-def _blocks(shape: tuple[int, ...], shared: set[int]) -> list[tuple[slice, ...]]:
-    """Slices of an array along its first axes that aren't shared, of some 2**18 elements or more."""
-    blocks: list[tuple[slice, ...]] = [()]
-    size = math.prod(shape)
-    for axis, length in enumerate(shape):
-        if axis in shared or size <= _SHARE:
-            blocks = [(*block, slice(None)) for block in blocks]
-            continue
-        step = max(1, _SHARE * length // size)
-        cuts = [slice(i, min(i + step, length)) for i in range(0, length, step)]
-        blocks = [(*block, cut) for block in blocks for cut in cuts]
-        size = size // length * step
-    return blocks
+        _cpu().elements_by(_copy(part, target), target, t, s, size, 0, at, philox_key, draw)
 
 
 def _spread(x: NDArray, factors: NDArray, y: NDArray) -> None:
