@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop import functional
+from fastdrop._rates import rate
 from fastdrop.random import Key, Rng, as_key
 
 STATE_VERSION = 1
@@ -86,7 +87,7 @@ class Dropout:
 
     @p.setter
     def p(self, p: float) -> None:
-        functional.rate(p)
+        rate(p)
         self._p = float(p)
 
     def __call__(
@@ -223,7 +224,7 @@ class InvertedDropout(Dropout):
     """
 
     def __init__(self, keep_prob: float = 0.5, *, rng: Rng = None) -> None:
-        functional.rate(keep_prob, "keep_prob")
+        rate(keep_prob, "keep_prob")
         super().__init__(1 - keep_prob, rng=rng)
 
     @property

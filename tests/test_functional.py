@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastdrop as fd
-from fastdrop import _reference, functional
+from fastdrop import _reference
+from fastdrop._rates import rate
 
 KEY = fd.Key(42, 3)
 EDGE_RATES = [0, 2**-33, 1e-3, 0.1, 0.25, 0.5, 0.9, 1 - 2**-33, 1]
@@ -297,7 +298,7 @@ def test_peak_memory_of_an_out_call_is_small():
 
 
 def test_threshold_is_round_half_even():
-    assert functional.rate(2**-33)[0] == 0
-    assert functional.rate(2**-33 * 1.5)[0] == 1
-    assert functional.rate(1 - 2**-34)[0] == 2**32
-    assert functional.rate(np.float16(0.5)) == functional.rate(0.5) == (2**31, 2.0)
+    assert rate(2**-33)[0] == 0
+    assert rate(2**-33 * 1.5)[0] == 1
+    assert rate(1 - 2**-34)[0] == 2**32
+    assert rate(np.float16(0.5)) == rate(0.5) == (2**31, 2.0)

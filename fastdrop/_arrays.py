@@ -1,0 +1,178 @@
+"""Arrays on their way to the kernels: checked, viewed as lanes, cut into flat pieces."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any, SupportsIndex, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Window: TypeAlias = tuple[Sequence[int], Sequence[int]]
+Axes: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
+
+PLAIN = frozenset({np.float32, np.float64})  # what the kernels take as it is
+_DTYPES = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
+_CARRIERS = {"float16": np.dtype(np.int16), "bfloat16": np.dtype(np.uint16)}
+_LANES = {np.int16: np.float32, np.uint16: np.float32}
+BUFFER = 1 << 16  # elements of the buffer through which arrays that are not C-order go
+# bits of ndarray.flags.num
+_OWNED = 0x004
+_READY = 0x101  # C-contiguous and aligned: the kernels can work on it as it lies in memory
+_WRITABLE = _READY | 0x400
+
+
+def to_array(x: ArrayLike) -> NDArray[Any]:
+    if type(x) is not np.ndarray:
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError("dropout takes no masked arrays; use x.filled(0) or x.data")
+        x = np.asarray(x)
+    if x.dtype.name not in _DTYPES:
+        allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
+        raise TypeError(f"dropout needs {allowed}, got {x.dtype}; use x.astype(np.float32)")
+    return x
+
+
+def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
+    """The plain array to write x's result to: out, or its base class's view of it."""
+    if type(out) is np.ndarray and out.shape == x.shape and out.dtype is x.dtype:  # the usual case first
+        flags = out.flags.num
+        apart = out is x or flags & x.flags.num & _OWNED or not np.may_share_memory(x, out)
+        if apart and flags & _WRITABLE == _WRITABLE:
+            return out
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out must be an ndarray, got {type(out).__name__}; use np.empty_like(x)")
+    for name in ("shape", "dtype"):
+        got, allowed = getattr(out, name), getattr(x, name)
+        if got != allowed:
+            raise ValueError(f"out must have x's {name} {allowed}, got {got}; use np.empty_like(x)")
+    if not out.flags.writeable:
+        raise ValueError("out must be writable, got a read-only array; use out.copy()")
+    if not _same_elements(x, out) and np.shares_memory(x, out):
+        raise ValueError("out must be x or not overlap it, got a shifted view of it; use np.empty_like(x)")
+    if _overlaps_itself(out):
+        raise ValueError(f"out must not overlap itself, got strides {out.strides}; use np.empty_like(x)")
+    return np.asarray(out)
+
+
+def _same_elements(a: NDArray, b: NDArray) -> bool:
+    return a.strides == b.strides and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+
+
+def _overlaps_itself(a: NDArray) -> bool:
+    """Whether two elements may share memory: true of any axis shorter than what it steps over."""
+    reach = a.itemsize
+    axes = zip(a.strides, a.shape, strict=True)
+    for stride, length in sorted((abs(stride), length) for stride, length in axes if length > 1):
+        if stride < reach:
+            return True
+        reach += stride * (length - 1)
+    return False
+
+
+def own_mask(mask: NDArray, x: NDArray) -> NDArray:
+    if mask.dtype not in (np.bool_, np.uint8):
+        raise TypeError(f"mask must be of bool or uint8, got {mask.dtype}; use mask.astype(bool)")
+    try:
+        fits = np.broadcast_shapes(mask.shape, x.shape) == x.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"mask must broadcast to x's shape {x.shape}, got {mask.shape}")
+    keep: NDArray = mask != 0
+    return keep
+
+
+def unpacked(mask: NDArray, x: NDArray) -> NDArray:
+    length = -(-x.size // 8)
+    if mask.dtype != np.uint8 or mask.shape != (length,):
+        got = f"{mask.dtype} {mask.shape}"
+        raise ValueError(f"a packed mask for {x.size} elements must be uint8 ({length},), got {got}")
+    return np.unpackbits(mask, count=x.size).reshape(x.shape)
+
+
+def window_of(window: Window, shape: tuple[int, ...]) -> tuple[list[int], list[int]]:
+    try:
+        full, origin = ([operator.index(n) for n in part] for part in window)
+    except (TypeError, ValueError, AttributeError):
+        raise TypeError(f"window must be (full_shape, origin), two tuples of ints, got {window!r}") from None
+    ends = [o + n for o, n in zip(origin, shape, strict=False)]
+    inside = all(o >= 0 and end <= f for f, o, end in zip(full, origin, ends, strict=False))
+    if not (len(full) == len(origin) == len(shape) and inside):
+        at = f"{tuple(origin)} in {tuple(full)}"
+        raise ValueError(f"window must place the block inside the full array, got block {shape} at {at}")
+    if math.prod(full) > 1 << 64:
+        raise ValueError(f"window's full shape must have at most 2**64 elements, got {tuple(full)}")
+    return full, origin
+
+
+def axes_in(axes: Axes, ndim: int) -> set[int]:
+    try:
+        numbers = (
+            [operator.index(axes)] if isinstance(axes, SupportsIndex) else [operator.index(a) for a in axes]
+        )
+    except TypeError:
+        raise TypeError(f"shared_axes must be an int or a tuple of ints, got {axes!r}") from None
+    found = {axis + ndim if axis < 0 else axis for axis in numbers}
+    if not found <= set(range(ndim)):
+        raise ValueError(f"shared_axes must be in [-{ndim}, {ndim}) for an array of {ndim} axes, got {axes}")
+    if len(found) < len(numbers):
+        raise ValueError(f"shared_axes must not repeat an axis, got {axes}")
+    return found
+
+
+def as_lanes(a: NDArray) -> NDArray:
+    """A view as the kernels take it: 16-bit floats as integers, complex ones with an axis of two reals."""
+    if a.dtype.kind == "c":
+        return a[..., None].view(np.dtype(f"f{a.itemsize // 2}").newbyteorder(a.dtype.byteorder))
+    carrier = _CARRIERS.get(a.dtype.name)
+    return a if carrier is None else a.view(carrier.newbyteorder(a.dtype.byteorder))
+
+
+def lanes_dtype(a: NDArray) -> np.dtype[Any]:
+    """The native dtype that an array has in lanes: that of its factors."""
+    return np.dtype(_LANES.get(a.dtype.type, a.dtype.type))
+
+
+def ready(x: NDArray, y: NDArray) -> bool:
+    """Whether the kernels can work on x and y as they lie in memory."""
+    return bool(x.flags.num & y.flags.num & _READY == _READY) and x.dtype.isnative
+
+
+def pieces(*arrays: NDArray) -> Iterator[tuple[Any, ...]]:
+    """1-D pieces of arrays that broadcast, in C order, and the position of their first element.
+
+    The last array is written to. Its pieces are fit for the kernels: views where it is, else a buffer
+    that the iterator writes back. So are those of all but the first, which is read as it lies.
+    """
+    fit = ["contig", "aligned", "nbo"]
+    flags = [["readonly"], *[["readonly", *fit]] * (len(arrays) - 2), ["writeonly", *fit]]
+    with np.nditer(  # type: ignore[call-overload]
+        arrays,
+        flags=["external_loop", "buffered", "delay_bufalloc", "zerosize_ok"],
+        op_flags=flags,
+        order="C",
+        buffersize=BUFFER,
+    ) as pieces:
+        pieces.reset()
+        first = 0
+        for parts in pieces:
+            yield *parts, first
+            first += parts[0].size
+
+
+def copy(part: NDArray, target: NDArray) -> NDArray:
+    """The part in its target, where kernels can work on it in place."""
+    np.copyto(target, part)
+    return target
+
+
+def flat(x: NDArray, y: NDArray) -> Iterator[tuple[NDArray, NDArray, int]]:
+    """1-D parts of x and y for the kernels, the whole where possible, and their first position."""
+    if ready(x, y):
+        yield x.ravel(), y.ravel(), 0
+        return
+    for part, target, first in pieces(x, y):
+        yield copy(part, target), target, first

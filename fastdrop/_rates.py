@@ -1,0 +1,54 @@
+"""Rates as the stream counts them: thresholds of 32-bit uniforms, and scales."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rate: TypeAlias = float | NDArray[Any]
+
+FULL = 1 << 32  # 32-bit uniforms: an element is dropped iff U(i) < round(p * FULL)
+
+
+def rate(p: float, name: str = "p") -> tuple[int, float]:
+    """T = round(p * 2**32), the number of 32-bit uniforms that drop, and the scale of what is kept.
+
+    p is checked here. The scale is that of the realised rate: 2**32 / (2**32 - T).
+    """
+    if type(p) is not float and not isinstance(p, (float, int, np.floating, np.integer)):
+        raise TypeError(f"{name} must be a real number in [0, 1], got {type(p).__name__}; use float({name})")
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {p}")
+    return _rate(float(p))
+
+
+@lru_cache(maxsize=1024)
+def _rate(p: float) -> tuple[int, float]:
+    threshold = round(p * FULL)
+    return threshold, FULL / max(FULL - threshold, 1)
+
+
+def rates(p: Rate, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """Threshold and scale: two numbers, or for an array p two arrays of the mask's shape."""
+    counting = dtype.type is np.uint8  # a mask is counted, not scaled
+    if not isinstance(p, np.ndarray):
+        threshold, scale = rate(p)
+        return threshold, 1.0 if counting else scale
+    if p.dtype.kind not in "fiu":
+        raise TypeError(f"p must be an array of real numbers in [0, 1], got {p.dtype}; use p.astype(float)")
+    wrong = p[~((p >= 0) & (p <= 1))]
+    if wrong.size:
+        raise ValueError(f"p must be in [0, 1], got {wrong.flat[0]} in an array")
+    try:
+        fits = np.broadcast_shapes(p.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"p must broadcast to the mask's shape {shape}, got {p.shape}")
+    counts = np.rint(p.astype(np.float64) * FULL)
+    scales = np.where(counts < FULL, 1 if counting else FULL / np.maximum(FULL - counts, 1), 0).astype(dtype)
+    thresholds = np.minimum(counts, FULL - 1).astype(np.uint32)
+    return np.broadcast_to(thresholds, shape), np.broadcast_to(scales, shape)
