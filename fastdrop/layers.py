@@ -118,7 +118,7 @@ class Dropout:
             self._forward = _Forward(np.shape(x), 0.0, None)
             return x  # type: ignore[return-value]
         key, p = self.key, self._p
-        y = functional.dropout(x, p, key, out=out)
+        y = self._drop(x, p, key, out)
         self.key = key.next()
         self._forward = _Forward(y.shape, p, key)
         return y
@@ -149,7 +149,11 @@ class Dropout:
             raise ValueError(f"g must have the last forward's shape {shape}, got {np.shape(g)}")
         if key is None:
             return g  # type: ignore[return-value]
-        return functional.dropout_backward(g, p, key, out=out)
+        return self._drop(g, p, key, out)
+
+    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        """The layer's linear function of x, the same forward and backward."""
+        return functional.dropout(x, p, key, out=out)
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training, or to evaluation if mode is False; return the layer."""

@@ -1,0 +1,360 @@
+"""Layers whose draws have a structure: feature maps, time, samples, blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastdrop import functional
+from fastdrop.functional import SPATIAL_FORMATS
+from fastdrop.layers import Dropout
+from fastdrop.random import Key, Rng, natural
+
+
+class _SpatialDropout(Dropout):
+    """One draw for each sample and channel, shared over the spatial axes."""
+
+    spatial: ClassVar[int]
+
+    def __init__(self, p: float = 0.5, *, data_format: str = "channels_first", rng: Rng = None) -> None:
+        super().__init__(p, rng=rng)
+        if data_format not in SPATIAL_FORMATS:
+            raise ValueError(f"data_format must be one of {SPATIAL_FORMATS}, got {data_format!r}")
+        self.data_format = data_format
+
+    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        ndim = np.ndim(x)
+        if ndim != self.spatial + 2:
+            hint = "; use x[None] for one sample" if ndim == self.spatial + 1 else ""
+            name = type(self).__name__
+            raise ValueError(f"{name} needs {self.spatial + 2} axes, got shape {np.shape(x)}{hint}")
+        first = 2 if self.data_format == "channels_first" else 1
+        axes = tuple(range(first, first + self.spatial))
+        return functional.dropout(x, p, key, shared_axes=axes, out=out)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(p={self.p}, data_format={self.data_format!r}, rng={self.key})"
+
+
+class SpatialDropout1D(_SpatialDropout):
+    """Dropout of whole feature sequences.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to drop, in [0, 1].
+    data_format : {"channels_first", "channels_last"}
+        Axes (n, c, length) or (n, length, c).
+    rng
+        As in `Dropout`.
+
+    References
+    ----------
+    Tompson et al., "Efficient Object Localization Using Convolutional Networks", arXiv 1411.4280,
+    section 3.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.SpatialDropout1D(0.5, data_format="channels_last", rng=7)(np.ones((1, 2, 5)))
+    array([[[0., 2., 0., 2., 0.],
+            [0., 2., 0., 2., 0.]]])
+    """
+
+    spatial = 1
+
+
+class SpatialDropout2D(_SpatialDropout):
+    """Dropout of whole feature maps.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to drop, in [0, 1].
+    data_format : {"channels_first", "channels_last"}
+        Axes (n, c, h, w) or (n, h, w, c).
+    rng
+        As in `Dropout`.
+
+    References
+    ----------
+    Tompson et al., "Efficient Object Localization Using Convolutional Networks", arXiv 1411.4280,
+    section 3.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> y = fd.SpatialDropout2D(0.5, rng=7)(np.ones((1, 5, 2, 2)))
+    >>> y[0, :, 0, 0]
+    array([0., 2., 0., 2., 0.])
+    >>> bool((y == y[:, :, :1, :1]).all())
+    True
+    """
+
+    spatial = 2
+
+
+class SpatialDropout3D(_SpatialDropout):
+    """Dropout of whole feature volumes.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to drop, in [0, 1].
+    data_format : {"channels_first", "channels_last"}
+        Axes (n, c, d, h, w) or (n, d, h, w, c).
+    rng
+        As in `Dropout`.
+
+    References
+    ----------
+    Tompson et al., "Efficient Object Localization Using Convolutional Networks", arXiv 1411.4280,
+    section 3.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.SpatialDropout3D(0.5, rng=7)(np.ones((1, 5, 1, 1, 1))).ravel()
+    array([0., 2., 0., 2., 0.])
+    """
+
+    spatial = 3
+
+
+class DropPath(Dropout):
+    """Stochastic depth: dropout of whole samples of a residual branch.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to drop, in [0, 1]. For layer l of L the paper takes ``p_L * l / L``.
+    mode : {"row", "batch"}, default "row"
+        Draw for each sample, or once for all.
+    rng
+        As in `Dropout`.
+
+    See Also
+    --------
+    fastdrop.surviving_rows : which samples stay, so that the branch need not be computed for the others.
+
+    References
+    ----------
+    Huang et al., "Deep Networks with Stochastic Depth", arXiv 1603.09382, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.DropPath(0.5, rng=7)(np.ones((5, 2)))[:, 0]
+    array([0., 2., 0., 2., 0.])
+    """
+
+    def __init__(self, p: float = 0.5, *, mode: str = "row", rng: Rng = None) -> None:
+        super().__init__(p, rng=rng)
+        functional.path_axes(1, mode)
+        self.mode = mode
+
+    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        return functional.drop_path(x, p, key, mode=self.mode, out=out)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(p={self.p}, mode={self.mode!r}, rng={self.key})"
+
+
+class DropBlock2D(Dropout):
+    """Dropout of square blocks of images.
+
+    Parameters
+    ----------
+    p : float, default 0.1
+        Nominal rate: `fastdrop.drop_block` says what fraction is dropped.
+    block_size : int, default 7
+        Side of a block.
+    shared_channels : bool, default False
+        Drop the same blocks in all channels of an image.
+    data_format : {"channels_first", "channels_last"}
+        Axes (n, c, h, w) or (n, h, w, c).
+    rng
+        As in `Dropout`.
+
+    References
+    ----------
+    Ghiasi, Lin, Le, "DropBlock: A regularization method for convolutional networks", arXiv 1810.12890.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> y = fd.DropBlock2D(0.3, block_size=2, rng=4)(np.ones((1, 1, 5, 6)))
+    >>> bool((y == fd.drop_block(np.ones((1, 1, 5, 6)), 0.3, fd.Key(4), block_size=2)).all())
+    True
+    """
+
+    def __init__(
+        self,
+        p: float = 0.1,
+        *,
+        block_size: int = 7,
+        shared_channels: bool = False,
+        data_format: str = "channels_first",
+        rng: Rng = None,
+    ) -> None:
+        super().__init__(p, rng=rng)
+        self.options = {
+            "block_size": block_size,
+            "shared_channels": shared_channels,
+            "data_format": data_format,
+        }
+        functional.block_mask((0, 0, 0, 0), p, 0, **self.options)  # type: ignore[arg-type]
+
+    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        return functional.drop_block(x, p, key, out=out, **self.options)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        options = "".join(f"{name}={value!r}, " for name, value in self.options.items())
+        return f"{type(self).__name__}(p={self.p}, {options}rng={self.key})"
+
+
+class TemporalDropout(Dropout):
+    """Dropout of features over whole sequences: each sample drops the same features at every time.
+
+    A 3-D input is a batch of whole sequences, with new draws at each training call. A 2-D input is one
+    step of them, (batch, features): its draws stay until `reset_state`, and are those that a 3-D input
+    would have got.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to drop, in [0, 1].
+    time_major : bool, default False
+        Axes (time, batch, features) rather than (batch, time, features).
+    rng
+        As in `Dropout`.
+
+    References
+    ----------
+    Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks",
+    arXiv 1512.05287, section 4 (the input part).
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> whole = fd.TemporalDropout(0.5, rng=7)(np.ones((1, 2, 5)))
+    >>> whole
+    array([[[0., 2., 0., 2., 0.],
+            [0., 2., 0., 2., 0.]]])
+    >>> steps = fd.TemporalDropout(0.5, rng=7)
+    >>> [bool((steps(np.ones((1, 5))) == whole[:, t]).all()) for t in range(2)]
+    [True, True]
+    >>> steps.reset_state()  # before the next sequence
+    """
+
+    def __init__(self, p: float = 0.5, *, time_major: bool = False, rng: Rng = None) -> None:
+        super().__init__(p, rng=rng)
+        self.time_major = time_major
+        self._sequence: Key | None = None  # the key of the sequence whose steps are coming
+        self._lengths: list[int] | None = None
+
+    def forward(
+        self,
+        x: ArrayLike,
+        training: bool | None = None,
+        *,
+        lengths: Sequence[int] | NDArray[Any] | None = None,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Return x with features dropped in training, and x itself in evaluation.
+
+        Parameters
+        ----------
+        x : array_like, 3-D or 2-D
+            Whole sequences, or one step of them.
+        training : bool, optional
+            For this call alone; by default `self.training`.
+        lengths : sequence of int, optional
+            Of each sample of a 3-D x. What lies behind is padding: it comes back as it is, also in
+            backward, and isn't touched where `out` is x.
+        out : ndarray, optional
+            As in `fastdrop.dropout`; not written in evaluation.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fastdrop.dropout`, or if x is neither 3-D nor 2-D, or lengths don't fit it.
+        """
+        before = self._lengths
+        self._lengths = None if lengths is None else self._checked(lengths, np.shape(x))
+        is_step = np.ndim(x) == 2 and (self.training if training is None else training)
+        try:
+            if not is_step:
+                return super().forward(x, training, out=out)
+            return self._step(x, out)
+        except BaseException:
+            self._lengths = before
+            raise
+
+    __call__ = forward
+
+    def _step(self, x: ArrayLike, out: NDArray[Any] | None) -> NDArray[Any]:
+        """A training forward under the sequence's key, which only its first step takes."""
+        after = self.key
+        if self._sequence is not None:
+            self.key = self._sequence
+        try:
+            sequence = self.key
+            y = super().forward(x, True, out=out)
+            if self._sequence is None:
+                after = self.key
+            self._sequence = sequence
+            return y
+        finally:
+            self.key = after
+
+    def reset_state(self) -> None:
+        """Let the next step begin a new sequence, with new draws."""
+        self._sequence = None
+
+    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        if np.ndim(x) == 2:
+            return functional.dropout(x, p, key, out=out)
+        if np.ndim(x) != 3:
+            raise ValueError(f"TemporalDropout needs 3 axes, or 2 for a step, got shape {np.shape(x)}")
+        time = 0 if self.time_major else 1
+        if self._lengths is None:
+            return functional.dropout(x, p, key, shared_axes=time, out=out)
+        y = functional.dropout(x, 0.0, key, out=out)  # a checked copy, or x itself
+        for sample, length in enumerate(self._lengths):
+            row = slice(sample, sample + 1)
+            part = y[:length, row] if self.time_major else y[row, :length]
+            origin = (0, sample, 0) if self.time_major else (sample, 0, 0)
+            functional.dropout(part, p, key, shared_axes=time, out=part, window=(y.shape, origin))
+        return y
+
+    def _checked(self, lengths: Sequence[int] | NDArray[Any], shape: tuple[int, ...]) -> list[int]:
+        if len(shape) != 3:
+            raise ValueError(f"lengths go with whole sequences of 3 axes, got shape {shape}")
+        steps, samples = shape[:2] if self.time_major else shape[1::-1]
+        found = [natural("lengths", length, steps + 1) for length in lengths]
+        if len(found) != samples:
+            raise ValueError(f"lengths must have one entry for each of {samples} samples, got {len(found)}")
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs for the same masks, with the draw of the sequence under way."""
+        return super().state_dict() | {"sequence": self._sequence and self._sequence.draw}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state that `state_dict` returned; see `Dropout.load_state_dict`."""
+        sequence = state.get("sequence") if isinstance(state, Mapping) else None
+        if sequence is not None:
+            try:
+                natural("sequence", sequence, 1 << 64)
+            except TypeError as error:
+                raise ValueError(f"state has a bad entry: {error}") from None
+        super().load_state_dict(state)
+        self._sequence = None if sequence is None else Key(self.key.seed, sequence)
+        self._lengths = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(p={self.p}, time_major={self.time_major}, rng={self.key})"
