@@ -63,6 +63,8 @@ def _same_elements(a: NDArray, b: NDArray) -> bool:
 
 def _overlaps_itself(a: NDArray) -> bool:
     """Whether two elements may share memory: true of any axis shorter than what it steps over."""
+    if a.size == 0:
+        return False
     reach = a.itemsize
     axes = zip(a.strides, a.shape, strict=True)
     for stride, length in sorted((abs(stride), length) for stride, length in axes if length > 1):

@@ -141,9 +141,11 @@ def _drop_by(
 
 def _spread(x: NDArray, factors: NDArray, y: NDArray) -> None:
     """Multiply x by factors that broadcast to it, into y; 0 gives +0."""
+    if x.size == 0:
+        return
     if not ready(x, y):
         for part, f, target, _ in pieces(x, factors, y):
-            cpu().units(copy(part, target), target, f, 1, max(part.size, 2))
+            cpu().units(copy(part, target), target, f, 1, max(part.size, 1))
         return
     lead, shared, inner = _collapsed(x.shape, factors.shape)
     rows = np.broadcast_to(factors, x.shape[:lead] + factors.shape[lead:])

@@ -253,7 +253,7 @@ def _masked(x: NDArray, keep: NDArray, scale: float, out: NDArray[Any] | None) -
     keep = np.broadcast_to(keep, x.shape).reshape(x.shape + (1,) * (a.ndim - x.ndim))
     for part, kept, target, _ in pieces(a, keep, b):
         factors = np.multiply(kept, scale, dtype=dtype)
-        cpu().units(copy(part, target), target, factors, 1, max(part.size, 2))
+        cpu().units(copy(part, target), target, factors, 1, max(part.size, 1))
     return y if out is None else out
 
 

@@ -2,6 +2,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from arrays import LAYOUTS, frozen, normal, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,37 +12,6 @@ from fastdrop._rates import rate
 
 KEY = fd.Key(42, 3)
 EDGE_RATES = [0, 2**-33, 1e-3, 0.1, 0.25, 0.5, 0.9, 1 - 2**-33, 1]
-LAYOUTS = {
-    "contiguous": lambda x: x,
-    "fortran": np.asfortranarray,
-    "strided": lambda x: np.repeat(x, 2, axis=-1)[..., ::2],
-    "reversed": lambda x: x[..., ::-1].copy()[..., ::-1],
-    "transposed": lambda x: x.T.copy().T,
-    "offset": lambda x: np.concatenate([x, x])[len(x) :],
-    "unaligned": lambda x: unaligned(x),
-    "swapped": lambda x: x.astype(x.dtype.newbyteorder()),
-}
-
-
-def unaligned(x):
-    raw = np.zeros(x.nbytes + 1, np.uint8)
-    view = raw[1:].view(x.dtype).reshape(x.shape)
-    view[...] = x
-    return view
-
-
-def frozen(x):
-    x = x.view()
-    x.flags.writeable = False
-    return x
-
-
-def normal(*shape, dtype=np.float32, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
-def same_bits(a, b):
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

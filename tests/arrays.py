@@ -1,0 +1,49 @@
+"""Arrays for tests: layouts, dtypes and comparisons."""
+
+import ml_dtypes
+import numpy as np
+
+DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64, np.complex64, np.complex128]
+
+
+def unaligned(x):
+    raw = np.zeros(x.nbytes + 1, np.uint8)
+    view = raw[1:].view(x.dtype).reshape(x.shape)
+    view[...] = x
+    return view
+
+
+def swapped(x):
+    """The same values in the other byte order; ml_dtypes has none."""
+    return x.astype(x.dtype.newbyteorder()) if x.dtype.kind in "fc" else x
+
+
+# Each takes an array of at least one axis and returns an equal one.
+LAYOUTS = {
+    "contiguous": lambda x: x.copy(),
+    "fortran": lambda x: x.copy("F"),
+    "strided": lambda x: np.repeat(x, 2, axis=-1)[..., ::2],
+    "reversed": lambda x: x[..., ::-1].copy()[..., ::-1],
+    "transposed": lambda x: x.T.copy().T,
+    "offset": lambda x: np.concatenate([x, x])[len(x) :],
+    "unaligned": unaligned,
+    "swapped": swapped,
+}
+
+
+def frozen(x):
+    x = x.view()
+    x.flags.writeable = False
+    return x
+
+
+def normal(*shape, dtype=np.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(shape)
+    if np.dtype(dtype).kind == "c":
+        x = x + 1j * rng.standard_normal(shape)
+    return np.asarray(x).astype(dtype)
+
+
+def same_bits(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
