@@ -117,9 +117,9 @@ class Dropout:
         if not (self.training if training is None else training):
             self._forward = _Forward(np.shape(x), 0.0, None)
             return x  # type: ignore[return-value]
-        key, p = self.key, self._p
+        key, p = self._key_for(x), self._p
         y = self._drop(x, p, key, out)
-        self.key = key.next()
+        self._drawn(x, key)
         self._forward = _Forward(y.shape, p, key)
         return y
 
@@ -150,6 +150,14 @@ class Dropout:
         if key is None:
             return g  # type: ignore[return-value]
         return self._drop(g, p, key, out)
+
+    def _key_for(self, x: ArrayLike) -> Key:
+        """The key of the next training forward."""
+        return self.key
+
+    def _drawn(self, x: ArrayLike, key: Key) -> None:
+        """Note that a training forward of x has used a key."""
+        self.key = key.next()
 
     def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
         """The layer's linear function of x, the same forward and backward."""

@@ -285,31 +285,23 @@ class TemporalDropout(Dropout):
         """
         before = self._lengths
         self._lengths = None if lengths is None else self._checked(lengths, np.shape(x))
-        is_step = np.ndim(x) == 2 and (self.training if training is None else training)
         try:
-            if not is_step:
-                return super().forward(x, training, out=out)
-            return self._step(x, out)
+            return super().forward(x, training, out=out)
         except BaseException:
             self._lengths = before
             raise
 
     __call__ = forward
 
-    def _step(self, x: ArrayLike, out: NDArray[Any] | None) -> NDArray[Any]:
-        """A training forward under the sequence's key, which only its first step takes."""
-        after = self.key
-        if self._sequence is not None:
-            self.key = self._sequence
-        try:
-            sequence = self.key
-            y = super().forward(x, True, out=out)
-            if self._sequence is None:
-                after = self.key
-            self._sequence = sequence
-            return y
-        finally:
-            self.key = after
+    def _key_for(self, x: ArrayLike) -> Key:
+        return self._sequence if self._sequence is not None and np.ndim(x) == 2 else self.key
+
+    def _drawn(self, x: ArrayLike, key: Key) -> None:
+        if np.ndim(x) != 2:
+            super()._drawn(x, key)
+        elif self._sequence is None:  # the first step of a sequence
+            self._sequence = key
+            super()._drawn(x, key)
 
     def reset_state(self) -> None:
         """Let the next step begin a new sequence, with new draws."""

@@ -1,0 +1,289 @@
+"""Spatial, temporal, path and block dropout: layers, functions, and how often what is dropped."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from arrays import DTYPES, normal, same_bits
+from scipy import stats
+
+import fastdrop as fd
+
+KEY = fd.Key(42)
+SPATIAL = [fd.SpatialDropout1D, fd.SpatialDropout2D, fd.SpatialDropout3D]
+LAYERS = [
+    (lambda: fd.SpatialDropout1D(0.3, rng=42), (5, 4, 7)),
+    (lambda: fd.SpatialDropout2D(0.3, data_format="channels_last", rng=42), (5, 4, 7, 6)),
+    (lambda: fd.SpatialDropout3D(0.3, rng=42), (5, 4, 2, 3, 4)),
+    (lambda: fd.DropPath(0.3, rng=42), (9, 4, 2)),
+    (lambda: fd.DropPath(0.3, mode="batch", rng=42), (9, 4)),
+    (lambda: fd.DropBlock2D(0.3, block_size=3, rng=42), (3, 4, 9, 8)),
+    (lambda: fd.TemporalDropout(0.3, rng=42), (5, 6, 7)),
+    (lambda: fd.TemporalDropout(0.3, time_major=True, rng=42), (6, 5, 7)),
+]
+
+
+@pytest.fixture(params=LAYERS, ids=lambda pair: repr(pair[0]()))
+def layer_and_shape(request):
+    make, shape = request.param
+    return make(), shape
+
+
+def test_layers_go_through_the_life_of_a_layer(layer_and_shape):
+    layer, shape = layer_and_shape
+    x, g = normal(*shape, dtype=np.float64), normal(*shape, dtype=np.float64, seed=1)
+    ones = np.ones(shape)
+    mask = layer(ones)
+    assert layer.key == fd.Key(42, 1)
+    assert same_bits(layer.backward(ones), mask)  # backward(ones) == forward(ones)
+    assert layer.backward(g).ravel() @ x.ravel() == pytest.approx((mask * x).ravel() @ g.ravel())
+    assert not same_bits(layer(ones), mask)
+    state = json.loads(json.dumps(layer.state_dict()))
+    other = copy.deepcopy(layer)
+    other.key = fd.Key(0)
+    other.load_state_dict(state)
+    assert same_bits(other(x), layer(x))
+    assert eval(repr(layer), {**vars(fd)}).state_dict() == layer.state_dict()
+    assert layer.eval()(x) is x
+    assert layer.backward(g) is g
+    with pytest.raises(ValueError, match=r"p must be in \[0, 1\], got 2"):
+        type(layer)(2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layers_take_every_dtype_in_place(layer_and_shape, dtype):
+    layer, shape = layer_and_shape
+    x = normal(*shape, dtype=dtype)
+    expected = copy.deepcopy(layer)(x)
+    assert expected.dtype == x.dtype
+    assert layer(x, out=x) is x
+    assert same_bits(x, expected)
+
+
+@pytest.mark.parametrize("make", SPATIAL)
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 1.0])
+def test_spatial_units_are_those_of_elements(make, p):
+    """Draws of (n, c), whatever the space; the same in both data formats."""
+    space = (3, 4, 5)[: make.spatial]
+    units = fd.dropout(np.ones((6, 7)), p, KEY)
+    first = make(p, rng=KEY)(np.ones((6, 7, *space)))
+    last = make(p, data_format="channels_last", rng=KEY)(np.ones((6, *space, 7)))
+    assert np.array_equal(first, np.broadcast_to(units.reshape(6, 7, *[1] * len(space)), first.shape))
+    assert np.array_equal(last, np.broadcast_to(units.reshape(6, *[1] * len(space), 7), last.shape))
+
+
+@pytest.mark.parametrize("make", SPATIAL)
+def test_spatial_layers_refuse(make):
+    layer, axes = make(), make.spatial + 2
+    with pytest.raises(ValueError, match=rf"needs {axes} axes, got shape .*; use x\[None\] for one sample"):
+        layer(np.ones((2,) * (axes - 1)))
+    with pytest.raises(ValueError, match=f"needs {axes} axes, got shape"):
+        layer(np.ones((2,) * (axes + 1)))
+    with pytest.raises(ValueError, match=r"data_format must be one of \('channels_first', .*, got 'nchw'"):
+        make(data_format="nchw")
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_which_maps_are_dropped(p):
+    """Each channel as often as any other, and independently of the others."""
+    kept = fd.dropout(np.ones((20_000, 32, 1)), p, KEY, shared_axes=2)[:, :, 0] != 0
+
+    def uniform(kept):
+        scores = (kept.sum(0) - len(kept) * (1 - p)) / np.sqrt(len(kept) * p * (1 - p))
+        return 1e-6 < stats.chi2.sf((scores**2).sum(), kept.shape[1]) < 1 - 1e-6
+
+    def independent(kept):
+        correlation = np.corrcoef(kept.T)[np.triu_indices(kept.shape[1], 1)] * np.sqrt(len(kept))
+        return np.abs(correlation).max() < 5.5  # of 496 pairs
+
+    assert uniform(kept)
+    assert independent(kept)
+    stuck, twin = kept.copy(), kept.copy()
+    stuck[:, 3] = p >= 0.5
+    twin[:1000, 3] = twin[:1000, 4]
+    twin[:, 5] = np.where(np.arange(len(kept)) % 10 == 0, twin[:, 6], twin[:, 5])
+    assert not uniform(stuck)
+    assert not independent(twin)
+
+
+def test_drop_path_modes():
+    x = np.ones((1000, 3, 2), np.float32)
+    rows = fd.drop_path(x, 0.25, KEY)
+    assert (rows == rows[:, :1, :1]).all()
+    assert set(np.unique(rows)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert same_bits(fd.drop_path_backward(x, 0.25, KEY), rows)
+    batch = [fd.drop_path(x, 0.25, seed, mode="batch") for seed in range(200)]
+    assert all((y == y[0, 0, 0]).all() for y in batch)
+    kept = sum(bool(y.any()) for y in batch)
+    assert stats.binomtest(kept, 200, 0.75).pvalue > 0.01
+    assert stats.binomtest(kept, 200, 0.55).pvalue < 0.01
+    with pytest.raises(ValueError, match=r'mode must be "row" or "batch", got \'col\''):
+        fd.drop_path(x, 0.5, 1, mode="col")
+    with pytest.raises(ValueError, match=r"got a 0-d array; use x\[None\]"):
+        fd.drop_path(np.float32(1), 0.5, 1)
+    with pytest.raises(ValueError, match="mode must be"):
+        fd.DropPath(mode="col")
+
+
+@pytest.mark.parametrize("p", [0.0, 0.2, 1.0])
+def test_surviving_rows_are_those_of_drop_path(p):
+    x = normal(300, 4)
+    rows, scale = fd.surviving_rows(300, p, KEY)
+    y = np.zeros_like(x)
+    y[rows] = x[rows] * np.float32(scale)
+    assert same_bits(y, fd.drop_path(x, p, KEY))
+
+
+def naive_blocks(shape, p, key, size):
+    """Blocks painted one by one."""
+    n, c, height, width = shape
+    a, b = min(size, height), min(size, width)
+    places = (height - a + 1) * (width - b + 1)
+    seeds = ~fd.keep_mask((n, c, height - a + 1, width - b + 1), p * height * width / (a * b) / places, key)
+    mask = np.ones(shape)
+    for i, j, y, x in zip(*np.nonzero(seeds), strict=True):
+        mask[i, j, y : y + a, x : x + b] = 0
+    return mask
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 20])
+@pytest.mark.parametrize("shape", [(3, 4, 9, 9), (2, 3, 6, 11), (2, 2, 11, 6), (1, 1, 1, 5)])
+def test_blocks_are_the_painted_ones(shape, size):
+    x = normal(*shape, dtype=np.float64)
+    mask = naive_blocks(shape, 0.1, KEY, size)
+    scale = mask.size / mask.sum() if mask.any() else 0
+    expected = np.where(mask == 1, x * scale, 0)
+    y = fd.drop_block(x, 0.1, KEY, block_size=size)
+    assert np.array_equal(y, expected)
+    assert same_bits(fd.drop_block_backward(x, 0.1, KEY, block_size=size), y)
+    last = fd.drop_block(np.ones((9, 7, 5, 3)), 0.1, KEY, block_size=2, data_format="channels_last")
+    assert last.shape == (9, 7, 5, 3)
+
+
+def test_shared_blocks_are_the_same_in_all_channels():
+    for data_format, axis in (("channels_first", 1), ("channels_last", 3)):
+        x = np.ones((4, 9, 9, 9))
+        y = fd.drop_block(x, 0.3, KEY, block_size=3, shared_channels=True, data_format=data_format)
+        assert (y == y.take([0], axis)).all()
+        assert (y == 0).any()
+        assert y.mean() == pytest.approx(1)
+
+
+def exact_rate(height, width, size, p):
+    a, b = min(size, height), min(size, width)
+    gamma = p * height * width / (a * b) / ((height - a + 1) * (width - b + 1))
+    starts = np.zeros((height, width))
+    for i, j in np.ndindex(height - a + 1, width - b + 1):
+        starts[i : i + a, j : j + b] += 1
+    return (1 - (1 - gamma) ** starts).mean()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "p", "rate"),
+    [
+        (11, 11, 3, 0.1, 0.09494),
+        (11, 11, 3, 0.2, 0.18042),
+        (11, 11, 5, 0.5, 0.36639),
+        (28, 28, 7, 0.1, 0.09394),
+        (9, 14, 4, 0.2, None),
+    ],
+)
+def test_the_rate_of_blocks_is_the_exact_one(height, width, size, p, rate):
+    exact = exact_rate(height, width, size, p)
+    assert rate is None or exact == pytest.approx(rate, abs=5e-6)
+    y = fd.drop_block(np.ones((400, 20, height, width), np.float32), p, 1, block_size=size)
+    rates = (y == 0).mean((2, 3)).ravel()
+    error = rates.std() / np.sqrt(rates.size)
+    assert abs(rates.mean() - exact) < 4 * error
+    assert abs(rates.mean() - exact * 1.1) > 4 * error
+
+
+def test_blocks_everywhere_and_nowhere():
+    x = normal(2, 3, 8, 8)
+    assert same_bits(fd.drop_block(x, 0.0, 1), x)
+    assert not fd.drop_block(x, 1.0, 1, block_size=1).any()
+    assert fd.drop_block(np.ones((0, 3, 8, 8)), 0.5, 1).shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"block_size": 0}, ValueError, "block_size must be at least 1, got 0"),
+        ({"block_size": 1.5}, TypeError, "block_size must be an integer, got float"),
+        ({"data_format": "nchw"}, ValueError, "data_format must be one of"),
+    ],
+)
+def test_blocks_refuse(options, error, message):
+    with pytest.raises(error, match=message):
+        fd.drop_block(np.ones((1, 1, 4, 4)), 0.5, 1, **options)
+    with pytest.raises(error, match=message):
+        fd.DropBlock2D(0.5, **options)
+    with pytest.raises(ValueError, match=r"needs images of 4 axes, got shape \(4, 4\)"):
+        fd.drop_block(np.ones((4, 4)), 0.5, 1)
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+def test_steps_are_the_whole_sequence(time_major):
+    x, g = normal(5, 6, 7), normal(5, 6, 7, seed=1)
+    whole, steps = (fd.TemporalDropout(0.3, time_major=time_major, rng=3) for _ in range(2))
+    for _ in range(3):
+        y, dx = whole(x), whole.backward(g)
+        time = 0 if time_major else 1
+        for t in range(x.shape[time]):
+            assert np.array_equal(steps(x.take(t, time)), y.take(t, time))
+            assert np.array_equal(steps.backward(g.take(t, time)), dx.take(t, time))
+        assert steps.key == whole.key
+        steps.reset_state()
+    assert not np.array_equal(whole(x), y)
+
+
+def test_steps_go_on_after_a_state_is_loaded_and_evaluation_leaves_them():
+    layer = fd.TemporalDropout(0.3, rng=3)
+    ones = np.ones((5, 7))
+    y = layer(ones)
+    other = fd.TemporalDropout(0.3)
+    other.load_state_dict(json.loads(json.dumps(layer.state_dict())))
+    assert layer(ones, training=False) is ones
+    assert same_bits(layer(ones), y)
+    assert same_bits(other(ones), y)
+    for step in (layer, other):
+        step.reset_state()
+    assert same_bits(layer(ones), other(ones))
+    with pytest.raises(ValueError, match="bad entry: sequence must be an integer"):
+        layer.load_state_dict(layer.state_dict() | {"sequence": "x"})
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+def test_padding_is_neither_drawn_nor_touched(time_major):
+    lengths = [6, 0, 3, 1, 6]
+    x = normal(5, 6, 7)
+    padding = np.arange(6) >= np.array(lengths)[:, None]
+    x[padding] = np.nan
+    given_x = x.swapaxes(0, 1).copy() if time_major else x.copy()
+    layer, full = (fd.TemporalDropout(0.3, time_major=time_major, rng=3) for _ in range(2))
+    expected = full(given_x)
+    for function in (lambda a: layer(a, lengths=lengths, out=a), lambda a: layer.backward(a, out=a)):
+        a = given_x.copy()
+        assert function(a) is a
+        a, b = (v.swapaxes(0, 1) if time_major else v for v in (a, expected))
+        assert np.isnan(a[padding]).all()
+        assert np.array_equal(a[~padding], b[~padding])
+
+
+@pytest.mark.parametrize(
+    ("x", "lengths", "error", "message"),
+    [
+        (np.ones((2, 3, 4)), [1], ValueError, "lengths must have one entry for each of 2 samples, got 1"),
+        (np.ones((2, 3, 4)), [1, 4], ValueError, r"lengths must be in \[0, 4\), got 4"),
+        (np.ones((2, 3, 4)), [1, -1], ValueError, "lengths must be in"),
+        (np.ones((2, 3, 4)), [1, 1.5], TypeError, "lengths must be an integer, got float"),
+        (np.ones((2, 3)), [1, 1], ValueError, "lengths go with whole sequences of 3 axes"),
+        (np.ones(3), None, ValueError, r"needs 3 axes, or 2 for a step, got shape \(3,\)"),
+    ],
+)
+def test_temporal_refuses(x, lengths, error, message):
+    layer = fd.TemporalDropout(0.3, rng=3)
+    with pytest.raises(error, match=message):
+        layer(x, lengths=lengths)
+    assert layer.key == fd.Key(3)
