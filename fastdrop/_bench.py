@@ -144,13 +144,7 @@ def _measure_one(
     y = np.zeros_like(x) + 1  # touched pages
     calls = {name: CONTENDERS[name](x, y, p, threads) for name in names}
     number = 1 if first_call else max(1, SAMPLE // size)
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds + 1):
-        for name, call in calls.items():
-            if not first_call:
-                call()
-            times[name].append(_seconds(call, number))
-    medians = {name: statistics.median(sample[1:]) for name, sample in times.items()}  # the first warms up
+    medians = seconds_in_turns(calls, rounds, number, warm=not first_call)
     base = medians.get(BASELINE, medians[names[0]])
     return [
         {
@@ -164,6 +158,19 @@ def _measure_one(
         }
         for name, seconds in medians.items()
     ]
+
+
+def seconds_in_turns(
+    calls: dict[str, Call], rounds: int, number: int = 1, warm: bool = True
+) -> dict[str, float]:
+    """The median time of each call over rounds in which all take turns; a first round isn't counted."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            if warm:
+                call()
+            times[name].append(_seconds(call, number))
+    return {name: statistics.median(sample[1:]) for name, sample in times.items()}
 
 
 def _seconds(call: Call, number: int) -> float:

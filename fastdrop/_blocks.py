@@ -28,6 +28,7 @@ from fastdrop._rates import FULL, Rate, rates
 from fastdrop.random import TILE, Key, signed, stream
 
 _UNITS = 1 << 16  # whose factors stay in the cache
+_SHORT = 8  # elements of a unit below which its branch costs more than repeating its factor
 
 
 @cache
@@ -143,11 +144,11 @@ def _spread(x: NDArray, factors: NDArray, y: NDArray) -> None:
     """Multiply x by factors that broadcast to it, into y; 0 gives +0."""
     if x.size == 0:
         return
-    if not ready(x, y):
-        for part, f, target, _ in pieces(x, factors, y):
-            cpu().units(copy(part, target), target, f, 1, max(part.size, 1))
-        return
     lead, shared, inner = _collapsed(x.shape, factors.shape)
+    if not ready(x, y) or (inner == 1 and 2 < shared < _SHORT):
+        for part, f, target, _ in pieces(x, factors, y):
+            cpu().units(copy(part, target), target, f, 1, part.size)
+        return
     rows = np.broadcast_to(factors, x.shape[:lead] + factors.shape[lead:])
     for at in np.ndindex(x.shape[:lead]):
         cpu().units(x[at].ravel(), y[at].ravel(), rows[at].ravel(), shared, inner)

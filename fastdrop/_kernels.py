@@ -16,11 +16,13 @@ from fastdrop._simd import (
     iota,
     load,
     load_where,
+    lower_twice,
     narrow,
     splat,
     store,
     store_streaming,
     store_where,
+    upper_twice,
     zero_where,
 )
 from fastdrop.random import TILE
@@ -248,12 +250,27 @@ def _row_of_units(x, y, first, last, factors, factor, stream):
 
 
 @njit(forceinline=True)
+def _pairs(x, y, factors, stream):
+    """Units of two elements, as complex numbers are: no branch for so few."""
+    unit = 0
+    while unit + LANES <= factors.size:
+        scale = load(factors, unit)
+        for at, scales in ((2 * unit, lower_twice(scale)), (2 * unit + LANES, upper_twice(scale))):
+            _write(y, at, zero_where(scales == 0, load(x, at) * scales), stream)
+        unit += LANES
+    for last in range(unit, factors.size):
+        _run(x, y, 2 * last, 2 * last + 2, factors[last], False)
+
+
+@njit(forceinline=True)
 def units(x, y, factors, shared, inner, stream):
     """Write x times its unit's factor into y, and +0 where that is 0.
 
     x has the axes (outer, shared, inner), and factors the axes (outer, inner).
     """
-    if inner == 1:
+    if inner == 1 and shared == 2:
+        _pairs(x, y, factors, stream)
+    elif inner == 1:
         for unit in range(factors.size):
             _run(x, y, unit * shared, (unit + 1) * shared, factors[unit], stream)
     else:

@@ -141,6 +141,22 @@ def zero_where(typingctx, mask, v):
     return v(mask, v), codegen
 
 
+def _twice(name: str, first: int) -> Any:
+    def twice(typingctx, v):
+        lanes = ir.Constant(_vector(I32), [first + lane // 2 for lane in range(LANES)])
+
+        def codegen(context, builder, sig, args):
+            return builder.shuffle_vector(args[0], args[0], lanes)
+
+        return v(v), codegen
+
+    twice.__name__, twice.__doc__ = name, f"Lanes {first} to {first + 3}, each twice."
+    return intrinsic(twice)
+
+
+lower_twice, upper_twice = _twice("lower_twice", 0), _twice("upper_twice", 4)
+
+
 def _address(context, builder, array_type, array, index):
     """A pointer to eight elements of a 1-D C-order array, and the alignment it is sure to have."""
     first = builder.gep(context.make_array(array_type)(context, builder, array).data, [index])

@@ -117,3 +117,18 @@ def test_a_missing_package_is_named():
     done = subprocess.run([sys.executable, "-c", hide, str(PROGRAM)], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["the demo needs tqdm; use pip install '.[demo]'"]
+
+
+def test_masks(tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    spec = importlib.util.spec_from_file_location("masks", PROGRAM.with_name("masks.py"))
+    masks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(masks)
+    x = masks.photograph(every=8)
+    shown = masks.masked(x, 0.4, KEY)
+    assert all(y.shape == x.shape for y in shown.values())
+    assert len({y.tobytes() for y in shown.values()}) == 6
+    png = tmp_path / "masks.png"
+    masks.main(["--out", str(png)])
+    assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert f"Masks: {png}" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """Each operation on lanes against NumPy."""
 
+import operator
+
 import numpy as np
 import pytest
 from numba import njit
@@ -108,3 +110,16 @@ def test_streaming_store_writes_the_same(dtype):
     a = np.arange(8).astype(dtype)
     njit(stream)(a, out)
     assert np.array_equal(out, a)
+
+
+def test_lanes_twice():
+    assert lanes(lambda a: _simd.lower_twice(a), A).tolist() == np.repeat(A[:4], 2).tolist()
+    assert lanes(lambda a: _simd.upper_twice(a), A).tolist() == np.repeat(A[4:], 2).tolist()
+
+
+@pytest.mark.parametrize("op", [operator.eq, operator.ne, operator.lt, operator.ge])
+def test_comparisons_of_reals_are_ordered(op):
+    x = np.array([0, -0.0, 1, -1, np.nan, np.inf, -np.inf, 0.5], np.float32)
+    compare = njit(lambda a: op(a, 0))
+    got = lanes(lambda a: _simd.zero_where(compare(_simd.load(x, 0)), a), np.ones(8, np.uint32))
+    assert np.array_equal(got == 0, op(x, 0) & ~np.isnan(x))
