@@ -13,15 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 Window: TypeAlias = tuple[Sequence[int], Sequence[int]]
 Axes: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
-PLAIN = frozenset({np.float32, np.float64})  # what the kernels take as it is
+PLAIN = frozenset({np.dtype(np.float32), np.dtype(np.float64)})  # what the kernels take as it is
 _DTYPES = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
 _CARRIERS = {"float16": np.dtype(np.int16), "bfloat16": np.dtype(np.uint16)}
 _LANES = {np.int16: np.float32, np.uint16: np.float32}
 BUFFER = 1 << 16  # elements of the buffer through which arrays that are not C-order go
 # bits of ndarray.flags.num
 _OWNED = 0x004
-_READY = 0x101  # C-contiguous and aligned: the kernels can work on it as it lies in memory
-_WRITABLE = _READY | 0x400
+READY = 0x101  # C-contiguous and aligned: the kernels can work on it as it lies in memory
+_WRITABLE = READY | 0x400
 
 
 def to_array(x: ArrayLike) -> NDArray[Any]:
@@ -140,7 +140,7 @@ def lanes_dtype(a: NDArray) -> np.dtype[Any]:
 
 def ready(x: NDArray, y: NDArray) -> bool:
     """Whether the kernels can work on x and y as they lie in memory."""
-    return bool(x.flags.num & y.flags.num & _READY == _READY) and x.dtype.isnative
+    return bool(x.flags.num & y.flags.num & READY == READY) and x.dtype.isnative
 
 
 def pieces(*arrays: NDArray) -> Iterator[tuple[Any, ...]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fastdrop._arrays import (
     BUFFER,
+    READY,
     Axes,
     Window,
     as_lanes,
@@ -45,11 +46,12 @@ def drop(
     """Drop the elements of x, whose indices run from `start` in C order, into y."""
     if not 0 < threshold < FULL:
         np.copyto(y, x if threshold == 0 else 0)
-    elif ready(x, y):  # the quick way for small calls
+        return
+    if x.flags.num & y.flags.num & READY == READY and x.dtype.isnative:  # as `flat`, for small calls
         cpu().elements(x.ravel(), y.ravel(), start, threshold, scale, philox_key, draw)
-    else:
-        for part, target, first in flat(x, y):
-            cpu().elements(part, target, signed(start + first), threshold, scale, philox_key, draw)
+        return
+    for part, target, first in flat(x, y):
+        cpu().elements(part, target, signed(start + first), threshold, scale, philox_key, draw)
 
 
 def drop_units(

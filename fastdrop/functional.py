@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
@@ -23,10 +22,8 @@ from fastdrop._arrays import (
     unpacked,
 )
 from fastdrop._blocks import cpu, drop, drop_units
-from fastdrop._rates import FULL, Rate, rate
-from fastdrop.random import Key, natural, stream
-
-SPATIAL_FORMATS = ("channels_first", "channels_last")
+from fastdrop._rates import Rate, rate
+from fastdrop.random import Key, stream
 
 
 def dropout(
@@ -103,14 +100,18 @@ def dropout(
            [[2., 2., 2.],
             [2., 2., 2.]]])
     """
-    if type(x) is not np.ndarray or x.dtype.type not in PLAIN:
+    if type(x) is not np.ndarray or x.dtype not in PLAIN:
         x = to_array(x)
-    y = np.empty(x.shape, x.dtype) if out is None else output(out, x)
-    if shared_axes != () or type(p) is np.ndarray or window is not None or x.dtype.type not in PLAIN:
-        drop_units(x, y, p, key, shared_axes, window)
+        plain = False
     else:
+        plain = shared_axes == () and window is None
+    y = np.empty(x.shape, x.dtype) if out is None else output(out, x)
+    if plain and type(p) is not np.ndarray:  # the quick way for small calls
         threshold, scale = rate(p)  # type: ignore[arg-type]
-        drop(x, y, 0, threshold, scale, *stream(key))
+        philox_key, draw = stream(key)
+        drop(x, y, 0, threshold, scale, philox_key, draw)
+    else:
+        drop_units(x, y, p, key, shared_axes, window)
     return y if out is None else out
 
 
@@ -242,10 +243,10 @@ def apply_mask(
     rate(p)
     given = np.asarray(mask)
     keep = unpacked(given, x) if packed else own_mask(given, x)
-    return _masked(x, keep, 1 / (1 - p) if p < 1 else 0.0, out)
+    return masked(x, keep, 1 / (1 - p) if p < 1 else 0.0, out)
 
 
-def _masked(x: NDArray, keep: NDArray, scale: float, out: NDArray[Any] | None) -> NDArray[Any]:
+def masked(x: NDArray, keep: NDArray, scale: float, out: NDArray[Any] | None) -> NDArray[Any]:
     """X times a scale where a mask that broadcasts to it is not 0, else +0."""
     y = np.empty(x.shape, x.dtype) if out is None else output(out, x)
     a, b = as_lanes(x), as_lanes(y)
@@ -255,271 +256,3 @@ def _masked(x: NDArray, keep: NDArray, scale: float, out: NDArray[Any] | None) -
         factors = np.multiply(kept, scale, dtype=dtype)
         cpu().units(copy(part, target), target, factors, 1, max(part.size, 1))
     return y if out is None else out
-
-
-def drop_path(
-    x: ArrayLike,
-    p: Rate,
-    key: Key | SupportsIndex,
-    *,
-    mode: str = "row",
-    out: NDArray[Any] | None = None,
-    window: Window | None = None,
-) -> NDArray[Any]:
-    """Return x with whole samples dropped: stochastic depth of a residual branch.
-
-    Parameters
-    ----------
-    x : array_like, at least 1-D
-        Samples along the first axis, of a dtype that `dropout` takes.
-    p : float or ndarray
-        Probability to drop. For layer l of L the paper takes ``p_L * l / L``.
-    key, out, window
-        As in `dropout`.
-    mode : {"row", "batch"}, default "row"
-        Draw for each sample, or once for all.
-
-    Returns
-    -------
-    ndarray
-        As `dropout` with every axis shared but the first, or every axis.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `dropout`, or if mode is another or x has no axis.
-
-    See Also
-    --------
-    surviving_rows : which samples stay, so that the branch need not be computed for the others.
-
-    References
-    ----------
-    Huang et al., "Deep Networks with Stochastic Depth", arXiv 1603.09382, section 3.
-
-    Examples
-    --------
-    >>> import numpy as np, fastdrop as fd
-    >>> fd.drop_path(np.ones((4, 3)), 0.5, fd.Key(7))
-    array([[0., 0., 0.],
-           [2., 2., 2.],
-           [0., 0., 0.],
-           [2., 2., 2.]])
-    """
-    axes = path_axes(np.ndim(x), mode)
-    return dropout(x, p, key, shared_axes=axes, out=out, window=window)
-
-
-def path_axes(ndim: int, mode: str) -> tuple[int, ...]:
-    """The axes along which `drop_path` shares its draws."""
-    if mode not in ("row", "batch"):
-        raise ValueError(f'mode must be "row" or "batch", got {mode!r}')
-    if ndim == 0:
-        raise ValueError("drop_path needs samples along a first axis, got a 0-d array; use x[None]")
-    return tuple(range(1 if mode == "row" else 0, ndim))
-
-
-def drop_path_backward(
-    g: ArrayLike,
-    p: Rate,
-    key: Key | SupportsIndex,
-    *,
-    mode: str = "row",
-    out: NDArray[Any] | None = None,
-    window: Window | None = None,
-) -> NDArray[Any]:
-    """Return the gradient of `drop_path` with respect to its input: the same function of g.
-
-    Parameters
-    ----------
-    g : array_like
-        Gradient with respect to the output.
-    p, key, mode, out, window
-        As given to `drop_path`.
-
-    Examples
-    --------
-    >>> import numpy as np, fastdrop as fd
-    >>> fd.drop_path_backward(np.ones((4, 1)), 0.5, fd.Key(7)).ravel()
-    array([0., 2., 0., 2.])
-    """
-    return drop_path(g, p, key, mode=mode, out=out, window=window)
-
-
-def surviving_rows(samples: int, p: float, key: Key | SupportsIndex) -> tuple[NDArray[np.intp], float]:
-    """Return which samples `drop_path` keeps in row mode, and the scale of what is kept.
-
-    Parameters
-    ----------
-    samples : int
-        Length of the batch.
-    p : float
-        Probability to drop.
-    key : Key or int
-        As given to `drop_path`.
-
-    Returns
-    -------
-    rows : ndarray of intp
-        Indices of the samples that stay, ascending.
-    scale : float
-        1 / (1 - p) of the realised rate, by which `drop_path` multiplies them; 1 where p is 1.
-
-    Examples
-    --------
-    A residual branch f that is computed for the surviving samples only:
-
-    >>> import numpy as np, fastdrop as fd
-    >>> x, f = np.ones((4, 3)), np.square
-    >>> rows, scale = fd.surviving_rows(len(x), 0.5, fd.Key(7))
-    >>> rows, scale
-    (array([1, 3]), 2.0)
-    >>> y = x.copy()
-    >>> y[rows] += f(x[rows]) * scale
-    >>> np.array_equal(y, x + fd.drop_path(f(x), 0.5, fd.Key(7)))
-    True
-    """
-    threshold, scale = rate(p)
-    return np.flatnonzero(keep_mask(samples, p, key)), 1.0 if threshold == FULL else scale
-
-
-def drop_block(
-    x: ArrayLike,
-    p: float,
-    key: Key | SupportsIndex,
-    *,
-    block_size: int = 7,
-    shared_channels: bool = False,
-    data_format: str = "channels_first",
-    out: NDArray[Any] | None = None,
-) -> NDArray[Any]:
-    """Return images with square blocks dropped, and the rest scaled to keep the mask's mean at 1.
-
-    Parameters
-    ----------
-    x : array_like, 4-D
-        Images, of a dtype that `dropout` takes.
-    p : float
-        The nominal rate. Blocks overlap, so that fewer elements are dropped: see Notes.
-    key, out
-        As in `dropout`. There is no window: the scale needs the whole mask.
-    block_size : int, default 7
-        Side of a block, at most that of the image along each axis.
-    shared_channels : bool, default False
-        Drop the same blocks in all channels of an image, rather than others in each.
-    data_format : {"channels_first", "channels_last"}
-        Axes (n, c, h, w) or (n, h, w, c).
-
-    Returns
-    -------
-    ndarray
-        ``x * M * M.size / M.sum()``, with +0.0 where the mask M is 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `dropout`, or if x isn't 4-D or an option isn't as above.
-
-    Notes
-    -----
-    Blocks of height a and width b start at each of the (H - a + 1)(W - b + 1) places where they fit
-    with probability gamma = p H W / (a b) / ((H - a + 1)(W - b + 1)), at most 1. An element that n
-    starts cover is dropped with probability 1 - (1 - gamma)**n.
-
-    References
-    ----------
-    Ghiasi, Lin, Le, "DropBlock: A regularization method for convolutional networks", arXiv
-    1810.12890, algorithm 1.
-
-    Examples
-    --------
-    >>> import numpy as np, fastdrop as fd
-    >>> y = fd.drop_block(np.ones((1, 1, 5, 6)), 0.3, fd.Key(4), block_size=2)
-    >>> (y[0, 0] != 0).astype(int)
-    array([[1, 1, 1, 1, 0, 0],
-           [1, 1, 1, 1, 0, 0],
-           [0, 0, 1, 1, 1, 1],
-           [0, 0, 1, 1, 1, 1],
-           [1, 1, 1, 1, 1, 1]])
-    >>> round(float(y.mean()), 12)
-    1.0
-    """
-    x = to_array(x)
-    mask = block_mask(x.shape, p, key, block_size, shared_channels, data_format)
-    kept = np.count_nonzero(mask)
-    return _masked(x, mask, mask.size / kept if kept else 0.0, out)
-
-
-def drop_block_backward(
-    g: ArrayLike,
-    p: float,
-    key: Key | SupportsIndex,
-    *,
-    block_size: int = 7,
-    shared_channels: bool = False,
-    data_format: str = "channels_first",
-    out: NDArray[Any] | None = None,
-) -> NDArray[Any]:
-    """Return the gradient of `drop_block` with respect to its input: the same function of g.
-
-    Parameters
-    ----------
-    g : array_like, 4-D
-        Gradient with respect to the output.
-    p, key, block_size, shared_channels, data_format, out
-        As given to `drop_block`.
-
-    Examples
-    --------
-    >>> import numpy as np, fastdrop as fd
-    >>> g = np.ones((1, 1, 5, 6))
-    >>> dx = fd.drop_block_backward(g, 0.3, fd.Key(4), block_size=2)
-    >>> np.array_equal(dx, fd.drop_block(g, 0.3, fd.Key(4), block_size=2))
-    True
-    """
-    options: dict[str, Any] = {"block_size": block_size, "shared_channels": shared_channels}
-    return drop_block(g, p, key, data_format=data_format, out=out, **options)
-
-
-def block_mask(
-    shape: tuple[int, ...],
-    p: float,
-    key: Key | SupportsIndex,
-    block_size: int,
-    shared_channels: bool,
-    data_format: str,
-) -> NDArray[np.bool_]:
-    """The mask of `drop_block`, with one channel where they share it."""
-    if data_format not in SPATIAL_FORMATS:
-        raise ValueError(f"data_format must be one of {SPATIAL_FORMATS}, got {data_format!r}")
-    if len(shape) != 4:
-        raise ValueError(f"drop_block needs images of 4 axes, got shape {shape}; use x[None] for one image")
-    size = natural("block_size", block_size)
-    if size < 1:
-        raise ValueError(f"block_size must be at least 1, got {size}")
-    rate(p)
-    last = data_format == "channels_last"
-    height, width = axes = (1, 2) if last else (2, 3)
-    starts, sides = list(shape), [min(size, shape[axis]) for axis in axes]
-    if shared_channels:
-        starts[3 if last else 1] = 1
-    for axis, side in zip(axes, sides, strict=True):
-        starts[axis] -= max(side - 1, 0)
-    places = math.prod(starts[axis] for axis in axes)
-    area = math.prod(sides)
-    gamma = min(1.0, p * shape[height] * shape[width] / (area * places)) if area * places else 0.0
-    dropped = ~keep_mask(starts, gamma, key)
-    for axis, side in zip(axes, sides, strict=True):
-        dropped = _dilated(dropped, axis, side)
-    return ~dropped
-
-
-def _dilated(seeds: NDArray[np.bool_], axis: int, side: int) -> NDArray[np.bool_]:
-    """Whether any of the last `side` places along an axis is a seed, with side - 1 more places."""
-    length = seeds.shape[axis]
-    shape = tuple(n + max(side - 1, 0) if a == axis else n for a, n in enumerate(seeds.shape))
-    grown = np.zeros(shape, np.bool_)
-    for shift in range(side):
-        part = tuple(slice(shift, shift + length) if a == axis else slice(None) for a in range(len(shape)))
-        grown[part] |= seeds
-    return grown

@@ -103,7 +103,8 @@ class Dropout:
 
         Parameters
         ----------
-        x : array_like of float32 or float64, any shape
+        x : array_like, any shape
+            Of a dtype that `fastdrop.dropout` takes.
         training : bool, optional
             For this call alone; by default `self.training`.
         out : ndarray, optional
@@ -128,7 +129,7 @@ class Dropout:
 
         Parameters
         ----------
-        g : array_like of float32 or float64
+        g : array_like
             Gradient with respect to what the last forward returned, of its shape.
         out : ndarray, optional
             As in `fastdrop.dropout_backward`; may be g.

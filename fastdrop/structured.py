@@ -1,4 +1,4 @@
-"""Layers whose draws have a structure: feature maps, time, samples, blocks."""
+"""Layers whose draws are shared: over the space of feature maps, or over time."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop import functional
-from fastdrop.functional import SPATIAL_FORMATS
 from fastdrop.layers import Dropout
 from fastdrop.random import Key, Rng, natural
+
+
+def check_data_format(data_format: str) -> None:
+    """Refuse what is neither channels first nor channels last."""
+    allowed = ("channels_first", "channels_last")
+    if data_format not in allowed:
+        raise ValueError(f"data_format must be one of {allowed}, got {data_format!r}")
 
 
 class _SpatialDropout(Dropout):
@@ -21,8 +27,7 @@ class _SpatialDropout(Dropout):
 
     def __init__(self, p: float = 0.5, *, data_format: str = "channels_first", rng: Rng = None) -> None:
         super().__init__(p, rng=rng)
-        if data_format not in SPATIAL_FORMATS:
-            raise ValueError(f"data_format must be one of {SPATIAL_FORMATS}, got {data_format!r}")
+        check_data_format(data_format)
         self.data_format = data_format
 
     def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
@@ -122,98 +127,6 @@ class SpatialDropout3D(_SpatialDropout):
     """
 
     spatial = 3
-
-
-class DropPath(Dropout):
-    """Stochastic depth: dropout of whole samples of a residual branch.
-
-    Parameters
-    ----------
-    p : float, default 0.5
-        Probability to drop, in [0, 1]. For layer l of L the paper takes ``p_L * l / L``.
-    mode : {"row", "batch"}, default "row"
-        Draw for each sample, or once for all.
-    rng
-        As in `Dropout`.
-
-    See Also
-    --------
-    fastdrop.surviving_rows : which samples stay, so that the branch need not be computed for the others.
-
-    References
-    ----------
-    Huang et al., "Deep Networks with Stochastic Depth", arXiv 1603.09382, section 3.
-
-    Examples
-    --------
-    >>> import numpy as np, fastdrop as fd
-    >>> fd.DropPath(0.5, rng=7)(np.ones((5, 2)))[:, 0]
-    array([0., 2., 0., 2., 0.])
-    """
-
-    def __init__(self, p: float = 0.5, *, mode: str = "row", rng: Rng = None) -> None:
-        super().__init__(p, rng=rng)
-        functional.path_axes(1, mode)
-        self.mode = mode
-
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return functional.drop_path(x, p, key, mode=self.mode, out=out)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(p={self.p}, mode={self.mode!r}, rng={self.key})"
-
-
-class DropBlock2D(Dropout):
-    """Dropout of square blocks of images.
-
-    Parameters
-    ----------
-    p : float, default 0.1
-        Nominal rate: `fastdrop.drop_block` says what fraction is dropped.
-    block_size : int, default 7
-        Side of a block.
-    shared_channels : bool, default False
-        Drop the same blocks in all channels of an image.
-    data_format : {"channels_first", "channels_last"}
-        Axes (n, c, h, w) or (n, h, w, c).
-    rng
-        As in `Dropout`.
-
-    References
-    ----------
-    Ghiasi, Lin, Le, "DropBlock: A regularization method for convolutional networks", arXiv 1810.12890.
-
-    Examples
-    --------
-    >>> import numpy as np, fastdrop as fd
-    >>> y = fd.DropBlock2D(0.3, block_size=2, rng=4)(np.ones((1, 1, 5, 6)))
-    >>> bool((y == fd.drop_block(np.ones((1, 1, 5, 6)), 0.3, fd.Key(4), block_size=2)).all())
-    True
-    """
-
-    def __init__(
-        self,
-        p: float = 0.1,
-        *,
-        block_size: int = 7,
-        shared_channels: bool = False,
-        data_format: str = "channels_first",
-        rng: Rng = None,
-    ) -> None:
-        super().__init__(p, rng=rng)
-        self.options = {
-            "block_size": block_size,
-            "shared_channels": shared_channels,
-            "data_format": data_format,
-        }
-        functional.block_mask((0, 0, 0, 0), p, 0, **self.options)  # type: ignore[arg-type]
-
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return functional.drop_block(x, p, key, out=out, **self.options)  # type: ignore[arg-type]
-
-    def __repr__(self) -> str:
-        options = "".join(f"{name}={value!r}, " for name, value in self.options.items())
-        return f"{type(self).__name__}(p={self.p}, {options}rng={self.key})"
 
 
 class TemporalDropout(Dropout):

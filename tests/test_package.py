@@ -17,7 +17,7 @@ def test_all_names_what_is_there():
         for name, value in vars(fd).items()
         if not name.startswith("_") and not hasattr(value, "__path__")
     }
-    modules = {"functional", "layers", "random", "structured"}
+    modules = {"dropblock", "functional", "layers", "random", "stochastic_depth", "structured"}
     assert public - modules == set(fd.__all__)
 
 
