@@ -1,4 +1,4 @@
-"""Shared and array-valued masks beside a multiplication of the same array, in turns.
+"""Shared masks, rates by element, windows and dtypes beside the plain case, in turns.
 
 python benchmarks/masks.py [--rounds 31] [--threads 2]
 """
@@ -61,6 +61,18 @@ def rates(rounds: int, small: bool) -> None:
         report(f"rates of {p}", calls, rounds)
 
 
+def windows(rounds: int, small: bool) -> None:
+    """Square blocks of a (10**6, 10**6) array beside the same block as an array of its own."""
+    for side in (4, 8) if small else (250, 500, 1000, 2000):
+        x = np.ones((side, side), np.float32)
+        y = np.empty_like(x)
+        calls: dict[str, Callable[[], object]] = {"alone": lambda x=x, y=y: fd.dropout(x, 0.5, KEY, out=y)}
+        for at in (0, 123_456, 998_000):
+            window = ((10**6, 10**6), (at, at))
+            calls[f"at {at}"] = lambda x=x, y=y, w=window: fd.dropout(x, 0.5, KEY, out=y, window=w)
+        report(f"window of {side} x {side}", calls, rounds)
+
+
 def dtypes(rounds: int, small: bool) -> None:
     """Every dtype, 2**22 elements."""
     for p in (0.1, 0.5):
@@ -82,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     before = fd.get_num_threads()
     fd.set_num_threads(chosen.threads)
     try:
-        for part in (shared, rates, dtypes):
+        for part in (shared, rates, windows, dtypes):
             part(chosen.rounds, chosen.small)
     finally:
         fd.set_num_threads(before)

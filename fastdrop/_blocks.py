@@ -100,27 +100,45 @@ class _Place(NamedTuple):
     def moved(self, rows: int) -> _Place:
         return _Place(self.full, [self.origin[0] + rows, *self.origin[1:]])
 
-    def runs(self, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], int]]:
-        """Places in a block of a shape from which on indices are consecutive, and the first index."""
+    def rows(self, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], int, int]]:
+        """Places in a block of a shape where rows of consecutive indices lie, a stride apart.
+
+        With each its first index and the stride: 0 where all that lies there is one row.
+        """
         strides = [math.prod(self.full[axis + 1 :]) for axis in range(len(shape))]
-        outer = len(shape)
-        while outer > 1 and shape[outer - 1] == self.full[outer - 1]:
-            outer -= 1
         first = sum(o * s for o, s in zip(self.origin, strides, strict=True))
-        for place in np.ndindex(shape[: max(outer - 1, 0)]):
-            yield place, first + sum(i * s for i, s in zip(place, strides, strict=False))
+        axis = len(shape) - 1  # the first of those along which a row runs
+        while axis > 0 and shape[axis] == self.full[axis]:
+            axis -= 1
+        if axis < 1:
+            yield (), first, 0
+            return
+        for place in np.ndindex(shape[: axis - 1]):
+            start = first + sum(i * s for i, s in zip(place, strides, strict=False))
+            yield place, start, strides[axis - 1]
 
 
 def _drop_block(
     x: NDArray, y: NDArray, thresholds: Any, scales: Any, place: _Place, philox_key: int, draw: int
 ) -> None:
     """Drop a block of a bigger array into y, with one rate or one for each element."""
-    for at, start in place.runs(x.shape):
-        run: Any = (*at, ...)
-        if isinstance(thresholds, np.ndarray):
-            _drop_by(x[run], y[run], thresholds[run], scales[run], start, philox_key, draw)
-        else:
-            drop(x[run], y[run], signed(start), thresholds, scales, philox_key, draw)
+    by_element = isinstance(thresholds, np.ndarray)
+    for at, start, stride in place.rows(x.shape):
+        block: Any = (*at, ...)
+        part, target = x[block], y[block]
+        if stride and part.size and not by_element and 0 < thresholds < FULL and ready(part, target):
+            length = part.size // len(part)
+            numbers = (length, signed(stride), signed(start), thresholds, scales, philox_key, draw)
+            cpu().rows(part.ravel(), target.ravel(), *numbers)
+            continue
+        runs: list[tuple[Any, int]] = [(block, start)]
+        if stride:
+            runs = [((*at, row, ...), start + row * stride) for row in range(len(part))]
+        for run, first in runs:
+            if by_element:
+                _drop_by(x[run], y[run], thresholds[run], scales[run], first, philox_key, draw)
+            else:
+                drop(x[run], y[run], signed(first), thresholds, scales, philox_key, draw)
 
 
 def _drop_by(

@@ -20,11 +20,15 @@ _PIECE = 1 << 18
 _BIG = 1 << 20  # elements below which neither threads nor streaming stores are thought of
 
 
-def _compile(sources: int) -> tuple[Any, Any, Any]:
+def _compile(sources: int) -> tuple[Any, ...]:
     # A closure's variables are part of the key of Numba's cache, which stamps only this file.
     def elements(x, y, start, threshold, scale, key, draw, stream):
         _ = sources
         _kernels.elements(x, y, start, threshold, scale, key, draw, stream)
+
+    def rows(x, y, length, stride, start, threshold, scale, key, draw):
+        _ = sources
+        _kernels.rows(x, y, length, stride, start, threshold, scale, key, draw)
 
     def elements_by(x, y, thresholds, scales, period, phase, start, key, draw):
         _ = sources
@@ -34,7 +38,7 @@ def _compile(sources: int) -> tuple[Any, Any, Any]:
         _ = sources
         _kernels.units(x, y, factors, shared, inner, stream)
 
-    return _jit(elements), _jit(elements_by), _jit(units)
+    return _jit(elements), _jit(rows), _jit(elements_by), _jit(units)
 
 
 def _jit(kernel: Callable) -> Any:
@@ -50,7 +54,7 @@ def _stamp() -> int:
     return zlib.crc32(b"".join((here / name).read_bytes() for name in files))
 
 
-_elements, _elements_by, _units = _compile(_stamp())
+_elements, _rows, _elements_by, _units = _compile(_stamp())
 
 
 def _cache_size() -> int:
@@ -81,6 +85,21 @@ def elements(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, k
         _elements(x[at:end], y[at:end], signed(start + at), threshold, scale, key, draw, stream)
 
     _threads.share(piece, range(0, x.size, size))
+
+
+def rows(
+    x: NDArray,
+    y: NDArray,
+    length: int,
+    stride: int,
+    start: int,
+    threshold: int,
+    scale: float,
+    key: int,
+    draw: int,
+) -> None:
+    """As `elements` for each row of a length; the rows' first indices are a stride apart, both int64."""
+    _rows(x, y, length, stride, start, threshold, scale, key, draw)
 
 
 def elements_by(

@@ -135,6 +135,15 @@ def elements(x, y, start, threshold, scale, key, draw, stream):
 
 
 @njit(forceinline=True)
+def rows(x, y, length, stride, start, threshold, scale, key, draw):
+    """As `elements` for each row of a length; the rows' first indices are a stride apart."""
+    for row in range(x.size // length):
+        part = slice(row * length, (row + 1) * length)
+        first = np.uint64(start) + np.uint64(row) * np.uint64(stride)
+        elements(x[part], y[part], first, threshold, scale, key, draw, False)
+
+
+@njit(forceinline=True)
 def _butterfly(rows, one, other, by, bits):
     """Exchange bits between two rows of the scratch: a step of transposing a matrix of bits."""
     a, b = load(rows, one), load(rows, other)

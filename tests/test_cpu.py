@@ -169,7 +169,7 @@ def test_without_a_writable_cache_kernels_are_compiled_in_each_process(monkeypat
 
     monkeypatch.setattr(_cpu, "njit", njit)
     kernel, *_ = _cpu._compile(0)
-    assert [given.get("cache", False) for given in options] == [True, False] * 3
+    assert [given.get("cache", False) for given in options] == [True, False] * 4
     x = sample(1500)
     assert by_kernel(kernel, x, 0.5, more=(False,)).tobytes() == by_reference(x, 0.5).tobytes()
 
