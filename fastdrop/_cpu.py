@@ -16,7 +16,7 @@ from fastdrop.random import TILE, signed
 
 # Elements from which threads share a call, and of a piece: see benchmarks/parallel_from.py.
 PARALLEL_FROM = 1 << 22
-_PIECE = 1 << 18
+_PIECE = 1 << 19
 _BIG = 1 << 20  # elements below which neither threads nor streaming stores are thought of
 
 
