@@ -46,3 +46,11 @@ def threshold(p: float) -> int:
 
 def kept(index: int, p: float, seed: int, draw: int) -> bool:
     return uniform(index, seed, draw) >= threshold(p)
+
+
+def painted(seeds: np.ndarray, shape: tuple[int, ...], height: int, width: int) -> np.ndarray:
+    """A mask of images (n, c, h, w) with a block painted from each seed on."""
+    mask = np.ones(shape)
+    for i, j, y, x in zip(*np.nonzero(seeds), strict=True):
+        mask[i, j, y : y + height, x : x + width] = 0
+    return mask

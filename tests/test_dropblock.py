@@ -1,31 +1,33 @@
 """DropBlock; its layer goes through test_structured.py too."""
 
+import os
+
+import naive
 import numpy as np
 import pytest
-from arrays import normal, same_bits
+from arrays import DTYPES, LAYOUTS, frozen, normal, same_bits
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fastdrop as fd
 
 KEY = fd.Key(42)
 
 
-def naive_blocks(shape, p, key, size):
-    """Blocks painted one by one."""
-    n, c, height, width = shape
+def naive_mask(shape, p, key, size):
+    height, width = shape[2:]
     a, b = min(size, height), min(size, width)
     places = (height - a + 1) * (width - b + 1)
-    seeds = ~fd.keep_mask((n, c, height - a + 1, width - b + 1), p * height * width / (a * b) / places, key)
-    mask = np.ones(shape)
-    for i, j, y, x in zip(*np.nonzero(seeds), strict=True):
-        mask[i, j, y : y + a, x : x + b] = 0
-    return mask
+    gamma = min(1.0, p * height * width / (a * b) / places)
+    seeds = ~fd.keep_mask((*shape[:2], height - a + 1, width - b + 1), gamma, key)
+    return naive.painted(seeds, shape, a, b)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 20])
 @pytest.mark.parametrize("shape", [(3, 4, 9, 9), (2, 3, 6, 11), (2, 2, 11, 6), (1, 1, 1, 5)])
 def test_blocks_are_the_painted_ones(shape, size):
     x = normal(*shape, dtype=np.float64)
-    mask = naive_blocks(shape, 0.1, KEY, size)
+    mask = naive_mask(shape, 0.1, KEY, size)
     scale = mask.size / mask.sum() if mask.any() else 0
     expected = np.where(mask == 1, x * scale, 0)
     y = fd.drop_block(x, 0.1, KEY, block_size=size)
@@ -95,3 +97,26 @@ def test_blocks_refuse(options, error, message):
         fd.DropBlock2D(0.5, **options)
     with pytest.raises(ValueError, match=r"needs images of 4 axes, got shape \(4, 4\)"):
         fd.drop_block(np.ones((4, 4)), 0.5, 1)
+
+
+@settings(max_examples=int(os.environ.get("FASTDROP_EXAMPLES", "100")), deadline=None, derandomize=True)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
+    size=st.integers(1, 10),
+    p=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    dtype=st.sampled_from(DTYPES),
+    layout=st.sampled_from(list(LAYOUTS)),
+    last=st.booleans(),
+)
+def test_every_dtype_and_layout(shape, size, p, dtype, layout, last):
+    x = normal(*shape, dtype=dtype)
+    mask = naive_mask(shape, p, KEY, size)
+    if last:  # the same images, channels last, have other seeds: one channel makes them comparable
+        x, mask = x[:, :1], naive_mask((shape[0], 1, *shape[2:]), p, KEY, size)
+    wide = np.float32 if x.dtype.itemsize == 2 else x.real.dtype.type
+    scale = wide(mask.size / mask.sum() if mask.any() else 0)
+    expected = np.where(mask == 1, (x if x.dtype.kind == "c" else x.astype(wide)) * scale, 0).astype(dtype)
+    data_format = "channels_last" if last else "channels_first"
+    given_x = np.moveaxis(x, 1, 3) if last else x
+    y = fd.drop_block(frozen(LAYOUTS[layout](given_x)), p, KEY, block_size=size, data_format=data_format)
+    assert np.array_equal(np.moveaxis(y, 3, 1) if last else y, expected)

@@ -1,11 +1,16 @@
 """Stochastic depth; its layer goes through test_structured.py too."""
 
+import os
+
 import numpy as np
 import pytest
-from arrays import normal, same_bits
+from arrays import DTYPES, LAYOUTS, frozen, normal, same_bits
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 import fastdrop as fd
+from fastdrop import _reference
 
 KEY = fd.Key(42)
 
@@ -36,3 +41,22 @@ def test_surviving_rows_are_those_of_drop_path(p):
     y = np.zeros_like(x)
     y[rows] = x[rows] * np.float32(scale)
     assert same_bits(y, fd.drop_path(x, p, KEY))
+
+
+@settings(max_examples=int(os.environ.get("FASTDROP_EXAMPLES", "100")), deadline=None, derandomize=True)
+@given(
+    data=st.data(),
+    full=st.lists(st.integers(0, 9), min_size=1, max_size=4),
+    p=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    dtype=st.sampled_from(DTYPES),
+    layout=st.sampled_from(list(LAYOUTS)),
+    mode=st.sampled_from(["row", "batch"]),
+)
+def test_every_dtype_layout_and_window(data, full, p, dtype, layout, mode):
+    origin = [data.draw(st.integers(0, n)) for n in full]
+    shape = [data.draw(st.integers(0, n - o)) for n, o in zip(full, origin, strict=True)]
+    x, window = normal(*shape, dtype=dtype), (tuple(full), tuple(origin))
+    shared = range(1 if mode == "row" else 0, len(full))
+    expected = _reference.dropout(x, p, KEY, window, shared)
+    y = fd.drop_path(frozen(LAYOUTS[layout](x)), p, KEY, mode=mode, window=window)
+    assert same_bits(y.astype(dtype), expected)
