@@ -25,6 +25,7 @@ _WRITABLE = READY | 0x400
 
 
 def to_array(x: ArrayLike) -> NDArray[Any]:
+    """X as a plain array of a dtype that is taken, in any byte order."""
     if type(x) is not np.ndarray:
         if isinstance(x, np.ma.MaskedArray):
             raise TypeError("dropout takes no masked arrays; use x.filled(0) or x.data")
@@ -58,6 +59,7 @@ def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
 
 
 def _same_elements(a: NDArray, b: NDArray) -> bool:
+    """Whether two arrays of one shape and dtype lie in memory alike."""
     return a.strides == b.strides and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
 
 
@@ -75,6 +77,7 @@ def _overlaps_itself(a: NDArray) -> bool:
 
 
 def own_mask(mask: NDArray, x: NDArray) -> NDArray:
+    """A mask of the user's as bools, checked to broadcast to x."""
     if mask.dtype not in (np.bool_, np.uint8):
         raise TypeError(f"mask must be of bool or uint8, got {mask.dtype}; use mask.astype(bool)")
     try:
@@ -88,6 +91,7 @@ def own_mask(mask: NDArray, x: NDArray) -> NDArray:
 
 
 def unpacked(mask: NDArray, x: NDArray) -> NDArray:
+    """A packed mask of the user's as bytes of x's shape."""
     length = -(-x.size // 8)
     if mask.dtype != np.uint8 or mask.shape != (length,):
         got = f"{mask.dtype} {mask.shape}"
@@ -96,6 +100,7 @@ def unpacked(mask: NDArray, x: NDArray) -> NDArray:
 
 
 def window_of(window: Window, shape: tuple[int, ...]) -> tuple[list[int], list[int]]:
+    """Full shape and origin as ints, checked to hold a block of the shape."""
     try:
         full, origin = ([operator.index(n) for n in part] for part in window)
     except (TypeError, ValueError, AttributeError):
@@ -111,6 +116,7 @@ def window_of(window: Window, shape: tuple[int, ...]) -> tuple[list[int], list[i
 
 
 def axes_in(axes: Axes, ndim: int) -> set[int]:
+    """Shared axes as numbers from 0, checked against the number of axes."""
     try:
         numbers = (
             [operator.index(axes)] if isinstance(axes, SupportsIndex) else [operator.index(a) for a in axes]

@@ -47,7 +47,7 @@ def drop(
     if not 0 < threshold < FULL:
         np.copyto(y, x if threshold == 0 else 0)
         return
-    if x.flags.num & y.flags.num & READY == READY and x.dtype.isnative:  # as `flat`, for small calls
+    if x.flags.num & y.flags.num & READY == READY and x.dtype.isnative:  # spares small calls a generator
         cpu().elements(x.ravel(), y.ravel(), start, threshold, scale, philox_key, draw)
         return
     for part, target, first in flat(x, y):
@@ -98,6 +98,7 @@ class _Place(NamedTuple):
     origin: list[int]
 
     def moved(self, rows: int) -> _Place:
+        """The place so many rows further along the first axis."""
         return _Place(self.full, [self.origin[0] + rows, *self.origin[1:]])
 
     def rows(self, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], int, int]]:

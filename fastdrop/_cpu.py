@@ -60,9 +60,10 @@ _elements, _rows, _elements_by, _units = _compile(_stamp())
 def _cache_size() -> int:
     """Bytes of the last-level cache; 32 MiB where the system does not tell."""
     try:
-        return os.sysconf("SC_LEVEL3_CACHE_SIZE") or 32 << 20
+        size = os.sysconf("SC_LEVEL3_CACHE_SIZE")
     except (AttributeError, ValueError, OSError):
-        return 32 << 20
+        size = 0
+    return size if size > 0 else 32 << 20
 
 
 STREAM_FROM = _cache_size() // 2  # bytes of output from which it and the input exceed the cache

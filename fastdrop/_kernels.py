@@ -25,7 +25,7 @@ from fastdrop._simd import (
     upper_twice,
     zero_where,
 )
-from fastdrop.random import TILE
+from fastdrop.random import BERNOULLI, DOMAIN_SHIFT, TILE
 
 _TILE = np.int64(TILE)
 _GROUPS = TILE // LANES  # groups of eight neighbours in a tile
@@ -37,7 +37,8 @@ _ONE = np.uint32(1)
 _TOP_DIGIT = np.uint32(0x80000000)
 _WORD = np.uint64(0xFFFFFFFF)
 _HALF = 16  # digits of U that are drawn before a tie is looked for
-_ROW = _WORDS * LANES
+_ROW = _WORDS * LANES  # neighbours that share a bit number
+_PLANES = np.uint64(BERNOULLI << DOMAIN_SHIFT)  # counter word 2 of plane 0
 _TIE = np.uint32(1 << _HALF)
 
 _philox4x32 = njit(forceinline=True)(_philox.philox4x32)
@@ -45,20 +46,27 @@ _compare_digit = njit(forceinline=True)(_philox.compare_digit)
 
 
 @njit(forceinline=True)
+def _digits(tile, plane, key, draw):
+    """One digit of U for a tile: bit k, lane b of vector w is that of element 32k + 8w + b."""
+    block, number = iota() + tile * _BLOCKS, splat(_PLANES | np.uint64(plane))
+    low_key, high_key = splat(key & _WORD), splat(key >> np.uint64(32))
+    w0, w1, w2, w3 = _philox4x32(block, block >> np.uint64(32), number, splat(draw), low_key, high_key)
+    return narrow(w0), narrow(w1), narrow(w2), narrow(w3)
+
+
+@njit(forceinline=True)
 def _dropped(tile, threshold, key, draw):
-    """Which elements of a tile are dropped: bit k, lane b of vector w is element 32k + 8w + b."""
-    block = iota() + np.uint64(tile) * _BLOCKS
-    high, low_key, high_key = block >> np.uint64(32), splat(key & _WORD), splat(key >> np.uint64(32))
+    """Which elements of a tile are dropped, in the order of `_digits`."""
     u0 = u1 = u2 = u3 = splat(_ALL)
     d0 = d1 = d2 = d3 = splat(_NONE)
     plane = np.uint64(0)
     while True:
         flip = _NONE if threshold & _TOP_DIGIT else _ALL
-        w0, w1, w2, w3 = _philox4x32(block, high, splat(plane), splat(draw), low_key, high_key)
-        d0, u0 = _compare_digit(d0, u0, narrow(w0), splat(flip))
-        d1, u1 = _compare_digit(d1, u1, narrow(w1), splat(flip))
-        d2, u2 = _compare_digit(d2, u2, narrow(w2), splat(flip))
-        d3, u3 = _compare_digit(d3, u3, narrow(w3), splat(flip))
+        w0, w1, w2, w3 = _digits(tile, plane, key, draw)
+        d0, u0 = _compare_digit(d0, u0, w0, splat(flip))
+        d1, u1 = _compare_digit(d1, u1, w1, splat(flip))
+        d2, u2 = _compare_digit(d2, u2, w2, splat(flip))
+        d3, u3 = _compare_digit(d3, u3, w3, splat(flip))
         threshold = np.uint32(threshold << _ONE)
         plane += np.uint64(1)
         if threshold == 0 or not any_nonzero(u0 | u1 | u2 | u3):
@@ -67,6 +75,7 @@ def _dropped(tile, threshold, key, draw):
 
 @njit(forceinline=True)
 def _write(y, at, v, stream):
+    """Eight neighbours, past the caches or through them."""
     if stream:
         store_streaming(y, at, v)
     else:
@@ -95,21 +104,22 @@ def _put_part(x, y, at, dropped, scale, place, first, last):
 
 @njit(forceinline=True)
 def _whole_tile(x, y, at, dropped, scale, stream):
+    """A tile that lies in the array from `at` on."""
     bit = _ONE
     for _ in range(_GROUPS // _WORDS):
         _put(x, y, at, (dropped[0] & bit) != _NONE, scale, stream)
         _put(x, y, at + LANES, (dropped[1] & bit) != _NONE, scale, stream)
         _put(x, y, at + 2 * LANES, (dropped[2] & bit) != _NONE, scale, stream)
         _put(x, y, at + 3 * LANES, (dropped[3] & bit) != _NONE, scale, stream)
-        at += _WORDS * LANES
+        at += _ROW
         bit = np.uint32(bit << _ONE)
 
 
 @njit(forceinline=True)
 def _part_of_tile(x, y, at, dropped, scale, first, last):
-    row = _WORDS * LANES
-    for k in range(first // row, (last + row - 1) // row):
-        bit, place = np.uint32(_ONE << np.uint32(k)), k * row
+    """Its elements whose places lie in [first, last)."""
+    for k in range(first // _ROW, (last + _ROW - 1) // _ROW):
+        bit, place = np.uint32(_ONE << np.uint32(k)), k * _ROW
         _put_part(x, y, at + place, (dropped[0] & bit) != _NONE, scale, place, first, last)
         place += LANES
         _put_part(x, y, at + place, (dropped[1] & bit) != _NONE, scale, place, first, last)
@@ -163,15 +173,13 @@ def _transpose_step(rows, by, bits):
 @njit(forceinline=True)
 def _upper_halves(rows, tile, key, draw):
     """The upper 16 digits of U for a tile: bit k's are in row 15 - k % 16, in half k // 16."""
-    block = iota() + tile * _BLOCKS
-    high, low_key, high_key = block >> np.uint64(32), splat(key & _WORD), splat(key >> np.uint64(32))
     for plane in range(_HALF):
-        w0, w1, w2, w3 = _philox4x32(block, high, splat(np.uint64(plane)), splat(draw), low_key, high_key)
+        w0, w1, w2, w3 = _digits(tile, plane, key, draw)
         row = plane * _ROW
-        store(rows, row, narrow(w0))
-        store(rows, row + LANES, narrow(w1))
-        store(rows, row + 2 * LANES, narrow(w2))
-        store(rows, row + 3 * LANES, narrow(w3))
+        store(rows, row, w0)
+        store(rows, row + LANES, w1)
+        store(rows, row + 2 * LANES, w2)
+        store(rows, row + 3 * LANES, w3)
     _transpose_step(rows, 8, 0x00FF00FF)
     _transpose_step(rows, 4, 0x0F0F0F0F)
     _transpose_step(rows, 2, 0x33333333)
@@ -181,12 +189,10 @@ def _upper_halves(rows, tile, key, draw):
 @njit(forceinline=True)
 def _lower_half(tile, k, word, key, draw):
     """The lower 16 digits of U for the eight elements of one bit and word."""
-    block = iota() + tile * _BLOCKS
-    high, low_key, high_key = block >> np.uint64(32), splat(key & _WORD), splat(key >> np.uint64(32))
     lower = splat(_NONE)
     for plane in range(_HALF, 2 * _HALF):
-        w = _philox4x32(block, high, splat(np.uint64(plane)), splat(draw), low_key, high_key)
-        digits = narrow(w[0] if word == 0 else w[1] if word == 1 else w[2] if word == 2 else w[3])
+        w0, w1, w2, w3 = _digits(tile, plane, key, draw)
+        digits = w0 if word == 0 else w1 if word == 1 else w2 if word == 2 else w3
         lower = (lower << _ONE) | ((digits >> np.uint32(k)) & _ONE)
     return lower
 

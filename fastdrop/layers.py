@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop import functional
 from fastdrop._rates import rate
-from fastdrop.random import Key, Rng, as_key
+from fastdrop.random import Key, Rng, as_key, as_key_or_seed
 
 STATE_VERSION = 1
-
-
-class _Forward(NamedTuple):
-    """What backward needs of the last forward; key is None if it was in evaluation."""
-
-    shape: tuple[int, ...]
-    p: float
-    key: Key | None
 
 
 class Dropout:
@@ -78,7 +70,11 @@ class Dropout:
         self.p = p
         self.key = as_key(rng)
         self.training = True
-        self._forward: _Forward | None = None
+        # What backward needs of the last forward, as plain numbers: keys and tuples would take more.
+        self._last_shape: tuple[int, ...] | None = None
+        self._last_p = self._p
+        self._last_seed: int | None = None  # None after evaluation
+        self._last_draw = 0
 
     @property
     def p(self) -> float:
@@ -89,6 +85,16 @@ class Dropout:
     def p(self, p: float) -> None:
         rate(p)
         self._p = float(p)
+
+    @property
+    def key(self) -> Key:
+        """The key of the next training forward."""
+        return Key(self._seed, self._draw)
+
+    @key.setter
+    def key(self, key: Key) -> None:
+        given = as_key_or_seed(key)
+        self._seed, self._draw = given.seed, given.draw
 
     def __call__(
         self, x: ArrayLike, training: bool | None = None, *, out: NDArray[Any] | None = None
@@ -116,12 +122,13 @@ class Dropout:
             As `fastdrop.dropout`; the key is then not advanced.
         """
         if not (self.training if training is None else training):
-            self._forward = _Forward(np.shape(x), 0.0, None)
+            self._last_shape, self._last_seed = np.shape(x), None
             return x  # type: ignore[return-value]
         key, p = self._key_for(x), self._p
         y = self._drop(x, p, key, out)
         self._drawn(x, key)
-        self._forward = _Forward(y.shape, p, key)
+        self._last_shape, self._last_p = y.shape, p
+        self._last_seed, self._last_draw = key.seed, key.draw
         return y
 
     def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -141,16 +148,16 @@ class Dropout:
         ValueError
             If g has another shape than the last forward's x.
         """
-        if self._forward is None:
+        shape, seed = self._last_shape, self._last_seed
+        if shape is None:
             raise RuntimeError(
                 f"{type(self).__name__}.backward needs a forward before it; call forward(x) first"
             )
-        shape, p, key = self._forward
         if np.shape(g) != shape:
             raise ValueError(f"g must have the last forward's shape {shape}, got {np.shape(g)}")
-        if key is None:
+        if seed is None:
             return g  # type: ignore[return-value]
-        return self._drop(g, p, key, out)
+        return self._drop(g, self._last_p, Key(seed, self._last_draw), out)
 
     def _key_for(self, x: ArrayLike) -> Key:
         """The key of the next training forward."""
@@ -158,7 +165,7 @@ class Dropout:
 
     def _drawn(self, x: ArrayLike, key: Key) -> None:
         """Note that a training forward of x has used a key."""
-        self.key = key.next()
+        self._seed, self._draw = key.seed, key.draw + 1
 
     def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
         """The layer's linear function of x, the same forward and backward."""
@@ -210,7 +217,7 @@ class Dropout:
             loaded = Dropout(state["p"], rng=Key(state["seed"], state["draw"]))
         except TypeError as error:
             raise ValueError(f"state has a bad entry: {error}") from None
-        self._p, self.key, self._forward = loaded._p, loaded.key, None
+        self._p, self.key, self._last_shape = loaded._p, loaded.key, None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(p={self.p}, rng={self.key})"
