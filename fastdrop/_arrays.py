@@ -149,14 +149,17 @@ def ready(x: NDArray, y: NDArray) -> bool:
     return bool(x.flags.num & y.flags.num & READY == READY) and x.dtype.isnative
 
 
-def pieces(*arrays: NDArray) -> Iterator[tuple[Any, ...]]:
+def pieces(*arrays: NDArray, fit: bool = False) -> Iterator[tuple[Any, ...]]:
     """1-D pieces of arrays that broadcast, in C order, and the position of their first element.
 
     The last array is written to. Its pieces are fit for the kernels: views where it is, else a buffer
-    that the iterator writes back. So are those of all but the first, which is read as it lies.
+    that the iterator writes back. So are those of the others, but the first is read as it lies unless
+    it shall be fit too.
     """
-    fit = ["contig", "aligned", "nbo"]
-    flags = [["readonly"], *[["readonly", *fit]] * (len(arrays) - 2), ["writeonly", *fit]]
+    kernel = ["contig", "aligned", "nbo"]
+    flags = [["readonly", *kernel] for _ in arrays[:-1]] + [["writeonly", *kernel]]
+    if not fit:
+        flags[0] = ["readonly"]
     with np.nditer(  # type: ignore[call-overload]
         arrays,
         flags=["external_loop", "buffered", "delay_bufalloc", "zerosize_ok"],

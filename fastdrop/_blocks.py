@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple, SupportsIndex
@@ -40,6 +40,19 @@ def cpu() -> ModuleType:
     return _cpu
 
 
+class Pass(NamedTuple):
+    """What is done with x where it is kept and dropped: a formula of `fastdrop._formulas`, and its needs."""
+
+    formula: str = "drop"
+    others: tuple[NDArray, ...] = ()  # at most one array of x's shape and dtype
+    bias: NDArray | None = None  # one for each place on the last axis, of the type that x has in lanes
+    constants: tuple[float, ...] = ()
+    activation: int = 0
+
+
+DROP = Pass()
+
+
 def drop(
     x: NDArray, y: NDArray, start: int, threshold: int, scale: float, philox_key: int, draw: int
 ) -> None:
@@ -48,58 +61,139 @@ def drop(
         np.copyto(y, x if threshold == 0 else 0)
         return
     if x.flags.num & y.flags.num & READY == READY and x.dtype.isnative:  # spares small calls a generator
-        cpu().elements(x.ravel(), y.ravel(), start, threshold, scale, philox_key, draw)
+        cpu().drop(x.ravel(), y.ravel(), start, threshold, scale, philox_key, draw)
         return
     for part, target, first in flat(x, y):
-        cpu().elements(part, target, signed(start + first), threshold, scale, philox_key, draw)
+        cpu().drop(part, target, signed(start + first), threshold, scale, philox_key, draw)
 
 
-def drop_units(
-    x: NDArray, y: NDArray, p: Rate, key: Key | SupportsIndex, shared_axes: Axes, window: Window | None
+def fuse(
+    what: Pass,
+    x: NDArray,
+    y: NDArray,
+    p: Rate,
+    key: Key | SupportsIndex,
+    shared_axes: Axes,
+    window: Window | None,
 ) -> None:
-    """Drop x into y with draws shared along axes, rates by element, a window, or another dtype."""
-    full, origin = window_of((x.shape, (0,) * x.ndim) if window is None else window, x.shape)
-    shared = axes_in(shared_axes, x.ndim)
-    mask_shape = tuple(1 if axis in shared else n for axis, n in enumerate(x.shape))
-    philox_key, draw = stream(key)
+    """Do a pass with Bernoulli noise, with draws shared along axes, rates by element, or a window."""
+    place, shared = _placed(x, shared_axes, window)
     a, b = as_lanes(x), as_lanes(y)
-    dtype = lanes_dtype(a)
-    thresholds, scales = rates(p, mask_shape, dtype)
-    place = _Place(
-        [1 if axis in shared else n for axis, n in enumerate(full)],
-        [0 if axis in shared else o for axis, o in enumerate(origin)],
-    )
+    what = what._replace(others=tuple(as_lanes(other) for other in what.others))
+    thresholds, scales = rates(p, _units(x.shape, shared), lanes_dtype(a))
+    philox_key, draw = stream(key)
     if a.ndim > x.ndim:  # real and imaginary parts share their draw
-        place, shared = _Place([*place.full, 1], [*place.origin, 0]), {*shared, x.ndim}
+        place, shared = place.deeper(), {*shared, x.ndim}
         thresholds, scales = (r[..., None] if isinstance(r, np.ndarray) else r for r in (thresholds, scales))
-    if not shared:
+    by_element = isinstance(thresholds, np.ndarray)
+    if what.formula == "drop" and not shared:
         _drop_block(a, b, thresholds, scales, place, philox_key, draw)
         return
+    if not shared and not by_element and thresholds < FULL:
+        numbers = thresholds, scales, what.constants, philox_key, draw
 
-    for rows in _blocks(a.shape, math.prod(mask_shape), shared):
-        part, target, moved = a[rows], b[rows], place.moved(0 if 0 in shared else rows.start)
-        shape = tuple(1 if axis in shared else n for axis, n in enumerate(part.shape))
-        t, s = (r[rows] if isinstance(r, np.ndarray) and 0 not in shared else r for r in (thresholds, scales))
-        factors = np.ones(shape, dtype)
-        _drop_block(factors, factors, t, s, moved, philox_key, draw)
-        _spread(part, factors, target)
+        def run(arrays: Sequence[NDArray], bias: NDArray, period: int, target: NDArray, *layout: int) -> None:
+            arguments = what.activation, arrays[0], arrays[-1], bias, period, target
+            cpu().fused(what.formula, *arguments, *layout, *numbers)
+
+        _each(run, (a, *what.others), b, place, what.bias)
+        return
+    if not by_element and thresholds == FULL:
+        shared = set(range(a.ndim))  # everything is dropped, whatever is drawn
+
+    def draw_factors(factors: NDArray, rows: Any, place: _Place) -> None:
+        t, s = (r[rows] if by_element and 0 not in shared else r for r in (thresholds, scales))
+        factors[...] = 1
+        _drop_block(factors, factors, t, s, place, philox_key, draw)
+
+    for rows, factors in _factors(a, place, shared, draw_factors):
+        others = tuple(other[rows] for other in what.others)
+        _spread(what._replace(others=others), a[rows], factors, b[rows])
 
 
-def _blocks(shape: tuple[int, ...], units: int, shared: set[int]) -> list[slice]:
-    """Slices along the first axis whose factors stay in the cache; one where that axis is shared."""
-    step = shape[0] if 0 in shared else max(1, _UNITS * shape[0] // max(units, 1))
-    return [slice(i, min(i + step, shape[0])) for i in range(0, shape[0], max(step, 1))]
+def noise(
+    formula: str,
+    x: NDArray,
+    y: NDArray,
+    std: Rate,
+    key: Key | SupportsIndex,
+    shared_axes: Axes,
+    window: Window | None,
+) -> None:
+    """Normals times std: 1 more than that times x ("multiply"), or that added to x ("shift")."""
+    place, shared = _placed(x, shared_axes, window)
+    a, b = as_lanes(x), as_lanes(y)
+    numbers = stream(key)
+    if a.ndim > x.ndim and formula == "multiply":  # real and imaginary parts share their draw
+        place, shared = place.deeper(), {*shared, x.ndim}
+    elif a.ndim > x.ndim:  # they are independent, and have the variance together
+        place, x, y, std = place.deeper(2), a, b, std / math.sqrt(2)
+    if not shared and not isinstance(std, np.ndarray):
+        _each(_adder(formula, std, *numbers), (a,), b, place)
+        return
+    stds = np.broadcast_to(std, _units(a.shape, shared))
+
+    def draw_factors(factors: NDArray, rows: Any, place: _Place) -> None:
+        factors[...] = 0
+        _each(_adder("shift", 1.0, *numbers), (factors,), factors, place)
+        factors *= stds[rows] if len(stds) == len(a) else stds
+
+    for rows, factors in _factors(a, place, shared, draw_factors):
+        if formula == "multiply":
+            factors += 1
+            _spread(DROP, a[rows], factors, b[rows])
+        else:
+            np.add(x[rows], factors, out=y[rows], dtype=factors.dtype, casting="unsafe")
+
+
+def _adder(formula: str, std: float, philox_key: int, draw: int) -> Callable[..., None]:
+    """What `_each` calls to apply normals."""
+
+    def run(arrays: Sequence[NDArray], _: NDArray, __: int, target: NDArray, *layout: int) -> None:
+        cpu().add_noise(formula, arrays[0], target, *layout, std, philox_key, draw)
+
+    return run
+
+
+def _placed(x: NDArray, shared_axes: Axes, window: Window | None) -> tuple[_Place, set[int]]:
+    """Where x lies in the array of draws, and the axes that share them."""
+    full, origin = window_of((x.shape, (0,) * x.ndim) if window is None else window, x.shape)
+    shared = axes_in(shared_axes, x.ndim)
+    return _Place(_units(full, shared), _units(origin, shared, 0)), shared
+
+
+def _units(numbers: Sequence[int], shared: set[int], one: int = 1) -> tuple[int, ...]:
+    """The numbers, but for shared axes another."""
+    return tuple(one if axis in shared else n for axis, n in enumerate(numbers))
+
+
+def _factors(
+    x: NDArray, place: _Place, shared: set[int], draw: Callable[[NDArray, Any, _Place], None]
+) -> Iterator[tuple[Any, NDArray]]:
+    """Parts of x along its first axis whose factors stay in the cache, and these; one if it is shared."""
+    shape = _units(x.shape, shared)
+    length = x.shape[0] if x.ndim else 1
+    step = length if 0 in shared or not x.ndim else max(1, _UNITS * length // max(math.prod(shape), 1))
+    for i in range(0, length, max(step, 1)):
+        rows: Any = slice(i, i + step) if x.ndim else ...
+        factors = np.empty(_units(x[rows].shape, shared), lanes_dtype(x))
+        draw(factors, rows, place if 0 in shared or not x.ndim else place.moved(i))
+        yield rows, factors
 
 
 class _Place(NamedTuple):
     """Where a block lies in a full array."""
 
-    full: list[int]
-    origin: list[int]
+    full: Sequence[int]
+    origin: Sequence[int]
 
     def moved(self, rows: int) -> _Place:
         """The place so many rows further along the first axis."""
         return _Place(self.full, [self.origin[0] + rows, *self.origin[1:]])
+
+    def deeper(self, length: int = 1) -> _Place:
+        """The place with another axis at the end, whole in the block."""
+        return _Place([*self.full, length], [*self.origin, 0])
 
     def rows(self, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], int, int]]:
         """Places in a block of a shape where rows of consecutive indices lie, a stride apart.
@@ -119,6 +213,36 @@ class _Place(NamedTuple):
             yield place, start, strides[axis - 1]
 
 
+def _each(
+    run: Callable[..., None],
+    arrays: Sequence[NDArray],
+    y: NDArray,
+    place: _Place,
+    bias: NDArray | None = None,
+) -> None:
+    """Call run(parts, biases, their period, target, length, stride, start) on 1-D parts fit for kernels."""
+    cycle = None if bias is None else np.resize(bias, bias.size + TILE)
+    operands = [*arrays] if bias is None else [*arrays, np.broadcast_to(bias, y.shape)]
+    for at, start, stride in place.rows(y.shape):
+        block: Any = (*at, ...)
+        parts, target = [a[block] for a in arrays], y[block]
+        if not target.size:
+            continue
+        if all(ready(part, target) for part in parts):
+            flats = [part.ravel() for part in parts]
+            biases = (flats[0], cpu().NO_CYCLE) if bias is None else (cycle, bias.size)
+            length = target.size // (len(target) if stride else 1)
+            run(flats, *biases, target.ravel(), length, signed(stride), signed(start))
+            continue
+        runs: list[tuple[Any, int]] = [(block, start)]
+        if stride:
+            runs = [((*at, row, ...), start + row * stride) for row in range(len(target))]
+        for index, first in runs:
+            for *cut, piece, position in pieces(*(o[index] for o in operands), y[index], fit=True):
+                numbers = piece.size, 0, signed(first + position)
+                run(cut[: len(arrays)], cut[-1], cpu().NO_CYCLE, piece, *numbers)
+
+
 def _drop_block(
     x: NDArray, y: NDArray, thresholds: Any, scales: Any, place: _Place, philox_key: int, draw: int
 ) -> None:
@@ -130,7 +254,7 @@ def _drop_block(
         if stride and part.size and not by_element and 0 < thresholds < FULL and ready(part, target):
             length = part.size // len(part)
             numbers = (length, signed(stride), signed(start), thresholds, scales, philox_key, draw)
-            cpu().rows(part.ravel(), target.ravel(), *numbers)
+            cpu().drop_rows(part.ravel(), target.ravel(), *numbers)
             continue
         runs: list[tuple[Any, int]] = [(block, start)]
         if stride:
@@ -154,25 +278,30 @@ def _drop_by(
         cycles = [np.resize(rates[(0,) * repeated], period + TILE) for rates in (thresholds, scales)]
         for part, target, first in flat(x, y):
             at = signed(start + first)
-            cpu().elements_by(part, target, *cycles, period, first % period, at, philox_key, draw)
+            cpu().drop_by(part, target, *cycles, period, first % period, at, philox_key, draw)
         return
     for part, t, s, target, first in pieces(x, thresholds, scales, y):
         at, size = signed(start + first), max(part.size, 1)
-        cpu().elements_by(copy(part, target), target, t, s, size, 0, at, philox_key, draw)
+        cpu().drop_by(copy(part, target), target, t, s, size, 0, at, philox_key, draw)
 
 
-def _spread(x: NDArray, factors: NDArray, y: NDArray) -> None:
-    """Multiply x by factors that broadcast to it, into y; 0 gives +0."""
+def _spread(what: Pass, x: NDArray, factors: NDArray, y: NDArray) -> None:
+    """Do a pass with factors that broadcast to x: 0 drops, others scale."""
     if x.size == 0:
         return
     lead, shared, inner = _collapsed(x.shape, factors.shape)
-    if not ready(x, y) or (inner == 1 and 2 < shared < _SHORT):
-        for part, f, target, _ in pieces(x, factors, y):
-            cpu().units(copy(part, target), target, f, 1, part.size)
+    settings = what.formula, what.activation, what.constants
+    arrays = (x, *what.others)
+    direct = all(ready(a, y) for a in arrays) and what.bias is None
+    if not direct or (inner == 1 and 2 < shared < _SHORT):
+        bias = () if what.bias is None else (np.broadcast_to(what.bias, x.shape),)
+        for *cut, f, target, _ in pieces(*arrays, *bias, factors, y, fit=True):
+            cpu().units(cut[0], cut[len(what.others)], cut[-1], target, f, 1, target.size, *settings)
         return
     rows = np.broadcast_to(factors, x.shape[:lead] + factors.shape[lead:])
     for at in np.ndindex(x.shape[:lead]):
-        cpu().units(x[at].ravel(), y[at].ravel(), rows[at].ravel(), shared, inner)
+        flats = [a[at].ravel() for a in arrays]
+        cpu().units(flats[0], flats[-1], flats[0], y[at].ravel(), rows[at].ravel(), shared, inner, *settings)
 
 
 def _collapsed(shape: tuple[int, ...], units: tuple[int, ...]) -> tuple[int, int, int]:

@@ -1,44 +1,27 @@
-"""The CPU backend: compiles `fastdrop._kernels` at first use, caches them on disk, shares big calls."""
+"""The CPU backend: compiles kernels at first use, caches them on disk, shares big calls."""
 
 from __future__ import annotations
 
 import os
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from numba import njit
 from numpy.typing import NDArray
 
-from fastdrop import _kernels, _threads
+from fastdrop import _by_element, _formulas, _kernels, _threads, _words
 from fastdrop.random import TILE, signed
 
 # Elements from which threads share a call, and of a piece: see benchmarks/parallel_from.py.
 PARALLEL_FROM = 1 << 22
 _PIECE = 1 << 19
 _BIG = 1 << 20  # elements below which neither threads nor streaming stores are thought of
-
-
-def _compile(sources: int) -> tuple[Any, ...]:
-    # A closure's variables are part of the key of Numba's cache, which stamps only this file.
-    def elements(x, y, start, threshold, scale, key, draw, stream):
-        _ = sources
-        _kernels.elements(x, y, start, threshold, scale, key, draw, stream)
-
-    def rows(x, y, length, stride, start, threshold, scale, key, draw):
-        _ = sources
-        _kernels.rows(x, y, length, stride, start, threshold, scale, key, draw)
-
-    def elements_by(x, y, thresholds, scales, period, phase, start, key, draw):
-        _ = sources
-        _kernels.elements_by(x, y, thresholds, scales, period, phase, start, key, draw)
-
-    def units(x, y, factors, shared, inner, stream):
-        _ = sources
-        _kernels.units(x, y, factors, shared, inner, stream)
-
-    return _jit(elements), _jit(rows), _jit(elements_by), _jit(units)
+_WORDS_PARALLEL_FROM = 1 << 19  # of noise with a density, which takes longer for each
+_WORDS_PIECE = 1 << 16
+NO_CYCLE = 1 << 62  # the period of a bias that goes on for as long as x
 
 
 def _jit(kernel: Callable) -> Any:
@@ -50,11 +33,68 @@ def _jit(kernel: Callable) -> Any:
 
 def _stamp() -> int:
     here = Path(__file__).parent
-    files = ("_kernels.py", "_philox.py", "_simd.py", "random.py")
-    return zlib.crc32(b"".join((here / name).read_bytes() for name in files))
+    names = "_by_element _formulas _kernels _math _memory _philox _reals _simd _words random"
+    return zlib.crc32(b"".join((here / f"{name}.py").read_bytes() for name in names.split()))
 
 
-_elements, _rows, _elements_by, _units = _compile(_stamp())
+_SOURCES = _stamp()
+
+# A closure's variables are part of the key of Numba's cache, which stamps only this file. They are
+# constants to the compiler, which leaves out the branches that they don't take.
+
+
+def _drop_kernel(sources: int) -> Any:
+    def kernel(x, y, length, stride, start, threshold, scale, key, draw, stream):
+        _ = sources
+        layout = NO_CYCLE, 0, length, stride, start
+        _kernels.elements(_formulas.drop, x, x, x, y, layout, (threshold, scale, key, draw), 0, stream)
+
+    return _jit(kernel)
+
+
+def _drop_by_kernel(sources: int) -> Any:
+    def kernel(x, y, thresholds, scales, period, phase, start, key, draw):
+        _ = sources
+        _by_element.elements(x, y, thresholds, scales, period, phase, start, key, draw)
+
+    return _jit(kernel)
+
+
+@cache
+def _fused_kernel(name: str, activation: int, by_units: bool, sources: int) -> Any:
+    def kernel(x, other, bias, y, layout, draws, constants, stream):
+        _ = sources
+        if name == "drop":
+            formula = _formulas.drop
+        elif name == "alpha":
+            formula = _formulas.alpha
+        elif name == "add":
+            formula = _formulas.add
+        elif name == "activate":
+            formula = _formulas.activate
+        elif name == "activate_add":
+            formula = _formulas.activate_add
+        else:
+            formula = _formulas.differentiate
+        if by_units:
+            _kernels.units(formula, x, other, bias, y, layout, (*constants, activation), stream)
+        else:
+            _kernels.elements(formula, x, other, bias, y, layout, draws, (*constants, activation), stream)
+
+    return _jit(kernel)
+
+
+@cache
+def _words_kernel(name: str, sources: int) -> Any:
+    def kernel(x, y, length, stride, start, number, key, draw):
+        _ = sources
+        formula = _formulas.multiply if name == "multiply" else _formulas.shift
+        _words.elements(_words.normals, formula, x, y, length, stride, start, number, key, draw)
+
+    return _jit(kernel)
+
+
+_drop, _drop_by = _drop_kernel(_SOURCES), _drop_by_kernel(_SOURCES)
 
 
 def _cache_size() -> int:
@@ -69,26 +109,25 @@ def _cache_size() -> int:
 STREAM_FROM = _cache_size() // 2  # bytes of output from which it and the input exceed the cache
 
 
-def elements(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: int, draw: int) -> None:
+def drop(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: int, draw: int) -> None:
     """Write x * scale into y, and +0 where U(start + i) < threshold.
 
-    x and y are 1-D, C-order, aligned, of one dtype and size; y may be x. `start` and `key` are int64
-    with the bits of unsigned words.
+    x and y are 1-D, C-order, aligned, of one dtype and size, not 0; y may be x. `start` and `key` are
+    int64 with the bits of unsigned words.
     """
     if x.size < _BIG:
-        _elements(x, y, start, threshold, scale, key, draw, False)
+        _drop(x, y, x.size or 1, 0, start, threshold, scale, key, draw, False)
         return
-    stream = y.nbytes >= STREAM_FROM and (y.ctypes.data - start % TILE * x.itemsize) % 16 == 0
-    size = _PIECE if x.size >= PARALLEL_FROM else x.size
 
-    def piece(at: int) -> None:
-        end = at + size
-        _elements(x[at:end], y[at:end], signed(start + at), threshold, scale, key, draw, stream)
+    def piece(at: int, end: int) -> None:
+        part, first = x[at:end], signed(start + at)
+        _drop(part, y[at:end], part.size, 0, first, threshold, scale, key, draw, stream)
 
-    _threads.share(piece, range(0, x.size, size))
+    stream = _streams(y, start)
+    _share(piece, x.size, PARALLEL_FROM, _PIECE)
 
 
-def rows(
+def drop_rows(
     x: NDArray,
     y: NDArray,
     length: int,
@@ -99,11 +138,24 @@ def rows(
     key: int,
     draw: int,
 ) -> None:
-    """As `elements` for each row of a length; the rows' first indices are a stride apart, both int64."""
-    _rows(x, y, length, stride, start, threshold, scale, key, draw)
+    """As `drop` for each row of a length; the rows' first indices are a stride apart, both int64."""
+    _drop(x, y, length, stride, start, threshold, scale, key, draw, False)
 
 
-def elements_by(
+def _streams(y: NDArray, start: int) -> bool:
+    """Whether y is so big that it is better written past the caches, and lies so that it can be."""
+    return y.nbytes >= STREAM_FROM and (y.ctypes.data - start % TILE * y.itemsize) % 16 == 0
+
+
+def _share(piece: Callable[[int, int], None], size: int, parallel_from: int, step: int) -> None:
+    """Do pieces of so many elements, in threads from a size on."""
+    if size < parallel_from:
+        piece(0, size)
+    else:
+        _threads.share(lambda at: piece(at, min(at + step, size)), range(0, size, step))
+
+
+def drop_by(
     x: NDArray,
     y: NDArray,
     thresholds: NDArray,
@@ -114,39 +166,104 @@ def elements_by(
     key: int,
     draw: int,
 ) -> None:
-    """As `elements`, with threshold (uint32) and scale of element i at (phase + i) % period.
+    """As `drop`, with threshold (uint32) and scale of element i at (phase + i) % period.
 
     Scales are of the type that x has in lanes; 0 drops always. Both arrays go on for another `TILE`
     elements after the period, unless phase + x.size stays within it.
     """
 
-    def piece(at: int) -> None:
-        part, first = slice(at, at + _PIECE), signed(start + at)
-        _elements_by(x[part], y[part], thresholds, scales, period, (phase + at) % period, first, key, draw)
+    def piece(at: int, end: int) -> None:
+        first, turn = signed(start + at), (phase + at) % period
+        _drop_by(x[at:end], y[at:end], thresholds, scales, period, turn, first, key, draw)
 
-    _threads.share(piece, range(0, x.size, _PIECE))
+    _share(piece, x.size, _PIECE, _PIECE)
 
 
-def units(x: NDArray, y: NDArray, factors: NDArray, shared: int, inner: int) -> None:
-    """Write x times its unit's factor into y, and +0 where that is 0.
+def fused(
+    name: str,
+    activation: int,
+    x: NDArray,
+    other: NDArray,
+    bias: NDArray,
+    period: int,
+    y: NDArray,
+    length: int,
+    stride: int,
+    start: int,
+    threshold: int,
+    scale: float,
+    constants: tuple[float, ...],
+    key: int,
+    draw: int,
+) -> None:
+    """A formula of `fastdrop._formulas`, where U < threshold says which elements are dropped.
 
-    x and y are as in `elements`, with the axes (outer, shared, inner), and factors are 1-D with the
-    axes (outer, inner), of the type that x has in lanes.
+    Arrays are as in `drop`, and made of rows as in `drop_rows`. The bias has its own period, after
+    which it goes on for another `TILE` elements; NO_CYCLE if it goes on as long as x.
     """
+    kernel = _fused_kernel(name, activation, False, _SOURCES)
+
+    def piece(at: int, end: int) -> None:
+        b, phase = (bias[at:end], 0) if period == NO_CYCLE else (bias, at % period)
+        layout = period, phase, min(length, end - at), stride, signed(start + at)
+        draws = threshold, scale, key, draw
+        kernel(x[at:end], other[at:end], b, y[at:end], layout, draws, constants, stream)
+
+    stream = not stride and _streams(y, start)
+    _share(piece, y.size, NO_CYCLE if stride else PARALLEL_FROM, _PIECE)
+
+
+def units(
+    x: NDArray,
+    other: NDArray,
+    bias: NDArray,
+    y: NDArray,
+    factors: NDArray,
+    shared: int,
+    inner: int,
+    name: str = "drop",
+    activation: int = 0,
+    constants: tuple[float, ...] = (),
+) -> None:
+    """A formula where each unit is scaled by its factor, or dropped where that is 0.
+
+    Arrays are as in `drop`, with the axes (outer, shared, inner), and factors are 1-D with the axes
+    (outer, inner), of the type that x has in lanes.
+    """
+    kernel = _fused_kernel(name, activation, True, _SOURCES)
     run = (shared if inner == 1 else inner) * y.itemsize
     stream = y.nbytes >= STREAM_FROM and run % 16 == 0 and y.ctypes.data % 16 == 0
-    if x.size < PARALLEL_FROM:
-        _units(x, y, factors, shared, inner, stream)
-        return
     outer = factors.size // inner
     size = shared * inner if outer > 1 else inner  # of what pieces are cut between: units, or rows
-    step = max(1, _PIECE // size)
 
-    def piece(at: int) -> None:
-        part, mine = slice(at * size, (at + step) * size), slice(at * inner, (at + step) * inner)
-        if outer > 1:
-            _units(x[part], y[part], factors[mine], shared, inner, stream)
-        else:
-            _units(x[part], y[part], factors, min(step, shared - at), inner, stream)
+    def piece(first: int, last: int) -> None:
+        at, end = first * size, last * size
+        mine = (factors[first * inner : last * inner], shared) if outer > 1 else (factors, last - first)
+        layout = (*mine, inner)
+        kernel(x[at:end], other[at:end], bias[at:end], y[at:end], layout, (), constants, stream)
 
-    _threads.share(piece, range(0, x.size // size, step))
+    if x.size < PARALLEL_FROM:
+        kernel(x, other, bias, y, (factors, shared, inner), (), constants, stream)
+    else:
+        _share(piece, x.size // size, 0, max(1, _PIECE // size))
+
+
+def add_noise(
+    name: str,
+    x: NDArray,
+    y: NDArray,
+    length: int,
+    stride: int,
+    start: int,
+    number: float,
+    key: int,
+    draw: int,
+) -> None:
+    """A formula of `fastdrop._formulas` of x and standard normals; arrays as in `drop_rows`."""
+    kernel = _words_kernel(name, _SOURCES)
+
+    def piece(at: int, end: int) -> None:
+        first = signed(start + at)
+        kernel(x[at:end], y[at:end], min(length, end - at), stride, first, number, key, draw)
+
+    _share(piece, y.size, NO_CYCLE if stride else _WORDS_PARALLEL_FROM, _WORDS_PIECE)

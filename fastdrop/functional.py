@@ -21,7 +21,7 @@ from fastdrop._arrays import (
     to_array,
     unpacked,
 )
-from fastdrop._blocks import cpu, drop, drop_units
+from fastdrop._blocks import DROP, cpu, drop, fuse
 from fastdrop._rates import Rate, rate
 from fastdrop.random import Key, stream
 
@@ -111,7 +111,7 @@ def dropout(
         philox_key, draw = stream(key)
         drop(x, y, 0, threshold, scale, philox_key, draw)
     else:
-        drop_units(x, y, p, key, shared_axes, window)
+        fuse(DROP, x, y, p, key, shared_axes, window)
     return y if out is None else out
 
 
@@ -193,7 +193,7 @@ def keep_mask(
     array([63], dtype=uint8)
     """
     mask = np.ones(shape, np.uint8)
-    drop_units(mask, mask, p, key, shared_axes, window)
+    fuse(DROP, mask, mask, p, key, shared_axes, window)
     return np.packbits(mask) if packed else mask.view(np.bool_)
 
 
@@ -254,5 +254,6 @@ def masked(x: NDArray, keep: NDArray, scale: float, out: NDArray[Any] | None) ->
     keep = np.broadcast_to(keep, x.shape).reshape(x.shape + (1,) * (a.ndim - x.ndim))
     for part, kept, target, _ in pieces(a, keep, b):
         factors = np.multiply(kept, scale, dtype=dtype)
-        cpu().units(copy(part, target), target, factors, 1, max(part.size, 1))
+        v = copy(part, target)
+        cpu().units(v, v, v, target, factors, 1, max(part.size, 1))
     return y if out is None else out

@@ -9,8 +9,13 @@ key       64 bits from ``numpy.random.SeedSequence(seed)``, low word first; wher
 counter   word 0, 1: block number, low word first
           word 2: domain << 24 | plane number (most significant digit first)
           word 3: low 32 bits of the draw number
-tile      1024 elements = 8 blocks; word w, bit k of block 8t + b holds the digit of
-          element 1024t + 32k + 8w + b
+domain 0  Bernoulli. A tile is 1024 elements = 8 blocks: word w, bit k of block 8t + b
+          holds the digit of element 1024t + 32k + 8w + b
+domain 1  normals. A group is 32 elements = 8 blocks: words 0 and 1 of block 8g + b
+          are radius and angle of elements 32g + b and 32g + 8 + b, by
+          sqrt(-2 ln u) cos(2 pi v) and sin; words 2 and 3 those of elements 32g + 16 + b
+          and 32g + 24 + b. u = (word + 1/2) / 2**32, v = word / 2**32; for float64
+          the same words of plane 1 are 32 further digits of each
 ========  ==========================================================================
 """
 
@@ -24,7 +29,7 @@ import numpy as np
 
 STREAM_VERSION = 1
 TILE = 1024
-BERNOULLI = 0  # domain of the bit planes that decide masks
+BERNOULLI, NORMAL = 0, 1  # domains
 DOMAIN_SHIFT = 24
 
 Rng: TypeAlias = "Key | int | np.random.SeedSequence | np.random.Generator | None"

@@ -23,11 +23,16 @@ def threshold(p):
     return round(p * 2**32)
 
 
-def by_kernel(kernel, x, p, start=0, key=KEY, more=(), out=None):
+def by_kernel(kernel, x, p, start=0, key=KEY, out=None):
     t = threshold(p)
     y = np.full_like(x, 9) if out is None else out
-    kernel(x, y, signed(start), t, 2**32 / (2**32 - t), *stream(key), *more)
+    kernel(x, y, signed(start), t, 2**32 / (2**32 - t), *stream(key))
     return y
+
+
+def one_row(kernel, stream):
+    """A compiled kernel as `_cpu.drop`."""
+    return lambda x, y, *numbers: kernel(x, y, x.size, 0, *numbers, stream)
 
 
 def by_reference(x, p, start=0, key=KEY):
@@ -47,14 +52,14 @@ def sample(size, dtype=np.float32):
 def test_sizes_and_rates(p, dtype):
     for size in SIZES:
         x = sample(size, dtype)
-        assert by_kernel(_cpu.elements, x, p).tobytes() == by_reference(x, p).tobytes(), size
+        assert by_kernel(_cpu.drop, x, p).tobytes() == by_reference(x, p).tobytes(), size
 
 
 @pytest.mark.parametrize("start", STARTS)
 def test_starts(start):
     for size in (1, 600, 1500, 5000):
         x = sample(size)
-        assert by_kernel(_cpu.elements, x, 0.3, start).tobytes() == by_reference(x, 0.3, start).tobytes(), (
+        assert by_kernel(_cpu.drop, x, 0.3, start).tobytes() == by_reference(x, 0.3, start).tobytes(), (
             size
         )
 
@@ -62,12 +67,12 @@ def test_starts(start):
 @pytest.mark.parametrize("key", [Key(0), Key(1, 2**32 - 1), Key(1, 2**32), Key(5).fold_in(3)])
 def test_keys(key):
     x = sample(3000)
-    assert by_kernel(_cpu.elements, x, 0.1, key=key).tobytes() == by_reference(x, 0.1, key=key).tobytes()
+    assert by_kernel(_cpu.drop, x, 0.1, key=key).tobytes() == by_reference(x, 0.1, key=key).tobytes()
 
 
 def test_a_million_and_seven():
     x = sample(10**6 + 7)
-    assert by_kernel(_cpu.elements, x, 0.5).tobytes() == by_reference(x, 0.5).tobytes()
+    assert by_kernel(_cpu.drop, x, 0.5).tobytes() == by_reference(x, 0.5).tobytes()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
@@ -79,7 +84,7 @@ def test_threads_and_pieces_give_the_same_bits(threads, piece, monkeypatch, thre
     fd.set_num_threads(threads)
     x = sample(50_003)
     for start in (0, 1000, 2**64 - x.size):
-        assert by_kernel(_cpu.elements, x, 0.3, start).tobytes() == by_reference(x, 0.3, start).tobytes()
+        assert by_kernel(_cpu.drop, x, 0.3, start).tobytes() == by_reference(x, 0.3, start).tobytes()
 
 
 @pytest.mark.parametrize("start", [0, 4, 1020])
@@ -90,7 +95,7 @@ def test_streaming_stores_give_the_same_bits(start, dtype):
     first = (start * np.dtype(dtype).itemsize - raw.ctypes.data) % 16
     out = raw[first : first + 5000 * np.dtype(dtype).itemsize].view(dtype)
     x = sample(5000, dtype)
-    by_kernel(_cpu._elements, x, 0.3, start, more=(True,), out=out)
+    by_kernel(one_row(_cpu._drop, True), x, 0.3, start, out=out)
     assert out.tobytes() == by_reference(x, 0.3, start).tobytes()
 
 
@@ -102,14 +107,14 @@ def test_big_outputs_stream_past_the_cache_unless_misaligned(monkeypatch):
     x = sample(50_000)
     for shift in range(4):
         out = raw[shift : shift + x.size]
-        assert by_kernel(_cpu.elements, x, 0.5, out=out).tobytes() == by_reference(x, 0.5).tobytes()
+        assert by_kernel(_cpu.drop, x, 0.5, out=out).tobytes() == by_reference(x, 0.5).tobytes()
 
 
 def test_nothing_outside_is_written():
     for size in (1, 9, 1000, 1024, 3001):
         for start in (0, 5, 1023):
             raw = np.full(size + 64, 77, np.float32)
-            by_kernel(_cpu.elements, sample(size), 0.5, start, out=raw[32 : 32 + size])
+            by_kernel(_cpu.drop, sample(size), 0.5, start, out=raw[32 : 32 + size])
             assert (raw[:32] == 77).all()
             assert (raw[32 + size :] == 77).all()
 
@@ -119,8 +124,8 @@ def test_in_place_and_read_only():
     expected = by_reference(x, 0.1).tobytes()
     frozen = x.copy()
     frozen.flags.writeable = False
-    assert by_kernel(_cpu.elements, frozen, 0.1).tobytes() == expected
-    assert by_kernel(_cpu.elements, x, 0.1, out=x).tobytes() == expected
+    assert by_kernel(_cpu.drop, frozen, 0.1).tobytes() == expected
+    assert by_kernel(_cpu.drop, x, 0.1, out=x).tobytes() == expected
 
 
 CROWD = """
@@ -168,22 +173,22 @@ def test_without_a_writable_cache_kernels_are_compiled_in_each_process(monkeypat
         return numba.njit(kernel, **given)
 
     monkeypatch.setattr(_cpu, "njit", njit)
-    kernel, *_ = _cpu._compile(0)
-    assert [given.get("cache", False) for given in options] == [True, False] * 4
+    kernel = _cpu._drop_kernel(0)
+    assert [given.get("cache", False) for given in options] == [True, False]
     x = sample(1500)
-    assert by_kernel(kernel, x, 0.5, more=(False,)).tobytes() == by_reference(x, 0.5).tobytes()
+    assert by_kernel(one_row(kernel, False), x, 0.5).tobytes() == by_reference(x, 0.5).tobytes()
 
 
 def test_a_change_of_the_kernels_sources_changes_the_caches_key():
-    old, new = (_cpu._compile(stamp)[0]._cache for stamp in (1, 2))
+    old, new = (_cpu._drop_kernel(stamp)._cache for stamp in (1, 2))
     signature, codegen = (numba.int64,), numba.core.registry.cpu_target.target_context.codegen()
     assert old._index_key(signature, codegen) != new._index_key(signature, codegen)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86-64 assembly")
 def test_the_kernel_multiplies_vectors_and_can_stream():
-    kernel = numba.njit(_cpu._elements.py_func)  # one that comes from the cache has no assembly to show
-    by_kernel(kernel, sample(10), 0.5, more=(False,))
+    kernel = numba.njit(_cpu._drop.py_func)  # one that comes from the cache has no assembly to show
+    by_kernel(one_row(kernel, False), sample(10), 0.5)
     (code,) = kernel.inspect_asm().values()
     assert "pmuludq" in code
     assert "movnt" in code

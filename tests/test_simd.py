@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from fastdrop import _simd
+from fastdrop import _memory, _simd
 
 A = np.array([0, 1, 2**31, 2**32 - 1, 12345, 7, 8, 9], np.uint32)
 B = np.array([3, 1, 2**31, 1, 54321, 8, 7, 9], np.uint32)
@@ -16,8 +16,8 @@ def lanes(formula, *arrays, dtype=None):
     """Evaluate a formula of lanes on arrays of eight."""
     out = np.zeros(8, dtype or arrays[0].dtype)
     body = {
-        1: lambda a, out: _simd.store(out, 0, formula(_simd.load(a, 0))),
-        2: lambda a, b, out: _simd.store(out, 0, formula(_simd.load(a, 0), _simd.load(b, 0))),
+        1: lambda a, out: _memory.store(out, 0, formula(_memory.load(a, 0))),
+        2: lambda a, b, out: _memory.store(out, 0, formula(_memory.load(a, 0), _memory.load(b, 0))),
     }[len(arrays)]
     formula = njit(formula)
     njit(body)(*arrays, out)
@@ -71,7 +71,7 @@ def test_any_nonzero(lane):
     a = np.zeros(8, np.uint32)
     if lane is not None:
         a[lane] = 1 << lane
-    assert njit(lambda a: _simd.any_nonzero(_simd.load(a, 0)))(a) == (lane is not None)
+    assert njit(lambda a: _simd.any_nonzero(_memory.load(a, 0)))(a) == (lane is not None)
 
 
 def test_zero_where_makes_positive_zeros_of_anything():
@@ -85,7 +85,7 @@ def test_zero_where_makes_positive_zeros_of_anything():
 def test_masked_access_touches_only_what_is_set(dtype):
     def copy_part(a, out, first, last):
         inside = (_simd.iota() >= np.uint64(first)) & (_simd.iota() < np.uint64(last))
-        _simd.store_where(out, 0, _simd.load_where(a, 0, inside), inside)
+        _memory.store_where(out, 0, _memory.load_where(a, 0, inside), inside)
 
     copy_part = njit(copy_part)
     a = np.arange(1, 9).astype(dtype)
@@ -101,8 +101,8 @@ def test_masked_access_touches_only_what_is_set(dtype):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
 def test_streaming_store_writes_the_same(dtype):
     def stream(a, out):
-        _simd.store_streaming(out, 0, _simd.load(a, 0))
-        _simd.fence()
+        _memory.store_streaming(out, 0, _memory.load(a, 0))
+        _memory.fence()
 
     raw = np.zeros(128, np.uint8)
     start = -raw.ctypes.data % 16
@@ -121,5 +121,5 @@ def test_lanes_twice():
 def test_comparisons_of_reals_are_ordered(op):
     x = np.array([0, -0.0, 1, -1, np.nan, np.inf, -np.inf, 0.5], np.float32)
     compare = njit(lambda a: op(a, 0))
-    got = lanes(lambda a: _simd.zero_where(compare(_simd.load(x, 0)), a), np.ones(8, np.uint32))
+    got = lanes(lambda a: _simd.zero_where(compare(_memory.load(x, 0)), a), np.ones(8, np.uint32))
     assert np.array_equal(got == 0, op(x, 0) & ~np.isnan(x))

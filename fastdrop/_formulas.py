@@ -1,0 +1,96 @@
+"""What becomes of eight neighbours: one formula of lanes for each noise and fused pass.
+
+Of Bernoulli noise a formula gets x, another array and a bias, whether each lane is dropped, the scale
+of what is kept, and constants, of which the last is the number of the activation; of noise with a
+density x, the noise, and its one number.
+"""
+
+from __future__ import annotations
+
+from numba import njit
+
+from fastdrop._math import normal_cdf, sigmoid
+from fastdrop._reals import fma
+from fastdrop._simd import splat_like, where, zero_where
+
+ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
+_NONE, _RELU, _GELU, _GELU_TANH, _SILU = range(len(ACTIVATIONS))
+_TANH_SCALE, _CUBE = 1.5957691216057308, 0.044715  # 2 sqrt(2 / pi), and what is usual beside it
+
+
+@njit(forceinline=True)
+def drop(x, other, bias, dropped, scale, constants):
+    """Dropout."""
+    return zero_where(dropped, x * scale)
+
+
+@njit(forceinline=True)
+def alpha(x, other, bias, dropped, scale, constants):
+    """Alpha dropout; its constants are what is added to kept elements, and what dropped ones become."""
+    return where(dropped, constants[1], x * scale + constants[0])
+
+
+@njit(forceinline=True)
+def add(x, other, bias, dropped, scale, constants):
+    """Dropout, added to another array."""
+    return other + zero_where(dropped, x * scale)
+
+
+@njit(forceinline=True)
+def activate(x, other, bias, dropped, scale, constants):
+    """Dropout of the activation of x + bias."""
+    return zero_where(dropped, _activation(x + bias, constants[-1]) * scale)
+
+
+@njit(forceinline=True)
+def activate_add(x, other, bias, dropped, scale, constants):
+    """Dropout of the activation of x + bias, added to another array."""
+    return other + activate(x, other, bias, dropped, scale, constants)
+
+
+@njit(forceinline=True)
+def differentiate(g, x, bias, dropped, scale, constants):
+    """The gradient of `activate` with respect to x."""
+    return zero_where(dropped, g * scale * _derivative(x + bias, constants[-1]))
+
+
+@njit(forceinline=True)
+def _activation(v, activation):
+    if activation == _RELU:
+        return where(v < 0, 0, v)
+    if activation == _GELU:
+        return v * normal_cdf(v)[0]
+    if activation == _GELU_TANH:
+        return v * sigmoid(v * _TANH_SCALE * (v * v * _CUBE + 1.0))
+    if activation == _SILU:
+        return v * sigmoid(v)
+    return v
+
+
+@njit(forceinline=True)
+def _derivative(v, activation):
+    one = splat_like(1.0, v)
+    if activation == _RELU:
+        return where(v < 0, 0, where(v == 0, 0, one))
+    if activation == _GELU:
+        cumulative, density = normal_cdf(v)
+        return fma(v, density, cumulative)
+    if activation == _GELU_TANH:
+        s = sigmoid(v * _TANH_SCALE * (v * v * _CUBE + 1.0))
+        return fma(v * _TANH_SCALE * (v * v * (3 * _CUBE) + 1.0), s * (one - s), s)
+    if activation == _SILU:
+        s = sigmoid(v)
+        return s * fma(v, one - s, one)
+    return one
+
+
+@njit(forceinline=True)
+def multiply(x, noise, std):
+    """Gaussian dropout: x times a noise of mean 1."""
+    return x * fma(noise, std, splat_like(1.0, x))
+
+
+@njit(forceinline=True)
+def shift(x, noise, std):
+    """Additive noise."""
+    return fma(noise, std, x)

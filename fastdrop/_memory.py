@@ -1,0 +1,121 @@
+"""Lanes to and from arrays: whole, in part, past the caches, and 16-bit floats on their way.
+
+Numba has no 16-bit floats, so their arrays come as integers of the same width, float16 as int16 and
+bfloat16 as uint16: they are float32 in lanes, and are rounded when stored.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from fastdrop._simd import I32, Vec, call, splatted, suffix, vector
+
+
+def _address(context, builder, array_type, array, index):
+    """A pointer to eight elements of a 1-D C-order array, and the alignment it is sure to have."""
+    first = builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
+    lanes = vector(first.type.pointee)
+    return builder.bitcast(first, lanes.as_pointer()), array_type.dtype.bitwidth // 8
+
+
+HALF, BFLOAT = types.int16, types.uint16  # what arrays of float16 and bfloat16 come as
+
+
+def _in_lanes(array: types.Array) -> Vec:
+    return Vec(types.float32 if array.dtype in (HALF, BFLOAT) else array.dtype)
+
+
+def _from_memory(builder, dtype, v):
+    if dtype == HALF:
+        return builder.fpext(builder.bitcast(v, vector(ir.HalfType())), vector(ir.FloatType()))
+    if dtype == BFLOAT:
+        wide = builder.zext(v, vector(I32))
+        return builder.bitcast(builder.shl(wide, splatted(builder, I32(16))), vector(ir.FloatType()))
+    return v
+
+
+def _to_memory(builder, dtype, v):
+    if dtype == HALF:
+        return builder.bitcast(builder.fptrunc(v, vector(ir.HalfType())), vector(ir.IntType(16)))
+    if dtype == BFLOAT:
+        return _round_to_bfloat(builder, v)
+    return v
+
+
+def _round_to_bfloat(builder, v):
+    """The upper halves, rounded to nearest even; a NaN keeps its sign."""
+    word = builder.bitcast(v, vector(I32))
+    half, one, bias, quiet_bit = (splatted(builder, I32(n)) for n in (16, 1, 0x7FFF, 0x0040))
+    upper = builder.lshr(word, half)
+    rounded = builder.lshr(builder.add(builder.add(word, bias), builder.and_(upper, one)), half)
+    quiet = builder.or_(upper, quiet_bit)
+    chosen = builder.select(builder.fcmp_unordered("uno", v, v), quiet, rounded)
+    return builder.trunc(chosen, vector(ir.IntType(16)))
+
+
+@intrinsic
+def load(typingctx, array, index):
+    """Eight consecutive elements of a 1-D array."""
+
+    def codegen(context, builder, sig, args):
+        pointer, align = _address(context, builder, sig.args[0], *args)
+        return _from_memory(builder, sig.args[0].dtype, builder.load(pointer, align=align))
+
+    return _in_lanes(array)(array, types.intp), codegen
+
+
+def _store(name, nontemporal, doc):
+    def store(typingctx, array, index, v):
+        def codegen(context, builder, sig, args):
+            pointer, align = _address(context, builder, sig.args[0], *args[:2])
+            value = _to_memory(builder, sig.args[0].dtype, args[2])
+            written = builder.store(value, pointer, align=16 if nontemporal else align)
+            if nontemporal:
+                written.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
+
+        return types.void(array, types.intp, v), codegen
+
+    store.__name__, store.__doc__ = name, doc
+    return intrinsic(store)
+
+
+store = _store("store", False, "Write eight consecutive elements.")
+store_streaming = _store(
+    "store_streaming", True, "Write eight elements past the caches, at a multiple of 16 bytes."
+)
+
+
+@intrinsic
+def fence(typingctx):
+    """Let streaming stores be seen before whatever follows."""
+    return types.void(), lambda context, builder, sig, args: builder.fence("seq_cst")
+
+
+@intrinsic
+def load_where(typingctx, array, index, mask):
+    """Eight elements, 0 in the lanes where the mask is not set."""
+
+    def codegen(context, builder, sig, args):
+        pointer, align = _address(context, builder, sig.args[0], *args[:2])
+        lanes = pointer.type.pointee
+        zero = ir.Constant(lanes, None)
+        name = f"llvm.masked.load.{suffix(lanes)}.p0"
+        loaded = call(builder, name, lanes, pointer, I32(align), args[2], zero)
+        return _from_memory(builder, sig.args[0].dtype, loaded)
+
+    return _in_lanes(array)(array, types.intp, mask), codegen
+
+
+@intrinsic
+def store_where(typingctx, array, index, v, mask):
+    """Write the lanes where the mask is set."""
+
+    def codegen(context, builder, sig, args):
+        pointer, align = _address(context, builder, sig.args[0], *args[:2])
+        value = _to_memory(builder, sig.args[0].dtype, args[2])
+        name = f"llvm.masked.store.{suffix(value.type)}.p0"
+        call(builder, name, ir.VoidType(), value, pointer, I32(align), args[3])
+
+    return types.void(array, types.intp, v, mask), codegen
