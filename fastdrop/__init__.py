@@ -1,7 +1,12 @@
 """fastdrop: dropout for NumPy at the cost of a multiply, with no stored mask."""
 
+from fastdrop import moments as moments
 from fastdrop._threads import get_num_threads as get_num_threads
 from fastdrop._threads import set_num_threads as set_num_threads
+from fastdrop.alpha import AlphaDropout as AlphaDropout
+from fastdrop.alpha import FeatureAlphaDropout as FeatureAlphaDropout
+from fastdrop.alpha import alpha_dropout as alpha_dropout
+from fastdrop.alpha import alpha_dropout_backward as alpha_dropout_backward
 from fastdrop.dropblock import DropBlock2D as DropBlock2D
 from fastdrop.dropblock import drop_block as drop_block
 from fastdrop.dropblock import drop_block_backward as drop_block_backward
@@ -9,6 +14,17 @@ from fastdrop.functional import apply_mask as apply_mask
 from fastdrop.functional import dropout as dropout
 from fastdrop.functional import dropout_backward as dropout_backward
 from fastdrop.functional import keep_mask as keep_mask
+from fastdrop.fused import bias_act_dropout as bias_act_dropout
+from fastdrop.fused import bias_act_dropout_backward as bias_act_dropout_backward
+from fastdrop.fused import dropout_add as dropout_add
+from fastdrop.fused import dropout_add_backward as dropout_add_backward
+from fastdrop.gaussian import GaussianDropout as GaussianDropout
+from fastdrop.gaussian import GaussianNoise as GaussianNoise
+from fastdrop.gaussian import gaussian_dropout as gaussian_dropout
+from fastdrop.gaussian import gaussian_dropout_backward as gaussian_dropout_backward
+from fastdrop.gaussian import gaussian_noise as gaussian_noise
+from fastdrop.gaussian import gaussian_noise_backward as gaussian_noise_backward
+from fastdrop.gaussian import normal as normal
 from fastdrop.layers import Dropout as Dropout
 from fastdrop.layers import InvertedDropout as InvertedDropout
 from fastdrop.random import STREAM_VERSION as STREAM_VERSION
@@ -21,28 +37,52 @@ from fastdrop.structured import SpatialDropout1D as SpatialDropout1D
 from fastdrop.structured import SpatialDropout2D as SpatialDropout2D
 from fastdrop.structured import SpatialDropout3D as SpatialDropout3D
 from fastdrop.structured import TemporalDropout as TemporalDropout
+from fastdrop.variational import VariationalDropout as VariationalDropout
+from fastdrop.variational import local_reparameterization as local_reparameterization
+from fastdrop.variational import local_reparameterization_backward as local_reparameterization_backward
+from fastdrop.variational import variational_kl as variational_kl
 
 __version__ = "0.1.0"
 __all__ = [
     "STREAM_VERSION",
+    "AlphaDropout",
     "DropBlock2D",
     "DropPath",
     "Dropout",
+    "FeatureAlphaDropout",
+    "GaussianDropout",
+    "GaussianNoise",
     "InvertedDropout",
     "Key",
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
     "TemporalDropout",
+    "VariationalDropout",
+    "alpha_dropout",
+    "alpha_dropout_backward",
     "apply_mask",
+    "bias_act_dropout",
+    "bias_act_dropout_backward",
     "drop_block",
     "drop_block_backward",
     "drop_path",
     "drop_path_backward",
     "dropout",
+    "dropout_add",
+    "dropout_add_backward",
     "dropout_backward",
+    "gaussian_dropout",
+    "gaussian_dropout_backward",
+    "gaussian_noise",
+    "gaussian_noise_backward",
     "get_num_threads",
     "keep_mask",
+    "local_reparameterization",
+    "local_reparameterization_backward",
+    "moments",
+    "normal",
     "set_num_threads",
     "surviving_rows",
+    "variational_kl",
 ]

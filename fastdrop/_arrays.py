@@ -36,6 +36,14 @@ def to_array(x: ArrayLike) -> NDArray[Any]:
     return x
 
 
+def real_array(x: ArrayLike, what: str) -> NDArray[Any]:
+    """As `to_array`, but no complex numbers."""
+    x = to_array(x)
+    if x.dtype.kind == "c":
+        raise TypeError(f"{what} needs real numbers, got {x.dtype}; use x.real and x.imag")
+    return x
+
+
 def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     """The plain array to write x's result to: out, or its base class's view of it."""
     if type(out) is np.ndarray and out.shape == x.shape and out.dtype is x.dtype:  # the usual case first

@@ -25,7 +25,7 @@ from fastdrop._arrays import (
     ready,
     window_of,
 )
-from fastdrop._rates import FULL, Rate, rates
+from fastdrop._rates import FULL, Rate, check_broadcast, rates
 from fastdrop.random import TILE, Key, signed, stream
 
 _UNITS = 1 << 16  # whose factors stay in the cache
@@ -48,6 +48,7 @@ class Pass(NamedTuple):
     bias: NDArray | None = None  # one for each place on the last axis, of the type that x has in lanes
     constants: tuple[float, ...] = ()
     activation: int = 0
+    scale: float | None = None  # of what is kept, where it isn't 1 / (1 - p)
 
 
 DROP = Pass()
@@ -81,6 +82,8 @@ def fuse(
     a, b = as_lanes(x), as_lanes(y)
     what = what._replace(others=tuple(as_lanes(other) for other in what.others))
     thresholds, scales = rates(p, _units(x.shape, shared), lanes_dtype(a))
+    if what.scale is not None:
+        scales = what.scale
     philox_key, draw = stream(key)
     if a.ndim > x.ndim:  # real and imaginary parts share their draw
         place, shared = place.deeper(), {*shared, x.ndim}
@@ -102,7 +105,7 @@ def fuse(
         shared = set(range(a.ndim))  # everything is dropped, whatever is drawn
 
     def draw_factors(factors: NDArray, rows: Any, place: _Place) -> None:
-        t, s = (r[rows] if by_element and 0 not in shared else r for r in (thresholds, scales))
+        t, s = (r[rows] if by_element else r for r in (thresholds, scales))
         factors[...] = 1
         _drop_block(factors, factors, t, s, place, philox_key, draw)
 
@@ -124,11 +127,15 @@ def noise(
     place, shared = _placed(x, shared_axes, window)
     a, b = as_lanes(x), as_lanes(y)
     numbers = stream(key)
+    by_element = isinstance(std, np.ndarray)
+    if isinstance(std, np.ndarray):
+        check_broadcast("std", std, _units(x.shape, shared))
+        std = std.reshape(std.shape + (1,) * (a.ndim - x.ndim))
     if a.ndim > x.ndim and formula == "multiply":  # real and imaginary parts share their draw
         place, shared = place.deeper(), {*shared, x.ndim}
     elif a.ndim > x.ndim:  # they are independent, and have the variance together
         place, x, y, std = place.deeper(2), a, b, std / math.sqrt(2)
-    if not shared and not isinstance(std, np.ndarray):
+    if not shared and not by_element:
         _each(_adder(formula, std, *numbers), (a,), b, place)
         return
     stds = np.broadcast_to(std, _units(a.shape, shared))
@@ -136,7 +143,7 @@ def noise(
     def draw_factors(factors: NDArray, rows: Any, place: _Place) -> None:
         factors[...] = 0
         _each(_adder("shift", 1.0, *numbers), (factors,), factors, place)
-        factors *= stds[rows] if len(stds) == len(a) else stds
+        factors *= stds[rows]
 
     for rows, factors in _factors(a, place, shared, draw_factors):
         if formula == "multiply":
@@ -146,7 +153,7 @@ def noise(
             np.add(x[rows], factors, out=y[rows], dtype=factors.dtype, casting="unsafe")
 
 
-def _adder(formula: str, std: float, philox_key: int, draw: int) -> Callable[..., None]:
+def _adder(formula: str, std: Rate, philox_key: int, draw: int) -> Callable[..., None]:
     """What `_each` calls to apply normals."""
 
     def run(arrays: Sequence[NDArray], _: NDArray, __: int, target: NDArray, *layout: int) -> None:

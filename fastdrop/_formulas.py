@@ -61,10 +61,16 @@ def _activation(v, activation):
     if activation == _GELU:
         return v * normal_cdf(v)[0]
     if activation == _GELU_TANH:
-        return v * sigmoid(v * _TANH_SCALE * (v * v * _CUBE + 1.0))
+        return v * sigmoid(_tanh_argument(v))[0]
     if activation == _SILU:
-        return v * sigmoid(v)
+        return v * sigmoid(v)[0]
     return v
+
+
+@njit(forceinline=True)
+def _tanh_argument(v):
+    """Twice the argument of the tanh in gelu's approximation: (1 + tanh(a / 2)) / 2 is the sigmoid of a."""
+    return v * _TANH_SCALE * (v * v * _CUBE + 1.0)
 
 
 @njit(forceinline=True)
@@ -76,11 +82,11 @@ def _derivative(v, activation):
         cumulative, density = normal_cdf(v)
         return fma(v, density, cumulative)
     if activation == _GELU_TANH:
-        s = sigmoid(v * _TANH_SCALE * (v * v * _CUBE + 1.0))
-        return fma(v * _TANH_SCALE * (v * v * (3 * _CUBE) + 1.0), s * (one - s), s)
+        s, rest = sigmoid(_tanh_argument(v))
+        return fma(v * _TANH_SCALE * (v * v * (3 * _CUBE) + 1.0), s * rest, s)
     if activation == _SILU:
-        s = sigmoid(v)
-        return s * fma(v, one - s, one)
+        s, rest = sigmoid(v)
+        return s * fma(v, rest, one)
     return one
 
 

@@ -1,13 +1,19 @@
 """Logarithm, sine and cosine, exponential and normal distribution of lanes, by our own polynomials.
 
-Each polynomial interpolates its function at Chebyshev nodes (within a factor of two of the best of
-its degree); what the functions return was measured against mpmath in tests/test_math.py, which fails
-above these bounds:
+Each polynomial interpolates its function at Chebyshev nodes, within a factor of two of the best of its
+degree. What the functions return was measured on 2**18 arguments against extended precision, in
+tests/test_math.py, which fails above these bounds, in units of the precision's eps (1.2e-7, 2.2e-16):
 
-====================  ====================  ====================
-largest error         float32               float64
-====================  ====================  ====================
-====================  ====================  ====================
+====================================  =======  =======
+largest error                         float32  float64
+====================================  =======  =======
+log of (0, 1/2], relative             1.5      1.5
+exp, relative                         1.0      1.0
+sigmoid, relative                     1.5      1.5
+normal_cdf, absolute                  1.5      2.0
+radius, relative                      1.5      1.5
+turn, absolute                        1.0      1.0
+====================================  =======  =======
 """
 
 from __future__ import annotations
@@ -206,9 +212,10 @@ def exp(v):
 
 @njit(forceinline=True)
 def sigmoid(v):
-    """1 / (1 + exp(-v)), and 0 where exp(v) is below the normal numbers."""
-    s = splat_like(1.0, v) / (exp(-v) + 1.0)
-    return where(v < -_EXP_MOST(v), 0, s)
+    """1 / (1 + exp(-v)), 0 where exp(v) is below the normal numbers, and 1 minus that to its own digits."""
+    e = exp(-v)
+    s = splat_like(1.0, v) / (e + 1.0)
+    return where(v < -_EXP_MOST(v), 0, s), e * s
 
 
 @njit(forceinline=True)

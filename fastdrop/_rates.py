@@ -42,13 +42,18 @@ def rates(p: Rate, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, A
     wrong = p[~((p >= 0) & (p <= 1))]
     if wrong.size:
         raise ValueError(f"p must be in [0, 1], got {wrong.flat[0]} in an array")
-    try:
-        fits = np.broadcast_shapes(p.shape, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(f"p must broadcast to the mask's shape {shape}, got {p.shape}")
+    check_broadcast("p", p, shape)
     counts = np.rint(p.astype(np.float64) * FULL)
     scales = np.where(counts < FULL, 1 if counting else FULL / np.maximum(FULL - counts, 1), 0).astype(dtype)
     thresholds = np.minimum(counts, FULL - 1).astype(np.uint32)
     return np.broadcast_to(thresholds, shape), np.broadcast_to(scales, shape)
+
+
+def check_broadcast(name: str, numbers: NDArray, shape: tuple[int, ...]) -> None:
+    """Refuse an array that doesn't broadcast to the mask's shape."""
+    try:
+        fits = np.broadcast_shapes(numbers.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} must broadcast to the mask's shape {shape}, got {numbers.shape}")

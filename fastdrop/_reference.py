@@ -6,30 +6,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdrop import _philox
-from fastdrop.random import BERNOULLI, DOMAIN_SHIFT, TILE, Key, stream
+from fastdrop.random import BERNOULLI, DOMAIN_SHIFT, NORMAL, TILE, Key, stream
 
 DIGITS = 32
 
 
+def words(number: NDArray[np.uint64], domain: int, plane: int, key: Key) -> tuple[NDArray, ...]:
+    """The four words of Philox blocks by their number."""
+    philox_key, draw = stream(key)
+    constants = (domain << DOMAIN_SHIFT | plane, draw, philox_key & 0xFFFFFFFF, philox_key >> 32 & 0xFFFFFFFF)
+    full = (np.full(number.shape, constant, np.uint64) for constant in constants)
+    found = _philox.philox4x32(number & _philox.LOW_HALF, number >> _philox.HALF_WIDTH, *full)
+    return tuple(word & _philox.LOW_HALF for word in found)
+
+
 def uniforms(index: NDArray[np.uint64], key: Key) -> NDArray[np.uint32]:
     """U(i), the 32-bit uniform of each element index."""
-    philox_key, draw = stream(key)
     tile, place = index // np.uint64(TILE), index % np.uint64(TILE)
     bit, word, block = place // 32, place % 32 // 8, place % 8
     number = tile * np.uint64(8) + block
     u = np.zeros(index.shape, np.uint64)
     for plane in range(DIGITS):
-        words = _philox.philox4x32(
-            number & _philox.LOW_HALF,
-            number >> _philox.HALF_WIDTH,
-            np.full(index.shape, BERNOULLI << DOMAIN_SHIFT | plane, np.uint64),
-            np.full(index.shape, draw, np.uint64),
-            np.full(index.shape, philox_key & 0xFFFFFFFF, np.uint64),
-            np.full(index.shape, philox_key >> 32 & 0xFFFFFFFF, np.uint64),
-        )
-        digit = np.choose(word.astype(np.intp), words) >> bit & np.uint64(1)
+        digit = np.choose(word.astype(np.intp), words(number, BERNOULLI, plane, key)) >> bit & np.uint64(1)
         u = u << np.uint64(1) | digit
     return u.astype(np.uint32)
+
+
+def normals(index: NDArray[np.uint64], key: Key, bits: int = 32) -> NDArray[np.float64]:
+    """The standard normal of each element index, from words of 32 or 64 bits."""
+    group, place = index // np.uint64(32), index % np.uint64(32)
+    number, word = group * np.uint64(8) + place % 8, (place // 8).astype(np.intp)
+    drawn = np.array(words(number, NORMAL, 0, key), np.float64)
+    other = 2.0**32 - 1 - drawn  # what is missing to the largest word
+    if bits == 64:
+        further = np.array(words(number, NORMAL, 1, key), np.float64)
+        drawn, other = drawn + further / 2**32, other + (2.0**32 - 1 - further) / 2**32
+    radius, angle = (np.choose(word // 2 * 2 + i, drawn) for i in (0, 1))
+    above = np.choose(word // 2 * 2, other)
+    half = 0.5 if bits == 32 else 2.0**-33
+    smaller = (np.minimum(radius, above) + half) / 2**32
+    minus_log = -np.where(radius < above, np.log(smaller), np.log1p(-smaller))
+    turn = 2 * np.pi * (angle / 2**32)
+    return np.sqrt(2 * minus_log) * np.where(word % 2 == 0, np.cos(turn), np.sin(turn))
 
 
 def indices(

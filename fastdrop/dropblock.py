@@ -126,24 +126,31 @@ def block_mask(
     check_data_format(data_format)
     if len(shape) != 4:
         raise ValueError(f"drop_block needs images of 4 axes, got shape {shape}; use x[None] for one image")
-    size = natural("block_size", block_size)
-    if size < 1:
-        raise ValueError(f"block_size must be at least 1, got {size}")
-    rate(p)
     last = data_format == "channels_last"
-    height, width = axes = (1, 2) if last else (2, 3)
-    starts, sides = list(shape), [min(size, shape[axis]) for axis in axes]
+    axes = (1, 2) if last else (2, 3)
+    gamma, sides = block_layout((shape[axes[0]], shape[axes[1]]), p, block_size)
+    starts = list(shape)
     if shared_channels:
         starts[3 if last else 1] = 1
     for axis, side in zip(axes, sides, strict=True):
         starts[axis] -= max(side - 1, 0)
-    places = math.prod(starts[axis] for axis in axes)
-    area = math.prod(sides)
-    gamma = min(1.0, p * shape[height] * shape[width] / (area * places)) if area * places else 0.0
     dropped = ~keep_mask(starts, gamma, key)
     for axis, side in zip(axes, sides, strict=True):
         dropped = _dilated(dropped, axis, side)
     return ~dropped
+
+
+def block_layout(image: tuple[int, int], p: float, block_size: int) -> tuple[float, tuple[int, int]]:
+    """The probability that a block starts at each place where it fits, and a block's sides."""
+    size = natural("block_size", block_size)
+    if size < 1:
+        raise ValueError(f"block_size must be at least 1, got {size}")
+    rate(p)
+    height, width = image
+    sides = min(size, height), min(size, width)
+    area = math.prod(sides)
+    places = (height - sides[0] + 1) * (width - sides[1] + 1)
+    return (min(1.0, p * height * width / (area * places)) if area else 0.0), sides
 
 
 def _dilated(seeds: NDArray[np.bool_], axis: int, side: int) -> NDArray[np.bool_]:

@@ -197,7 +197,7 @@ class TemporalDropout(Dropout):
             As `fastdrop.dropout`, or if x is neither 3-D nor 2-D, or lengths don't fit it.
         """
         before = self._lengths
-        self._lengths = None if lengths is None else self._checked(lengths, np.shape(x))
+        self._lengths = None if lengths is None else self._checked_lengths(lengths, np.shape(x))
         try:
             return super().forward(x, training, out=out)
         except BaseException:
@@ -236,7 +236,7 @@ class TemporalDropout(Dropout):
             functional.dropout(part, p, key, shared_axes=time, out=part, window=(y.shape, origin))
         return y
 
-    def _checked(self, lengths: Sequence[int] | NDArray[Any], shape: tuple[int, ...]) -> list[int]:
+    def _checked_lengths(self, lengths: Sequence[int] | NDArray[Any], shape: tuple[int, ...]) -> list[int]:
         if len(shape) != 3:
             raise ValueError(f"lengths go with whole sequences of 3 axes, got shape {shape}")
         steps, samples = shape[:2] if self.time_major else shape[1::-1]

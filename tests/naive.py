@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -54,3 +55,19 @@ def painted(seeds: np.ndarray, shape: tuple[int, ...], height: int, width: int) 
     for i, j, y, x in zip(*np.nonzero(seeds), strict=True):
         mask[i, j, y : y + height, x : x + width] = 0
     return mask
+
+
+def normal(index: int, seed: int, draw: int, bits: int) -> float:
+    """Element `index` of the standard normals, from words of 32 bits or from 64."""
+    group, place = divmod(index, 32)
+    word, block = divmod(place, 8)
+    number, pair = 8 * group + block, word // 2 * 2
+    high, low = (
+        philox([number % WORD, number // WORD, 2**24 + plane, draw % WORD], key_words(seed, draw))
+        for plane in (0, 1)
+    )
+    radius, angle = (high[i] if bits == 32 else high[i] * WORD + low[i] for i in (pair, pair + 1))
+    u = Fraction(2 * radius + 1, 2 ** (bits + 1))
+    minus_log = -math.log(u) if u < Fraction(1, 2) else -math.log1p(-float(1 - u))
+    turn = float(Fraction(angle, 2**bits)) * 2 * math.pi
+    return math.sqrt(2 * minus_log) * (math.cos(turn) if word % 2 == 0 else math.sin(turn))

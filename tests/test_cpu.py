@@ -59,9 +59,7 @@ def test_sizes_and_rates(p, dtype):
 def test_starts(start):
     for size in (1, 600, 1500, 5000):
         x = sample(size)
-        assert by_kernel(_cpu.drop, x, 0.3, start).tobytes() == by_reference(x, 0.3, start).tobytes(), (
-            size
-        )
+        assert by_kernel(_cpu.drop, x, 0.3, start).tobytes() == by_reference(x, 0.3, start).tobytes(), size
 
 
 @pytest.mark.parametrize("key", [Key(0), Key(1, 2**32 - 1), Key(1, 2**32), Key(5).fold_in(3)])

@@ -40,7 +40,10 @@ def test_integer_operators(formula):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("formula", [lambda a, b: a + b, lambda a, b: a * b])
+@pytest.mark.parametrize(
+    "formula",
+    [lambda a, b: a + b, lambda a, b: a - b, lambda a, b: a * b, lambda a, b: a / b, lambda a, b: -a],
+)
 def test_real_operators(formula, dtype):
     a, b = np.random.default_rng(0).standard_normal((2, 8)).astype(dtype)
     assert np.array_equal(lanes(formula, a, b), formula(a, b))
@@ -123,3 +126,11 @@ def test_comparisons_of_reals_are_ordered(op):
     compare = njit(lambda a: op(a, 0))
     got = lanes(lambda a: _simd.zero_where(compare(_memory.load(x, 0)), a), np.ones(8, np.uint32))
     assert np.array_equal(got == 0, op(x, 0) & ~np.isnan(x))
+
+
+def test_where_takes_scalars_for_either():
+    x = np.arange(8, dtype=np.float32)
+    assert lanes(lambda a: _simd.where(a < 3, 9, a), x).tolist() == np.where(x < 3, 9, x).tolist()
+    assert lanes(lambda a: _simd.where(a < 3, a, 9), x).tolist() == np.where(x < 3, x, 9).tolist()
+    assert lanes(lambda a: _simd.where(a < 3, a, -a), x).tolist() == np.where(x < 3, x, -x).tolist()
+    assert lanes(lambda a: _simd.splat_like(2.5, a), x).tolist() == [2.5] * 8

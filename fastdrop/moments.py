@@ -1,0 +1,216 @@
+"""Exact moments of each noise, and of what a layer puts out for a given input.
+
+Every function takes the noise's own numbers and an input x, and returns the `Moments` of y given x. With
+the default x they are those of the noise itself. Rates are the realised ones, `round(p * 2**32) / 2**32`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastdrop._rates import FULL, rate
+from fastdrop.alpha import affine
+from fastdrop.dropblock import block_layout
+from fastdrop.gaussian import std_of
+
+
+class Moments(NamedTuple):
+    """Mean, variance, skewness and excess kurtosis, each an array of x's shape.
+
+    Skewness and kurtosis are NaN where the variance is 0.
+
+    Examples
+    --------
+    >>> from fastdrop import moments
+    >>> moments.dropout(0.5)
+    Moments(mean=array(1.), variance=array(1.), skewness=array(0.), kurtosis=array(-2.))
+    """
+
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    skewness: NDArray[np.float64]
+    kurtosis: NDArray[np.float64]
+
+
+def dropout(p: float, x: ArrayLike = 1.0) -> Moments:
+    """Return the moments of dropout: of `fastdrop.dropout`, `drop_path` and every layer of that kind.
+
+    Parameters
+    ----------
+    p : float
+        Probability to drop, in [0, 1].
+    x : array_like, default 1
+        Inputs.
+
+    Returns
+    -------
+    Moments
+        Mean x, variance ``x**2 * p / q``, skewness ``sign(x) * (1 - 2q) / sqrt(pq)`` and excess kurtosis
+        ``(1 - 6pq) / (pq)``, where q = 1 - p. For p = 1 all is 0, the mean too.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p is not real or outside [0, 1].
+
+    References
+    ----------
+    Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
+    JMLR 15 (2014), section 10.
+
+    Examples
+    --------
+    >>> from fastdrop import moments
+    >>> m = moments.dropout(0.2, [1.0, -2.0])
+    >>> m.mean, m.variance.round(9), m.skewness.round(9), m.kurtosis.round(9)
+    (array([ 1., -2.]), array([0.25, 1.  ]), array([-1.5,  1.5]), array([0.25, 0.25]))
+    """
+    x = np.asarray(x, np.float64)
+    threshold, scale = rate(p)
+    return _two_points(x * (scale if threshold < FULL else 0.0), np.zeros_like(x), threshold / FULL)
+
+
+def alpha_dropout(p: float, x: ArrayLike) -> Moments:
+    """Return the moments of `fastdrop.alpha_dropout` for given inputs.
+
+    Over a standard normal x the mean is 0 and the variance 1; for one x they are not.
+
+    Parameters
+    ----------
+    p : float
+        Probability to drop, in [0, 1].
+    x : array_like
+        Inputs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p is not real or outside [0, 1].
+
+    References
+    ----------
+    Klambauer et al., "Self-Normalizing Neural Networks", arXiv 1706.02515.
+
+    Examples
+    --------
+    >>> from fastdrop import moments
+    >>> m = moments.alpha_dropout(0.5, [0.0, 1.0])
+    >>> m.mean.round(4), m.variance.round(4)
+    (array([0.    , 0.4432]), array([0.6071, 1.4943]))
+    """
+    x = np.asarray(x, np.float64)
+    threshold, _ = rate(p)
+    if threshold == FULL:
+        return _two_points(np.zeros_like(x), np.zeros_like(x), 1.0)
+    scale, shift, dropped = affine(p)
+    return _two_points(x * scale + shift, np.full_like(x, dropped), threshold / FULL)
+
+
+def gaussian_dropout(p: float, x: ArrayLike = 1.0) -> Moments:
+    """Return the moments of `fastdrop.gaussian_dropout`: mean x, variance ``x**2 * p / (1 - p)``.
+
+    Parameters
+    ----------
+    p : float
+        Rate, in [0, 1).
+    x : array_like, default 1
+        Inputs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p is not real or outside [0, 1).
+
+    References
+    ----------
+    Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
+    JMLR 15 (2014), section 10.
+
+    Examples
+    --------
+    >>> from fastdrop import moments
+    >>> moments.gaussian_dropout(0.5, 3.0)
+    Moments(mean=array(3.), variance=array(9.), skewness=array(0.), kurtosis=array(0.))
+    """
+    x = np.asarray(x, np.float64)
+    return _normal(x, np.abs(x) * std_of(p))
+
+
+def gaussian_noise(std: float, x: ArrayLike = 0.0) -> Moments:
+    """Return the moments of `fastdrop.gaussian_noise`: mean x, variance ``std**2``.
+
+    Parameters
+    ----------
+    std : float
+        Standard deviation.
+    x : array_like, default 0
+        Inputs.
+
+    Examples
+    --------
+    >>> from fastdrop import moments
+    >>> moments.gaussian_noise(0.5)
+    Moments(mean=array(0.), variance=array(0.25), skewness=array(0.), kurtosis=array(0.))
+    """
+    x = np.asarray(x, np.float64)
+    return _normal(x, np.full_like(x, std))
+
+
+def drop_block_rate(height: int, width: int, p: float, block_size: int = 7) -> NDArray[np.float64]:
+    """Return the probability that `fastdrop.drop_block` drops each element of an image.
+
+    Parameters
+    ----------
+    height, width : int
+        Of the image.
+    p : float
+        The nominal rate.
+    block_size : int, default 7
+        Side of a block.
+
+    Returns
+    -------
+    ndarray of float64, shape (height, width)
+        ``1 - (1 - gamma)**n``, where n blocks would cover the element. Its mean is the expected rate,
+        below p since blocks overlap.
+
+    References
+    ----------
+    Ghiasi, Lin, Le, "DropBlock: A regularization method for convolutional networks", arXiv 1810.12890.
+
+    Examples
+    --------
+    >>> from fastdrop import moments
+    >>> round(float(moments.drop_block_rate(11, 11, 0.1, 3).mean()), 5)
+    0.09494
+    """
+    gamma, sides = block_layout((height, width), p, block_size)
+    covers = [
+        np.convolve(np.ones(max(n - side + 1, 0)), np.ones(side))
+        for n, side in zip((height, width), sides, strict=True)
+    ]
+    return 1 - (1 - rate(gamma)[0] / FULL) ** np.multiply.outer(*covers)
+
+
+def _two_points(kept: NDArray[Any], dropped: NDArray[Any], p: float) -> Moments:
+    """Moments of what is `dropped` with probability p and else `kept`."""
+    q, step = 1 - p, kept - dropped
+    variance = step**2 * p * q
+    undefined = np.full_like(variance, np.nan)
+    skewness, kurtosis = undefined, undefined
+    if 0 < p < 1:
+        skewness = np.where(variance > 0, np.sign(step) * (1 - 2 * q) / np.sqrt(p * q), np.nan)
+        kurtosis = np.where(variance > 0, (1 - 6 * p * q) / (p * q), np.nan)
+    return _arrays(p * dropped + q * kept, variance, skewness, kurtosis)
+
+
+def _normal(mean: NDArray[Any], std: NDArray[Any]) -> Moments:
+    nothing = np.where(std > 0, 0.0, np.nan)
+    return _arrays(mean, std**2, nothing, nothing)
+
+
+def _arrays(*values: Any) -> Moments:
+    return Moments(*(np.array(value) for value in values))  # NumPy makes scalars of 0-d results
