@@ -5,14 +5,13 @@ python benchmarks/masks.py [--rounds 31] [--threads 2]
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 
 import ml_dtypes
 import numpy as np
+from common import report, run
 
 import fastdrop as fd
-from fastdrop._bench import seconds_in_turns
 
 KEY = fd.Key(0)
 
@@ -29,14 +28,6 @@ def cases(small: bool) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
     return {
         k: (tuple(min(n, 4) for n in shape) if small else shape, axes) for k, (shape, axes) in shapes.items()
     }
-
-
-def report(name: str, calls: dict[str, Callable[[], object]], rounds: int) -> None:
-    """Print medians in us, and each as a multiple of the first."""
-    medians = seconds_in_turns(calls, rounds)
-    first = next(iter(medians.values()))
-    cells = (f"{label} {s * 1e6:8.0f} us ({s / first:4.2f}x)" for label, s in medians.items())
-    print(f"{name:26}" + "  ".join(cells), flush=True)
 
 
 def shared(rounds: int, small: bool) -> None:
@@ -84,21 +75,7 @@ def dtypes(rounds: int, small: bool) -> None:
         report(f"dtypes, p={p}", calls, rounds)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print a line for each case."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--threads", type=int, default=fd.get_num_threads())
-    parser.add_argument("--small", action="store_true", help="tiny arrays, to see that it runs")
-    chosen = parser.parse_args(arguments)
-    before = fd.get_num_threads()
-    fd.set_num_threads(chosen.threads)
-    try:
-        for part in (shared, rates, windows, dtypes):
-            part(chosen.rounds, chosen.small)
-    finally:
-        fd.set_num_threads(before)
-
+PARTS = (shared, rates, windows, dtypes)
 
 if __name__ == "__main__":
-    main()
+    run(PARTS, __doc__)

@@ -1,5 +1,8 @@
 """Alpha dropout: its formula with dropout's own mask, and what it keeps."""
 
+import copy
+import json
+
 import numpy as np
 import pytest
 from arrays import LAYOUTS, normal, same_bits
@@ -111,3 +114,21 @@ def test_refuses():
         fd.FeatureAlphaDropout()(np.ones(3))
     with pytest.raises(ValueError, match="data_format must be one of"):
         fd.FeatureAlphaDropout(data_format="last")
+
+
+@pytest.mark.parametrize("make", [fd.AlphaDropout, fd.FeatureAlphaDropout, fd.GaussianNoise])
+def test_the_life_of_layers_with_an_affine_noise(make):
+    layer, x, g = make(0.3, rng=42), normal(9, 4), normal(9, 4, seed=1)
+    y, dx = layer(x), layer.backward(g)
+    slope = (layer.backward(np.ones_like(g)) * g).astype(np.float32)
+    assert np.allclose(dx, slope)
+    again = make(0.3, rng=42)
+    assert same_bits(again(x), y)
+    state = json.loads(json.dumps(layer.state_dict()))
+    other = make(0.5)
+    other.load_state_dict(state)
+    assert same_bits(other(x), layer(x))
+    assert same_bits(copy.deepcopy(layer)(x), layer(x))
+    assert eval(repr(layer), {**vars(fd)}).state_dict() == layer.state_dict()
+    assert layer.eval()(x) is x
+    assert layer.backward(g) is g

@@ -11,12 +11,22 @@ from fastdrop import _cpu
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [("parallel_from", ["--rounds", "1", "--powers", "5"]), ("masks", ["--rounds", "1", "--small"])],
-)
-def test_benchmark_program(name, arguments, capsys):
+def program(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return runpy.run_path(str(FOLDER / f"{name}.py"))
+
+
+def test_parallel_from(monkeypatch, capsys):
     threads, parallel_from = fd.get_num_threads(), _cpu.PARALLEL_FROM
-    runpy.run_path(str(FOLDER / f"{name}.py"))["main"](arguments)
+    program("parallel_from", monkeypatch)["main"](["--rounds", "1", "--powers", "5"])
     assert capsys.readouterr().out.count("\n") >= 3
     assert (fd.get_num_threads(), _cpu.PARALLEL_FROM) == (threads, parallel_from)
+
+
+@pytest.mark.parametrize(("name", "lines"), [("masks", 10), ("noise", 12)])
+def test_programs_of_cases(name, lines, monkeypatch, capsys):
+    threads = fd.get_num_threads()
+    found = program(name, monkeypatch)
+    found["run"](found["PARTS"], found["__doc__"], ["--rounds", "1", "--small"])
+    assert capsys.readouterr().out.count("\n") >= lines
+    assert fd.get_num_threads() == threads

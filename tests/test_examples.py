@@ -1,6 +1,7 @@
 """The demo: its network, its copy of the tutorial's dropout, and the program at its smallest size."""
 
 import importlib.util
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -132,3 +133,16 @@ def test_masks(tmp_path, capsys):
     masks.main(["--out", str(png)])
     assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert f"Masks: {png}" in capsys.readouterr().out
+
+
+def test_fused_network(capsys):
+    runpy.run_path(str(PROGRAM.with_name("fused_network.py")))["main"](
+        ["--width", "16", "--batch", "20", "--steps", "30", "--activation", "relu"]
+    )
+    printed = capsys.readouterr().out
+    fused, steps = (
+        next(line.split() for line in printed.splitlines() if name in line) for name in ("│ fused", "│ steps")
+    )
+    assert fused[3:6:2] == steps[3:6:2]
+    assert float(fused[5]) < float(fused[3])
+    assert "variance learned" in printed

@@ -5,6 +5,7 @@ Thresholds: |Z| < 5 for normal scores, p > 1e-6 for others; all seeds are fixed.
 
 import numpy as np
 import pytest
+from normal_battery import Battery
 from scipy import stats
 
 import fastdrop as fd
@@ -189,3 +190,43 @@ def test_uniforms_are_uniform():
     u = _reference.uniforms(np.arange(2**18, dtype=np.uint64), fd.Key(3)) / 2**32
     assert stats.kstest(u, "uniform").pvalue > 1e-6
     assert stats.kstest(u**1.05, "uniform").pvalue < 1e-6
+
+
+def battery_of(change, size=10**7 // 32 * 32):
+    """The battery's rejections after normals were changed, chunk by chunk."""
+    battery = Battery()
+    for first in range(0, size, 2**20):
+        part = min(2**20, size - first)
+        battery.add(change(fd.normal(part, fd.Key(1), dtype=np.float32, window=((size,), (first,)))))
+    return battery.failures()
+
+
+def test_normals_pass_the_battery():
+    assert battery_of(lambda z: z) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "test"),
+    [
+        (lambda z: z * 1.003, "moment 2"),
+        (lambda z: z + 0.003, "KS"),
+        (lambda z: z + 0.003, "Anderson-Darling"),
+        (lambda z: np.round(z, 1), "chi-square"),
+        (lambda z: np.clip(z, -3.9, 3.9), "beyond 4"),
+        (lambda z: np.where(np.arange(z.size) % 10**5 == 0, 5.2, z), "beyond 5"),
+        (lambda z: np.where(np.arange(z.size) % 400 == 0, 4.5, z), "beyond 4"),
+        (lambda z: z + 0.003 * np.roll(z, 8), "values 8 apart"),
+        (lambda z: z * (1 + 0.003 * np.roll(z, 8) ** 2), "squares 8 apart"),
+        (lambda z: z + 0.002 * (z**2 - 1), "moment 3"),
+        (lambda z: np.sign(z) * np.abs(z) ** 1.003, "moment 4"),
+    ],
+)
+def test_the_battery_rejects(change, test):
+    assert test in battery_of(change)
+
+
+def test_normals_with_24_bit_radii_would_miss_the_tail():
+    """Their largest is 5.89."""
+    far = fd.normal(1, fd.Key(1), dtype=np.float32, window=((10**7,), (6_671_673,)))
+    assert abs(far[0]) == pytest.approx(6.0352855)
+    assert np.sqrt(-2 * np.log(0.5 / 2**24)) < 5.9

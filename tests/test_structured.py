@@ -21,6 +21,7 @@ LAYERS = [
     (lambda: fd.DropBlock2D(0.3, block_size=3, rng=42), (3, 4, 9, 8)),
     (lambda: fd.TemporalDropout(0.3, rng=42), (5, 6, 7)),
     (lambda: fd.TemporalDropout(0.3, time_major=True, rng=42), (6, 5, 7)),
+    (lambda: fd.GaussianDropout(0.3, rng=42), (9, 4)),
 ]
 
 

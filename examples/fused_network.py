@@ -1,0 +1,174 @@
+"""Train a residual network whose activations and dropouts are fused passes, and time it step by step.
+
+    python examples/fused_network.py
+    python examples/fused_network.py --width 1024 --batch 512 --activation silu
+
+Each block is h + dropout(activation(h A + a) B). The same network runs with the passes as single steps of
+NumPy and fastdrop, from the same weights and with the same masks: the losses must agree. Last comes an
+estimate of the learned variance of Gaussian noise (`VariationalDropout`) on the inputs. With --help: options.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from time import perf_counter
+
+try:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.console import Console
+    from rich.table import Table
+    from sklearn.datasets import load_digits
+    from tqdm import tqdm
+
+    import fastdrop as fd
+except ModuleNotFoundError as error:
+    raise SystemExit(f"the example needs {error.name}; use pip install '.[demo]'") from None
+
+P = 0.1
+LEARNING_RATE = 0.05
+CLASSES = 10
+
+
+class Fused:
+    """One read and one write for each pass."""
+
+    @staticmethod
+    def act(x: NDArray, bias: NDArray, key: fd.Key, activation: str) -> NDArray:
+        """Return dropout of the activation of x + bias."""
+        return fd.bias_act_dropout(x, bias, P, key, activation=activation)
+
+    @staticmethod
+    def act_backward(g: NDArray, x: NDArray, bias: NDArray, key: fd.Key, activation: str) -> tuple:
+        """Return the gradients of x and bias."""
+        return fd.bias_act_dropout_backward(g, x, bias, P, key, activation=activation)
+
+    @staticmethod
+    def add(x: NDArray, residual: NDArray, key: fd.Key) -> NDArray:
+        """Return residual + dropout(x)."""
+        return fd.dropout_add(x, residual, P, key)
+
+
+class Steps:
+    """The same, step by step: the activation by fastdrop without dropout, the rest by NumPy."""
+
+    @staticmethod
+    def act(x: NDArray, bias: NDArray, key: fd.Key, activation: str) -> NDArray:
+        """Return dropout of the activation of x + bias."""
+        return fd.dropout(fd.bias_act_dropout(x + bias, None, 0, 0, activation=activation), P, key)
+
+    @staticmethod
+    def act_backward(g: NDArray, x: NDArray, bias: NDArray, key: fd.Key, activation: str) -> tuple:
+        """Return the gradients of x and bias."""
+        dropped = fd.dropout_backward(g, P, key)
+        dx, _ = fd.bias_act_dropout_backward(dropped, x + bias, None, 0, 0, activation=activation)
+        return dx, dx.sum(0)
+
+    @staticmethod
+    def add(x: NDArray, residual: NDArray, key: fd.Key) -> NDArray:
+        """Return residual + dropout(x)."""
+        return residual + fd.dropout(x, P, key)
+
+
+class Network:
+    """Dense, some residual blocks, dense; plain gradient descent, softmax cross-entropy."""
+
+    def __init__(self, inputs: int, width: int, blocks: int, passes: type, activation: str) -> None:
+        rng = np.random.default_rng(0)
+        shapes = [(inputs, width), *[(width, width)] * (2 * blocks), (width, CLASSES)]
+        self.weights = [rng.normal(0, n[0] ** -0.5, n).astype(np.float32) for n in shapes]
+        self.biases = [np.zeros(width, np.float32) for _ in range(blocks)]
+        self.passes, self.activation, self.seconds = passes, activation, 0.0
+
+    def timed(self, name: str, *arguments: NDArray | fd.Key | str) -> NDArray | tuple:
+        """Call a pass and count its time."""
+        start = perf_counter()
+        result = getattr(self.passes, name)(*arguments)
+        self.seconds += perf_counter() - start
+        return result
+
+    def step(self, x: NDArray, labels: NDArray, key: fd.Key) -> float:
+        """Return the loss of a batch, and update the weights."""
+        first, *pairs, last = self.weights
+        keys = [key.fold_in(i) for i in range(len(pairs))]
+        h, kept = x @ first, []
+        for i, bias in enumerate(self.biases):
+            wide = h @ pairs[2 * i]
+            inner = self.timed("act", wide, bias, keys[2 * i], self.activation)
+            kept.append((h, wide, inner))
+            h = self.timed("add", inner @ pairs[2 * i + 1], h, keys[2 * i + 1])
+        logits = h @ last
+        logits -= logits.max(1, keepdims=True)
+        log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        g = np.exp(log_p)
+        g[np.arange(len(x)), labels] -= 1
+        g /= len(x)
+        gradients = [h.T @ g]
+        dh = g @ last.T
+        for i in reversed(range(len(self.biases))):
+            h, wide, inner = kept[i]
+            dz = fd.dropout_backward(dh, P, keys[2 * i + 1])
+            gradients.append(inner.T @ dz)
+            dinner = dz @ pairs[2 * i + 1].T
+            dwide, dbias = self.timed(
+                "act_backward", dinner, wide, self.biases[i], keys[2 * i], self.activation
+            )
+            gradients.append(h.T @ dwide)
+            self.biases[i] -= LEARNING_RATE * dbias
+            dh = dh + dwide @ pairs[2 * i].T
+        gradients.append(x.T @ dh)
+        for weight, gradient in zip(self.weights, reversed(gradients), strict=True):
+            weight -= LEARNING_RATE * gradient
+        return float(-log_p[np.arange(len(x)), labels].mean())
+
+
+def learned_noise(x: NDArray, labels: NDArray, steps: int) -> float:
+    """The variance that a linear classifier learns for multiplicative noise on its inputs."""
+    noise = fd.VariationalDropout(0.25, rng=0)
+    weight = np.zeros((x.shape[1], CLASSES))
+    for _ in range(steps):
+        given = noise(x)
+        p = np.exp(given @ weight)
+        p /= p.sum(1, keepdims=True)
+        p[np.arange(len(x)), labels] -= 1
+        noise.zero_grad()
+        noise.backward(p @ weight.T / len(x))
+        noise.regularizer(weight.size / len(x))
+        noise.log_alpha -= 0.5 * noise.log_alpha_grad
+        weight -= given.T @ p / len(x)
+    return float(noise.alpha)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train both networks and print losses and times."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--blocks", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--activation", choices=("relu", "gelu", "gelu_tanh", "silu"), default="gelu")
+    chosen = parser.parse_args(arguments)
+    images, labels = load_digits(return_X_y=True)
+    x = (images / 16).astype(np.float32)
+    order = np.random.default_rng(1)
+    batches = [order.choice(len(x), chosen.batch, replace=False) for _ in range(chosen.steps)]
+    table = Table("passes", "first loss", "last loss", "of steps: ms", "of passes: ms")
+    for passes in (Fused, Steps):
+        network = Network(x.shape[1], chosen.width, chosen.blocks, passes, chosen.activation)
+        network.step(x[:8], labels[:8], fd.Key(9))  # loads or compiles the kernels
+        network = Network(x.shape[1], chosen.width, chosen.blocks, passes, chosen.activation)
+        key, losses, start = fd.Key(0), [], perf_counter()
+        for batch in tqdm(batches, desc=passes.__name__, leave=False, disable=None):
+            losses.append(network.step(x[batch], labels[batch], key))
+            key = key.next()
+        each = 1e3 / len(batches)
+        times = f"{(perf_counter() - start) * each:.2f}", f"{network.seconds * each:.2f}"
+        table.add_row(passes.__name__.lower(), f"{losses[0]:.4f}", f"{np.mean(losses[-10:]):.4f}", *times)
+    console = Console()
+    console.print(table)
+    console.print(f"variance learned for noise on the inputs: {learned_noise(x, labels, chosen.steps):.3f}")
+
+
+if __name__ == "__main__":
+    main()
