@@ -30,7 +30,7 @@ def to_array(x: ArrayLike) -> NDArray[Any]:
         if isinstance(x, np.ma.MaskedArray):
             raise TypeError("dropout takes no masked arrays; use x.filled(0) or x.data")
         x = np.asarray(x)
-    if x.dtype.name not in _DTYPES:
+    if x.dtype not in PLAIN and x.dtype.name not in _DTYPES:
         allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
         raise TypeError(f"dropout needs {allowed}, got {x.dtype}; use x.astype(np.float32)")
     return x
@@ -141,6 +141,8 @@ def axes_in(axes: Axes, ndim: int) -> set[int]:
 
 def as_lanes(a: NDArray) -> NDArray:
     """A view as the kernels take it: 16-bit floats as integers, complex ones with an axis of two reals."""
+    if a.dtype in PLAIN:
+        return a
     if a.dtype.kind == "c":
         return a[..., None].view(np.dtype(f"f{a.itemsize // 2}").newbyteorder(a.dtype.byteorder))
     carrier = _CARRIERS.get(a.dtype.name)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fastdrop._arrays import (
     BUFFER,
+    PLAIN,
     READY,
     Axes,
     Window,
@@ -124,6 +125,10 @@ def noise(
     window: Window | None,
 ) -> None:
     """Normals times std: 1 more than that times x ("multiply"), or that added to x ("shift")."""
+    plain = x.dtype in PLAIN and window is None and shared_axes == () and type(std) is float
+    if plain and x.size and ready(x, y):  # the quick way for small calls
+        cpu().add_noise(formula, x.ravel(), y.ravel(), x.size, 0, 0, std, *stream(key))
+        return
     place, shared = _placed(x, shared_axes, window)
     a, b = as_lanes(x), as_lanes(y)
     numbers = stream(key)
@@ -164,8 +169,10 @@ def _adder(formula: str, std: Rate, philox_key: int, draw: int) -> Callable[...,
 
 def _placed(x: NDArray, shared_axes: Axes, window: Window | None) -> tuple[_Place, set[int]]:
     """Where x lies in the array of draws, and the axes that share them."""
-    full, origin = window_of((x.shape, (0,) * x.ndim) if window is None else window, x.shape)
-    shared = axes_in(shared_axes, x.ndim)
+    full, origin = (x.shape, (0,) * x.ndim) if window is None else window_of(window, x.shape)
+    shared = set() if shared_axes == () else axes_in(shared_axes, x.ndim)
+    if not shared:
+        return _Place(full, origin), shared
     return _Place(_units(full, shared), _units(origin, shared, 0)), shared
 
 

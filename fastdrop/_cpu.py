@@ -261,9 +261,12 @@ def add_noise(
 ) -> None:
     """A formula of `fastdrop._formulas` of x and standard normals; arrays as in `drop_rows`."""
     kernel = _words_kernel(name, _SOURCES)
+    if stride or y.size < _WORDS_PARALLEL_FROM:
+        kernel(x, y, length, stride, start, number, key, draw)
+        return
 
     def piece(at: int, end: int) -> None:
-        first = signed(start + at)
-        kernel(x[at:end], y[at:end], min(length, end - at), stride, first, number, key, draw)
+        part, first = x[at:end], signed(start + at)
+        kernel(part, y[at:end], part.size, 0, first, number, key, draw)
 
-    _share(piece, y.size, NO_CYCLE if stride else _WORDS_PARALLEL_FROM, _WORDS_PIECE)
+    _share(piece, y.size, 0, _WORDS_PIECE)
