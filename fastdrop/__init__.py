@@ -18,13 +18,13 @@ from fastdrop.fused import bias_act_dropout as bias_act_dropout
 from fastdrop.fused import bias_act_dropout_backward as bias_act_dropout_backward
 from fastdrop.fused import dropout_add as dropout_add
 from fastdrop.fused import dropout_add_backward as dropout_add_backward
-from fastdrop.gaussian import GaussianDropout as GaussianDropout
-from fastdrop.gaussian import GaussianNoise as GaussianNoise
 from fastdrop.gaussian import gaussian_dropout as gaussian_dropout
 from fastdrop.gaussian import gaussian_dropout_backward as gaussian_dropout_backward
 from fastdrop.gaussian import gaussian_noise as gaussian_noise
 from fastdrop.gaussian import gaussian_noise_backward as gaussian_noise_backward
 from fastdrop.gaussian import normal as normal
+from fastdrop.gaussian_layers import GaussianDropout as GaussianDropout
+from fastdrop.gaussian_layers import GaussianNoise as GaussianNoise
 from fastdrop.layers import Dropout as Dropout
 from fastdrop.layers import InvertedDropout as InvertedDropout
 from fastdrop.random import STREAM_VERSION as STREAM_VERSION

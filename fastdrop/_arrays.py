@@ -66,6 +66,14 @@ def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(out)
 
 
+def target(out: NDArray[Any] | None, *arrays: NDArray[Any]) -> NDArray[Any]:
+    """The plain array to write to: a new one like the first array, or out, checked against all of them."""
+    if out is None:
+        return np.empty(arrays[0].shape, arrays[0].dtype)
+    first, *_ = (output(out, a) for a in arrays)
+    return first
+
+
 def _same_elements(a: NDArray, b: NDArray) -> bool:
     """Whether two arrays of one shape and dtype lie in memory alike."""
     return a.strides == b.strides and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]

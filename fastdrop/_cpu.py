@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from fastdrop import _by_element, _formulas, _kernels, _threads, _words
 from fastdrop.random import TILE, signed
 
+ACTIVATIONS = _formulas.ACTIVATIONS
+
 # Elements from which threads share a call, and of a piece: see benchmarks/parallel_from.py.
 PARALLEL_FROM = 1 << 22
 _PIECE = 1 << 19

@@ -101,9 +101,9 @@ def _whole_tile(formula, x, other, bias, y, at, turn, dropped, scale, constants,
         d0, d1 = (dropped[0] & bit) != _NONE, (dropped[1] & bit) != _NONE
         d2, d3 = (dropped[2] & bit) != _NONE, (dropped[3] & bit) != _NONE
         _put(formula, x, other, bias, y, at, turn, d0, scale, constants, stream)
-        _put(formula, x, other, bias, y, at + 8, turn + 8, d1, scale, constants, stream)
-        _put(formula, x, other, bias, y, at + 16, turn + 16, d2, scale, constants, stream)
-        _put(formula, x, other, bias, y, at + 24, turn + 24, d3, scale, constants, stream)
+        _put(formula, x, other, bias, y, at + LANES, turn + LANES, d1, scale, constants, stream)
+        _put(formula, x, other, bias, y, at + 2 * LANES, turn + 2 * LANES, d2, scale, constants, stream)
+        _put(formula, x, other, bias, y, at + 3 * LANES, turn + 3 * LANES, d3, scale, constants, stream)
         at += _ROW
         turn += _ROW
         bit = np.uint32(bit << _ONE)

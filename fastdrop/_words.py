@@ -51,11 +51,11 @@ def elements(noise, formula, x, y, length, stride, start, number, key, draw):
             first, last = max(base - at, 0), min(base + length - at, _GROUP)
             if last - first == _GROUP:
                 _put(formula, x, y, at, z0, number)
-                _put(formula, x, y, at + 8, z1, number)
-                _put(formula, x, y, at + 16, z2, number)
-                _put(formula, x, y, at + 24, z3, number)
+                _put(formula, x, y, at + LANES, z1, number)
+                _put(formula, x, y, at + 2 * LANES, z2, number)
+                _put(formula, x, y, at + 3 * LANES, z3, number)
             else:
                 _put_part(formula, x, y, at, z0, number, 0, first, last)
-                _put_part(formula, x, y, at, z1, number, 8, first, last)
-                _put_part(formula, x, y, at, z2, number, 16, first, last)
-                _put_part(formula, x, y, at, z3, number, 24, first, last)
+                _put_part(formula, x, y, at, z1, number, LANES, first, last)
+                _put_part(formula, x, y, at, z2, number, 2 * LANES, first, last)
+                _put_part(formula, x, y, at, z3, number, 3 * LANES, first, last)

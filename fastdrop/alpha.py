@@ -7,7 +7,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays import Axes, Window, output, real_array
+from fastdrop._arrays import Axes, Window, real_array, target
 from fastdrop._blocks import Pass, fuse
 from fastdrop._rates import FULL, rate
 from fastdrop.functional import dropout
@@ -65,7 +65,7 @@ def alpha_dropout(
     threshold, _ = rate(p)
     if threshold == FULL:
         return dropout(x, 1.0, key, shared_axes=shared_axes, out=out, window=window)
-    y = np.empty(x.shape, x.dtype) if out is None else output(out, x)
+    y = target(out, x)
     scale, *constants = affine(p)
     fuse(Pass("alpha", constants=tuple(constants), scale=scale), x, y, p, key, shared_axes, window)
     return y if out is None else out
@@ -104,7 +104,7 @@ def alpha_dropout_backward(
     """
     g = real_array(g, "alpha dropout")
     threshold, _ = rate(p)
-    y = np.empty(g.shape, g.dtype) if out is None else output(out, g)
+    y = target(out, g)
     scale = affine(p)[0] if threshold < FULL else 0.0
     fuse(Pass(scale=scale), g, y, p, key, shared_axes, window)
     return y if out is None else out
@@ -154,6 +154,11 @@ class FeatureAlphaDropout(AlphaDropout):
         Axes (n, c, ...) or (n, ..., c), with any number of axes between or none.
     rng
         As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p or the data format isn't as above; in forward, if x has fewer than two axes.
 
     References
     ----------

@@ -18,6 +18,7 @@ from fastdrop._arrays import (
     output,
     own_mask,
     pieces,
+    target,
     to_array,
     unpacked,
 )
@@ -248,12 +249,12 @@ def apply_mask(
 
 def masked(x: NDArray, keep: NDArray, scale: float, out: NDArray[Any] | None) -> NDArray[Any]:
     """X times a scale where a mask that broadcasts to it is not 0, else +0."""
-    y = np.empty(x.shape, x.dtype) if out is None else output(out, x)
+    y = target(out, x)
     a, b = as_lanes(x), as_lanes(y)
     dtype = lanes_dtype(a)
     keep = np.broadcast_to(keep, x.shape).reshape(x.shape + (1,) * (a.ndim - x.ndim))
-    for part, kept, target, _ in pieces(a, keep, b):
+    for part, kept, piece, _ in pieces(a, keep, b):
         factors = np.multiply(kept, scale, dtype=dtype)
-        v = copy(part, target)
-        cpu().units(v, v, v, target, factors, 1, max(part.size, 1))
+        v = copy(part, piece)
+        cpu().units(v, v, v, piece, factors, 1, max(part.size, 1))
     return y if out is None else out

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays import Axes, Window, as_lanes, lanes_dtype, output, real_array, to_array
-from fastdrop._blocks import Pass, fuse
+from fastdrop._arrays import Axes, Window, as_lanes, lanes_dtype, real_array, target, to_array
+from fastdrop._blocks import Pass, cpu, fuse
 from fastdrop._rates import Rate
 from fastdrop.functional import dropout_backward
 from fastdrop.random import Key
 
-ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")  # numbered as in fastdrop._formulas
 _ROWS = 1 << 16  # elements whose bias gradient is summed while they are in the cache
 
 
@@ -63,7 +63,7 @@ def dropout_add(
     """
     x = to_array(x)
     other = _like(x, residual, "residual")
-    y = _output(out, x, other)
+    y = target(out, x, other)
     fuse(Pass("add", (other,)), x, y, p, key, shared_axes, window)
     return y if out is None else out
 
@@ -169,10 +169,10 @@ def bias_act_dropout(
     x = real_array(x, "an activation")
     number, biases = _activation_and_bias(x, bias, activation)
     if residual is None:
-        what, y = Pass("activate", (), biases, (), number), _output(out, x)
+        what, y = Pass("activate", (), biases, (), number), target(out, x)
     else:
         other = _like(x, residual, "residual")
-        what, y = Pass("activate_add", (other,), biases, (), number), _output(out, x, other)
+        what, y = Pass("activate_add", (other,), biases, (), number), target(out, x, other)
     fuse(what, x, y, p, key, shared_axes, window)
     return y if out is None else out
 
@@ -226,7 +226,7 @@ def bias_act_dropout_backward(
     x = real_array(x, "an activation")
     number, biases = _activation_and_bias(x, bias, activation)
     g = _like(x, g, "g")
-    y = _output(out, g, x)
+    y = target(out, g, x)
     fuse(Pass("differentiate", (x,), biases, (), number), g, y, p, key, shared_axes, window)
     dx = y if out is None else out
     return dx, None if bias is None else _summed(y).astype(np.asarray(bias).dtype)
@@ -234,7 +234,7 @@ def bias_act_dropout_backward(
 
 def _summed(y: NDArray[Any]) -> NDArray[Any]:
     """The sums over all axes but the last: of some rows in y's type, then of those in float64."""
-    rows = y.reshape(-1, y.shape[-1])
+    rows = y.reshape(math.prod(y.shape[:-1]), y.shape[-1])
     step = max(1, _ROWS // max(y.shape[-1], 1))
     wide = lanes_dtype(as_lanes(y))
     parts = [rows[i : i + step].sum(0, dtype=wide) for i in range(0, len(rows), step)]
@@ -243,17 +243,18 @@ def _summed(y: NDArray[Any]) -> NDArray[Any]:
 
 def _activation_and_bias(x: NDArray[Any], bias: ArrayLike | None, name: str) -> tuple[int, NDArray[Any]]:
     """The number of an activation, and the bias in the type that x has in lanes."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {ACTIVATIONS}, got {name!r}")
+    allowed = cpu().ACTIVATIONS
+    if name not in allowed:
+        raise ValueError(f"activation must be one of {allowed}, got {name!r}")
     if x.ndim == 0:
         raise ValueError("a bias needs x's last axis, got a 0-d array; use x[None]")
     dtype = lanes_dtype(as_lanes(x))
     if bias is None:
-        return ACTIVATIONS.index(name), np.zeros(x.shape[-1:], dtype)
+        return allowed.index(name), np.zeros(x.shape[-1:], dtype)
     given = real_array(bias, "a bias")
     if given.shape != x.shape[-1:]:
         raise ValueError(f"bias must have the shape of x's last axis {x.shape[-1:]}, got {given.shape}")
-    return ACTIVATIONS.index(name), given.astype(dtype)
+    return allowed.index(name), given.astype(dtype)
 
 
 def _like(x: NDArray[Any], other: ArrayLike, name: str) -> NDArray[Any]:
@@ -264,11 +265,3 @@ def _like(x: NDArray[Any], other: ArrayLike, name: str) -> NDArray[Any]:
         if got != allowed:
             raise ValueError(f"{name} must have x's {what} {allowed}, got {got}")
     return other
-
-
-def _output(out: NDArray[Any] | None, *arrays: NDArray[Any]) -> NDArray[Any]:
-    """The array to write to: new, or out, checked against all that is read."""
-    if out is None:
-        return np.empty(arrays[0].shape, arrays[0].dtype)
-    first, *_ = (output(out, a) for a in arrays)
-    return first

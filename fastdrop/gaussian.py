@@ -1,4 +1,4 @@
-"""Gaussian noise: multiplied, added, and with a variance that is learned."""
+"""Gaussian noise, multiplied and added."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastdrop._arrays import Axes, Window, output, to_array
+from fastdrop._arrays import Axes, Window, target, to_array
 from fastdrop._blocks import noise
 from fastdrop._rates import Rate, rate
-from fastdrop.layers import Dropout, NoiseLayer
-from fastdrop.random import Key, Rng
+from fastdrop.random import Key
 
 
 def gaussian_dropout(
@@ -58,7 +57,7 @@ def gaussian_dropout(
     >>> fd.gaussian_dropout(np.ones(4, np.float32), 0.5, fd.Key(42)).round(3)
     array([ 1.975,  1.617, -0.197,  1.562], dtype=float32)
     """
-    return multiplied(x, std_of(p), key, shared_axes=shared_axes, out=out, window=window)
+    return noised("multiply", x, std_of(p), key, shared_axes, out, window)
 
 
 def gaussian_dropout_backward(
@@ -132,8 +131,7 @@ def gaussian_noise(
     >>> fd.gaussian_noise(np.zeros(4), 0.1, fd.Key(42)).round(3)
     array([ 0.098,  0.062, -0.12 ,  0.056])
     """
-    given: dict[str, Any] = {"shared_axes": shared_axes, "out": out, "window": window}
-    return multiplied(x, _checked_std(std), key, formula="shift", **given)
+    return noised("shift", x, checked_std(std), key, shared_axes, out, window)
 
 
 def gaussian_noise_backward(
@@ -164,7 +162,7 @@ def gaussian_noise_backward(
     """
     if out is None:
         return to_array(g)
-    np.copyto(output(out, to_array(g)), g)
+    np.copyto(target(out, to_array(g)), g)
     return out
 
 
@@ -185,8 +183,9 @@ def normal(
     key, shared_axes, window
         As in `dropout`.
     dtype : dtype, default float64
-        Of a kind that `dropout` takes. The numbers are the same in every precision, to its rounding
-        (but beyond 6.6 standard deviations, which needs more digits than float32's have).
+        Of a kind that `dropout` takes. The numbers are the same in every precision, but for its rounding
+        and the further digits that float64 has: they change a radius by about 1e-5 near 0, by at most
+        1e-7 around four and 6e-6 around five, and by more beyond.
 
     Returns
     -------
@@ -225,7 +224,8 @@ def std_of(p: Rate) -> Rate:
     return np.sqrt(wide / (1 - wide))
 
 
-def _checked_std(std: Rate, name: str = "std") -> Rate:
+def checked_std(std: Rate, name: str = "std") -> Rate:
+    """A standard deviation, or an array of them, in float64, or an error."""
     if isinstance(std, np.ndarray):
         wrong = std[~((std >= 0) & (std < np.inf))]
         if wrong.size:
@@ -238,151 +238,17 @@ def _checked_std(std: Rate, name: str = "std") -> Rate:
     return float(std)
 
 
-def multiplied(
+def noised(
+    formula: str,
     x: ArrayLike,
     std: Rate,
     key: Key | SupportsIndex,
-    *,
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
-    formula: str = "multiply",
 ) -> NDArray[Any]:
-    """X times 1 + std * z, or x + std * z if the formula is "shift"."""
+    """X times 1 + std * z if the formula is "multiply", x + std * z if it is "shift"."""
     x = to_array(x)
-    y = np.empty(x.shape, x.dtype) if out is None else output(out, x)
+    y = target(out, x)
     noise(formula, x, y, std, key, shared_axes, window)
     return y if out is None else out
-
-
-class GaussianDropout(Dropout):
-    """Gaussian dropout: in training x is multiplied with normal noise of mean 1.
-
-    Parameters
-    ----------
-    p : float, default 0.5
-        The rate of the dropout that has the noise's variance p / (1 - p), in [0, 1).
-    std : float, optional
-        The noise's standard deviation, instead of p.
-    alpha : float, optional
-        The noise's variance, instead of p.
-    rng
-        As in `Dropout`.
-
-    Attributes
-    ----------
-    p : float
-        May be set between calls.
-    std, alpha : float
-        Standard deviation and variance of the noise.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If p, std or alpha is not real, or outside its range, or more than one is given.
-
-    See Also
-    --------
-    VariationalDropout : learns alpha.
-
-    References
-    ----------
-    Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
-    JMLR 15 (2014), section 10.
-
-    Examples
-    --------
-    >>> import numpy as np, fastdrop as fd
-    >>> layer = fd.GaussianDropout(0.2, rng=42)
-    >>> layer.alpha, layer.std
-    (0.25, 0.5)
-    >>> y = layer(np.ones(100_000))
-    >>> round(float(y.mean()), 2), round(float(y.std()), 2)
-    (1.0, 0.5)
-    >>> np.array_equal(layer.backward(np.ones(100_000)), y)
-    True
-    """
-
-    def __init__(
-        self,
-        p: float | None = None,
-        *,
-        std: float | None = None,
-        alpha: float | None = None,
-        rng: Rng = None,
-    ) -> None:
-        given = [name for name, value in (("p", p), ("std", std), ("alpha", alpha)) if value is not None]
-        if len(given) > 1:
-            raise ValueError(f"give one of p, std and alpha, got {' and '.join(given)}")
-        if std is not None:
-            alpha = float(_checked_std(std)) ** 2
-        if alpha is not None:
-            variance = float(_checked_std(alpha, "alpha"))
-            p = variance / (1 + variance)
-        super().__init__(0.5 if p is None else p, rng=rng)
-
-    def _checked(self, value: float) -> float:
-        std_of(value)
-        return float(value)
-
-    @property
-    def alpha(self) -> float:
-        """Variance of the noise."""
-        return self.p / (1 - self.p)
-
-    @property
-    def std(self) -> float:
-        """Standard deviation of the noise."""
-        return math.sqrt(self.alpha)
-
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return gaussian_dropout(x, p, key, out=out)
-
-
-class GaussianNoise(NoiseLayer):
-    """Additive normal noise in training.
-
-    Parameters
-    ----------
-    std : float, default 0.1
-        Standard deviation, finite and not negative.
-    rng
-        As in `Dropout`.
-
-    References
-    ----------
-    Bishop, "Training with Noise is Equivalent to Tikhonov Regularization", Neural Computation 7 (1995).
-
-    Examples
-    --------
-    >>> import numpy as np, fastdrop as fd
-    >>> layer = fd.GaussianNoise(0.1, rng=42)
-    >>> y = layer(np.ones(100_000))
-    >>> round(float(y.mean()), 2), round(float(y.std()), 2)
-    (1.0, 0.1)
-    >>> layer.backward(np.ones(100_000)).max()  # the gradient passes as it is
-    np.float64(1.0)
-    """
-
-    _parameter = "std"
-
-    def __init__(self, std: float = 0.1, *, rng: Rng = None) -> None:
-        super().__init__(std, rng)
-
-    def _checked(self, value: float) -> float:
-        return float(_checked_std(value))
-
-    @property
-    def std(self) -> float:
-        """Standard deviation of the noise."""
-        return float(self._value)
-
-    @std.setter
-    def std(self, std: float) -> None:
-        self._value = self._checked(std)
-
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return gaussian_noise(x, p, key, out=out)
-
-    def _drop_backward(self, g: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return gaussian_noise_backward(g, p, key, out=out)

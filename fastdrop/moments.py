@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._rates import FULL, rate
 from fastdrop.alpha import affine
 from fastdrop.dropblock import block_layout
-from fastdrop.gaussian import std_of
+from fastdrop.gaussian import checked_std, std_of
 
 
 class Moments(NamedTuple):
@@ -145,9 +145,18 @@ def gaussian_noise(std: float, x: ArrayLike = 0.0) -> Moments:
     Parameters
     ----------
     std : float
-        Standard deviation.
+        Standard deviation, finite and not negative.
     x : array_like, default 0
         Inputs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If std is not real, negative or not finite.
+
+    References
+    ----------
+    Bishop, "Training with Noise is Equivalent to Tikhonov Regularization", Neural Computation 7 (1995).
 
     Examples
     --------
@@ -156,7 +165,7 @@ def gaussian_noise(std: float, x: ArrayLike = 0.0) -> Moments:
     Moments(mean=array(0.), variance=array(0.25), skewness=array(0.), kurtosis=array(0.))
     """
     x = np.asarray(x, np.float64)
-    return _normal(x, np.full_like(x, std))
+    return _normal(x, np.full_like(x, checked_std(std)))
 
 
 def drop_block_rate(height: int, width: int, p: float, block_size: int = 7) -> NDArray[np.float64]:
@@ -176,6 +185,11 @@ def drop_block_rate(height: int, width: int, p: float, block_size: int = 7) -> N
     ndarray of float64, shape (height, width)
         ``1 - (1 - gamma)**n``, where n blocks would cover the element. Its mean is the expected rate,
         below p since blocks overlap.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p is not real or outside [0, 1], or block_size not an integer above 0.
 
     References
     ----------

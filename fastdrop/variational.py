@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import to_array
-from fastdrop.gaussian import gaussian_noise, multiplied, normal
+from fastdrop.gaussian import gaussian_noise, noised, normal
 from fastdrop.layers import NoiseLayer
 from fastdrop.random import Key, Rng
 
@@ -238,10 +238,10 @@ class VariationalDropout(NoiseLayer):
         Raises
         ------
         ValueError
-            If out is x, which backward needs.
+            If out overlaps x, which backward needs.
         """
-        if out is not None and out is x:
-            raise ValueError("out must not be x, which backward needs; use np.empty_like(x)")
+        if out is not None and np.may_share_memory(out, x):
+            raise ValueError("out must not overlap x, which backward needs; use np.empty_like(x)")
         y = super().forward(x, training, out=out)
         self._last_x, self._last_value = (
             (None if self._last_seed is None else to_array(x)),
@@ -254,7 +254,7 @@ class VariationalDropout(NoiseLayer):
     def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the gradient with respect to x, and add that of log_alpha; see `Dropout.backward`."""
         g = np.asarray(g)
-        before = g.copy() if out is g else g
+        before = g if out is None or not np.may_share_memory(out, g) else g.copy()
         dx = super().backward(g, out=out)
         if self._last_x is not None:
             each = (self._last_x.conj() * (dx - before)).real.astype(np.float64) / 2
@@ -275,7 +275,7 @@ class VariationalDropout(NoiseLayer):
         return scale * float(kl.sum())
 
     def _drop(self, x: ArrayLike, p: Any, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return multiplied(x, np.exp(0.5 * p), key, out=out)
+        return noised("multiply", x, np.exp(0.5 * p), key, out=out)
 
     def load_state_dict(self, state: Any) -> None:
         """Take over a state that `state_dict` returned; see `Dropout.load_state_dict`."""

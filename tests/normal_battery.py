@@ -1,7 +1,5 @@
-"""A battery for standard normals that takes them chunk by chunk: `python tests/normal_battery.py 10**9`."""
+"""A battery for standard normals that takes them chunk by chunk: `python tests/normal_battery.py 10^9`."""
 
-import ast
-import operator
 import sys
 
 import numpy as np
@@ -62,16 +60,11 @@ class Battery:
         return [name for name, (_, rejected) in self.results().items() if rejected]
 
 
-def whole(text):
-    """A number written as 10**9 or 1000."""
-    node = ast.parse(text, mode="eval").body
-    return operator.pow(node.left.value, node.right.value) if isinstance(node, ast.BinOp) else node.value
-
-
 def main():
     import fastdrop as fd
+    from fastdrop.__main__ import _whole
 
-    number, chunk = whole(sys.argv[1]), 1 << 22
+    number, chunk = _whole(sys.argv[1]), 1 << 22
     dtype = np.dtype(sys.argv[2] if len(sys.argv) > 2 else "float32")
     battery = Battery()
     for first in range(0, number, chunk):

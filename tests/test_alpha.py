@@ -81,7 +81,8 @@ def test_moments(p):
     exact = moments.alpha_dropout(p, x)
     assert (np.abs(y.mean(0) - exact.mean) < 5 * np.sqrt(exact.variance / len(y))).all()
     spread = np.sqrt((exact.kurtosis + 2) / len(y))
-    assert (np.abs(y.var(0) / exact.variance - 1) < 5 * spread + 25 / len(y)).all()
+    of_mean = 25 / len(y)  # its own error, squared: at p = 1/2 the spread is 0
+    assert (np.abs(y.var(0) / exact.variance - 1) < 5 * spread + of_mean).all()
     z = fd.normal(10**6, fd.Key(9))
     over_all = fd.alpha_dropout(z, p, KEY)
     assert abs(over_all.mean()) < 5e-3

@@ -10,7 +10,7 @@ from scipy import special
 from test_blocks import EXAMPLES, KEY
 
 import fastdrop as fd
-from fastdrop import _blocks, _cpu, _formulas, fused
+from fastdrop import _blocks, _cpu, _formulas
 
 ACTIVATIONS = {
     "none": lambda v: v,
@@ -24,7 +24,7 @@ BIAS, R = normal(33, dtype=np.float64, seed=2), normal(40, 33, dtype=np.float64,
 
 
 def test_the_activations_are_those_of_the_formulas():
-    assert fused.ACTIVATIONS == _formulas.ACTIVATIONS == tuple(ACTIVATIONS)
+    assert tuple(ACTIVATIONS) == _formulas.ACTIVATIONS
 
 
 @st.composite
@@ -95,8 +95,12 @@ def test_gradients_are_central_differences(activation):
         e[place] = step
         slope = (loss(x + e, BIAS) - loss(x - e, BIAS)) / (2 * step)
         assert dx[place] == pytest.approx(slope, rel=1e-6, abs=1e-7)
-    with pytest.raises(AssertionError):  # a wrong gradient is found
-        assert dx[3, 7] * 1.001 + 1e-3 == pytest.approx(dx[3, 7], rel=1e-6, abs=1e-7)
+    e = np.zeros(33)
+    e[np.abs(dbias).argmax()] = step
+    slope = (loss(x, BIAS + e) - loss(x, BIAS - e)) / (2 * step)
+    assert np.abs(dbias).max() * 1.00001 != pytest.approx(
+        abs(slope), rel=1e-6, abs=1e-7
+    )  # a wrong one is found
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "silu"])
@@ -167,6 +171,16 @@ def test_threads_streaming_and_pieces_give_the_same_bits(threads, monkeypatch):
     fd.set_num_threads(threads)
     assert same_bits(fd.dropout_add(x, r, 0.3, KEY), expected[0])
     assert same_bits(fd.bias_act_dropout(x, bias, 0.3, KEY), expected[1])
+
+
+@pytest.mark.parametrize("shape", [(0,), (4, 0), (0, 4), (2, 0, 3)])
+def test_empty_arrays(shape):
+    x, bias = np.zeros(shape, np.float32), np.zeros(shape[-1:], np.float32)
+    assert fd.dropout_add(x, x, 0.3, KEY).shape == shape
+    assert fd.bias_act_dropout(x, bias, 0.3, KEY).shape == shape
+    dx, dbias = fd.bias_act_dropout_backward(x, x, bias, 0.3, KEY)
+    assert dx.shape == shape
+    assert same_bits(dbias, bias)
 
 
 def test_without_a_bias():

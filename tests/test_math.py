@@ -10,10 +10,9 @@ from fastdrop import _math, _memory
 N = 2**18
 WIDE = np.longdouble
 BOUNDS = {  # in units of eps, relative but where said otherwise
-    "log": (1.5, 1.5),  # for arguments in (0, 1/2]
     "exp": (1.0, 1.0),
     "sigmoid": (1.5, 1.5),
-    "normal_cdf": (1.5, 2.0),  # absolute
+    "normal_cdf": (1.5, 2.0),  # absolute; SciPy's own rounding is in it
     "radius": (1.5, 1.5),
     "turn": (1.0, 1.0),  # absolute
 }
@@ -66,13 +65,6 @@ def dtype(request):
 
 def bound(name, dtype):
     return BOUNDS[name][dtype is np.float64]
-
-
-def test_log(dtype):
-    x = np.exp(uniform(-80, np.log(0.5), dtype)).astype(dtype)
-    assert worst(apply(lambda v: _math.log(v), x), np.log(x.astype(WIDE))) < bound("log", dtype)
-    near_1 = uniform(0.5, 1, dtype)
-    assert worst(apply(lambda v: _math.log(v), near_1), np.log(near_1.astype(WIDE)), False) < 1
 
 
 def test_exp(dtype):
