@@ -112,14 +112,12 @@ def _whole_tile(formula, x, other, bias, y, at, turn, dropped, scale, constants,
 @njit(forceinline=True)
 def _part_of_tile(formula, x, other, bias, y, at, turn, dropped, scale, constants, first, last):
     """Its elements whose places lie in [first, last)."""
-    for group in range(first // LANES, (last + LANES - 1) // LANES):
-        place, word = group * LANES, group % _WORDS
-        sets = (
-            dropped[0] if word == 0 else dropped[1] if word == 1 else dropped[2] if word == 2 else dropped[3]
-        )
-        mine = (sets & np.uint32(_ONE << np.uint32(group // _WORDS))) != _NONE
-        inside = between(place, first, last)
-        _put_part(formula, x, other, bias, y, at + place, turn + place, mine, scale, constants, inside)
+    for k in range(first // _ROW, (last + _ROW - 1) // _ROW):
+        bit, place = np.uint32(_ONE << np.uint32(k)), k * _ROW
+        for sets in dropped:
+            mine, inside = (sets & bit) != _NONE, between(place, first, last)
+            _put_part(formula, x, other, bias, y, at + place, turn + place, mine, scale, constants, inside)
+            place += LANES
 
 
 @njit(forceinline=True, error_model="numpy")  # no check of the period, so that without a bias it vanishes
