@@ -7,9 +7,15 @@ from fastdrop.alpha import AlphaDropout as AlphaDropout
 from fastdrop.alpha import FeatureAlphaDropout as FeatureAlphaDropout
 from fastdrop.alpha import alpha_dropout as alpha_dropout
 from fastdrop.alpha import alpha_dropout_backward as alpha_dropout_backward
+from fastdrop.constraints import max_norm as max_norm
 from fastdrop.dropblock import DropBlock2D as DropBlock2D
 from fastdrop.dropblock import drop_block as drop_block
 from fastdrop.dropblock import drop_block_backward as drop_block_backward
+from fastdrop.dropconnect import drop_connect as drop_connect
+from fastdrop.dropconnect import drop_connect_backward as drop_connect_backward
+from fastdrop.dropconnect_inference import drop_connect_inference as drop_connect_inference
+from fastdrop.dropconnect_inference import drop_connect_moments as drop_connect_moments
+from fastdrop.dropconnect_layer import DropConnect as DropConnect
 from fastdrop.functional import apply_mask as apply_mask
 from fastdrop.functional import dropout as dropout
 from fastdrop.functional import dropout_backward as dropout_backward
@@ -47,6 +53,7 @@ __all__ = [
     "STREAM_VERSION",
     "AlphaDropout",
     "DropBlock2D",
+    "DropConnect",
     "DropPath",
     "Dropout",
     "FeatureAlphaDropout",
@@ -66,6 +73,10 @@ __all__ = [
     "bias_act_dropout_backward",
     "drop_block",
     "drop_block_backward",
+    "drop_connect",
+    "drop_connect_backward",
+    "drop_connect_inference",
+    "drop_connect_moments",
     "drop_path",
     "drop_path_backward",
     "dropout",
@@ -80,6 +91,7 @@ __all__ = [
     "keep_mask",
     "local_reparameterization",
     "local_reparameterization_backward",
+    "max_norm",
     "moments",
     "normal",
     "set_num_threads",

@@ -84,7 +84,7 @@ def fuse(
     what = what._replace(others=tuple(as_lanes(other) for other in what.others))
     thresholds, scales = rates(p, _units(x.shape, shared), lanes_dtype(a))
     if what.scale is not None:
-        scales = what.scale
+        scales = np.where(scales != 0, what.scale, 0) if isinstance(scales, np.ndarray) else what.scale
     philox_key, draw = stream(key)
     if a.ndim > x.ndim:  # real and imaginary parts share their draw
         place, shared = place.deeper(), {*shared, x.ndim}
@@ -119,50 +119,56 @@ def noise(
     formula: str,
     x: NDArray,
     y: NDArray,
-    std: Rate,
+    numbers: tuple[Any, ...],
     key: Key | SupportsIndex,
     shared_axes: Axes,
     window: Window | None,
 ) -> None:
-    """Normals times std: 1 more than that times x ("multiply"), or that added to x ("shift")."""
-    plain = x.dtype in PLAIN and window is None and shared_axes == () and type(std) is float
+    """Do a formula of noise with a density and its numbers, of which the first may be an array of them.
+
+    All of them multiply x with what they make of the noise, but "shift", which adds that.
+    """
+    first = numbers[0]
+    by_element = isinstance(first, np.ndarray)
+    plain = x.dtype in PLAIN and window is None and shared_axes == () and not by_element
     if plain and x.size and ready(x, y):  # the quick way for small calls
-        cpu().add_noise(formula, x.ravel(), y.ravel(), x.size, 0, 0, std, *stream(key))
+        cpu().add_noise(formula, x.ravel(), y.ravel(), x.size, 0, 0, numbers, *stream(key))
         return
     place, shared = _placed(x, shared_axes, window)
     a, b = as_lanes(x), as_lanes(y)
-    numbers = stream(key)
-    by_element = isinstance(std, np.ndarray)
-    if isinstance(std, np.ndarray):
-        check_broadcast("std", std, _units(x.shape, shared))
-        std = std.reshape(std.shape + (1,) * (a.ndim - x.ndim))
-    if a.ndim > x.ndim and formula == "multiply":  # real and imaginary parts share their draw
+    multiplies, draws = formula != "shift", stream(key)
+    if by_element:
+        check_broadcast("std", first, _units(x.shape, shared))
+        first = first.reshape(first.shape + (1,) * (a.ndim - x.ndim))
+    if a.ndim > x.ndim and multiplies:  # real and imaginary parts share their draw
         place, shared = place.deeper(), {*shared, x.ndim}
     elif a.ndim > x.ndim:  # they are independent, and have the variance together
-        place, x, y, std = place.deeper(2), a, b, std / math.sqrt(2)
+        place, x, y, first = place.deeper(2), a, b, first / math.sqrt(2)
+    run = _noise_run(formula, (first, *numbers[1:]), *draws)
     if not shared and not by_element:
-        _each(_adder(formula, std, *numbers), (a,), b, place)
+        _each(run, (a,), b, place)
         return
-    stds = np.broadcast_to(std, _units(a.shape, shared))
+    stds = np.broadcast_to(first, _units(a.shape, shared))
 
     def draw_factors(factors: NDArray, rows: Any, place: _Place) -> None:
-        factors[...] = 0
-        _each(_adder("shift", 1.0, *numbers), (factors,), factors, place)
-        factors *= stds[rows]
+        factors[...] = multiplies and not by_element
+        _each(_noise_run("shift", (1.0,), *draws) if by_element else run, (factors,), factors, place)
+        if by_element:
+            factors *= stds[rows]
+            factors += multiplies
 
     for rows, factors in _factors(a, place, shared, draw_factors):
-        if formula == "multiply":
-            factors += 1
+        if multiplies:
             _spread(DROP, a[rows], factors, b[rows])
         else:
             np.add(x[rows], factors, out=y[rows], dtype=factors.dtype, casting="unsafe")
 
 
-def _adder(formula: str, std: Rate, philox_key: int, draw: int) -> Callable[..., None]:
-    """What `_each` calls to apply normals."""
+def _noise_run(formula: str, numbers: tuple[Any, ...], philox_key: int, draw: int) -> Callable[..., None]:
+    """What `_each` calls to apply noise with a density."""
 
     def run(arrays: Sequence[NDArray], _: NDArray, __: int, target: NDArray, *layout: int) -> None:
-        cpu().add_noise(formula, arrays[0], target, *layout, std, philox_key, draw)
+        cpu().add_noise(formula, arrays[0], target, *layout, numbers, philox_key, draw)
 
     return run
 

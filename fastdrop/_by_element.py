@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from fastdrop._kernels import between, digits
+from fastdrop._kernels import between, digits, mirror
 from fastdrop._memory import load, load_where, store, store_where
 from fastdrop._simd import LANES, any_nonzero, splat, zero_where
 from fastdrop.random import TILE
@@ -68,7 +68,7 @@ def elements(x, y, thresholds, scales, period, phase, start, key, draw):
 
     A scale of 0 drops always.
     """
-    rows = np.empty(_HALF * _ROW, np.uint32)
+    rows, flipped = np.empty(_HALF * _ROW, np.uint32), mirror(np.uint64(draw))
     first_tile, offset = np.uint64(start) // np.uint64(TILE), np.int64(np.uint64(start) % np.uint64(TILE))
     for t in range((offset + x.size + _TILE - 1) // _TILE):
         tile = first_tile + np.uint64(t)
@@ -79,12 +79,13 @@ def elements(x, y, thresholds, scales, period, phase, start, key, draw):
         whole = first == 0 and last == _TILE
         for group in range(first // LANES, (last + LANES - 1) // LANES):
             k, word, place = group // _WORDS, group % _WORDS, group * LANES
-            row = load(rows, (_HALF - 1 - k % _HALF) * _ROW + word * LANES)
+            row = load(rows, (_HALF - 1 - k % _HALF) * _ROW + word * LANES) ^ flipped
             u = (row >> np.uint32(k // _HALF * _HALF)) << np.uint32(_HALF)
             inside = splat(True) if whole else between(place, first, last)
             threshold = load_where(thresholds, rate + place, inside)
             if any_nonzero((u ^ threshold) < _TIE):
-                u = u | _lower_half(tile, k, word, np.uint64(key), np.uint64(draw))
+                lower = _lower_half(tile, k, word, np.uint64(key), np.uint64(draw))
+                u = u | (lower ^ (flipped >> np.uint32(_HALF)))
             scale = load_where(scales, rate + place, inside)
             v = zero_where((u < threshold) | (scale == 0), load_where(x, at + place, inside) * scale)
             store_where(y, at + place, v, inside)

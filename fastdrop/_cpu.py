@@ -74,6 +74,8 @@ def _fused_kernel(name: str, activation: int, by_units: bool, sources: int) -> A
             formula = _formulas.alpha
         elif name == "add":
             formula = _formulas.add
+        elif name == "replace":
+            formula = _formulas.replace
         elif name == "activate":
             formula = _formulas.activate
         elif name == "activate_add":
@@ -90,10 +92,17 @@ def _fused_kernel(name: str, activation: int, by_units: bool, sources: int) -> A
 
 @cache
 def _words_kernel(name: str, sources: int) -> Any:
-    def kernel(x, y, length, stride, start, number, key, draw):
+    def kernel(x, y, length, stride, start, numbers, key, draw):
         _ = sources
-        formula = _formulas.multiply if name == "multiply" else _formulas.shift
-        _words.elements(_words.normals, formula, x, y, length, stride, start, number, key, draw)
+        if name == "multiply":
+            noise, formula = _words.normals, _formulas.multiply
+        elif name == "shift":
+            noise, formula = _words.normals, _formulas.shift
+        elif name == "concrete":
+            noise, formula = _words.logistics, _formulas.concrete
+        else:
+            noise, formula = _words.logistics, _formulas.concrete_slope
+        _words.elements(noise, formula, x, y, length, stride, start, numbers, key, draw)
 
     return _jit(kernel)
 
@@ -259,18 +268,18 @@ def add_noise(
     length: int,
     stride: int,
     start: int,
-    number: float,
+    numbers: tuple[float, ...],
     key: int,
     draw: int,
 ) -> None:
-    """A formula of `fastdrop._formulas` of x and standard normals; arrays as in `drop_rows`."""
+    """A formula of `fastdrop._formulas` of x and its noise; arrays as in `drop_rows`."""
     kernel = _words_kernel(name, _SOURCES)
     if stride or y.size < _WORDS_PARALLEL_FROM:
-        kernel(x, y, length, stride, start, number, key, draw)
+        kernel(x, y, length, stride, start, numbers, key, draw)
         return
 
     def piece(at: int, end: int) -> None:
         part, first = x[at:end], signed(start + at)
-        kernel(part, y[at:end], part.size, 0, first, number, key, draw)
+        kernel(part, y[at:end], part.size, 0, first, numbers, key, draw)
 
     _share(piece, y.size, 0, _WORDS_PIECE)

@@ -2,14 +2,14 @@
 
 Of Bernoulli noise a formula gets x, another array and a bias, whether each lane is dropped, the scale
 of what is kept, and constants, of which the last is the number of the activation; of noise with a
-density x, the noise, and its one number.
+density x, the noise, and its numbers.
 """
 
 from __future__ import annotations
 
 from numba import njit
 
-from fastdrop._math import normal_cdf, sigmoid
+from fastdrop._math import exp_or_zero, normal_cdf, sigmoid
 from fastdrop._reals import fma
 from fastdrop._simd import splat_like, where, zero_where
 
@@ -34,6 +34,12 @@ def alpha(x, other, bias, dropped, scale, constants):
 def add(x, other, bias, dropped, scale, constants):
     """Dropout, added to another array."""
     return other + zero_where(dropped, x * scale)
+
+
+@njit(forceinline=True)
+def replace(x, other, bias, dropped, scale, constants):
+    """What is dropped becomes that of another array."""
+    return where(dropped, other, x * scale)
 
 
 @njit(forceinline=True)
@@ -91,12 +97,34 @@ def _derivative(v, activation):
 
 
 @njit(forceinline=True)
-def multiply(x, noise, std):
+def multiply(x, noise, numbers):
     """Gaussian dropout: x times a noise of mean 1."""
-    return x * fma(noise, std, splat_like(1.0, x))
+    return x * fma(noise, numbers[0], splat_like(1.0, x))
 
 
 @njit(forceinline=True)
-def shift(x, noise, std):
+def shift(x, noise, numbers):
     """Additive noise."""
-    return fma(noise, std, x)
+    return fma(noise, numbers[0], x)
+
+
+@njit(forceinline=True)
+def concrete(x, noise, numbers):
+    """Concrete dropout: x times the relaxed mask; see `fastdrop.concrete` for the numbers."""
+    return x * _relaxed(noise, numbers)[0]
+
+
+@njit(forceinline=True)
+def concrete_slope(x, noise, numbers):
+    """The derivative of `concrete` with respect to the logit of its rate."""
+    factor, dropped = _relaxed(noise, numbers)
+    return x * factor * (splat_like(numbers[4], x) - dropped * numbers[0])
+
+
+@njit(forceinline=True)
+def _relaxed(noise, numbers):
+    """(1 - z) / (1 - p), and z itself, the sigmoid of v = (logit + noise) / temperature."""
+    per_temperature, offset, kept, e, _ = numbers
+    e_v = exp_or_zero(fma(noise, -per_temperature, splat_like(offset, noise)))  # exp(max(logit, 0) - v)
+    z = splat_like(1.0, noise) / fma(e_v, e, splat_like(1.0, noise))
+    return e_v * z * kept, z

@@ -11,7 +11,7 @@ from numba import njit
 from fastdrop import _philox
 from fastdrop._memory import fence, load, load_where, store, store_streaming, store_where
 from fastdrop._simd import LANES, any_nonzero, iota, lower_twice, narrow, splat, upper_twice
-from fastdrop.random import BERNOULLI, DOMAIN_SHIFT, TILE
+from fastdrop.random import BERNOULLI, DOMAIN_SHIFT, MIRROR_SHIFT, TILE
 
 _TILE = np.int64(TILE)
 _GROUPS = TILE // LANES  # groups of eight neighbours in a tile
@@ -33,7 +33,7 @@ _compare_digit = njit(forceinline=True)(_philox.compare_digit)
 def words(block, number, key, draw):
     """The four words of Philox blocks, under a counter word 2."""
     low_key, high_key = splat(key & _WORD), splat(key >> np.uint64(32))
-    high, c2, c3 = block >> np.uint64(32), splat(number), splat(draw)
+    high, c2, c3 = block >> np.uint64(32), splat(number), splat(draw & _WORD)
     w0, w1, w2, w3 = _philox4x32(block, high, c2, c3, low_key, high_key)
     return narrow(w0), narrow(w1), narrow(w2), narrow(w3)
 
@@ -45,8 +45,20 @@ def digits(tile, plane, key, draw):
 
 
 @njit(forceinline=True)
+def mirror(draw):
+    """A word to flip words with: all ones if the draw is an antithetic one, else none."""
+    return splat(_ALL if draw >> np.uint64(MIRROR_SHIFT) else _NONE)
+
+
+@njit(forceinline=True)
 def _dropped(tile, threshold, key, draw):
-    """Which elements of a tile are dropped, in the order of `digits`."""
+    """Which elements of a tile are dropped, in the order of `digits`.
+
+    Where U is mirrored they are those that U >= 2**32 - threshold would keep.
+    """
+    flipped = mirror(draw)
+    if draw >> np.uint64(MIRROR_SHIFT):
+        threshold = np.uint32(-threshold)
     u0 = u1 = u2 = u3 = splat(_ALL)
     d0 = d1 = d2 = d3 = splat(_NONE)
     plane = np.uint64(0)
@@ -60,7 +72,7 @@ def _dropped(tile, threshold, key, draw):
         threshold = np.uint32(threshold << _ONE)
         plane += np.uint64(1)
         if threshold == 0 or not any_nonzero(u0 | u1 | u2 | u3):
-            return d0, d1, d2, d3
+            return d0 ^ flipped, d1 ^ flipped, d2 ^ flipped, d3 ^ flipped
 
 
 @njit(forceinline=True)

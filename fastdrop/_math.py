@@ -11,6 +11,7 @@ exp, relative                         1.0      1.0
 sigmoid, relative                     1.5      1.5
 normal_cdf, absolute                  1.5      2.0
 radius, relative                      1.5      1.5
+logistic, of the absolute or relative  2.0      2.0
 turn, absolute                        1.0      1.0
 ====================================  =======  =======
 """
@@ -202,6 +203,12 @@ def exp(v):
 
 
 @njit(forceinline=True)
+def exp_or_zero(v):
+    """As `exp`, but 0 where the exponential is below the normal numbers."""
+    return where(v < -_EXP_MOST(v), 0, exp(v))
+
+
+@njit(forceinline=True)
 def sigmoid(v):
     """1 / (1 + exp(-v)), 0 where exp(v) is below the normal numbers, and 1 minus that to its own digits."""
     e = exp(-v)
@@ -213,25 +220,39 @@ def sigmoid(v):
 def normal_cdf(x):
     """P(Z <= x) of a standard normal Z, and its density at x."""
     a = absolute(x)
-    power = a * a * -0.5
-    e = where(power < -_EXP_MOST(x), 0, exp(power))
+    e = exp_or_zero(a * a * -0.5)
     inverse = splat_like(1.0, x) / (a + 3.0)
     tail = e * _TAIL(fma(inverse, -6.0, splat_like(1.0, x))) * inverse
     return where(x < 0, tail, splat_like(1.0, x) - tail), e * _DENSITY
 
 
 @njit(forceinline=True)
-def radius(high, low, like):
-    """sqrt(-2 ln u), where u = (word + 1/2) / 2**bits is the uniform of a word, to like's precision.
+def _smaller(high, low, like):
+    """The smaller of u and 1 - u, where u = (word + 1/2) / 2**bits is the uniform of a word, and which.
 
-    The smaller of u and 1 - u is made from the word's own digits, so that both ends keep theirs.
+    It is made from the word's own digits, so that both ends keep theirs.
     """
     upper = (high & _TOP) != _NONE
     flip = where(upper, _ALL, splat(_NONE))
-    smaller = fma(integer(high ^ flip, low ^ flip, like), _STEP(like), _STEP(like) * 0.5)
+    return fma(integer(high ^ flip, low ^ flip, like), _STEP(like), _STEP(like) * 0.5), upper
+
+
+@njit(forceinline=True)
+def radius(high, low, like):
+    """sqrt(-2 ln u) of the uniform of a word, to like's precision."""
+    smaller, upper = _smaller(high, low, like)
     m, k = split(smaller)
     f = where(upper, -smaller, m - 1.0)
     return sqrt(fma(where(upper, 0, k), -2.0 * _LN2, f * -2.0 * _LOG(f)))
+
+
+@njit(forceinline=True)
+def logistic(high, low, like):
+    """ln(u / (1 - u)) of the uniform of a word, to like's precision."""
+    smaller, _ = _smaller(high, low, like)
+    m, k = split(smaller / (splat_like(1.0, like) - smaller))
+    f = m - 1.0
+    return flip_sign(fma(k, _LN2, f * _LOG(f)), high)
 
 
 @njit(forceinline=True)

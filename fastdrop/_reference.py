@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdrop import _philox
-from fastdrop.random import BERNOULLI, DOMAIN_SHIFT, NORMAL, TILE, Key, stream
+from fastdrop.random import BERNOULLI, DOMAIN_SHIFT, LOGISTIC, MIRROR_SHIFT, NORMAL, TILE, Key, stream
 
 DIGITS = 32
 
@@ -14,10 +14,16 @@ DIGITS = 32
 def words(number: NDArray[np.uint64], domain: int, plane: int, key: Key) -> tuple[NDArray, ...]:
     """The four words of Philox blocks by their number."""
     philox_key, draw = stream(key)
+    draw &= 0xFFFFFFFF
     constants = (domain << DOMAIN_SHIFT | plane, draw, philox_key & 0xFFFFFFFF, philox_key >> 32 & 0xFFFFFFFF)
     full = (np.full(number.shape, constant, np.uint64) for constant in constants)
     found = _philox.philox4x32(number & _philox.LOW_HALF, number >> _philox.HALF_WIDTH, *full)
     return tuple(word & _philox.LOW_HALF for word in found)
+
+
+def mirrored(key: Key) -> bool:
+    """Whether a key is an antithetic one."""
+    return stream(key)[1] >> MIRROR_SHIFT == 1
 
 
 def uniforms(index: NDArray[np.uint64], key: Key) -> NDArray[np.uint32]:
@@ -29,7 +35,7 @@ def uniforms(index: NDArray[np.uint64], key: Key) -> NDArray[np.uint32]:
     for plane in range(DIGITS):
         digit = np.choose(word.astype(np.intp), words(number, BERNOULLI, plane, key)) >> bit & np.uint64(1)
         u = u << np.uint64(1) | digit
-    return u.astype(np.uint32)
+    return u.astype(np.uint32) ^ np.uint32(0xFFFFFFFF if mirrored(key) else 0)
 
 
 def normals(index: NDArray[np.uint64], key: Key, bits: int = 32) -> NDArray[np.float64]:
@@ -47,7 +53,18 @@ def normals(index: NDArray[np.uint64], key: Key, bits: int = 32) -> NDArray[np.f
     smaller = (np.minimum(radius, above) + half) / 2**32
     minus_log = -np.where(radius < above, np.log(smaller), np.log1p(-smaller))
     turn = 2 * np.pi * (angle / 2**32)
-    return np.sqrt(2 * minus_log) * np.where(word % 2 == 0, np.cos(turn), np.sin(turn))
+    z = np.sqrt(2 * minus_log) * np.where(word % 2 == 0, np.cos(turn), np.sin(turn))
+    return -z if mirrored(key) else z
+
+
+def logistics(index: NDArray[np.uint64], key: Key, bits: int = 32) -> NDArray[np.float64]:
+    """The standard logistic noise ln(u / (1 - u)) of each element index, from words of 32 or 64 bits."""
+    group, place = index // np.uint64(32), index % np.uint64(32)
+    number, word = group * np.uint64(8) + place % 8, (place // 8).astype(np.intp)
+    high, low = (np.choose(word, words(number, LOGISTIC, plane, key)).astype(np.float64) for plane in (0, 1))
+    rest = (low + 0.5) / 2**32 if bits == 64 else 0.5
+    v = np.log((high + rest) / (2.0**32 - 1 - high + (1 - rest)))
+    return -v if mirrored(key) else v
 
 
 def indices(

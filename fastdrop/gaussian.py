@@ -250,5 +250,5 @@ def noised(
     """X times 1 + std * z if the formula is "multiply", x + std * z if it is "shift"."""
     x = to_array(x)
     y = target(out, x)
-    noise(formula, x, y, std, key, shared_axes, window)
+    noise(formula, x, y, (std,), key, shared_axes, window)
     return y if out is None else out

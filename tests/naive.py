@@ -23,7 +23,7 @@ def philox(counter: list[int], key: list[int]) -> list[int]:
 
 
 def key_words(seed: int, draw: int) -> list[int]:
-    spawn = (draw // WORD,) if draw >= WORD else ()
+    spawn = (draw % 2**63 // WORD,) if draw % 2**63 >= WORD else ()
     return [int(w) for w in np.random.SeedSequence(seed, spawn_key=spawn).generate_state(2, np.uint32)]
 
 
@@ -37,7 +37,7 @@ def uniform(index: int, seed: int, draw: int) -> int:
     for plane in range(32):
         words = philox([number % WORD, number // WORD, plane, draw % WORD], key_words(seed, draw))
         total = 2 * total + (words[word] // 2**bit) % 2
-    return total
+    return WORD - 1 - total if draw >= 2**63 else total
 
 
 def threshold(p: float) -> int:
@@ -70,4 +70,21 @@ def normal(index: int, seed: int, draw: int, bits: int) -> float:
     u = Fraction(2 * radius + 1, 2 ** (bits + 1))
     minus_log = -math.log(u) if u < Fraction(1, 2) else -math.log1p(-float(1 - u))
     turn = float(Fraction(angle, 2**bits)) * 2 * math.pi
-    return math.sqrt(2 * minus_log) * (math.cos(turn) if word % 2 == 0 else math.sin(turn))
+    z = math.sqrt(2 * minus_log) * (math.cos(turn) if word % 2 == 0 else math.sin(turn))
+    return -z if draw >= 2**63 else z
+
+
+def logistic(index: int, seed: int, draw: int, bits: int) -> float:
+    """Element `index` of the standard logistic noise, from a word of 32 bits or from 64."""
+    group, place = divmod(index, 32)
+    word, block = divmod(place, 8)
+    number = 8 * group + block
+    high, low = (
+        philox([number % WORD, number // WORD, 2 * 2**24 + plane, draw % WORD], key_words(seed, draw))[word]
+        for plane in (0, 1)
+    )
+    u = Fraction(2 * (high if bits == 32 else high * WORD + low) + 1, 2 ** (bits + 1))
+    u = 1 - u if draw >= 2**63 else u
+    return (
+        math.log(u / (1 - u)) if abs(2 * u - 1) > Fraction(1, 2) else math.log1p(float((2 * u - 1) / (1 - u)))
+    )

@@ -15,10 +15,10 @@ def words(key):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 42, 2**32, 2**64 + 3, 2**200])
-@pytest.mark.parametrize("draw", [0, 1, 2**32 - 1, 2**32, 2**40 + 5, 2**64 - 1])
+@pytest.mark.parametrize("draw", [0, 1, 2**32 - 1, 2**32, 2**40 + 5, 2**63 - 1, 2**63, 2**64 - 1])
 def test_packing_is_the_oracles(seed, draw):
     low, high = naive.key_words(seed, draw)
-    assert words(Key(seed, draw)) == (low | high << 32, draw % 2**32)
+    assert words(Key(seed, draw)) == (low | high << 32, draw % 2**32 | draw // 2**63 << 32)
 
 
 def test_packing_is_pinned():
@@ -56,8 +56,19 @@ def test_key_is_immutable():
 def test_next_counts_draws():
     assert Key(5).next() == Key(5, 1)
     assert Key(5, 2**32 - 1).next() == Key(5, 2**32)
-    with pytest.raises(ValueError, match=r"draw must be in \[0, 18446744073709551616\)"):
-        Key(5, 2**64 - 1).next()
+    assert Key(5).antithetic().next() == Key(5, 1).antithetic()
+    for last in (Key(5, 2**63 - 1), Key(5, 2**64 - 1)):
+        with pytest.raises(ValueError, match=r"draw must be in \[0, 9223372036854775808\)"):
+            last.next()
+
+
+def test_antithetic_keys():
+    key = Key(42, 3)
+    mirrored = key.antithetic()
+    assert mirrored == Key(42, 3 + 2**63) != key == mirrored.antithetic()
+    assert mirrored.fold_in(7) == key.fold_in(7).antithetic()
+    assert repr(mirrored) == "Key(42, draw=3).antithetic()"
+    assert eval(repr(mirrored)) == mirrored == pickle.loads(pickle.dumps(mirrored))
 
 
 def test_fold_in_gives_distinct_keys():

@@ -18,7 +18,7 @@ BITS = {np.float32: 32, np.float64: 64}
 def by_kernel(size, dtype, start=0, key=KEY, out=None):
     z = np.zeros(size, dtype) if out is None else out
     if z.size:
-        _cpu.add_noise("shift", z, z, z.size, 0, signed(start), 1.0, *stream(key))
+        _cpu.add_noise("shift", z, z, z.size, 0, signed(start), (1.0,), *stream(key))
     return z
 
 
