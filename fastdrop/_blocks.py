@@ -63,7 +63,8 @@ def drop(
         np.copyto(y, x if threshold == 0 else 0)
         return
     if x.flags.num & y.flags.num & READY == READY and x.dtype.isnative:  # spares small calls a generator
-        cpu().drop(x.ravel(), y.ravel(), start, threshold, scale, philox_key, draw)
+        a, b = (x, y) if x.ndim == 1 else (x.ravel(), y.ravel())
+        cpu().drop(a, b, start, threshold, scale, philox_key, draw)
         return
     for part, target, first in flat(x, y):
         cpu().drop(part, target, signed(start + first), threshold, scale, philox_key, draw)

@@ -19,8 +19,9 @@ ACTIVATIONS = _formulas.ACTIVATIONS
 
 # Elements from which threads share a call, and of a piece: see benchmarks/parallel_from.py.
 PARALLEL_FROM = 1 << 22
+_FEW_PLANES = (1 << 28) - 1  # lower digits of a threshold, all 0 where at most four planes are drawn
 _PIECE = 1 << 19
-_BIG = 1 << 20  # elements below which neither threads nor streaming stores are thought of
+_BIG = 1 << 20  # elements below which neither threads nor the caches are thought of
 # Of noise with a density, which takes longer for each: on two cores two threads took .71 of one's time at
 # this size with nothing in between, but 1.09 after a matrix product, whose threads keep spinning.
 _WORDS_PARALLEL_FROM = 1 << 20
@@ -48,10 +49,10 @@ _SOURCES = _stamp()
 
 
 def _drop_kernel(sources: int) -> Any:
-    def kernel(x, y, length, stride, start, threshold, scale, key, draw, stream):
+    def kernel(x, y, length, stride, start, threshold, scale, key, draw, far):
         _ = sources
         layout = NO_CYCLE, 0, length, stride, start
-        _kernels.elements(_formulas.drop, x, x, x, y, layout, (threshold, scale, key, draw), 0, stream)
+        _kernels.elements(_formulas.drop, x, x, x, y, layout, (threshold, scale, key, draw), 0, far)
 
     return _jit(kernel)
 
@@ -66,7 +67,7 @@ def _drop_by_kernel(sources: int) -> Any:
 
 @cache
 def _fused_kernel(name: str, activation: int, by_units: bool, sources: int) -> Any:
-    def kernel(x, other, bias, y, layout, draws, constants, stream):
+    def kernel(x, other, bias, y, layout, draws, constants, far):
         _ = sources
         if name == "drop":
             formula = _formulas.drop
@@ -83,9 +84,9 @@ def _fused_kernel(name: str, activation: int, by_units: bool, sources: int) -> A
         else:
             formula = _formulas.differentiate
         if by_units:
-            _kernels.units(formula, x, other, bias, y, layout, (*constants, activation), stream)
+            _kernels.units(formula, x, other, bias, y, layout, (*constants, activation), far)
         else:
-            _kernels.elements(formula, x, other, bias, y, layout, draws, (*constants, activation), stream)
+            _kernels.elements(formula, x, other, bias, y, layout, draws, (*constants, activation), far)
 
     return _jit(kernel)
 
@@ -120,6 +121,7 @@ def _cache_size() -> int:
 
 
 STREAM_FROM = _cache_size() // 2  # bytes of output from which it and the input exceed the cache
+FETCH_FROM = STREAM_FROM // 2  # from which asking for lines ahead was measured to pay
 
 
 def drop(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: int, draw: int) -> None:
@@ -128,16 +130,17 @@ def drop(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: 
     x and y are 1-D, C-order, aligned, of one dtype and size, not 0; y may be x. `start` and `key` are
     int64 with the bits of unsigned words.
     """
-    if x.size < _BIG:
-        _drop(x, y, x.size or 1, 0, start, threshold, scale, key, draw, False)
+    size = x.size
+    if size < _BIG:
+        _drop(x, y, size or 1, 0, start, threshold, scale, key, draw, _kernels.NEAR)
         return
 
     def piece(at: int, end: int) -> None:
         part, first = x[at:end], signed(start + at)
-        _drop(part, y[at:end], part.size, 0, first, threshold, scale, key, draw, stream)
+        _drop(part, y[at:end], part.size, 0, first, threshold, scale, key, draw, far)
 
-    stream = _streams(y, start)
-    _share(piece, x.size, PARALLEL_FROM, _PIECE)
+    far = _far(y, (y.ctypes.data - start % TILE * y.itemsize) % 16 == 0)
+    _share(piece, size, _parallel_from(threshold), _PIECE)
 
 
 def drop_rows(
@@ -152,12 +155,19 @@ def drop_rows(
     draw: int,
 ) -> None:
     """As `drop` for each row of a length; the rows' first indices are a stride apart, both int64."""
-    _drop(x, y, length, stride, start, threshold, scale, key, draw, False)
+    _drop(x, y, length, stride, start, threshold, scale, key, draw, _kernels.NEAR)
 
 
-def _streams(y: NDArray, start: int) -> bool:
-    """Whether y is so big that it is better written past the caches, and lies so that it can be."""
-    return y.nbytes >= STREAM_FROM and (y.ctypes.data - start % TILE * y.itemsize) % 16 == 0
+def _far(y: NDArray, aligned: bool) -> int:
+    """Where y and what goes into it lie; only aligned vectors can be written past the caches."""
+    if aligned and y.nbytes >= STREAM_FROM:
+        return _kernels.PAST
+    return _kernels.FAR if y.nbytes >= FETCH_FROM else _kernels.NEAR
+
+
+def _parallel_from(threshold: int) -> int:
+    """Elements from which threads share a call: later where few planes leave memory as the only limit."""
+    return PARALLEL_FROM if threshold & _FEW_PLANES else 2 * PARALLEL_FROM
 
 
 def _share(piece: Callable[[int, int], None], size: int, parallel_from: int, step: int) -> None:
@@ -220,10 +230,11 @@ def fused(
         b, phase = (bias[at:end], 0) if period == NO_CYCLE else (bias, at % period)
         layout = period, phase, min(length, end - at), stride, signed(start + at)
         draws = threshold, scale, key, draw
-        kernel(x[at:end], other[at:end], b, y[at:end], layout, draws, constants, stream)
+        kernel(x[at:end], other[at:end], b, y[at:end], layout, draws, constants, far)
 
-    stream = not stride and _streams(y, start)
-    _share(piece, y.size, NO_CYCLE if stride else PARALLEL_FROM, _PIECE)
+    aligned = not stride and (y.ctypes.data - start % TILE * y.itemsize) % 16 == 0
+    far = _far(y, aligned)
+    _share(piece, y.size, NO_CYCLE if stride else _parallel_from(threshold), _PIECE)
 
 
 def units(
@@ -245,7 +256,7 @@ def units(
     """
     kernel = _fused_kernel(name, activation, True, _SOURCES)
     run = (shared if inner == 1 else inner) * y.itemsize
-    stream = y.nbytes >= STREAM_FROM and run % 16 == 0 and y.ctypes.data % 16 == 0
+    far = _far(y, run % 16 == 0 and y.ctypes.data % 16 == 0)
     outer = factors.size // inner
     size = shared * inner if outer > 1 else inner  # of what pieces are cut between: units, or rows
 
@@ -253,10 +264,10 @@ def units(
         at, end = first * size, last * size
         mine = (factors[first * inner : last * inner], shared) if outer > 1 else (factors, last - first)
         layout = (*mine, inner)
-        kernel(x[at:end], other[at:end], bias[at:end], y[at:end], layout, (), constants, stream)
+        kernel(x[at:end], other[at:end], bias[at:end], y[at:end], layout, (), constants, far)
 
     if x.size < PARALLEL_FROM:
-        kernel(x, other, bias, y, (factors, shared, inner), (), constants, stream)
+        kernel(x, other, bias, y, (factors, shared, inner), (), constants, far)
     else:
         _share(piece, x.size // size, 0, max(1, _PIECE // size))
 

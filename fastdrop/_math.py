@@ -33,7 +33,7 @@ from fastdrop._reals import (
     split,
     sqrt,
 )
-from fastdrop._simd import splat, splat_like, where
+from fastdrop._simd import splat_like, where
 
 # ln(1 + f) / f for f in [-1/2, 0]
 _LOG = polynomial(
@@ -233,7 +233,7 @@ def _smaller(high, low, like):
     It is made from the word's own digits, so that both ends keep theirs.
     """
     upper = (high & _TOP) != _NONE
-    flip = where(upper, _ALL, splat(_NONE))
+    flip = where(upper, _ALL, splat_like(_NONE, high))
     return fma(integer(high ^ flip, low ^ flip, like), _STEP(like), _STEP(like) * 0.5), upper
 
 

@@ -20,14 +20,14 @@ def rate(p: float, name: str = "p") -> tuple[int, float]:
     """
     if type(p) is not float and not isinstance(p, (float, int, np.floating, np.integer)):
         raise TypeError(f"{name} must be a real number in [0, 1], got {type(p).__name__}; use float({name})")
-    if not 0 <= p <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {p}")
-    return _rate(float(p))
+    return _rate(p, name)
 
 
 @lru_cache(maxsize=1024)
-def _rate(p: float) -> tuple[int, float]:
-    threshold = round(p * FULL)
+def _rate(p: float, name: str) -> tuple[int, float]:
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {p}")
+    threshold = round(float(p) * FULL)
     return threshold, FULL / max(FULL - threshold, 1)
 
 

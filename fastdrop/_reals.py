@@ -37,7 +37,8 @@ def fma(typingctx, a, b, c):
 
     def codegen(context, builder, sig, args):
         lanes = (
-            v if isinstance(t, Vec) else splatted(builder, v) for v, t in zip(args, sig.args, strict=True)
+            v if isinstance(t, Vec) else splatted(builder, v, a.lanes)
+            for v, t in zip(args, sig.args, strict=True)
         )
         return _fma(builder, *lanes)
 
@@ -52,7 +53,7 @@ def polynomial(single: tuple[float, ...], double: tuple[float, ...]) -> Any:
 
         def codegen(context, builder, sig, args):
             real = args[0].type.element
-            total, *others = (splatted(builder, real(c)) for c in coefficients)
+            total, *others = (splatted(builder, real(c), z.lanes) for c in coefficients)
             for coefficient in others:
                 total = _fma(builder, total, args[0], coefficient)
             return total
@@ -73,13 +74,13 @@ def split(typingctx, v):
 
     def codegen(context, builder, sig, args):
         word, fraction, bias = _precision(v.element)
-        bits = builder.bitcast(args[0], vector(word))
-        k = builder.lshr(bits, splatted(builder, word(fraction)))
+        bits = builder.bitcast(args[0], vector(word, v.lanes))
+        k = builder.lshr(bits, splatted(builder, word(fraction), v.lanes))
         if word == I64:  # conversion is fast from 32 bits
-            k = builder.trunc(k, vector(I32))
-        k = builder.sitofp(builder.sub(k, splatted(builder, I32(bias - 1))), args[0].type)
-        m = builder.and_(bits, splatted(builder, word(2**fraction - 1)))
-        m = builder.or_(m, splatted(builder, word(bias - 1 << fraction)))
+            k = builder.trunc(k, vector(I32, v.lanes))
+        k = builder.sitofp(builder.sub(k, splatted(builder, I32(bias - 1), v.lanes)), args[0].type)
+        m = builder.and_(bits, splatted(builder, word(2**fraction - 1), v.lanes))
+        m = builder.or_(m, splatted(builder, word(bias - 1 << fraction), v.lanes))
         return context.make_tuple(builder, sig.return_type, (builder.bitcast(m, args[0].type), k))
 
     return types.UniTuple(v, 2)(v), codegen
@@ -91,10 +92,11 @@ def scale_by_power(typingctx, v, k):
 
     def codegen(context, builder, sig, args):
         integer, fraction, _ = _precision(v.element)
-        shifter = splatted(builder, args[1].type.element(1.5 * 2.0**fraction))
-        k = builder.bitcast(builder.fadd(args[1], shifter), vector(integer))  # k in its low bits
-        exponent = builder.shl(k, splatted(builder, integer(fraction)))
-        return builder.bitcast(builder.add(builder.bitcast(args[0], vector(integer)), exponent), args[0].type)
+        lanes = vector(integer, v.lanes)
+        shifter = splatted(builder, args[1].type.element(1.5 * 2.0**fraction), v.lanes)
+        k = builder.bitcast(builder.fadd(args[1], shifter), lanes)  # k in its low bits
+        exponent = builder.shl(k, splatted(builder, integer(fraction), v.lanes))
+        return builder.bitcast(builder.add(builder.bitcast(args[0], lanes), exponent), args[0].type)
 
     return v(v, k), codegen
 
@@ -104,10 +106,10 @@ def _integer(name: str, shift: int, doc: str) -> Any:
         def codegen(context, builder, sig, args):
             bits = args[0]
             if like.element == types.float64:
-                upper, lower = (builder.zext(word, vector(I64)) for word in args[:2])
-                bits = builder.or_(builder.shl(upper, splatted(builder, I64(32))), lower)
+                upper, lower = (builder.zext(word, vector(I64, like.lanes)) for word in args[:2])
+                bits = builder.or_(builder.shl(upper, splatted(builder, I64(32), like.lanes)), lower)
             word, real = bits.type.element, args[2].type
-            return builder.sitofp(builder.shl(bits, splatted(builder, word(shift))), real)
+            return builder.sitofp(builder.shl(bits, splatted(builder, word(shift), like.lanes)), real)
 
         return like(high, low, like), codegen
 
@@ -126,9 +128,10 @@ def flip_sign(typingctx, v, word):
     def codegen(context, builder, sig, args):
         word = args[1]
         if v.element == types.float64:
-            word = builder.shl(builder.zext(word, vector(I64)), splatted(builder, I64(32)))
+            wide = builder.zext(word, vector(I64, v.lanes))
+            word = builder.shl(wide, splatted(builder, I64(32), v.lanes))
         width = word.type.element.width
-        top = builder.and_(word, splatted(builder, word.type.element(1 << width - 1)))
+        top = builder.and_(word, splatted(builder, word.type.element(1 << width - 1), v.lanes))
         return builder.bitcast(builder.xor(builder.bitcast(args[0], top.type), top), args[0].type)
 
     return v(v, word), codegen

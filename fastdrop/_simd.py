@@ -1,8 +1,9 @@
-"""Eight lanes as a Numba value type with Python's operators: the place that builds LLVM IR.
+"""Lanes as a Numba value type with Python's operators: the place that builds LLVM IR.
 
 A `Vec` lives in vector registers, whatever their width: LLVM lowers eight lanes to SSE, AVX2,
-AVX-512 or NEON. `fastdrop._reals` adds what real numbers need, and
-`fastdrop._memory` brings lanes to and from arrays.
+AVX-512 or NEON. Eight is the usual number, since a tile has eight Philox blocks; what takes much
+arithmetic works on sixteen, which is as many as AVX-512 has for float32. `fastdrop._reals` adds what
+real numbers need, and `fastdrop._memory` brings lanes to and from arrays.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ LANES = 8
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
-def vector(element: ir.Type) -> ir.VectorType:
-    """The LLVM type of eight lanes."""
-    return ir.VectorType(element, LANES)
+def vector(element: ir.Type, lanes: int = LANES) -> ir.VectorType:
+    """The LLVM type of lanes."""
+    return ir.VectorType(element, lanes)
 
 
 class Vec(types.Type):
-    """Eight lanes of one scalar type."""
+    """Lanes of one scalar type."""
 
-    def __init__(self, element: types.Type) -> None:
-        self.element = element
-        super().__init__(name=f"Vec({element})")
+    def __init__(self, element: types.Type, lanes: int = LANES) -> None:
+        self.element, self.lanes = element, lanes
+        super().__init__(name=f"Vec({element}, {lanes})")
 
 
 @register_model(Vec)
@@ -39,20 +40,20 @@ class _VecModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Vec) -> None:
         # one bit per lane for booleans, where Numba's own data model has a byte
         element = dmm.lookup(fe_type.element).get_value_type()
-        super().__init__(dmm, fe_type, vector(element))
+        super().__init__(dmm, fe_type, vector(element, fe_type.lanes))
 
 
-U32, U64, MASK = Vec(types.uint32), Vec(types.uint64), Vec(types.boolean)
+U32, U64 = Vec(types.uint32), Vec(types.uint64)
 
 
-def splatted(builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
-    """Eight lanes equal to a scalar."""
-    undefined = ir.Constant(vector(scalar.type), ir.Undefined)
+def splatted(builder: ir.IRBuilder, scalar: ir.Value, lanes: int = LANES) -> ir.Value:
+    """Lanes equal to a scalar."""
+    undefined = ir.Constant(vector(scalar.type, lanes), ir.Undefined)
     first = builder.insert_element(undefined, scalar, I32(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(vector(I32), [0] * LANES))
+    return builder.shuffle_vector(first, undefined, ir.Constant(vector(I32, lanes), [0] * lanes))
 
 
-def _binary(op: Callable, integer: Callable, real: Callable | None = None, result: Vec | None = None) -> None:
+def _binary(op: Callable, integer: Callable, real: Callable | None = None, compares: bool = False) -> None:
     """Teach Numba ``Vec op Vec`` and ``Vec op scalar``; the scalar is cast to the lanes' type."""
 
     @infer_global(op)
@@ -60,12 +61,13 @@ def _binary(op: Callable, integer: Callable, real: Callable | None = None, resul
         def generic(self, args, kws):
             a, b = args
             if isinstance(a, Vec) and (a == b or isinstance(b, types.Number)):
-                return signature(result or a, a, a if a == b else a.element)
+                result = Vec(types.boolean, a.lanes) if compares else a
+                return signature(result, a, a if a == b else a.element)
 
     def lower(context, builder, sig, args):
         a, b = args
         emit = real if isinstance(sig.args[0].element, types.Float) else integer
-        return emit(builder, a, b if isinstance(sig.args[1], Vec) else splatted(builder, b))
+        return emit(builder, a, b if isinstance(sig.args[1], Vec) else splatted(builder, b, a.type.count))
 
     lower_builtin(op, Vec, Vec)(lower)
     lower_builtin(op, Vec, types.Number)(lower)
@@ -87,10 +89,10 @@ _binary(operator.add, ir.IRBuilder.add, ir.IRBuilder.fadd)
 _binary(operator.sub, ir.IRBuilder.sub, ir.IRBuilder.fsub)
 _binary(operator.mul, ir.IRBuilder.mul, ir.IRBuilder.fmul)
 _binary(operator.truediv, ir.IRBuilder.udiv, ir.IRBuilder.fdiv)
-_binary(operator.eq, *_compare("=="), result=MASK)
-_binary(operator.ne, *_compare("!="), result=MASK)
-_binary(operator.lt, *_compare("<"), result=MASK)
-_binary(operator.ge, *_compare(">="), result=MASK)
+_binary(operator.eq, *_compare("=="), compares=True)
+_binary(operator.ne, *_compare("!="), compares=True)
+_binary(operator.lt, *_compare("<"), compares=True)
+_binary(operator.ge, *_compare(">="), compares=True)
 
 
 @infer_global(operator.invert)
@@ -124,7 +126,7 @@ def call(builder: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) -> 
 def suffix(lanes: ir.VectorType) -> str:
     """What LLVM appends to an intrinsic's name."""
     names = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}
-    return f"v{LANES}{names.get(lanes.element, str(lanes.element))}"
+    return f"v{lanes.count}{names.get(lanes.element, str(lanes.element))}"
 
 
 @intrinsic
@@ -135,8 +137,12 @@ def splat(typingctx, scalar):
 
 @intrinsic
 def splat_like(typingctx, scalar, like):
-    """Eight lanes of another vector's type equal to a scalar."""
-    return like(like.element, like), lambda context, builder, sig, args: splatted(builder, args[0])
+    """Lanes of another vector's type equal to a scalar."""
+
+    def codegen(context, builder, sig, args):
+        return splatted(builder, args[0], like.lanes)
+
+    return like(like.element, like), codegen
 
 
 @intrinsic
@@ -172,7 +178,8 @@ def where(typingctx, mask, a, b):
 
     def codegen(context, builder, sig, args):
         a, b = (
-            splatted(builder, v) if t != lanes else v for v, t in zip(args[1:], sig.args[1:], strict=True)
+            splatted(builder, v, lanes.lanes) if t != lanes else v
+            for v, t in zip(args[1:], sig.args[1:], strict=True)
         )
         return builder.select(args[0], a, b)
 
@@ -186,17 +193,31 @@ def zero_where(mask, v):
     return where(mask, 0, v)
 
 
-def _twice(name: str, first: int) -> Any:
-    def twice(typingctx, v):
-        lanes = ir.Constant(vector(I32), [first + lane // 2 for lane in range(LANES)])
+def _shuffled(name: str, lanes: list[int], doc: str) -> Any:
+    """An intrinsic that takes lanes of one vector by their numbers."""
 
+    def function(typingctx, v):
         def codegen(context, builder, sig, args):
-            return builder.shuffle_vector(args[0], args[0], lanes)
+            chosen = ir.Constant(vector(I32, len(lanes)), lanes)
+            return builder.shuffle_vector(args[0], args[0], chosen)
 
-        return v(v), codegen
+        return Vec(v.element, len(lanes))(v), codegen
 
-    twice.__name__, twice.__doc__ = name, f"Lanes {first} to {first + 3}, each twice."
-    return intrinsic(twice)
+    function.__name__, function.__doc__ = name, doc
+    return intrinsic(function)
 
 
-lower_twice, upper_twice = _twice("lower_twice", 0), _twice("upper_twice", 4)
+lower_twice = _shuffled("lower_twice", [lane // 2 for lane in range(LANES)], "Lanes 0 to 3, each twice.")
+upper_twice = _shuffled("upper_twice", [4 + lane // 2 for lane in range(LANES)], "Lanes 4 to 7, each twice.")
+lower_half = _shuffled("lower_half", list(range(LANES)), "The first eight of sixteen lanes.")
+upper_half = _shuffled("upper_half", list(range(LANES, 2 * LANES)), "The last eight of sixteen lanes.")
+
+
+@intrinsic
+def join(typingctx, a, b):
+    """Sixteen lanes: eight, and eight more."""
+
+    def codegen(context, builder, sig, args):
+        return builder.shuffle_vector(*args, ir.Constant(vector(I32, 2 * LANES), list(range(2 * LANES))))
+
+    return Vec(a.element, 2 * LANES)(a, b), codegen

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
-from fastdrop import Key, _cpu, _reference
+from fastdrop import Key, _cpu, _kernels, _reference
 from fastdrop.random import signed, stream
 
 SIZES = [0, 1, 7, 8, 31, 33, 1023, 1024, 1025, 4099, 10**5 + 3]
@@ -30,9 +30,9 @@ def by_kernel(kernel, x, p, start=0, key=KEY, out=None):
     return y
 
 
-def one_row(kernel, stream):
+def one_row(kernel, far):
     """A compiled kernel as `_cpu.drop`."""
-    return lambda x, y, *numbers: kernel(x, y, x.size, 0, *numbers, stream)
+    return lambda x, y, *numbers: kernel(x, y, x.size, 0, *numbers, far)
 
 
 def by_reference(x, p, start=0, key=KEY):
@@ -85,15 +85,16 @@ def test_threads_and_pieces_give_the_same_bits(threads, piece, monkeypatch, thre
         assert by_kernel(_cpu.drop, x, 0.3, start).tobytes() == by_reference(x, 0.3, start).tobytes()
 
 
+@pytest.mark.parametrize("far", [_kernels.FAR, _kernels.PAST])
 @pytest.mark.parametrize("start", [0, 4, 1020])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_streaming_stores_give_the_same_bits(start, dtype):
+def test_fetching_ahead_and_streaming_stores_give_the_same_bits(start, dtype, far):
     """Starts that keep the address of each group of eight a multiple of 16."""
     raw = np.zeros(5000 * 8 + 16, np.uint8)
     first = (start * np.dtype(dtype).itemsize - raw.ctypes.data) % 16
     out = raw[first : first + 5000 * np.dtype(dtype).itemsize].view(dtype)
     x = sample(5000, dtype)
-    by_kernel(one_row(_cpu._drop, True), x, 0.3, start, out=out)
+    by_kernel(one_row(_cpu._drop, far), x, 0.3, start, out=out)
     assert out.tobytes() == by_reference(x, 0.3, start).tobytes()
 
 
@@ -184,9 +185,10 @@ def test_a_change_of_the_kernels_sources_changes_the_caches_key():
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86-64 assembly")
-def test_the_kernel_multiplies_vectors_and_can_stream():
+def test_the_kernel_multiplies_vectors_fetches_ahead_and_can_stream():
     kernel = numba.njit(_cpu._drop.py_func)  # one that comes from the cache has no assembly to show
-    by_kernel(one_row(kernel, False), sample(10), 0.5)
+    by_kernel(one_row(kernel, _kernels.NEAR), sample(10), 0.5)
     (code,) = kernel.inspect_asm().values()
     assert "pmuludq" in code
+    assert "prefetcht0" in code
     assert "movnt" in code
