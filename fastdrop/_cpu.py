@@ -139,7 +139,7 @@ def drop(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: 
         part, first = x[at:end], signed(start + at)
         _drop(part, y[at:end], part.size, 0, first, threshold, scale, key, draw, far)
 
-    far = _far(y, (y.ctypes.data - start % TILE * y.itemsize) % 16 == 0)
+    far = _far(y, start % TILE)
     _share(piece, size, _parallel_from(threshold), _PIECE)
 
 
@@ -158,9 +158,12 @@ def drop_rows(
     _drop(x, y, length, stride, start, threshold, scale, key, draw, _kernels.NEAR)
 
 
-def _far(y: NDArray, aligned: bool) -> int:
-    """Where y and what goes into it lie; only aligned vectors can be written past the caches."""
-    if aligned and y.nbytes >= STREAM_FROM:
+def _far(y: NDArray, place: int = 0, run: int = 16) -> int:
+    """Where y and what goes into it lie.
+
+    Past the caches are written whole vectors only: runs of so many bytes, and y begins at a place in a tile.
+    """
+    if y.nbytes >= STREAM_FROM and run % 16 == 0 and (y.ctypes.data - place * y.itemsize) % 16 == 0:
         return _kernels.PAST
     return _kernels.FAR if y.nbytes >= FETCH_FROM else _kernels.NEAR
 
@@ -232,8 +235,7 @@ def fused(
         draws = threshold, scale, key, draw
         kernel(x[at:end], other[at:end], b, y[at:end], layout, draws, constants, far)
 
-    aligned = not stride and (y.ctypes.data - start % TILE * y.itemsize) % 16 == 0
-    far = _far(y, aligned)
+    far = _far(y, start % TILE, 1 if stride else 16)
     _share(piece, y.size, NO_CYCLE if stride else _parallel_from(threshold), _PIECE)
 
 
@@ -256,7 +258,7 @@ def units(
     """
     kernel = _fused_kernel(name, activation, True, _SOURCES)
     run = (shared if inner == 1 else inner) * y.itemsize
-    far = _far(y, run % 16 == 0 and y.ctypes.data % 16 == 0)
+    far = _far(y, run=run)
     outer = factors.size // inner
     size = shared * inner if outer > 1 else inner  # of what pieces are cut between: units, or rows
 
