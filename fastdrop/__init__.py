@@ -1,6 +1,7 @@
 """fastdrop: dropout for NumPy at the cost of a multiply, with no stored mask."""
 
 from fastdrop import moments as moments
+from fastdrop import schedules as schedules
 from fastdrop._threads import get_num_threads as get_num_threads
 from fastdrop._threads import set_num_threads as set_num_threads
 from fastdrop.alpha import AlphaDropout as AlphaDropout
@@ -31,10 +32,12 @@ from fastdrop.gaussian import gaussian_noise_backward as gaussian_noise_backward
 from fastdrop.gaussian import normal as normal
 from fastdrop.gaussian_layers import GaussianDropout as GaussianDropout
 from fastdrop.gaussian_layers import GaussianNoise as GaussianNoise
+from fastdrop.layers import CurriculumDropout as CurriculumDropout
 from fastdrop.layers import Dropout as Dropout
 from fastdrop.layers import InvertedDropout as InvertedDropout
 from fastdrop.random import STREAM_VERSION as STREAM_VERSION
 from fastdrop.random import Key as Key
+from fastdrop.schedules import Scheduler as Scheduler
 from fastdrop.stochastic_depth import DropPath as DropPath
 from fastdrop.stochastic_depth import drop_path as drop_path
 from fastdrop.stochastic_depth import drop_path_backward as drop_path_backward
@@ -52,6 +55,7 @@ __version__ = "0.1.0"
 __all__ = [
     "STREAM_VERSION",
     "AlphaDropout",
+    "CurriculumDropout",
     "DropBlock2D",
     "DropConnect",
     "DropPath",
@@ -61,6 +65,7 @@ __all__ = [
     "GaussianNoise",
     "InvertedDropout",
     "Key",
+    "Scheduler",
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
@@ -94,6 +99,7 @@ __all__ = [
     "max_norm",
     "moments",
     "normal",
+    "schedules",
     "set_num_threads",
     "surviving_rows",
     "variational_kl",

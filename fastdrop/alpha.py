@@ -13,6 +13,7 @@ from fastdrop._rates import FULL, rate
 from fastdrop.functional import dropout
 from fastdrop.layers import Dropout
 from fastdrop.random import Key, Rng
+from fastdrop.schedules import ScheduledRate
 from fastdrop.structured import check_data_format
 
 SATURATION = -1.7580993408473766  # the limit of SELU at minus infinity
@@ -115,7 +116,7 @@ class AlphaDropout(Dropout):
 
     Parameters
     ----------
-    p : float, default 0.5
+    p : float or callable, default 0.5
         Probability to drop, in [0, 1]; the paper uses .05 and .1.
     rng
         As in `Dropout`.
@@ -148,7 +149,7 @@ class FeatureAlphaDropout(AlphaDropout):
 
     Parameters
     ----------
-    p : float, default 0.5
+    p : float or callable, default 0.5
         Probability to drop, in [0, 1].
     data_format : {"channels_first", "channels_last"}
         Axes (n, c, ...) or (n, ..., c), with any number of axes between or none.
@@ -176,7 +177,9 @@ class FeatureAlphaDropout(AlphaDropout):
            [ 0.7792,  0.7792,  0.7792]])
     """
 
-    def __init__(self, p: float = 0.5, *, data_format: str = "channels_first", rng: Rng = None) -> None:
+    def __init__(
+        self, p: ScheduledRate = 0.5, *, data_format: str = "channels_first", rng: Rng = None
+    ) -> None:
         super().__init__(p, rng=rng)
         check_data_format(data_format)
         self.data_format = data_format
@@ -189,4 +192,4 @@ class FeatureAlphaDropout(AlphaDropout):
         return tuple(range(2, ndim)) if self.data_format == "channels_first" else tuple(range(1, ndim - 1))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(p={self.p}, data_format={self.data_format!r}, rng={self.key})"
+        return f"{type(self).__name__}(p={self._shown}, data_format={self.data_format!r}, rng={self.key})"

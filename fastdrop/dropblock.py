@@ -13,6 +13,7 @@ from fastdrop._rates import rate
 from fastdrop.functional import keep_mask, masked
 from fastdrop.layers import Dropout
 from fastdrop.random import Key, Rng, natural
+from fastdrop.schedules import ScheduledRate
 from fastdrop.structured import check_data_format
 
 
@@ -169,7 +170,7 @@ class DropBlock2D(Dropout):
 
     Parameters
     ----------
-    p : float, default 0.1
+    p : float or callable, default 0.1
         Nominal rate: `fastdrop.drop_block` says what fraction is dropped.
     block_size : int, default 7
         Side of a block.
@@ -194,7 +195,7 @@ class DropBlock2D(Dropout):
 
     def __init__(
         self,
-        p: float = 0.1,
+        p: ScheduledRate = 0.1,
         *,
         block_size: int = 7,
         shared_channels: bool = False,
@@ -207,11 +208,11 @@ class DropBlock2D(Dropout):
             "shared_channels": shared_channels,
             "data_format": data_format,
         }
-        block_mask((0, 0, 0, 0), p, 0, **self.options)  # type: ignore[arg-type]
+        block_mask((0, 0, 0, 0), self.p, 0, **self.options)  # type: ignore[arg-type]
 
     def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
         return drop_block(x, p, key, out=out, **self.options)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         options = "".join(f"{name}={value!r}, " for name, value in self.options.items())
-        return f"{type(self).__name__}(p={self.p}, {options}rng={self.key})"
+        return f"{type(self).__name__}(p={self._shown}, {options}rng={self.key})"

@@ -11,6 +11,7 @@ from fastdrop._arrays import target
 from fastdrop.dropconnect import checked_array, drop_connect, drop_connect_backward
 from fastdrop.layers import Dropout
 from fastdrop.random import Key, Rng
+from fastdrop.schedules import ScheduledRate
 
 
 class DropConnect(Dropout):
@@ -25,7 +26,7 @@ class DropConnect(Dropout):
 
     Parameters
     ----------
-    p : float, default 0.5
+    p : float or callable, default 0.5
         Probability to drop, in [0, 1].
     weight : ndarray of shape (features_in, features_out)
         float32 or float64. A pickle or deep copy of the layer has its own copy.
@@ -76,7 +77,7 @@ class DropConnect(Dropout):
 
     def __init__(
         self,
-        p: float = 0.5,
+        p: ScheduledRate = 0.5,
         *,
         weight: NDArray[Any],
         bias: NDArray[Any] | None = None,
@@ -148,4 +149,4 @@ class DropConnect(Dropout):
     def __repr__(self) -> str:
         weight, bias = (None if a is None else f"{a.dtype} {a.shape}" for a in (self.weight, self.bias))
         arrays = f"weight={weight}, bias={bias}, per_example={self.per_example}"
-        return f"{type(self).__name__}(p={self.p}, {arrays}, rng={self.key})"
+        return f"{type(self).__name__}(p={self._shown}, {arrays}, rng={self.key})"

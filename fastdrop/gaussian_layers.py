@@ -16,6 +16,7 @@ from fastdrop.gaussian import (
 )
 from fastdrop.layers import Dropout, NoiseLayer
 from fastdrop.random import Key, Rng
+from fastdrop.schedules import ScheduledRate
 
 
 class GaussianDropout(Dropout):
@@ -23,8 +24,8 @@ class GaussianDropout(Dropout):
 
     Parameters
     ----------
-    p : float, default 0.5
-        The rate of the dropout that has the noise's variance p / (1 - p), in [0, 1).
+    p : float or callable, default 0.5
+        The rate, or a schedule of it, of the dropout that has the noise's variance p / (1 - p), in [0, 1).
     std : float, optional
         The noise's standard deviation, instead of p.
     alpha : float, optional
@@ -68,7 +69,7 @@ class GaussianDropout(Dropout):
 
     def __init__(
         self,
-        p: float | None = None,
+        p: ScheduledRate | None = None,
         *,
         std: float | None = None,
         alpha: float | None = None,
@@ -107,8 +108,8 @@ class GaussianNoise(NoiseLayer):
 
     Parameters
     ----------
-    std : float, default 0.1
-        Standard deviation, finite and not negative.
+    std : float or callable, default 0.1
+        Standard deviation, finite and not negative, or a function of the step.
     rng
         As in `Dropout`.
 
@@ -129,7 +130,7 @@ class GaussianNoise(NoiseLayer):
 
     _parameter = "std"
 
-    def __init__(self, std: float = 0.1, *, rng: Rng = None) -> None:
+    def __init__(self, std: ScheduledRate = 0.1, *, rng: Rng = None) -> None:
         super().__init__(std, rng)
 
     def _checked(self, value: float) -> float:
@@ -141,8 +142,8 @@ class GaussianNoise(NoiseLayer):
         return float(self._value)
 
     @std.setter
-    def std(self, std: float) -> None:
-        self._value = self._checked(std)
+    def std(self, std: ScheduledRate) -> None:
+        self._set(std)
 
     def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
         return gaussian_noise(x, p, key, out=out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop import functional
 from fastdrop._rates import rate
 from fastdrop.random import Key, Rng, as_key, as_key_or_seed
+from fastdrop.schedules import Curriculum, ScheduledRate, restored_schedule, schedule_state
 
 STATE_VERSION = 1
 
@@ -21,7 +22,7 @@ class NoiseLayer:
     _parameter: ClassVar[str] = "p"  # the name of that number
 
     def __init__(self, value: Any, rng: Rng) -> None:
-        self._value: Any = self._checked(value)
+        self._set(value)
         self.key = as_key(rng)
         self.training = True
         # What backward needs of the last forward, as plain numbers: keys and tuples would take more.
@@ -34,6 +35,34 @@ class NoiseLayer:
         """The number as it is held, or an error."""
         rate(value)
         return float(value)
+
+    def _set(self, value: Any, schedule: Callable[[int], float] | None = None, step: int = 0) -> None:
+        """Hold a number, or that of a schedule's step."""
+        if callable(value):
+            schedule = value
+        self._value: Any = self._checked(value if schedule is None else schedule(step))
+        self._schedule, self._step = schedule, step
+
+    @property
+    def schedule(self) -> Callable[[int], float] | None:
+        """What the number is a function of, or None where it is constant."""
+        return self._schedule
+
+    def step(self) -> None:
+        """Advance the schedule by one update; without one nothing happens.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the schedule returns what is no rate; it is then not advanced.
+        """
+        if self._schedule is not None:
+            self._set(None, self._schedule, self._step + 1)
+
+    @property
+    def _shown(self) -> Any:
+        """The number, or its schedule, as the layer was given it."""
+        return self._value if self._schedule is None else self._schedule
 
     @property
     def key(self) -> Key:
@@ -145,13 +174,21 @@ class NoiseLayer:
         return {
             "version": STATE_VERSION,
             "layer": type(self).__name__,
-            self._parameter: self._value.tolist() if isinstance(self._value, np.ndarray) else self._value,
+            self._parameter: self._number_state(),
             "seed": self.key.seed,
             "draw": self.key.draw,
         }
 
+    def _number_state(self) -> Any:
+        if self._schedule is not None:
+            return schedule_state(self._schedule, self._step)
+        return self._value.tolist() if isinstance(self._value, np.ndarray) else self._value
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state that `state_dict` returned.
+
+        Of a schedule that is no class of `fastdrop.schedules` a state has the name and the step: build
+        the layer with it first.
 
         Raises
         ------
@@ -166,15 +203,21 @@ class NoiseLayer:
         for name in ("version", "layer"):
             if state[name] != expected[name]:
                 raise ValueError(f"state must have {name} {expected[name]!r}, got {state[name]!r}")
+        number = state[self._parameter]
         try:
-            value = self._checked(state[self._parameter])
-            self.key = Key(state["seed"], state["draw"])
+            key = Key(state["seed"], state["draw"])
+            if isinstance(number, Mapping):
+                self._set(None, *restored_schedule(number, self._schedule))
+            elif callable(number):
+                raise TypeError(f"{self._parameter} must be plain data, got {number!r}")
+            else:
+                self._set(number)
         except TypeError as error:
             raise ValueError(f"state has a bad entry: {error}") from None
-        self._value, self._last_shape = value, None
+        self.key, self._last_shape = key, None
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._parameter}={self._value}, rng={self.key})"
+        return f"{type(self).__name__}({self._parameter}={self._shown}, rng={self.key})"
 
 
 class Dropout(NoiseLayer):
@@ -185,8 +228,9 @@ class Dropout(NoiseLayer):
 
     Parameters
     ----------
-    p : float, default 0.5
-        Probability to drop, in [0, 1].
+    p : float or callable, default 0.5
+        Probability to drop, in [0, 1], or a schedule of it: one of `fastdrop.schedules` or any function of
+        the step, which `step` advances.
     rng : None, int, Key, numpy.random.SeedSequence or numpy.random.Generator, optional
         Where the masks come from; None takes fresh entropy. Each training forward takes the next
         draw of this key.
@@ -194,7 +238,7 @@ class Dropout(NoiseLayer):
     Attributes
     ----------
     p : float
-        May be set between calls.
+        The rate now; it, or a schedule, may be set between calls.
     key : Key
         The key of the next training forward.
     training : bool
@@ -228,7 +272,7 @@ class Dropout(NoiseLayer):
     Dropout(p=0.5, rng=Key(42, draw=1))
     """
 
-    def __init__(self, p: float = 0.5, *, rng: Rng = None) -> None:
+    def __init__(self, p: ScheduledRate = 0.5, *, rng: Rng = None) -> None:
         super().__init__(p, rng)
 
     @property
@@ -237,8 +281,8 @@ class Dropout(NoiseLayer):
         return float(self._value)
 
     @p.setter
-    def p(self, p: float) -> None:
-        self._value = self._checked(p)
+    def p(self, p: ScheduledRate) -> None:
+        self._set(p)
 
     def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
         return functional.dropout(x, p, key, out=out)
@@ -250,7 +294,7 @@ class InvertedDropout(Dropout):
     Parameters
     ----------
     keep_prob : float, default 0.5
-        Probability to keep, in [0, 1]; p is ``1 - keep_prob``.
+        Probability to keep, in [0, 1]; p is ``1 - keep_prob``. A schedule can be set as p.
     rng
         As in `Dropout`.
 
@@ -275,3 +319,43 @@ class InvertedDropout(Dropout):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(keep_prob={self.keep_prob}, rng={self.key})"
+
+
+class CurriculumDropout(Dropout):
+    """`Dropout` whose rate rises from 0 towards p: ``p * (1 - exp(-gamma * updates))``.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        The rate that it tends to, in [0, 1].
+    gamma : float
+        How fast, finite and not negative: 10 over the number of updates is usual.
+    rng
+        As in `Dropout`.
+
+    References
+    ----------
+    Morerio et al., "Curriculum Dropout", arXiv 1703.06229.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> drop = fd.CurriculumDropout(0.5, gamma=0.1, rng=42)
+    >>> drop.p
+    0.0
+    >>> drop.step()  # after each update of the weights, or on_epoch_end() after each epoch
+    >>> round(drop.p, 4)
+    0.0476
+    """
+
+    def __init__(self, p: float = 0.5, *, gamma: float, rng: Rng = None) -> None:
+        super().__init__(Curriculum(p, gamma), rng=rng)
+
+    def on_epoch_end(self) -> None:
+        """Advance the schedule, where its steps are epochs: gamma is then 10 over the number of these."""
+        self.step()
+
+    def __repr__(self) -> str:
+        if not isinstance(self.schedule, Curriculum):
+            return super().__repr__()
+        return f"{type(self).__name__}(p={self.schedule.p}, gamma={self.schedule.gamma}, rng={self.key})"

@@ -12,6 +12,7 @@ from fastdrop._rates import FULL, Rate, rate
 from fastdrop.functional import dropout, keep_mask
 from fastdrop.layers import Dropout
 from fastdrop.random import Key, Rng
+from fastdrop.schedules import ScheduledRate
 
 
 def drop_path(
@@ -145,7 +146,7 @@ class DropPath(Dropout):
 
     Parameters
     ----------
-    p : float, default 0.5
+    p : float or callable, default 0.5
         Probability to drop, in [0, 1]. For layer l of L the paper takes ``p_L * l / L``.
     mode : {"row", "batch"}, default "row"
         Draw for each sample, or once for all.
@@ -167,7 +168,7 @@ class DropPath(Dropout):
     array([0., 2., 0., 2., 0.])
     """
 
-    def __init__(self, p: float = 0.5, *, mode: str = "row", rng: Rng = None) -> None:
+    def __init__(self, p: ScheduledRate = 0.5, *, mode: str = "row", rng: Rng = None) -> None:
         super().__init__(p, rng=rng)
         path_axes(1, mode)
         self.mode = mode
@@ -176,4 +177,4 @@ class DropPath(Dropout):
         return drop_path(x, p, key, mode=self.mode, out=out)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(p={self.p}, mode={self.mode!r}, rng={self.key})"
+        return f"{type(self).__name__}(p={self._shown}, mode={self.mode!r}, rng={self.key})"

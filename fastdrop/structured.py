@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop import functional
 from fastdrop.layers import Dropout
 from fastdrop.random import Key, Rng, natural
+from fastdrop.schedules import ScheduledRate
 
 
 def check_data_format(data_format: str) -> None:
@@ -25,7 +26,9 @@ class _SpatialDropout(Dropout):
 
     spatial: ClassVar[int]
 
-    def __init__(self, p: float = 0.5, *, data_format: str = "channels_first", rng: Rng = None) -> None:
+    def __init__(
+        self, p: ScheduledRate = 0.5, *, data_format: str = "channels_first", rng: Rng = None
+    ) -> None:
         super().__init__(p, rng=rng)
         check_data_format(data_format)
         self.data_format = data_format
@@ -41,7 +44,7 @@ class _SpatialDropout(Dropout):
         return functional.dropout(x, p, key, shared_axes=axes, out=out)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(p={self.p}, data_format={self.data_format!r}, rng={self.key})"
+        return f"{type(self).__name__}(p={self._shown}, data_format={self.data_format!r}, rng={self.key})"
 
 
 class SpatialDropout1D(_SpatialDropout):
@@ -49,7 +52,7 @@ class SpatialDropout1D(_SpatialDropout):
 
     Parameters
     ----------
-    p : float, default 0.5
+    p : float or callable, default 0.5
         Probability to drop, in [0, 1].
     data_format : {"channels_first", "channels_last"}
         Axes (n, c, length) or (n, length, c).
@@ -77,7 +80,7 @@ class SpatialDropout2D(_SpatialDropout):
 
     Parameters
     ----------
-    p : float, default 0.5
+    p : float or callable, default 0.5
         Probability to drop, in [0, 1].
     data_format : {"channels_first", "channels_last"}
         Axes (n, c, h, w) or (n, h, w, c).
@@ -107,7 +110,7 @@ class SpatialDropout3D(_SpatialDropout):
 
     Parameters
     ----------
-    p : float, default 0.5
+    p : float or callable, default 0.5
         Probability to drop, in [0, 1].
     data_format : {"channels_first", "channels_last"}
         Axes (n, c, d, h, w) or (n, d, h, w, c).
@@ -138,7 +141,7 @@ class TemporalDropout(Dropout):
 
     Parameters
     ----------
-    p : float, default 0.5
+    p : float or callable, default 0.5
         Probability to drop, in [0, 1].
     time_major : bool, default False
         Axes (time, batch, features) rather than (batch, time, features).
@@ -163,7 +166,7 @@ class TemporalDropout(Dropout):
     >>> steps.reset_state()  # before the next sequence
     """
 
-    def __init__(self, p: float = 0.5, *, time_major: bool = False, rng: Rng = None) -> None:
+    def __init__(self, p: ScheduledRate = 0.5, *, time_major: bool = False, rng: Rng = None) -> None:
         super().__init__(p, rng=rng)
         self.time_major = time_major
         self._sequence: Key | None = None  # the key of the sequence whose steps are coming
@@ -262,4 +265,4 @@ class TemporalDropout(Dropout):
         self._lengths = None
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(p={self.p}, time_major={self.time_major}, rng={self.key})"
+        return f"{type(self).__name__}(p={self._shown}, time_major={self.time_major}, rng={self.key})"

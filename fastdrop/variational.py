@@ -218,7 +218,7 @@ class VariationalDropout(NoiseLayer):
 
     @log_alpha.setter
     def log_alpha(self, log_alpha: ArrayLike) -> None:
-        self._value = self._checked(log_alpha)
+        self._set(log_alpha)
 
     @property
     def alpha(self) -> NDArray[np.float64]:

@@ -1,0 +1,317 @@
+"""Rates as functions of the step: what a layer takes for p where its rate changes during training."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeAlias
+
+from fastdrop._rates import rate
+from fastdrop.random import natural
+
+ScheduledRate: TypeAlias = "float | Callable[[int], float]"
+
+
+@dataclass(frozen=True)
+class Schedule(ABC):
+    """A rate for each step, counted from 0: any layer takes one for p, and any other callable too.
+
+    Parameters
+    ----------
+    p : float
+        Rate that it tends to, or comes from, in [0, 1].
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p or another parameter is of another kind or outside its range.
+    """
+
+    p: float
+
+    def __post_init__(self) -> None:
+        rate(self.p)
+
+    @abstractmethod
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step."""
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """Always p.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> fd.schedules.Constant(0.3)(1000)
+    0.3
+    """
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step."""
+        return self.p
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """From 0 to p on a straight line over so many steps; p at once if there are none.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> [fd.schedules.Linear(0.5, steps=2)(t) for t in range(4)]
+    [0.0, 0.25, 0.5, 0.5]
+    """
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        natural("steps", self.steps)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step."""
+        return self.p * step / self.steps if step < self.steps else self.p
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """From start to p on half a cosine over so many steps, flat at both ends.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> [round(fd.schedules.Cosine(0.5, steps=4)(t), 3) for t in range(6)]
+    [0.0, 0.073, 0.25, 0.427, 0.5, 0.5]
+    """
+
+    steps: int
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        natural("steps", self.steps)
+        rate(self.start, "start")
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step."""
+        if step >= self.steps:
+            return self.p
+        return self.start + (self.p - self.start) * (1 - math.cos(math.pi * step / self.steps)) / 2
+
+
+@dataclass(frozen=True)
+class _Exponential(Schedule):
+    gamma: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.gamma, (float, int)):
+            raise TypeError(f"gamma must be a real number, got {type(self.gamma).__name__}")
+        if not 0 <= self.gamma < math.inf:
+            raise ValueError(f"gamma must be finite and >= 0, got {self.gamma}")
+
+
+@dataclass(frozen=True)
+class Curriculum(_Exponential):
+    """From 0 towards p: ``p * (1 - exp(-gamma * step))``.
+
+    The authors take gamma = 1e-3 for MNIST, and as a rule 10 over the number of updates.
+
+    References
+    ----------
+    Morerio et al., "Curriculum Dropout", arXiv 1703.06229, section 3.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> schedule = fd.schedules.Curriculum(0.5, gamma=1e-3)
+    >>> [round(schedule(t), 3) for t in (0, 1000, 10000)]
+    [0.0, 0.316, 0.5]
+    """
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step."""
+        return self.p * -math.expm1(-self.gamma * step)
+
+
+@dataclass(frozen=True)
+class Annealed(_Exponential):
+    """From p towards 0: ``p * exp(-gamma * step)``, the control to `Curriculum`.
+
+    References
+    ----------
+    Morerio et al., "Curriculum Dropout", arXiv 1703.06229, section 5, for the comparison.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> schedule = fd.schedules.Annealed(0.5, gamma=1e-3)
+    >>> [round(schedule(t), 3) for t in (0, 1000, 10000)]
+    [0.5, 0.184, 0.0]
+    """
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step."""
+        return self.p * math.exp(-self.gamma * step)
+
+
+@dataclass(frozen=True)
+class Early(Schedule):
+    """Before so many steps p, or if linear a line from p to 0; then 0. It lets a network underfit less.
+
+    References
+    ----------
+    Liu et al., "Dropout Reduces Underfitting", arXiv 2303.01500, section 4.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> [fd.schedules.Early(0.5, steps=2)(t) for t in range(3)]
+    [0.5, 0.5, 0.0]
+    >>> [fd.schedules.Early(0.5, steps=2, linear=True)(t) for t in range(3)]
+    [0.5, 0.25, 0.0]
+    """
+
+    steps: int
+    linear: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        natural("steps", self.steps)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step."""
+        if step >= self.steps:
+            return 0.0
+        return self.p * (self.steps - step) / self.steps if self.linear else self.p
+
+
+@dataclass(frozen=True)
+class Late(Schedule):
+    """Before so many steps 0, then p.
+
+    References
+    ----------
+    Liu et al., "Dropout Reduces Underfitting", arXiv 2303.01500, section 4.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> [fd.schedules.Late(0.5, steps=2)(t) for t in range(3)]
+    [0.0, 0.0, 0.5]
+    """
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        natural("steps", self.steps)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step."""
+        return self.p if step >= self.steps else 0.0
+
+
+@dataclass(frozen=True)
+class Step(Schedule):
+    """At first p, and from each boundary on the rate that belongs to it.
+
+    Parameters
+    ----------
+    p : float
+        Rate before the first boundary.
+    boundaries : sequence of int
+        Steps, each above the one before.
+    rates : sequence of float
+        As many, each in [0, 1].
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> schedule = fd.schedules.Step(0.5, boundaries=(2, 3), rates=(0.3, 0.1))
+    >>> [schedule(t) for t in range(5)]
+    [0.5, 0.5, 0.3, 0.1, 0.1]
+    """
+
+    boundaries: tuple[int, ...]
+    rates: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("boundaries", "rates"):  # lists, when they come from a file
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for p in self.rates:
+            rate(p, "rates")
+        steps = [natural("boundaries", step) for step in self.boundaries]
+        if steps != sorted(set(steps)) or len(steps) != len(self.rates):
+            got = f"{self.boundaries} for {self.rates}"
+            raise ValueError(f"boundaries must rise, and be as many as rates, got {got}")
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step."""
+        passed = sum(boundary <= step for boundary in self.boundaries)
+        return self.rates[passed - 1] if passed else self.p
+
+
+class _Steps(Protocol):
+    def step(self) -> None: ...
+
+
+class Scheduler:
+    """Advances the schedules of many layers together.
+
+    Parameters
+    ----------
+    layers : iterable of layers
+        One that comes twice is advanced once; one without a schedule is left as it is.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> rising = fd.schedules.Linear(0.5, steps=10)
+    >>> layers = [fd.Dropout(rising, rng=1), fd.DropPath(rising, rng=2)]
+    >>> scheduler = fd.Scheduler(layers)
+    >>> scheduler.step()  # after each update of the weights
+    >>> [layer.p for layer in layers]
+    [0.05, 0.05]
+    """
+
+    def __init__(self, layers: Iterable[_Steps]) -> None:
+        self.layers = list({id(layer): layer for layer in layers}.values())
+
+    def step(self) -> None:
+        """Advance each layer's schedule by one update."""
+        for layer in self.layers:
+            layer.step()
+
+
+_KINDS = {kind.__name__: kind for kind in (Constant, Linear, Cosine, Curriculum, Annealed, Early, Late, Step)}
+
+
+def _name(schedule: Callable[[int], float]) -> str:
+    return str(getattr(schedule, "__qualname__", type(schedule).__qualname__))
+
+
+def schedule_state(schedule: Callable[[int], float], step: int) -> dict[str, Any]:
+    """A schedule and its step as plain data; of a callable of the user's only its name."""
+    known = _KINDS.get(type(schedule).__name__) is type(schedule)
+    parameters = asdict(schedule) if known else {}  # type: ignore[call-overload]
+    lists = {name: list(v) if isinstance(v, tuple) else v for name, v in parameters.items()}
+    return {"schedule": type(schedule).__name__ if known else _name(schedule), **lists, "step": step}
+
+
+def restored_schedule(
+    state: Mapping[str, Any], given: Callable[[int], float] | None
+) -> tuple[Callable[[int], float], int]:
+    """The schedule and step of a state; a callable of the user's is the one given, if that has its name."""
+    parameters = dict(state)
+    name, step = parameters.pop("schedule", None), natural("step", parameters.pop("step", None))
+    if name in _KINDS:
+        return _KINDS[name](**parameters), step
+    if given is None or _name(given) != name:
+        raise ValueError(f"state has a schedule {name!r} of its own; build the layer with it before loading")
+    return given, step
