@@ -8,6 +8,9 @@ from fastdrop.alpha import AlphaDropout as AlphaDropout
 from fastdrop.alpha import FeatureAlphaDropout as FeatureAlphaDropout
 from fastdrop.alpha import alpha_dropout as alpha_dropout
 from fastdrop.alpha import alpha_dropout_backward as alpha_dropout_backward
+from fastdrop.concrete import ConcreteDropout as ConcreteDropout
+from fastdrop.concrete import concrete_dropout as concrete_dropout
+from fastdrop.concrete import concrete_dropout_backward as concrete_dropout_backward
 from fastdrop.constraints import max_norm as max_norm
 from fastdrop.dropblock import DropBlock2D as DropBlock2D
 from fastdrop.dropblock import drop_block as drop_block
@@ -55,6 +58,7 @@ __version__ = "0.1.0"
 __all__ = [
     "STREAM_VERSION",
     "AlphaDropout",
+    "ConcreteDropout",
     "CurriculumDropout",
     "DropBlock2D",
     "DropConnect",
@@ -76,6 +80,8 @@ __all__ = [
     "apply_mask",
     "bias_act_dropout",
     "bias_act_dropout_backward",
+    "concrete_dropout",
+    "concrete_dropout_backward",
     "drop_block",
     "drop_block_backward",
     "drop_connect",

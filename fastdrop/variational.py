@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import to_array
 from fastdrop.gaussian import gaussian_noise, noised, normal
-from fastdrop.layers import NoiseLayer
+from fastdrop.learned import LearnedNoise
 from fastdrop.random import Key, Rng
 
 
@@ -142,7 +142,7 @@ def _checked_variance(variance: ArrayLike) -> NDArray[np.float64]:
     return v.astype(np.float64)
 
 
-class VariationalDropout(NoiseLayer):
+class VariationalDropout(LearnedNoise):
     """Gaussian dropout whose variance alpha is learned, one for all or one for each feature.
 
     The layer keeps a reference to its last input, which the gradient of alpha needs: don't change that
@@ -195,20 +195,6 @@ class VariationalDropout(NoiseLayer):
         if wrong.size:
             raise ValueError(f"alpha must be above 0 and finite, got {wrong.flat[0]}")
         super().__init__(np.log(given, dtype=np.float64), rng)
-        self.log_alpha_grad = np.zeros_like(self._value)
-        self._last_x: NDArray[Any] | None = None
-
-    def _checked(self, value: Any) -> Any:
-        try:
-            log_alpha = np.array(value, np.float64)
-        except (TypeError, ValueError):
-            raise TypeError(f"log_alpha must be real, got {value!r}") from None
-        if not np.isfinite(log_alpha).all():
-            raise ValueError(f"log_alpha must be finite, got {log_alpha}")
-        shape = np.shape(getattr(self, "_value", log_alpha))
-        if log_alpha.shape != shape:
-            raise ValueError(f"log_alpha must have the shape {shape}, got {log_alpha.shape}")
-        return log_alpha
 
     @property
     def log_alpha(self) -> NDArray[np.float64]:
@@ -221,35 +207,15 @@ class VariationalDropout(NoiseLayer):
         self._set(log_alpha)
 
     @property
+    def log_alpha_grad(self) -> NDArray[np.float64]:
+        """Gradient with respect to `log_alpha`, added up since `zero_grad`."""
+        return self._grad
+
+    @property
     def alpha(self) -> NDArray[np.float64]:
         """Variance of the noise."""
         alpha: NDArray[np.float64] = np.exp(self._value)
         return alpha
-
-    def zero_grad(self) -> None:
-        """Set the gradient to 0."""
-        self.log_alpha_grad = np.zeros_like(self._value)
-
-    def forward(
-        self, x: ArrayLike, training: bool | None = None, *, out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
-        """Return x times noise in training, and x itself in evaluation; see `Dropout.forward`.
-
-        Raises
-        ------
-        ValueError
-            If out overlaps x, which backward needs.
-        """
-        if out is not None and np.may_share_memory(out, x):
-            raise ValueError("out must not overlap x, which backward needs; use np.empty_like(x)")
-        y = super().forward(x, training, out=out)
-        self._last_x, self._last_value = (
-            (None if self._last_seed is None else to_array(x)),
-            self._value.copy(),
-        )
-        return y
-
-    __call__ = forward
 
     def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the gradient with respect to x, and add that of log_alpha; see `Dropout.backward`."""
@@ -258,7 +224,7 @@ class VariationalDropout(NoiseLayer):
         dx = super().backward(g, out=out)
         if self._last_x is not None:
             each = (self._last_x.conj() * (dx - before)).real.astype(np.float64) / 2
-            self.log_alpha_grad += summed_to(each, self._value.shape)
+            self._grad += summed_to(each, self._value.shape)
         return dx
 
     def regularizer(self, scale: float = 1.0) -> float:
@@ -271,17 +237,11 @@ class VariationalDropout(NoiseLayer):
             if the loss is a mean over them.
         """
         kl, slope = variational_kl(self._value)
-        self.log_alpha_grad += scale * slope
+        self._grad += scale * slope
         return scale * float(kl.sum())
 
     def _drop(self, x: ArrayLike, p: Any, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
         return noised("multiply", x, np.exp(0.5 * p), key, out=out)
-
-    def load_state_dict(self, state: Any) -> None:
-        """Take over a state that `state_dict` returned; see `Dropout.load_state_dict`."""
-        super().load_state_dict(state)
-        self._last_x = None
-        self.zero_grad()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(alpha={self.alpha.tolist()}, rng={self.key})"
