@@ -4,6 +4,8 @@ from fastdrop import moments as moments
 from fastdrop import schedules as schedules
 from fastdrop._threads import get_num_threads as get_num_threads
 from fastdrop._threads import set_num_threads as set_num_threads
+from fastdrop.adaptive import AdaptiveDropout as AdaptiveDropout
+from fastdrop.adaptive import importance_rates as importance_rates
 from fastdrop.alpha import AlphaDropout as AlphaDropout
 from fastdrop.alpha import FeatureAlphaDropout as FeatureAlphaDropout
 from fastdrop.alpha import alpha_dropout as alpha_dropout
@@ -41,6 +43,10 @@ from fastdrop.layers import InvertedDropout as InvertedDropout
 from fastdrop.random import STREAM_VERSION as STREAM_VERSION
 from fastdrop.random import Key as Key
 from fastdrop.schedules import Scheduler as Scheduler
+from fastdrop.standout import StandoutDropout as StandoutDropout
+from fastdrop.standout import standout_dropout as standout_dropout
+from fastdrop.standout import standout_dropout_backward as standout_dropout_backward
+from fastdrop.standout import standout_keep_prob as standout_keep_prob
 from fastdrop.stochastic_depth import DropPath as DropPath
 from fastdrop.stochastic_depth import drop_path as drop_path
 from fastdrop.stochastic_depth import drop_path_backward as drop_path_backward
@@ -57,6 +63,7 @@ from fastdrop.variational import variational_kl as variational_kl
 __version__ = "0.1.0"
 __all__ = [
     "STREAM_VERSION",
+    "AdaptiveDropout",
     "AlphaDropout",
     "ConcreteDropout",
     "CurriculumDropout",
@@ -73,6 +80,7 @@ __all__ = [
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
+    "StandoutDropout",
     "TemporalDropout",
     "VariationalDropout",
     "alpha_dropout",
@@ -99,6 +107,7 @@ __all__ = [
     "gaussian_noise",
     "gaussian_noise_backward",
     "get_num_threads",
+    "importance_rates",
     "keep_mask",
     "local_reparameterization",
     "local_reparameterization_backward",
@@ -107,6 +116,9 @@ __all__ = [
     "normal",
     "schedules",
     "set_num_threads",
+    "standout_dropout",
+    "standout_dropout_backward",
+    "standout_keep_prob",
     "surviving_rows",
     "variational_kl",
 ]

@@ -1,0 +1,155 @@
+"""Standout: probabilities by pre-activation, both forms, training and evaluation."""
+
+import copy
+import json
+import pickle
+
+import ml_dtypes
+import numpy as np
+import pytest
+from arrays import LAYOUTS, normal, same_bits
+
+import fastdrop as fd
+
+KEY = fd.Key(42)
+H, A = normal(200, 30, dtype=np.float64), normal(200, 30, dtype=np.float64, seed=1)
+
+
+def keep_prob(a, alpha, beta):
+    return 1 / (1 + np.exp(-(alpha * a + beta)))
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (2.0, -0.5), (-1.0, 1.0), (0.0, 0.3)])
+def test_each_element_is_kept_with_its_probability(alpha, beta):
+    a = np.repeat(np.linspace(-3, 3, 7), 20_000)
+    pi = fd.standout_keep_prob(a, alpha=alpha, beta=beta)
+    np.testing.assert_allclose(pi, keep_prob(a, alpha, beta), rtol=1e-13)
+    kept = fd.standout_dropout(np.ones_like(a), a, KEY, alpha=alpha, beta=beta).reshape(7, -1).sum(1)
+    n, q = 20_000, pi[::20_000]
+    assert (np.abs(kept - n * q) < 5 * np.sqrt(n * q * (1 - q))).all()
+    if alpha:  # it would see the same probability everywhere
+        assert (np.abs(kept - n * q.mean()) > 5 * np.sqrt(n * q * (1 - q))).any()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_it_is_dropout_at_those_rates(dtype, inverted):
+    h = H.astype(dtype)
+    y = fd.standout_dropout(h, A, KEY, inverted=inverted)
+    by_rates = fd.dropout(h, 1 - keep_prob(A, 1, 0), KEY)
+    assert y.dtype == h.dtype
+    if inverted:
+        assert same_bits(y, by_rates)
+    else:
+        assert same_bits(y, np.where(by_rates == 0, 0, h).astype(dtype))
+
+
+def test_extreme_pre_activations():
+    a = np.array([-1e3, 1e3, -40.0, 40.0])
+    assert fd.standout_dropout(np.ones(4), a, KEY).tolist() == [0, 1, 0, 1]
+    h = np.array([np.nan, np.inf, np.nan, -np.inf])
+    assert fd.standout_dropout(h, a, KEY, inverted=True).tolist() == [0, np.inf, 0, -np.inf]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_and_in_place(layout):
+    want = fd.standout_dropout(H, A, KEY)
+    laid = LAYOUTS[layout](H)
+    assert same_bits(fd.standout_dropout(laid, LAYOUTS[layout](A), KEY).astype(np.float64), want)
+    if laid.flags.writeable:
+        assert fd.standout_dropout(laid, A, KEY, out=laid) is laid
+        assert np.array_equal(laid, want)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_the_layer(inverted):
+    layer = fd.StandoutDropout(1.5, -0.2, inverted=inverted, rng=KEY)
+    options = {"alpha": 1.5, "beta": -0.2, "inverted": inverted}
+    for draw in range(2):
+        key = fd.Key(42, draw)
+        assert same_bits(layer(H, A), fd.standout_dropout(H, A, key, **options))
+        assert same_bits(layer.backward(A), fd.standout_dropout_backward(A, A, key, **options))
+    pi = keep_prob(A, 1.5, -0.2)
+    layer.eval()
+    if inverted:
+        assert layer(H, A) is H
+        assert layer.backward(A) is A
+    else:
+        np.testing.assert_allclose(layer(H, A), H * pi, rtol=1e-12)
+        np.testing.assert_allclose(layer.backward(A), A * pi, rtol=1e-12)
+        out = H.copy()
+        assert layer(out, A, out=out) is out
+        np.testing.assert_allclose(out, H * pi, rtol=1e-12)
+    assert layer.key == fd.Key(42, 2)
+
+
+def test_evaluation_is_the_mean_of_training():
+    h, a = np.ones(200_000), np.full(200_000, 0.7)
+    layer = fd.StandoutDropout(rng=KEY)
+    pi = keep_prob(0.7, 1, 0)
+    assert abs(layer(h, a).mean() - layer(h, a, False).mean()) < 5 * np.sqrt(pi * (1 - pi) / h.size)
+
+
+def test_gradients_are_central_differences():
+    layer = fd.StandoutDropout(rng=KEY)
+    g = normal(200, 30, dtype=np.float64, seed=2)
+    for mode in (True, False):
+        layer.key = KEY
+        layer(H, A, mode)
+        dh = layer.backward(g)
+        ends = []
+        for step in (1e-5, -1e-5):
+            layer.key = KEY
+            ends.append((layer(H + step * A, A, mode) * g).sum())
+        assert (dh * A).sum() == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
+
+
+def test_saved_and_loaded_it_continues_bit_for_bit():
+    layer = fd.StandoutDropout(1.5, 0.1, rng=KEY)
+    layer(H, A)
+    loaded = fd.StandoutDropout(beta=0.1)
+    loaded.load_state_dict(json.loads(json.dumps(layer.state_dict())))
+    for other in (loaded, pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        assert same_bits(other(H, A), copy.deepcopy(layer)(H, A))
+    again = eval(repr(layer), vars(fd))
+    assert (again.alpha, again.beta, again.key) == (1.5, 0.1, layer.key)
+
+
+def test_a_failed_forward_draws_nothing_and_backward_is_still_that_of_the_one_before():
+    layer = fd.StandoutDropout(rng=KEY)
+    with pytest.raises(RuntimeError, match="needs a forward"):
+        layer.backward(H)
+    layer(H, A)
+    dh = layer.backward(A)
+    for wrong, error in (
+        (A[:3], ValueError),
+        (A.astype(complex), TypeError),
+        (np.full_like(A, np.nan), ValueError),
+    ):
+        with pytest.raises(error, match="a must"):
+            layer(H, wrong)
+        with pytest.raises(error, match="a must"):
+            layer(H, wrong, training=False)
+    with pytest.raises(ValueError, match="out must not overlap a"):
+        layer(H, A, out=A)
+    assert layer.key == fd.Key(42, 1)
+    assert same_bits(layer.backward(A), dh)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: fd.StandoutDropout(np.nan), ValueError, "alpha must be finite, got nan"),
+        (lambda: fd.StandoutDropout(1.0, "b"), TypeError, "beta must be a real number, got str"),
+        (lambda: fd.standout_keep_prob(["a"]), TypeError, "a must be of real numbers"),
+        (lambda: fd.standout_dropout(np.ones(3, complex), np.ones(3), 0), TypeError, "needs real numbers"),
+        (
+            lambda: fd.standout_dropout(np.ones(3), np.ones(1), 0),
+            ValueError,
+            r"a must have h's shape \(3,\), got",
+        ),
+    ],
+)
+def test_errors(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
