@@ -115,7 +115,60 @@ def fused(rounds: int, small: bool) -> None:
             report(f"{name}, p={p}", base | calls, rounds)
 
 
-PARTS = (gaussian, alpha, fused)
+def concrete(rounds: int, small: bool) -> None:
+    """Concrete dropout beside its formula in NumPy, as it is written and in the fewest passes."""
+    x = np.random.default_rng(0).standard_normal(64 if small else 1 << 20, dtype=np.float32)
+    y, u, rng = np.ones_like(x), np.empty_like(x), np.random.Generator(np.random.SFC64(0))
+    p, t, tiny = np.float32(0.1), np.float32(0.1), np.float32(1e-7)
+    logit = np.log(p / (1 - p))
+
+    def uniforms() -> np.ndarray:
+        rng.random(out=u, dtype=np.float32)
+        return np.clip(u, tiny, 1 - tiny, out=u)
+
+    def formula() -> np.ndarray:
+        u = uniforms()
+        z = 1 / (1 + np.exp(-(logit + np.log(u) - np.log(1 - u)) / t))
+        return x * (1 - z) / (1 - p)
+
+    def passes() -> None:
+        u = uniforms()
+        np.divide(u, 1 - u, out=u)
+        np.multiply(u, np.exp(logit), out=u)
+        np.power(u, 1 / t, out=u)  # the exponential of the relaxed logit
+        np.add(u, 1, out=u)
+        np.multiply(u, 1 - p, out=u)
+        np.divide(x, u, out=y)
+
+    def silent(call: Callable[[], object]) -> Callable[[], object]:
+        return np.errstate(over="ignore")(call)
+
+    calls: Calls = {
+        "fastdrop": lambda: fd.concrete_dropout(x, logit, KEY, out=y),
+        "backward": lambda: fd.concrete_dropout_backward(y, x, logit, KEY, out=y),
+        "NumPy's formula": silent(formula),
+        "NumPy's passes": silent(passes),
+    }
+    report(f"concrete, {x.size} float32", calls, rounds)
+
+
+def rates(rounds: int, small: bool) -> None:
+    """Adaptive and standout dropout beside dropout, forward and backward."""
+    h, a = np.random.default_rng(0).standard_normal(
+        (2, *((4, 8) if small else (512, 2048))), dtype=np.float32
+    )
+    y = np.ones_like(h)
+    adaptive, standout = fd.AdaptiveDropout(0.5, rng=0), fd.StandoutDropout(rng=0)
+    calls: Calls = {
+        "dropout": lambda: fd.dropout(h, 0.5, KEY, out=y),
+        "adaptive": lambda: adaptive(h, out=y),
+        "its backward": lambda: adaptive.backward(a, out=y),
+        "standout": lambda: standout(h, a, out=y),
+    }
+    report("rates by activation", calls, rounds)
+
+
+PARTS = (gaussian, concrete, rates, alpha, fused)
 
 if __name__ == "__main__":
     run(PARTS, __doc__)

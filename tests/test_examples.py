@@ -146,3 +146,38 @@ def test_fused_network(capsys):
     assert fused[3:6:2] == steps[3:6:2]
     assert float(fused[5]) < float(fused[3])
     assert "variance learned" in printed
+
+
+def test_concrete_rates_gradients_are_central_differences():
+    program = runpy.run_path(str(PROGRAM.with_name("concrete_rate.py")))
+    network = program["Network"]((1, 5, 4, 1), 20, seed=1)
+    x, y = program["data"](20, seed=1)
+
+    def loss_and_gradients():
+        for number, drop in enumerate(network.drops):
+            drop.key = KEY.fold_in(number)
+        return network.loss_and_gradients(x, y)
+
+    gradients = [g.copy() for g in loss_and_gradients()[1]]
+    for w, g in zip(network.parameters, gradients, strict=True):
+        differences = np.empty_like(w)
+        for place in np.ndindex(w.shape):
+            value, ends = w[place].copy(), []
+            for w[place] in (value + 1e-6, value - 1e-6):
+                ends.append(loss_and_gradients()[0])
+            differences[place] = (ends[0] - ends[1]) / 2e-6
+            w[place] = value
+        assert np.abs(g).max() > 1e-4
+        np.testing.assert_allclose(g, differences, rtol=1e-5, atol=1e-7)
+
+
+def test_concrete_rates(tmp_path, capsys):
+    png = tmp_path / "rates.png"
+    options = ["--steps", "150", "--seeds", "2", "--hidden", "16", "--out", str(png)]
+    runpy.run_path(str(PROGRAM.with_name("concrete_rate.py")))["main"](["--examples", "5", "2000", *options])
+    printed = capsys.readouterr().out
+    assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    few, many = (
+        next(line.split() for line in printed.splitlines() if line.startswith(f"  {n} ")) for n in (5, 2000)
+    )
+    assert float(few[7]) > float(many[7])  # less data, more dropout before the last layer
