@@ -13,6 +13,8 @@ from fastdrop._blocks import Pass, fuse
 from fastdrop.layers import NoiseLayer
 from fastdrop.random import Key, Rng
 
+_MOST = 700.0  # whose exponential is finite
+
 
 def standout_dropout(
     h: ArrayLike,
@@ -138,7 +140,7 @@ def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -
     v = _finite("alpha", alpha) * given.astype(np.float64) + _finite("beta", beta)
     if not np.isfinite(v).all():
         raise ValueError(f"a must be finite, got {given[~np.isfinite(v)].flat[0]}")
-    kept: NDArray[np.float64] = np.exp(-np.logaddexp(0, -v))
+    kept: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(v, -_MOST, _MOST)))
     return kept
 
 
