@@ -33,6 +33,10 @@ from fastdrop.gaussian_layers import GaussianDropout as GaussianDropout
 from fastdrop.gaussian_layers import GaussianNoise as GaussianNoise
 from fastdrop.layers import Dropout as Dropout
 from fastdrop.layers import InvertedDropout as InvertedDropout
+from fastdrop.monte_carlo import Prediction as Prediction
+from fastdrop.monte_carlo import mc_predict as mc_predict
+from fastdrop.monte_carlo import predictive_log_likelihood as predictive_log_likelihood
+from fastdrop.r_drop import r_drop_loss as r_drop_loss
 from fastdrop.random import STREAM_VERSION as STREAM_VERSION
 from fastdrop.random import Key as Key
 from fastdrop.stochastic_depth import DropPath as DropPath
@@ -61,6 +65,7 @@ __all__ = [
     "GaussianNoise",
     "InvertedDropout",
     "Key",
+    "Prediction",
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
@@ -92,8 +97,11 @@ __all__ = [
     "local_reparameterization",
     "local_reparameterization_backward",
     "max_norm",
+    "mc_predict",
     "moments",
     "normal",
+    "predictive_log_likelihood",
+    "r_drop_loss",
     "set_num_threads",
     "surviving_rows",
     "variational_kl",
