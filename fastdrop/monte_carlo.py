@@ -71,7 +71,8 @@ def mc_predict(
     n : int
         Number of passes, at least 1.
     key : Key or int
-        Sample s gets ``key.fold_in(s)``: one number is one sub-network, for every x and n.
+        Sample s gets ``key.fold_in(s)``: a number has its own noise, for every n. It is that of one
+        sub-network for a whole batch if f drops with ``shared_axes=0``, else each row has its own.
     antithetic : bool, default False
         Let samples 2s and 2s + 1 get ``key.fold_in(s)`` and its `Key.antithetic`. The mean's error is
         smaller if f is about monotonic in the noise, and larger if it is about symmetric in it. n must

@@ -103,6 +103,18 @@ def test_a_sample_number_is_a_sub_network():
     assert same_bits(mc_predict(noisy, X, 9, 5).mean, mc_predict(noisy, X, 9, fd.Key(5)).mean)
 
 
+def test_a_shared_mask_is_one_sub_network_for_all_rows():
+    def predicted(rows, shared_axes):
+        def call(x, key):
+            return fd.dropout(x, 0.5, key, shared_axes=shared_axes)
+
+        return mc_predict(call, rows, 10, KEY).variance
+
+    x = X + 10
+    assert same_bits(predicted(x[3:5], 0), predicted(x, 0)[3:5])
+    assert not np.array_equal(predicted(x[3:5], ()), predicted(x, ())[3:5])
+
+
 def layers_pass(layers):
     def call(x, key):
         for number, layer in enumerate(layers):
