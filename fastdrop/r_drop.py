@@ -69,7 +69,7 @@ def r_drop_loss(
     alpha = float(checked_std(alpha, "alpha"))
     (log_p, p), (log_q, q) = _softmax(first), _softmax(second)
     ratio, right = log_p - log_q, (np.arange(len(classes)), classes)
-    # The sum of both divergences in one: no term of it is negative, so nothing cancels.
+    # the sum of both divergences, of which no term is negative
     divergence = ((p - q) * ratio).sum(1)
     losses = -log_p[right] - log_q[right] + alpha * divergence
     gradients = _gradient(p, q, ratio, right, alpha), _gradient(q, p, -ratio, right, alpha)
