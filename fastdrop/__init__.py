@@ -40,6 +40,10 @@ from fastdrop.gaussian_layers import GaussianNoise as GaussianNoise
 from fastdrop.layers import CurriculumDropout as CurriculumDropout
 from fastdrop.layers import Dropout as Dropout
 from fastdrop.layers import InvertedDropout as InvertedDropout
+from fastdrop.monte_carlo import Prediction as Prediction
+from fastdrop.monte_carlo import mc_predict as mc_predict
+from fastdrop.monte_carlo import predictive_log_likelihood as predictive_log_likelihood
+from fastdrop.r_drop import r_drop_loss as r_drop_loss
 from fastdrop.random import STREAM_VERSION as STREAM_VERSION
 from fastdrop.random import Key as Key
 from fastdrop.schedules import Scheduler as Scheduler
@@ -76,6 +80,7 @@ __all__ = [
     "GaussianNoise",
     "InvertedDropout",
     "Key",
+    "Prediction",
     "Scheduler",
     "SpatialDropout1D",
     "SpatialDropout2D",
@@ -112,8 +117,11 @@ __all__ = [
     "local_reparameterization",
     "local_reparameterization_backward",
     "max_norm",
+    "mc_predict",
     "moments",
     "normal",
+    "predictive_log_likelihood",
+    "r_drop_loss",
     "schedules",
     "set_num_threads",
     "standout_dropout",

@@ -1,4 +1,4 @@
-"""Rates as the stream counts them: thresholds of 32-bit uniforms, and scales."""
+"""Numbers, checked, and rates as the stream counts them: thresholds of 32-bit uniforms, and scales."""
 
 from __future__ import annotations
 
@@ -47,6 +47,15 @@ def rates(p: Rate, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, A
     scales = np.where(counts < FULL, 1 if counting else FULL / np.maximum(FULL - counts, 1), 0).astype(dtype)
     thresholds = np.minimum(counts, FULL - 1).astype(np.uint32)
     return np.broadcast_to(thresholds, shape), np.broadcast_to(scales, shape)
+
+
+def positive(name: str, value: float) -> float:
+    """A number above 0 and finite, or an error that names it."""
+    if not isinstance(value, (float, int, np.floating, np.integer)):
+        raise TypeError(f"{name} must be a real number, got {type(value).__name__}; use float({name})")
+    if not 0 < value < np.inf:
+        raise ValueError(f"{name} must be above 0 and finite, got {value}")
+    return float(value)
 
 
 def check_broadcast(name: str, numbers: NDArray, shape: tuple[int, ...]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import Axes, real_array, target
+from fastdrop._rates import positive
 
 
 def max_norm(weight: ArrayLike, c: float, *, axis: Axes = 0, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -53,14 +54,10 @@ def max_norm(weight: ArrayLike, c: float, *, axis: Axes = 0, out: NDArray[Any] |
     array([[0.6, 0.3],
            [0.8, 0.4]])
     """
-    w = real_array(weight, "max_norm")
-    if not isinstance(c, (float, int, np.floating, np.integer)):
-        raise TypeError(f"c must be a real number, got {type(c).__name__}; use float(c)")
-    if not 0 < c < np.inf:
-        raise ValueError(f"c must be above 0 and finite, got {c}")
+    w, c = real_array(weight, "max_norm"), positive("c", c)
     y = target(out, w)
     axes = axis if isinstance(axis, SupportsIndex) else tuple(axis)
     wide = np.asarray(w, np.float64)
     norms = np.sqrt(np.square(wide).sum(axes, keepdims=True))
-    y[...] = wide * (float(c) / np.maximum(norms, float(c)))  # exactly 1 within c
+    y[...] = wide * (c / np.maximum(norms, c))  # exactly 1 within c
     return y if out is None else out

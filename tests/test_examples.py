@@ -42,23 +42,29 @@ def loss_and_gradients(network, batch):
     return network.loss_and_gradients(*batch)
 
 
-def central_differences(network, batch, w, step=1e-6):
+def central_differences(loss, w, step=1e-6):
     differences = np.empty_like(w)
     for place in np.ndindex(w.shape):
         value = w[place]
         ends = []
         for w[place] in (value + step, value - step):
-            ends.append(loss_and_gradients(network, batch)[0])
+            ends.append(loss())
         differences[place] = (ends[0] - ends[1]) / (2 * step)
         w[place] = value
     return differences
 
 
-def test_gradients_are_central_differences(network, batch):
-    _, gradients = loss_and_gradients(network, batch)
-    for w, g in zip(network.parameters, gradients, strict=True):
+def check_gradients(parameters, loss_and_gradients):
+    _, gradients = loss_and_gradients()
+    for w, g in zip(parameters, gradients, strict=True):
+        assert w.shape == g.shape
         assert np.abs(g).max() > 1e-3  # the test would see a missing gradient
-        np.testing.assert_allclose(g, central_differences(network, batch, w), rtol=1e-6, atol=1e-9)
+        differences = central_differences(lambda: loss_and_gradients()[0], w)
+        np.testing.assert_allclose(g, differences, rtol=1e-6, atol=1e-9)
+
+
+def test_gradients_are_central_differences(network, batch):
+    check_gradients(network.parameters, lambda: loss_and_gradients(network, batch))
 
 
 def test_dropout_is_off_in_evaluation(network, batch):
@@ -133,6 +139,45 @@ def test_masks(tmp_path, capsys):
     masks.main(["--out", str(png)])
     assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert f"Masks: {png}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def uncertainty(demo, monkeypatch):
+    monkeypatch.syspath_prepend(str(PROGRAM.parent))
+    return importlib.import_module("uncertainty")
+
+
+def test_gradients_of_the_uncertain_network(uncertainty):
+    rng = np.random.default_rng(3)
+    network = uncertainty.Network((1, 7, 6, 1), 0.3, rng)
+    x, y = uncertainty.points(6, rng, (-1, 1))
+    check_gradients(network.parameters, lambda: network.loss_and_gradients(x, y, KEY))
+
+
+def test_a_key_is_one_curve(uncertainty):
+    network = uncertainty.Network((1, 20, 20, 1), 0.3, np.random.default_rng(3))
+    x = np.linspace(-1, 1, 9)[:, None]
+    np.testing.assert_allclose(network(x[4:6], KEY), network(x, KEY)[4:6], rtol=1e-12)
+    assert np.abs(network(x, KEY) - network(x, KEY.next())).max() > 0.01
+    assert np.array_equal(network(x), network(x))
+
+
+def test_uncertainty(uncertainty, tmp_path, capsys):
+    png = tmp_path / "new folder" / "bands.png"
+    sizes = ["--seeds", "2", "--steps", "400", "--width", "20", "--samples", "20"]
+    uncertainty.main([*sizes, "--out", str(png)])
+    printed = capsys.readouterr().out
+    assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert f"Bands: {png}" in printed
+    rows = {
+        line[:42].strip(): [float(word) for word in line[42:].split() if word != "±"]
+        for line in printed.splitlines()
+        if "±" in line and ("dropout" in line or "then off" in line)
+    }
+    assert len(rows) == 5
+    near = [rows[label][0] for label in uncertainty.ROWS]
+    assert min(near) > -2  # of a curve that is learned; 0.88 were the noise alone
+    assert rows["MC dropout minus trained without dropout"][0] == pytest.approx(near[2] - near[0], abs=0.011)
 
 
 def test_fused_network(capsys):
