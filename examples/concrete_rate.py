@@ -22,6 +22,7 @@ try:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from simple_network import mean_and_error, positive
     from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
@@ -122,9 +123,8 @@ def table(results: dict[int, NDArray], title: str) -> Table:
     for heading in ("p of the input", "p of layer 1", "p of layer 2"):
         out.add_column(heading, justify="right")
     for examples, rates in results.items():
-        ends = rates[:, -1]
-        errors = ends.std(0, ddof=1) / np.sqrt(len(ends)) if len(ends) > 1 else np.full(3, np.nan)
-        out.add_row(str(examples), *(f"{m:.3f} ± {e:.3f}" for m, e in zip(ends.mean(0), errors, strict=True)))
+        means, errors = mean_and_error(rates[:, -1])
+        out.add_row(str(examples), *(f"{m:.3f} ± {e:.3f}" for m, e in zip(means, errors, strict=True)))
     return out
 
 
@@ -139,13 +139,6 @@ def save_curves(results: dict[int, NDArray], path: Path) -> None:
     figure.axes[0].set(ylabel="learned p", ylim=(0, None))  # shared
     figure.axes[0].legend()
     figure.savefig(path, format="png", dpi=120)
-
-
-def positive(text: str) -> int:
-    """Return a positive integer from the command line."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
 
 
 def main(argv: Sequence[str] | None = None) -> None:
