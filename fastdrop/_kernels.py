@@ -13,13 +13,14 @@ from fastdrop._memory import (
     fence,
     load,
     load_where,
+    load_wide,
     prefetch,
     prefetch_to_write,
     store,
     store_streaming,
     store_where,
 )
-from fastdrop._simd import LANES, any_nonzero, iota, lower_twice, narrow, splat, upper_twice
+from fastdrop._simd import LANES, any_nonzero, iota, join, lower_twice, narrow, splat, upper_twice
 from fastdrop.random import BERNOULLI, DOMAIN_SHIFT, MIRROR_SHIFT, TILE
 
 _TILE = np.int64(TILE)
@@ -89,7 +90,7 @@ def _dropped(tile, threshold, key, draw):
 
 @njit(forceinline=True)
 def _write(y, at, v, far):
-    """Eight neighbours, past the caches or through them."""
+    """Neighbours, past the caches or through them."""
     if far == PAST:
         store_streaming(y, at, v)
     else:
@@ -107,6 +108,13 @@ def between(place, first, last):
 def _put(formula, x, other, bias, y, at, turn, dropped, scale, constants, far):
     """Eight neighbours from `at` on; their biases are from `turn` on."""
     v = formula(load(x, at), load(other, at), load(bias, turn), dropped, scale, constants)
+    _write(y, at, v, far)
+
+
+@njit(forceinline=True)
+def _put_wide(formula, x, other, bias, y, at, turn, dropped, scale, constants, far):
+    """As `_put`, sixteen."""
+    v = formula(load_wide(x, at), load_wide(other, at), load_wide(bias, turn), dropped, scale, constants)
     _write(y, at, v, far)
 
 
@@ -134,14 +142,12 @@ def _fetch_ahead(x, other, y, at, count, far):
 @njit(forceinline=True)
 def _whole_tile(formula, x, other, bias, y, at, turn, dropped, scale, constants, far):
     """A tile that lies in the arrays from `at` on."""
-    bit = _ONE
+    bit, half = _ONE, _ROW // 2
+    lower, upper = join(dropped[0], dropped[1]), join(dropped[2], dropped[3])
     for _ in range(_GROUPS // _WORDS):
-        d0, d1 = (dropped[0] & bit) != _NONE, (dropped[1] & bit) != _NONE
-        d2, d3 = (dropped[2] & bit) != _NONE, (dropped[3] & bit) != _NONE
-        _put(formula, x, other, bias, y, at, turn, d0, scale, constants, far)
-        _put(formula, x, other, bias, y, at + LANES, turn + LANES, d1, scale, constants, far)
-        _put(formula, x, other, bias, y, at + 2 * LANES, turn + 2 * LANES, d2, scale, constants, far)
-        _put(formula, x, other, bias, y, at + 3 * LANES, turn + 3 * LANES, d3, scale, constants, far)
+        d0, d1 = (lower & bit) != _NONE, (upper & bit) != _NONE
+        _put_wide(formula, x, other, bias, y, at, turn, d0, scale, constants, far)
+        _put_wide(formula, x, other, bias, y, at + half, turn + half, d1, scale, constants, far)
         if far:
             _fetch_ahead(x, other, y, at, _ROW, far)
         at += _ROW

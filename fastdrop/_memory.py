@@ -10,35 +10,37 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastdrop._simd import I32, Vec, call, splatted, suffix, vector
+from fastdrop._simd import I32, LANES, Vec, call, splatted, suffix, vector
 
 
-def _address(context, builder, array_type, array, index):
-    """A pointer to eight elements of a 1-D C-order array, and the alignment it is sure to have."""
+def _address(context, builder, array_type, array, index, count=LANES):
+    """A pointer to so many elements of a 1-D C-order array, and the alignment it is sure to have."""
     first = builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
-    lanes = vector(first.type.pointee)
+    lanes = vector(first.type.pointee, count)
     return builder.bitcast(first, lanes.as_pointer()), array_type.dtype.bitwidth // 8
 
 
 HALF, BFLOAT = types.int16, types.uint16  # what arrays of float16 and bfloat16 come as
 
 
-def _in_lanes(array: types.Array) -> Vec:
-    return Vec(types.float32 if array.dtype in (HALF, BFLOAT) else array.dtype)
+def _in_lanes(array: types.Array, count: int = LANES) -> Vec:
+    return Vec(types.float32 if array.dtype in (HALF, BFLOAT) else array.dtype, count)
 
 
 def _from_memory(builder, dtype, v):
+    count = v.type.count
     if dtype == HALF:
-        return builder.fpext(builder.bitcast(v, vector(ir.HalfType())), vector(ir.FloatType()))
+        return builder.fpext(builder.bitcast(v, vector(ir.HalfType(), count)), vector(ir.FloatType(), count))
     if dtype == BFLOAT:
-        wide = builder.zext(v, vector(I32))
-        return builder.bitcast(builder.shl(wide, splatted(builder, I32(16))), vector(ir.FloatType()))
+        wide = builder.shl(builder.zext(v, vector(I32, count)), splatted(builder, I32(16), count))
+        return builder.bitcast(wide, vector(ir.FloatType(), count))
     return v
 
 
 def _to_memory(builder, dtype, v):
     if dtype == HALF:
-        return builder.bitcast(builder.fptrunc(v, vector(ir.HalfType())), vector(ir.IntType(16)))
+        half = builder.fptrunc(v, vector(ir.HalfType(), v.type.count))
+        return builder.bitcast(half, vector(ir.IntType(16), v.type.count))
     if dtype == BFLOAT:
         return _round_to_bfloat(builder, v)
     return v
@@ -46,30 +48,35 @@ def _to_memory(builder, dtype, v):
 
 def _round_to_bfloat(builder, v):
     """The upper halves, rounded to nearest even; a NaN keeps its sign."""
-    word = builder.bitcast(v, vector(I32))
-    half, one, bias, quiet_bit = (splatted(builder, I32(n)) for n in (16, 1, 0x7FFF, 0x0040))
+    word = builder.bitcast(v, vector(I32, v.type.count))
+    half, one, bias, quiet_bit = (splatted(builder, I32(n), v.type.count) for n in (16, 1, 0x7FFF, 0x0040))
     upper = builder.lshr(word, half)
     rounded = builder.lshr(builder.add(builder.add(word, bias), builder.and_(upper, one)), half)
     quiet = builder.or_(upper, quiet_bit)
     chosen = builder.select(builder.fcmp_unordered("uno", v, v), quiet, rounded)
-    return builder.trunc(chosen, vector(ir.IntType(16)))
+    return builder.trunc(chosen, vector(ir.IntType(16), v.type.count))
 
 
-@intrinsic
-def load(typingctx, array, index):
-    """Eight consecutive elements of a 1-D array."""
+def _load(name, count, doc):
+    def load(typingctx, array, index):
+        def codegen(context, builder, sig, args):
+            pointer, align = _address(context, builder, sig.args[0], *args, count)
+            return _from_memory(builder, sig.args[0].dtype, builder.load(pointer, align=align))
 
-    def codegen(context, builder, sig, args):
-        pointer, align = _address(context, builder, sig.args[0], *args)
-        return _from_memory(builder, sig.args[0].dtype, builder.load(pointer, align=align))
+        return _in_lanes(array, count)(array, types.intp), codegen
 
-    return _in_lanes(array)(array, types.intp), codegen
+    load.__name__, load.__doc__ = name, doc
+    return intrinsic(load)
+
+
+load = _load("load", LANES, "Eight consecutive elements of a 1-D array.")
+load_wide = _load("load_wide", 2 * LANES, "Sixteen consecutive elements of a 1-D array.")
 
 
 def _store(name, nontemporal, doc):
     def store(typingctx, array, index, v):
         def codegen(context, builder, sig, args):
-            pointer, align = _address(context, builder, sig.args[0], *args[:2])
+            pointer, align = _address(context, builder, sig.args[0], *args[:2], v.lanes)
             value = _to_memory(builder, sig.args[0].dtype, args[2])
             written = builder.store(value, pointer, align=16 if nontemporal else align)
             if nontemporal:
@@ -81,9 +88,9 @@ def _store(name, nontemporal, doc):
     return intrinsic(store)
 
 
-store = _store("store", False, "Write eight consecutive elements.")
+store = _store("store", False, "Write consecutive elements, as many as there are lanes.")
 store_streaming = _store(
-    "store_streaming", True, "Write eight elements past the caches, at a multiple of 16 bytes."
+    "store_streaming", True, "As `store`, but past the caches, at a multiple of 16 bytes."
 )
 
 

@@ -7,7 +7,7 @@ from numba import njit
 
 from fastdrop._kernels import between, mirror, words
 from fastdrop._math import logistic, radius, turn
-from fastdrop._memory import load, load_where, store, store_where
+from fastdrop._memory import load_where, load_wide, store, store_where
 from fastdrop._simd import LANES, iota, join, lower_half, upper_half
 from fastdrop.random import DOMAIN_SHIFT, LOGISTIC, NORMAL
 
@@ -48,9 +48,7 @@ def logistics(group, key, draw, like):
 
 @njit(forceinline=True)
 def _put(formula, x, y, at, noise, numbers):
-    v = formula(join(load(x, at), load(x, at + LANES)), noise, numbers)
-    store(y, at, lower_half(v))
-    store(y, at + LANES, upper_half(v))
+    store(y, at, formula(load_wide(x, at), noise, numbers))
 
 
 @njit(forceinline=True)
