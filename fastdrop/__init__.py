@@ -35,6 +35,12 @@ from fastdrop.layers import Dropout as Dropout
 from fastdrop.layers import InvertedDropout as InvertedDropout
 from fastdrop.random import STREAM_VERSION as STREAM_VERSION
 from fastdrop.random import Key as Key
+from fastdrop.recurrent import RecurrentDropout as RecurrentDropout
+from fastdrop.recurrent import RecurrentMasks as RecurrentMasks
+from fastdrop.recurrent import SequenceMask as SequenceMask
+from fastdrop.recurrent_zoneout import Zoneout as Zoneout
+from fastdrop.recurrent_zoneout import zoneout as zoneout
+from fastdrop.recurrent_zoneout import zoneout_backward as zoneout_backward
 from fastdrop.stochastic_depth import DropPath as DropPath
 from fastdrop.stochastic_depth import drop_path as drop_path
 from fastdrop.stochastic_depth import drop_path_backward as drop_path_backward
@@ -43,6 +49,9 @@ from fastdrop.structured import SpatialDropout1D as SpatialDropout1D
 from fastdrop.structured import SpatialDropout2D as SpatialDropout2D
 from fastdrop.structured import SpatialDropout3D as SpatialDropout3D
 from fastdrop.structured import TemporalDropout as TemporalDropout
+from fastdrop.tokens import embedding_dropout as embedding_dropout
+from fastdrop.tokens import embedding_dropout_backward as embedding_dropout_backward
+from fastdrop.tokens import token_dropout as token_dropout
 from fastdrop.variational import VariationalDropout as VariationalDropout
 from fastdrop.variational import local_reparameterization as local_reparameterization
 from fastdrop.variational import local_reparameterization_backward as local_reparameterization_backward
@@ -61,11 +70,15 @@ __all__ = [
     "GaussianNoise",
     "InvertedDropout",
     "Key",
+    "RecurrentDropout",
+    "RecurrentMasks",
+    "SequenceMask",
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
     "TemporalDropout",
     "VariationalDropout",
+    "Zoneout",
     "alpha_dropout",
     "alpha_dropout_backward",
     "apply_mask",
@@ -83,6 +96,8 @@ __all__ = [
     "dropout_add",
     "dropout_add_backward",
     "dropout_backward",
+    "embedding_dropout",
+    "embedding_dropout_backward",
     "gaussian_dropout",
     "gaussian_dropout_backward",
     "gaussian_noise",
@@ -96,5 +111,8 @@ __all__ = [
     "normal",
     "set_num_threads",
     "surviving_rows",
+    "token_dropout",
     "variational_kl",
+    "zoneout",
+    "zoneout_backward",
 ]
