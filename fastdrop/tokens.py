@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -144,7 +144,7 @@ def token_dropout(
     key: Key | SupportsIndex,
     *,
     replacement: SupportsIndex,
-    protected: Sequence[SupportsIndex] = (),
+    protected: Iterable[SupportsIndex] = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
 ) -> NDArray[Any]:
@@ -158,7 +158,7 @@ def token_dropout(
         As in `dropout`, whose mask this is.
     replacement : int
         What tokens are replaced by.
-    protected : sequence of int, default ()
+    protected : iterable of int, default ()
         Tokens that stay, such as those for padding, and for where a text begins and ends.
     out : ndarray, optional
         Where to write: of tokens' shape and dtype, and either tokens itself or free of overlap with it.
@@ -197,8 +197,8 @@ def token_dropout(
     limits = np.iinfo(given.dtype)
     if not limits.min <= other <= limits.max:
         raise ValueError(f"replacement must fit {given.dtype}, [{limits.min}, {limits.max}], got {other}")
-    if not isinstance(protected, Sequence):
-        raise TypeError(f"protected must be a sequence of ints, got {protected!r}; use (0,) for one")
+    if not isinstance(protected, Iterable):
+        raise TypeError(f"protected must be some ints, got {protected!r}; use ({protected!r},)")
     y = target(out, given)
     stays = keep_mask(given.shape, p, key, window=window)
     for token in protected:

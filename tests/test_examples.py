@@ -146,3 +146,58 @@ def test_fused_network(capsys):
     assert fused[3:6:2] == steps[3:6:2]
     assert float(fused[5]) < float(fused[3])
     assert "variance learned" in printed
+
+
+@pytest.fixture(scope="module")
+def char_rnn():
+    spec = importlib.util.spec_from_file_location("char_rnn", PROGRAM.with_name("char_rnn.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("rates", [(0.0,) * 6, (0.2, 0.3, 0.4, 0.3, 0.4, 0.2)])
+def test_char_rnn_gradients_are_central_differences(char_rnn, rates):
+    network = char_rnn.Network(5, 4, char_rnn.Rates(*rates), 0, np.float64)
+    window = np.random.default_rng(0).integers(5, size=(7, 3))
+    state = tuple(np.random.default_rng(1).standard_normal((2, 3, 4)))
+
+    def evaluate():
+        network.masks.key = KEY  # the same noise in every evaluation
+        for place, zone in enumerate(network.zones):
+            zone.key = KEY.fold_in(9 + place)
+        return network.loss_and_gradients(window, state)
+
+    _, gradients, _ = evaluate()
+    assert gradients.keys() == network.parameters.keys()
+    for name, w in network.parameters.items():
+        assert np.abs(gradients[name]).max() > 1e-3
+        differences = np.empty_like(w)
+        for place in np.ndindex(w.shape):
+            value, ends = w[place], []
+            for w[place] in (value + 1e-5, value - 1e-5):
+                ends.append(evaluate()[0])
+            differences[place] = (ends[0] - ends[1]) / 2e-5
+            w[place] = value
+        np.testing.assert_allclose(gradients[name], differences, rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+def test_char_rnn_learns_in_float32_and_repeats(char_rnn):
+    data = char_rnn.texts(640)
+    for rates in (char_rnn.NOISES["none"], char_rnn.NOISES["zoneout"]):
+        run, again = (char_rnn.train(data, rates, 0, 24, 6) for _ in range(2))
+        assert run[:2] == again[:2]
+        assert run.train[-1] < run.train[0] < np.log2(data[2]) + 1
+    network = char_rnn.Network(5, 4, char_rnn.Rates(*[0.3] * 6), 0)
+    _, gradients, _ = network.loss_and_gradients(np.ones((4, 3), int), network.start(3))
+    assert {a.dtype for a in (*network.parameters.values(), *gradients.values())} == {np.dtype(np.float32)}
+
+
+def test_char_rnn_program(char_rnn, tmp_path, capsys):
+    png = tmp_path / "curves.png"
+    char_rnn.main(["--length", "96", "--width", "8", "--epochs", "1", "--seeds", "2", "--out", str(png)])
+    printed = capsys.readouterr().out
+    assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert f"Learning curves: {png}" in printed
+    first_words = [line.split()[0] for line in printed.splitlines() if line.count("±") == 3]
+    assert first_words == list(char_rnn.NOISES)

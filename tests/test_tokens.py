@@ -36,19 +36,14 @@ def test_rows_are_those_of_a_dropped_table(dtype, p):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(layout):
-    lay = LAYOUTS[layout]
-    weight, tokens = frozen(lay(WEIGHT)), frozen(lay(TOKENS))
-    if layout == "swapped":
-        tokens = TOKENS.astype(">i8")
-    expected = table(np.ascontiguousarray(weight).astype(np.float32), 0.3)[
-        np.ascontiguousarray(tokens) % WORDS
-    ]
-    assert np.array_equal(fd.embedding_dropout(tokens, weight, 0.3, KEY), expected)
-    g = normal(*TOKENS.shape, FEATURES, seed=1)
+    lay, g = LAYOUTS[layout], normal(*TOKENS.shape, FEATURES, seed=1)
+    tokens = frozen(TOKENS.astype(">i8") if layout == "swapped" else lay(TOKENS))
+    y = fd.embedding_dropout(tokens, frozen(lay(WEIGHT)), 0.3, KEY)
+    assert np.array_equal(y, table(WEIGHT, 0.3)[TOKENS])
     whole = fd.embedding_dropout_backward(g, TOKENS, 0.3, KEY, vocabulary=WORDS)
-    laid = frozen(lay(g))
-    if np.array_equal(laid, g):  # not for those that pick other elements
-        assert np.array_equal(fd.embedding_dropout_backward(laid, TOKENS, 0.3, KEY, vocabulary=WORDS), whole)
+    assert np.array_equal(
+        fd.embedding_dropout_backward(frozen(lay(g)), tokens, 0.3, KEY, vocabulary=WORDS), whole
+    )
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (5,), (2, 3, 4)])
@@ -154,7 +149,7 @@ def test_tokens_are_where_of_dropouts_mask(dtype, p):
     tokens = (TOKENS % 100).astype(dtype)
     stays = fd.keep_mask(tokens.shape, p, KEY) | np.isin(tokens, (0, 1, 2))
     expected = np.where(stays, tokens, dtype(99))
-    options = {"replacement": 99, "protected": (0, 1, 2)}
+    options = {"replacement": 99, "protected": np.arange(3)}
     before = tokens.copy()
     assert same_bits(fd.token_dropout(frozen(tokens), p, KEY, **options), expected)
     assert same_bits(tokens, before)
@@ -210,7 +205,7 @@ def test_token_refusals():
             fd.token_dropout(np.ones(3, np.uint8), 0.3, KEY, replacement=bad)
     with pytest.raises(TypeError, match="replacement must be an integer, got float"):
         fd.token_dropout([1], 0.3, KEY, replacement=1.0)
-    with pytest.raises(TypeError, match=r"protected must be a sequence of ints, got 0; use \(0,\) for one"):
+    with pytest.raises(TypeError, match=r"protected must be some ints, got 0; use \(0,\)"):
         fd.token_dropout([1], 0.3, KEY, replacement=1, protected=0)
     with pytest.raises(TypeError, match="protected must be an integer, got float"):
         fd.token_dropout([1], 0.3, KEY, replacement=1, protected=(0.5,))
