@@ -3,9 +3,10 @@
     python examples/char_rnn.py
     python examples/char_rnn.py --length 6000 --width 128 --epochs 40 --out curves.png
 
-The text is that of Python's built-in help, so nothing is downloaded: a short part to train on, which a
-network soon knows by heart, and what follows it to test on. Each noise is on in training alone. The cell and
-its backpropagation through time are written out, to show where the masks go. With --help: options.
+The text is that of Python's built-in help (each version of Python has its own), so nothing is downloaded: a
+short part to train on, which a network soon knows by heart, and what follows it to test on. Noise is on in
+training alone. The cell and its backpropagation through time are written out, to show where the masks go.
+With --help: options.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def fuse(
     thresholds, scales = rates(p, _units(x.shape, shared), lanes_dtype(a))
     if what.scale is not None:
         by_rate = isinstance(scales, np.ndarray)
-        scales = np.where(scales != 0, what.scale, 0).astype(scales.dtype) if by_rate else what.scale
+        scales = np.where(scales != 0, scales.dtype.type(what.scale), scales) if by_rate else what.scale
     philox_key, draw = stream(key)
     if a.ndim > x.ndim:  # real and imaginary parts share their draw
         place, shared = place.deeper(), {*shared, x.ndim}
