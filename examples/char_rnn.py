@@ -25,6 +25,7 @@ try:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from simple_network import mean_and_error, positive
     from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
@@ -252,13 +253,6 @@ def train_all(length: int, seeds: int, width: int, epochs: int) -> dict[str, lis
     return runs
 
 
-def mean_and_error(values: Sequence) -> tuple[NDArray, NDArray]:
-    """Return the mean over seeds and its standard error: NaN for one seed."""
-    a = np.asarray(values)
-    error = a.std(0, ddof=1) / np.sqrt(len(a)) if len(a) > 1 else np.full(a.shape[1:], np.nan)
-    return a.mean(0), error
-
-
 def table(runs: dict[str, list[Run]], title: str) -> Table:
     """Return bits per character after the last epoch, and of the epoch that was best on held-out text."""
     out = Table("noise", "rates", title=title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -287,13 +281,6 @@ def save_curves(runs: dict[str, list[Run]], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, format="png", dpi=120)
-
-
-def positive(text: str) -> int:
-    """Return a positive integer from the command line."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,5 +1,6 @@
 """The demo: its network, its copy of the tutorial's dropout, and the program at its smallest size."""
 
+import importlib
 import importlib.util
 import runpy
 import subprocess
@@ -148,12 +149,10 @@ def test_fused_network(capsys):
     assert "variance learned" in printed
 
 
-@pytest.fixture(scope="module")
-def char_rnn():
-    spec = importlib.util.spec_from_file_location("char_rnn", PROGRAM.with_name("char_rnn.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def char_rnn(demo, monkeypatch):
+    monkeypatch.syspath_prepend(str(PROGRAM.parent))
+    return importlib.import_module("char_rnn")
 
 
 @pytest.mark.parametrize("rates", [(0.0,) * 6, (0.2, 0.3, 0.4, 0.3, 0.4, 0.2)])
