@@ -46,6 +46,12 @@ from fastdrop.monte_carlo import predictive_log_likelihood as predictive_log_lik
 from fastdrop.r_drop import r_drop_loss as r_drop_loss
 from fastdrop.random import STREAM_VERSION as STREAM_VERSION
 from fastdrop.random import Key as Key
+from fastdrop.recurrent import RecurrentDropout as RecurrentDropout
+from fastdrop.recurrent import RecurrentMasks as RecurrentMasks
+from fastdrop.recurrent import SequenceMask as SequenceMask
+from fastdrop.recurrent_zoneout import Zoneout as Zoneout
+from fastdrop.recurrent_zoneout import zoneout as zoneout
+from fastdrop.recurrent_zoneout import zoneout_backward as zoneout_backward
 from fastdrop.schedules import Scheduler as Scheduler
 from fastdrop.standout import StandoutDropout as StandoutDropout
 from fastdrop.standout import standout_dropout as standout_dropout
@@ -59,6 +65,9 @@ from fastdrop.structured import SpatialDropout1D as SpatialDropout1D
 from fastdrop.structured import SpatialDropout2D as SpatialDropout2D
 from fastdrop.structured import SpatialDropout3D as SpatialDropout3D
 from fastdrop.structured import TemporalDropout as TemporalDropout
+from fastdrop.tokens import embedding_dropout as embedding_dropout
+from fastdrop.tokens import embedding_dropout_backward as embedding_dropout_backward
+from fastdrop.tokens import token_dropout as token_dropout
 from fastdrop.variational import VariationalDropout as VariationalDropout
 from fastdrop.variational import local_reparameterization as local_reparameterization
 from fastdrop.variational import local_reparameterization_backward as local_reparameterization_backward
@@ -81,13 +90,17 @@ __all__ = [
     "InvertedDropout",
     "Key",
     "Prediction",
+    "RecurrentDropout",
+    "RecurrentMasks",
     "Scheduler",
+    "SequenceMask",
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
     "StandoutDropout",
     "TemporalDropout",
     "VariationalDropout",
+    "Zoneout",
     "alpha_dropout",
     "alpha_dropout_backward",
     "apply_mask",
@@ -107,6 +120,8 @@ __all__ = [
     "dropout_add",
     "dropout_add_backward",
     "dropout_backward",
+    "embedding_dropout",
+    "embedding_dropout_backward",
     "gaussian_dropout",
     "gaussian_dropout_backward",
     "gaussian_noise",
@@ -128,5 +143,8 @@ __all__ = [
     "standout_dropout_backward",
     "standout_keep_prob",
     "surviving_rows",
+    "token_dropout",
     "variational_kl",
+    "zoneout",
+    "zoneout_backward",
 ]

@@ -44,6 +44,16 @@ def real_array(x: ArrayLike, what: str) -> NDArray[Any]:
     return x
 
 
+def like(x: NDArray[Any], other: ArrayLike, name: str, of: str = "x") -> NDArray[Any]:
+    """The other array, checked to have x's shape and dtype."""
+    other = to_array(other)
+    for what in ("shape", "dtype"):
+        got, allowed = getattr(other, what), getattr(x, what)
+        if got != allowed:
+            raise ValueError(f"{name} must have {of}'s {what} {allowed}, got {got}")
+    return other
+
+
 def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     """The plain array to write x's result to: out, or its base class's view of it."""
     if type(out) is np.ndarray and out.shape == x.shape and out.dtype is x.dtype:  # the usual case first

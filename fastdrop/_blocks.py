@@ -27,7 +27,7 @@ from fastdrop._arrays import (
     window_of,
 )
 from fastdrop._rates import FULL, Rate, check_broadcast, rates
-from fastdrop.random import TILE, Key, signed, stream
+from fastdrop.random import MIRROR_SHIFT, TILE, Key, signed, stream
 
 _UNITS = 1 << 16  # whose factors stay in the cache
 _SHORT = 8  # elements of a unit below which its branch costs more than repeating its factor
@@ -96,6 +96,8 @@ def fuse(
         _drop_block(a, b, thresholds, scales, place, philox_key, draw)
         return
     if not shared and not by_element and thresholds < FULL:
+        if thresholds == 0:
+            draw &= (1 << MIRROR_SHIFT) - 1  # nothing is dropped, mirrored or not: kernels take 0 for 2**32
         numbers = thresholds, scales, what.constants, philox_key, draw
 
         def run(arrays: Sequence[NDArray], bias: NDArray, period: int, target: NDArray, *layout: int) -> None:
@@ -114,7 +116,7 @@ def fuse(
 
     for rows, factors in _factors(a, place, shared, draw_factors):
         others = tuple(other[rows] for other in what.others)
-        _spread(what._replace(others=others), a[rows], factors, b[rows])
+        spread(what._replace(others=others), a[rows], factors, b[rows])
 
 
 def noise(
@@ -161,7 +163,7 @@ def noise(
 
     for rows, factors in _factors(a, place, shared, draw_factors):
         if multiplies:
-            _spread(DROP, a[rows], factors, b[rows])
+            spread(DROP, a[rows], factors, b[rows])
         else:
             np.add(x[rows], factors, out=y[rows], dtype=factors.dtype, casting="unsafe")
 
@@ -307,7 +309,7 @@ def _drop_by(
         cpu().drop_by(copy(part, target), target, t, s, size, 0, at, philox_key, draw)
 
 
-def _spread(what: Pass, x: NDArray, factors: NDArray, y: NDArray) -> None:
+def spread(what: Pass, x: NDArray, factors: NDArray, y: NDArray) -> None:
     """Do a pass with factors that broadcast to x: 0 drops, others scale."""
     if x.size == 0:
         return

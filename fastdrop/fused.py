@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays import Axes, Window, as_lanes, lanes_dtype, real_array, target, to_array
+from fastdrop._arrays import Axes, Window, as_lanes, lanes_dtype, like, real_array, target, to_array
 from fastdrop._blocks import Pass, cpu, fuse
 from fastdrop._rates import Rate
 from fastdrop.functional import dropout_backward
@@ -62,7 +62,7 @@ def dropout_add(
     array([0., 1., 4., 5., 6., 7.])
     """
     x = to_array(x)
-    other = _like(x, residual, "residual")
+    other = like(x, residual, "residual")
     y = target(out, x, other)
     fuse(Pass("add", (other,)), x, y, p, key, shared_axes, window)
     return y if out is None else out
@@ -108,7 +108,7 @@ def dropout_add_backward(
     """
     g = to_array(g)
     if out is not None and np.may_share_memory(out, g):
-        raise ValueError("out must not overlap g, which is returned too; use np.empty_like(g)")
+        raise ValueError("out must not overlap g, which is returned too; use np.emptylike(g)")
     return dropout_backward(g, p, key, shared_axes=shared_axes, out=out, window=window), g
 
 
@@ -171,7 +171,7 @@ def bias_act_dropout(
     if residual is None:
         what, y = Pass("activate", (), biases, (), number), target(out, x)
     else:
-        other = _like(x, residual, "residual")
+        other = like(x, residual, "residual")
         what, y = Pass("activate_add", (other,), biases, (), number), target(out, x, other)
     fuse(what, x, y, p, key, shared_axes, window)
     return y if out is None else out
@@ -225,7 +225,7 @@ def bias_act_dropout_backward(
     """
     x = real_array(x, "an activation")
     number, biases = _activation_and_bias(x, bias, activation)
-    g = _like(x, g, "g")
+    g = like(x, g, "g")
     y = target(out, g, x)
     fuse(Pass("differentiate", (x,), biases, (), number), g, y, p, key, shared_axes, window)
     dx = y if out is None else out
@@ -255,13 +255,3 @@ def _activation_and_bias(x: NDArray[Any], bias: ArrayLike | None, name: str) -> 
     if given.shape != x.shape[-1:]:
         raise ValueError(f"bias must have the shape of x's last axis {x.shape[-1:]}, got {given.shape}")
     return allowed.index(name), given.astype(dtype)
-
-
-def _like(x: NDArray[Any], other: ArrayLike, name: str) -> NDArray[Any]:
-    """The other array, checked to have x's shape and dtype."""
-    other = to_array(other)
-    for what in ("shape", "dtype"):
-        got, allowed = getattr(other, what), getattr(x, what)
-        if got != allowed:
-            raise ValueError(f"{name} must have x's {what} {allowed}, got {got}")
-    return other

@@ -148,13 +148,18 @@ class Key:
         raise AttributeError(f"a Key is immutable, cannot delete {name}")
 
 
-def natural(name: str, value: SupportsIndex, end: int | None = None) -> int:
-    """The value as an int >= 0 and below `end`, or an error that names it."""
+def integer(name: str, value: SupportsIndex) -> int:
+    """The value as an int, or an error that names it."""
     try:
-        number = operator.index(value)
+        return operator.index(value)
     except TypeError:
         kind = type(value).__name__
         raise TypeError(f"{name} must be an integer, got {kind} {value!r}; use int(...)") from None
+
+
+def natural(name: str, value: SupportsIndex, end: int | None = None) -> int:
+    """The value as an int >= 0 and below `end`, or an error that names it."""
+    number = integer(name, value)
     if number < 0 or (end is not None and number >= end):
         allowed = ">= 0" if end is None else f"in [0, {end})"
         raise ValueError(f"{name} must be {allowed}, got {number}")

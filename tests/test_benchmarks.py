@@ -24,7 +24,8 @@ def test_parallel_from(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "lines"), [("masks", 10), ("noise", 12), ("dropconnect", 6), ("monte_carlo", 2)]
+    ("name", "lines"),
+    [("masks", 10), ("noise", 12), ("dropconnect", 6), ("monte_carlo", 2), ("recurrent", 6)],
 )
 def test_programs_of_cases(name, lines, monkeypatch, capsys):
     threads = fd.get_num_threads()

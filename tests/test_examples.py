@@ -1,5 +1,6 @@
 """The demo: its network, its copy of the tutorial's dropout, and the program at its smallest size."""
 
+import importlib
 import importlib.util
 import runpy
 import subprocess
@@ -54,12 +55,12 @@ def central_differences(loss, w, step=1e-6):
     return differences
 
 
-def check_gradients(parameters, loss_and_gradients):
+def check_gradients(parameters, loss_and_gradients, step=1e-6):
     _, gradients = loss_and_gradients()
     for w, g in zip(parameters, gradients, strict=True):
         assert w.shape == g.shape
         assert np.abs(g).max() > 1e-3  # the test would see a missing gradient
-        differences = central_differences(lambda: loss_and_gradients()[0], w)
+        differences = central_differences(lambda: loss_and_gradients()[0], w, step)
         np.testing.assert_allclose(g, differences, rtol=1e-6, atol=1e-9)
 
 
@@ -221,3 +222,46 @@ def test_concrete_rates(concrete_rate, tmp_path, capsys):
         next(line.split() for line in printed.splitlines() if line.startswith(f"  {n} ")) for n in (5, 2000)
     )
     assert float(few[7]) > float(many[7])  # less data, more dropout before the last layer
+
+
+@pytest.fixture
+def char_rnn(demo, monkeypatch):
+    monkeypatch.syspath_prepend(str(PROGRAM.parent))
+    return importlib.import_module("char_rnn")
+
+
+@pytest.mark.parametrize("rates", [(0.0,) * 6, (0.2, 0.3, 0.4, 0.3, 0.4, 0.2)])
+def test_char_rnn_gradients_are_central_differences(char_rnn, rates):
+    network = char_rnn.Network(5, 4, char_rnn.Rates(*rates), 0, np.float64)
+    window = np.random.default_rng(0).integers(5, size=(7, 3))
+    state = tuple(np.random.default_rng(1).standard_normal((2, 3, 4)))
+
+    def evaluate():
+        network.masks.key = KEY  # the same noise in every evaluation
+        for place, zone in enumerate(network.zones):
+            zone.key = KEY.fold_in(9 + place)
+        loss, gradients, _ = network.loss_and_gradients(window, state)
+        return loss, [gradients[name] for name in network.parameters]
+
+    check_gradients(list(network.parameters.values()), evaluate, step=1e-5)
+
+
+def test_char_rnn_learns_in_float32_and_repeats(char_rnn):
+    data = char_rnn.texts(640)
+    for rates in (char_rnn.NOISES["none"], char_rnn.NOISES["zoneout"]):
+        run, again = (char_rnn.train(data, rates, 0, 24, 6) for _ in range(2))
+        assert run[:2] == again[:2]
+        assert run.train[-1] < run.train[0] < np.log2(data[2]) + 1
+    network = char_rnn.Network(5, 4, char_rnn.Rates(*[0.3] * 6), 0)
+    _, gradients, _ = network.loss_and_gradients(np.ones((4, 3), int), network.start(3))
+    assert {a.dtype for a in (*network.parameters.values(), *gradients.values())} == {np.dtype(np.float32)}
+
+
+def test_char_rnn_program(char_rnn, tmp_path, capsys):
+    png = tmp_path / "curves.png"
+    char_rnn.main(["--length", "96", "--width", "8", "--epochs", "1", "--seeds", "2", "--out", str(png)])
+    printed = capsys.readouterr().out
+    assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert f"Learning curves: {png}" in printed
+    first_words = [line.split()[0] for line in printed.splitlines() if line.count("±") == 3]
+    assert first_words == list(char_rnn.NOISES)

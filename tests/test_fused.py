@@ -247,3 +247,10 @@ def test_refuses(call, error, message):
     with pytest.raises(error, match=message):
         call()
     assert all(same_bits(a, b) for a, b in zip(before, (X, R, G), strict=True))
+
+
+def test_mirrored_draws_drop_nothing_at_rate_0():
+    x, r = X.astype(np.float32), R.astype(np.float32)
+    for p in (0.0, 1e-11):
+        assert same_bits(fd.dropout_add(x, r, p, KEY.antithetic()), r + x)
+        assert same_bits(fd.alpha_dropout(x, p, KEY.antithetic()), x)
