@@ -42,9 +42,8 @@ def test_alone_is_alone_for_one_thread_and_a_time():
 
         def task(piece):
             names.add(threading.current_thread().name)
-            if len(names) == 1:
-                with suppress(threading.BrokenBarrierError):
-                    meet.wait(0.5)
+            with suppress(threading.BrokenBarrierError):
+                meet.wait(0.5)
 
         _threads.share(task, range(2))
         return len(names)
