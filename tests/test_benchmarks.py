@@ -23,7 +23,9 @@ def test_parallel_from(monkeypatch, capsys):
     assert (fd.get_num_threads(), _cpu.PARALLEL_FROM) == (threads, parallel_from)
 
 
-@pytest.mark.parametrize(("name", "lines"), [("masks", 10), ("noise", 12), ("dropconnect", 6)])
+@pytest.mark.parametrize(
+    ("name", "lines"), [("masks", 10), ("noise", 12), ("dropconnect", 6), ("dask_big", 2)]
+)
 def test_programs_of_cases(name, lines, monkeypatch, capsys):
     threads = fd.get_num_threads()
     found = program(name, monkeypatch)
