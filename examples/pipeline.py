@@ -41,6 +41,11 @@ ALIGNED = 1 << 14  # elements of which chunks are multiples: whole pages of any 
 WRITE = 1 << 22  # bytes of a plain write or read
 
 
+def mapped(path: Path, start: int, stop: int, mode: str = "r+") -> NDArray[np.float32]:
+    """Return some elements of a file, which are read when they are used, and let go of with the array."""
+    return np.memmap(path, np.float32, mode, offset=start * ITEM, shape=(stop - start,))
+
+
 class Job(NamedTuple):
     """What is dropped into which file, in chunks of how many elements."""
 
@@ -58,8 +63,7 @@ class Job(NamedTuple):
     def part(self, path: Path, number: int, mode: str = "r+") -> NDArray[np.float32]:
         """Return a chunk of a file, mapped."""
         start = number * self.step
-        length = min(self.step, self.size - start)
-        return np.memmap(path, np.float32, mode, offset=start * ITEM, shape=(length,))
+        return mapped(path, start, min(start + self.step, self.size), mode)
 
     def drop(self, number: int, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
         """Drop a chunk of the source into one of the result."""
@@ -210,22 +214,25 @@ def check(job: Job, threads: int) -> dict[str, bool]:
         import fastdrop.dask as fdd
     except ModuleNotFoundError as error:
         raise SystemExit(f"--check needs {error.name}; use pip install '.[demo,dask]'") from None
+
+    def lazy(path: Path) -> da.Array:  # da.from_array would copy all of a mapped array into memory
+        def block(block_info: dict) -> NDArray[np.float32]:
+            ((start, stop),) = block_info[None]["array-location"]
+            return mapped(path, start, stop, "r")
+
+        chunks = da.core.normalize_chunks(2 * job.step // 3 + 1, (job.size,))
+        return da.map_blocks(block, chunks=chunks, dtype=np.float32, meta=np.empty(0, np.float32))
+
     once = job.result.with_suffix(".tmp")
     try:
         reserve(once, job.size)
-        x, whole = (
-            np.memmap(path, np.float32, mode, shape=(job.size,))
-            for path, mode in ((job.source, "r"), (once, "r+"))
-        )
-        fd.dropout(x, job.p, job.key, out=whole)
-        chunks = 2 * job.step // 3 + 1
-        result, at_once = (
-            da.from_array(np.memmap(path, np.uint32, "r"), chunks=chunks) for path in (job.result, once)
-        )
-        by_dask = fdd.dropout(da.from_array(x, chunks=chunks), job.p, job.key).view(np.uint32)
-        same = da.stack([(result == at_once).all(), (result == by_dask).all()])
-        numpy_too, dask_too = same.compute(scheduler="threads", num_workers=threads)
-        return {"one call": bool(numpy_too), "dask": bool(dask_too)}
+        whole = mapped(job.source, 0, job.size, "r")
+        fd.dropout(whole, job.p, job.key, out=mapped(once, 0, job.size))
+        by_dask = fdd.dropout(lazy(job.source), job.p, job.key)
+        result, *others = (y.view(np.uint32) for y in (lazy(job.result), lazy(once), by_dask))
+        same = da.stack([(result == other).all() for other in others])
+        same_as = same.compute(scheduler="threads", num_workers=threads)
+        return dict(zip(("one call", "dask"), map(bool, same_as), strict=True))
     finally:
         once.unlink(missing_ok=True)
 
@@ -261,6 +268,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.result.parent.mkdir(parents=True, exist_ok=True)
     made = options.source.exists()
     size = options.source.stat().st_size // ITEM if made else options.elements
+    if size < 1:
+        raise SystemExit(f"{options.source} needs at least one element of {ITEM} bytes, got {size}")
     job = Job(options.source, options.result, size, step(options), options.p, fd.Key(options.seed))
     if not made:
         make_source(job)

@@ -3,17 +3,18 @@
 Each block is a window of the whole array, so masks don't depend on chunks, schedulers or workers. What
 comes back has x's chunks, dtype and kind of blocks, and nothing is computed before dask is asked to; the
 values of an array p only then are checked. Blocks are done in one thread each, as dask runs many at once.
-`drop_block` isn't here, since its scale needs the whole mask. The extra ``dask`` installs what is needed.
+(`fastdrop.dropout` takes a dask array too, but as NumPy does: it computes all of it.)
 
-An array p belongs to the whole array: a NumPy array, or a dask array with any chunks.
+An array p belongs to the whole array: a NumPy array, or a dask array with any chunks. `drop_block` isn't
+here, since its scale needs the whole mask. The extra ``dask`` installs what is needed.
 
 Examples
 --------
 >>> import dask.array as da, numpy as np, fastdrop as fd, fastdrop.dask
 >>> x = np.arange(1.0, 9.0)
 >>> y = fd.dask.dropout(da.from_array(x, chunks=3), 0.5, fd.Key(42))
->>> y
-dask.array<dropout, shape=(8,), dtype=float64, chunksize=(3,), chunktype=numpy.ndarray>
+>>> y.chunks, y.dtype
+(((3, 3, 2),), dtype('float64'))
 >>> np.array_equal(y.compute(), fd.dropout(x, 0.5, fd.Key(42)))
 True
 """
@@ -36,6 +37,7 @@ from fastdrop.stochastic_depth import path_axes
 
 try:
     import dask.array as da
+    from dask.base import tokenize
 except ModuleNotFoundError as error:
     message = f"fastdrop.dask needs {error.name}; use pip install 'fastdrop-numpy[dask]'"
     raise ModuleNotFoundError(message, name=error.name) from None
@@ -230,8 +232,9 @@ def _lazily(
         p, one = _aligned(p, x, shared_axes), np.zeros((1,) * x.ndim, p.dtype)
     options = {"key": key, "shared_axes": shared_axes}
     call(x._meta, one, **options, window=(x.shape, (0,) * x.ndim))
-    token = name or call.__name__
-    return da.map_blocks(_block, x, p, call=call, options=options, dtype=x.dtype, meta=x._meta, token=token)
+    unique = f"{name or call.__name__}-{tokenize(call, x, p, options)}"
+    kind = {"dtype": x.dtype, "meta": x._meta}
+    return da.map_blocks(_block, x, p, call=call, options=options, name=unique, **kind)
 
 
 def _block(
