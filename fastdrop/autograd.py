@@ -4,8 +4,8 @@ They have the names, arguments and results of those in `fastdrop`, but no ``out`
 the values that it has seen. There are gradients with respect to every array but the rates: x, residual,
 bias, mean and variance. They come in the output's dtype, and only arguments are kept for them, no mask.
 
-In reverse mode; gradients can be differentiated again, those of gelu, gelu_tanh and silu only with respect to the gradient
-that they were given. The extra ``autograd`` installs what is needed.
+They are for reverse mode, and can be differentiated again; those of gelu, gelu_tanh and silu only with
+respect to the gradient that they were given. The extra ``autograd`` installs what is needed.
 
 Examples
 --------

@@ -233,8 +233,8 @@ def _lazily(
     options = {"key": key, "shared_axes": shared_axes}
     call(x._meta, one, **options, window=(x.shape, (0,) * x.ndim))
     unique = f"{name or call.__name__}-{tokenize(call, x, p, options)}"
-    kind = {"dtype": x.dtype, "meta": x._meta}
-    return da.map_blocks(_block, x, p, call=call, options=options, name=unique, **kind)
+    alike = {"dtype": x.dtype, "meta": x._meta}
+    return da.map_blocks(_block, x, p, call=call, options=options, name=unique, **alike)
 
 
 def _block(
