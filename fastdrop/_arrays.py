@@ -27,13 +27,18 @@ _WRITABLE = READY | 0x400
 def to_array(x: ArrayLike) -> NDArray[Any]:
     """X as a plain array of a dtype that is taken, in any byte order."""
     if type(x) is not np.ndarray:
-        if isinstance(x, np.ma.MaskedArray):
-            raise TypeError("dropout takes no masked arrays; use x.filled(0) or x.data")
-        x = np.asarray(x)
+        x = unmasked(x)
     if x.dtype not in PLAIN and x.dtype.name not in _DTYPES:
         allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
         raise TypeError(f"dropout needs {allowed}, got {x.dtype}; use x.astype(np.float32)")
     return x
+
+
+def unmasked(x: ArrayLike) -> NDArray[Any]:
+    """X as a plain array of any dtype: the data of subclasses, and of what has `__array__`."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError("dropout takes no masked arrays; use x.filled(0) or x.data")
+    return np.asarray(x)
 
 
 def real_array(x: ArrayLike, what: str) -> NDArray[Any]:

@@ -59,7 +59,9 @@ def positive(name: str, value: float) -> float:
 
 
 def check_broadcast(name: str, numbers: NDArray, shape: tuple[int, ...]) -> None:
-    """Refuse an array that doesn't broadcast to the mask's shape."""
+    """Refuse an array that is masked or doesn't broadcast to the mask's shape."""
+    if isinstance(numbers, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array; use {name}.filled(0)")
     try:
         fits = np.broadcast_shapes(numbers.shape, shape) == shape
     except ValueError:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, SupportsIndex, TypeVar
 
 from fastdrop.random import natural
@@ -33,6 +34,7 @@ def _cores() -> int:
 _count = _cores()
 _pool: ThreadPoolExecutor | None = None
 _lock = threading.Lock()
+_alone = ContextVar("alone", default=False)
 
 
 def get_num_threads() -> int:
@@ -81,6 +83,16 @@ def set_num_threads(count: SupportsIndex) -> None:
         _count = number
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this thread's calls do without others, as where many of them run side by side anyway."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
 def share(task: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
     """Call the task on each piece, here and in those threads that wake up in time.
 
@@ -96,7 +108,8 @@ def share(task: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
                 return
             task(piece)
 
-    helpers = _call_helpers(work, min(_count, len(todo)) - 1)
+    count = 1 if _alone.get() else _count
+    helpers = _call_helpers(work, min(count, len(todo)) - 1)
     try:
         work()
     finally:  # also after KeyboardInterrupt nothing may write on

@@ -20,6 +20,7 @@ from fastdrop._arrays import (
     pieces,
     target,
     to_array,
+    unmasked,
     unpacked,
 )
 from fastdrop._blocks import DROP, cpu, drop, fuse
@@ -107,8 +108,8 @@ def dropout(
     else:
         plain = shared_axes == () and window is None
     y = np.empty(x.shape, x.dtype) if out is None else output(out, x)
-    if plain and type(p) is not np.ndarray:  # the quick way for small calls
-        threshold, scale = rate(p)  # type: ignore[arg-type]
+    if plain and not isinstance(p, np.ndarray):  # the quick way for small calls
+        threshold, scale = rate(p)
         philox_key, draw = stream(key)
         drop(x, y, 0, threshold, scale, philox_key, draw)
     else:
@@ -242,7 +243,7 @@ def apply_mask(
     """
     x = to_array(x)
     rate(p)
-    given = np.asarray(mask)
+    given = unmasked(mask)
     keep = unpacked(given, x) if packed else own_mask(given, x)
     return masked(x, keep, 1 / (1 - p) if p < 1 else 0.0, out)
 

@@ -229,10 +229,10 @@ def bias_act_dropout_backward(
     y = target(out, g, x)
     fuse(Pass("differentiate", (x,), biases, (), number), g, y, p, key, shared_axes, window)
     dx = y if out is None else out
-    return dx, None if bias is None else _summed(y).astype(np.asarray(bias).dtype)
+    return dx, None if bias is None else column_sums(y).astype(np.asarray(bias).dtype)
 
 
-def _summed(y: NDArray[Any]) -> NDArray[Any]:
+def column_sums(y: NDArray[Any]) -> NDArray[Any]:
     """The sums over all axes but the last: of some rows in y's type, then of those in float64."""
     rows = y.reshape(math.prod(y.shape[:-1]), y.shape[-1])
     step = max(1, _ROWS // max(y.shape[-1], 1))

@@ -7,7 +7,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays import to_array
+from fastdrop._arrays import to_array, unmasked
 from fastdrop.gaussian import gaussian_noise, noised, normal
 from fastdrop.learned import LearnedNoise
 from fastdrop.random import Key, Rng
@@ -133,7 +133,7 @@ def _sigmoid(v: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _checked_variance(variance: ArrayLike) -> NDArray[np.float64]:
-    v = np.asarray(variance)
+    v = unmasked(variance)
     if v.dtype.kind not in "fiu":
         raise TypeError(f"variance must be real, got {v.dtype}; use its real part")
     wrong = v[~((v >= 0) & (v < np.inf))]

@@ -25,7 +25,7 @@ def test_parallel_from(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("name", "lines"),
-    [("masks", 10), ("noise", 12), ("dropconnect", 6), ("monte_carlo", 2), ("recurrent", 6)],
+    [("masks", 10), ("noise", 12), ("dropconnect", 6), ("monte_carlo", 2), ("recurrent", 6), ("dask_big", 2)],
 )
 def test_programs_of_cases(name, lines, monkeypatch, capsys):
     threads = fd.get_num_threads()

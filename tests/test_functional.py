@@ -231,6 +231,86 @@ def test_takes_subclasses_as_plain_arrays(tmp_path):
     assert type(fd.dropout(x, 0.5, KEY)) is np.ndarray
 
 
+class ArrayLike:
+    """What pandas, xarray and others are to NumPy: no array, but with one."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype, copy=copy)
+
+
+X = normal(2, 3, 8, 8)
+# each of x and a further array of its shape
+FUNCTIONS = {
+    "dropout": lambda x, _: fd.dropout(x, 0.3, KEY),
+    "dropout_backward": lambda x, _: fd.dropout_backward(x, 0.3, KEY, shared_axes=1),
+    "gaussian_dropout": lambda x, _: fd.gaussian_dropout(x, 0.3, KEY),
+    "gaussian_noise": lambda x, _: fd.gaussian_noise(x, 0.3, KEY),
+    "gaussian_noise_backward": lambda x, _: fd.gaussian_noise_backward(x, 0.3, KEY),
+    "alpha_dropout": lambda x, _: fd.alpha_dropout(x, 0.3, KEY),
+    "drop_path": lambda x, _: fd.drop_path(x, 0.3, KEY),
+    "drop_block": lambda x, _: fd.drop_block(x, 0.3, KEY, block_size=2),
+    "dropout_add": lambda x, other: fd.dropout_add(x, other, 0.3, KEY),
+    "bias_act_dropout": lambda x, other: fd.bias_act_dropout(x, None, 0.3, KEY, residual=other),
+    "bias_act_dropout_backward": lambda x, g: fd.bias_act_dropout_backward(g, x, None, 0.3, KEY)[0],
+    "local_reparameterization": lambda x, other: fd.local_reparameterization(x, other, KEY),
+    "apply_mask": lambda x, other: fd.apply_mask(x, other, 0.3),
+    "Dropout": lambda x, _: fd.Dropout(0.3, rng=KEY)(x),
+    "SpatialDropout2D": lambda x, _: fd.SpatialDropout2D(0.3, rng=KEY)(x),
+    "DropPath": lambda x, _: fd.DropPath(0.3, rng=KEY)(x),
+}
+
+
+def other_for(name):
+    if name == "apply_mask":
+        return X > 0
+    return X**2 if name == "local_reparameterization" else X[::-1].copy()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_takes_what_has_an_array_as_a_plain_array(name):
+    call, other = FUNCTIONS[name], other_for(name)
+    expected = call(X, other)
+    assert type(expected) is np.ndarray
+    for like in (ArrayLike, lambda a: a.view(np.recarray), memoryview):
+        y = call(like(X), like(other))
+        assert type(y) is np.ndarray
+        assert same_bits(y, expected)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_refuses_masked_arrays_in_every_place(name):
+    call, other = FUNCTIONS[name], other_for(name)
+    with pytest.raises(TypeError, match=r"no masked arrays; use x\.filled"):
+        call(np.ma.masked_array(X, X > 1), other)
+    if call.__code__.co_varnames[1] != "_":
+        with pytest.raises(TypeError, match=r"no masked arrays; use x\.filled"):
+            call(X, np.ma.masked_array(other, X > 1))
+
+
+def test_refuses_masked_rates():
+    rates = np.ma.masked_array(np.full(8, 0.3), [1, 0] * 4)
+    for call in (fd.dropout, fd.gaussian_dropout, fd.gaussian_noise):
+        with pytest.raises(TypeError, match="must not be a masked array"):
+            call(X, rates, KEY)
+    expected = fd.dropout(X, 0.3, KEY)
+    for plain in (rates.filled(0.3), np.full(8, 0.3).view(np.recarray)):
+        assert same_bits(fd.dropout(X, plain, KEY), expected)
+
+
+def test_matrices_come_back_as_arrays_but_are_written_to_as_outputs():
+    with pytest.warns(PendingDeprecationWarning):
+        x = np.matrix(normal(4, 5))
+    y = fd.dropout(x, 0.3, KEY)
+    assert type(y) is np.ndarray
+    assert same_bits(y, fd.dropout(np.array(x), 0.3, KEY))
+    out = x.copy()
+    assert fd.dropout(x, 0.3, KEY, out=out) is out
+    assert np.array_equal(out, y)
+
+
 @pytest.mark.parametrize(
     ("window", "error", "message"),
     [

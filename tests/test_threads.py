@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -28,6 +30,32 @@ def test_helpers_help():
     fd.set_num_threads(3)
     together = threading.Barrier(3, timeout=60)
     _threads.share(lambda piece: together.wait(), range(3))  # would break with fewer threads
+
+
+@pytest.mark.usefixtures("threads_set_back")
+def test_alone_is_alone_for_one_thread_and_a_time():
+    fd.set_num_threads(2)
+
+    def threads():
+        names = set()
+        meet = threading.Barrier(2)
+
+        def task(piece):
+            names.add(threading.current_thread().name)
+            with suppress(threading.BrokenBarrierError):
+                meet.wait(0.5)
+
+        _threads.share(task, range(2))
+        return len(names)
+
+    with _threads.alone():
+        assert threads() == 1
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(threads).result() == 2
+        with pytest.raises(ZeroDivisionError), _threads.alone():
+            1 / 0  # noqa: B018
+        assert threads() == 1
+    assert threads() == 2
 
 
 @pytest.mark.usefixtures("threads_set_back")
