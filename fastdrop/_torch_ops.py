@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, SupportsIndex, TypeAlias
 
 import ml_dtypes
@@ -48,13 +47,6 @@ _NOISES: dict[str, tuple[Callable[..., NDArray], str]] = {
     "alpha_dropout_backward": (_by_axes(fd.alpha_dropout_backward), "alpha_dropout_backward"),
     "drop_block": (_drop_block, "drop_block"),
 }
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda z: z,
-    "relu": functional.relu,
-    "gelu": functional.gelu,
-    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
-    "silu": functional.silu,
-}
 
 
 def as_array(x: Tensor) -> NDArray:
@@ -85,6 +77,8 @@ def _run(x: Tensor, name: str, p: float, key: Any, numbers: Numbers, inplace: bo
         return _run_in_place(x, name, p, key, numbers)
     if x.is_contiguous():
         return as_tensor(_NOISES[name][0](as_array(x), p, key, numbers, None))
+    if x.layout is not torch.strided:
+        raise TypeError(f"dropout needs a dense tensor, got {x.layout}; use x.to_dense()")
     y = torch.empty_like(x)
     if y.is_contiguous():
         return _run_in_place(y.copy_(x), name, p, key, numbers)
@@ -121,7 +115,8 @@ class _Noise(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        return noise(tangent, *ctx.gradient, inplace=ctx.inplace)
+        name, p, key, numbers = ctx.gradient
+        return noise(tangent, name, p, key, numbers, ctx.inplace)
 
 
 class _TransformedNoise(_Noise):
@@ -139,6 +134,10 @@ class _TransformedNoise(_Noise):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         return noise(g, *ctx.gradient), None, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, *settings: Any) -> tuple[Tensor, int]:
+        return torch.stack([noise(part, *settings) for part in x.unbind(in_dims[0])]), 0
 
 
 @torch.library.custom_op(
@@ -169,8 +168,30 @@ def _op_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
 _op.register_autograd(_op_backward, setup_context=_keep_settings)
 
 
-def key_tensor(key: Key) -> Tensor:
-    """The key as a graph of torch.compile holds it: the draw, then the seed's 64-bit words, low first."""
+def key_tensor(key: Key | SupportsIndex) -> Tensor:
+    """Return the key as a tensor, which functions take too: in `torch.compile` it may change.
+
+    A Key or an int is a constant there: a graph is compiled for the first, and again for each other.
+
+    Parameters
+    ----------
+    key : Key or int
+        As for `fastdrop.dropout`.
+
+    Returns
+    -------
+    Tensor
+        1-D, of int64, on the CPU: the draw, then the seed's 64-bit words, low first.
+
+    Examples
+    --------
+    >>> import torch, fastdrop as fd, fastdrop.torch as fdt
+    >>> fdt.key_tensor(fd.Key(42, draw=7))
+    tensor([ 7, 42])
+    >>> fdt.dropout(torch.ones(6), 0.5, fdt.key_tensor(fd.Key(42)))
+    tensor([0., 0., 2., 2., 2., 2.])
+    """
+    key = as_key_or_seed(key)
     seed, words = key.seed, []
     while seed >= 1 << 63:
         words.append(signed(seed))
@@ -182,6 +203,27 @@ def key_of(tensor: Tensor) -> Key:
     """The key that `key_tensor` was given."""
     draw, *words = (word % (1 << 64) for word in tensor.tolist())
     return Key(sum(word << 64 * place for place, word in enumerate(words)), draw)
+
+
+@torch.library.custom_op("fastdrop::next_key", mutates_args=("key",), schema="(Tensor(a!) key) -> Tensor")
+def next_key(key: Tensor) -> Tensor:
+    """The key as it is, before it is made that of the next draw.
+
+    An operator, since inductor would recompute a mere clone for the backward pass, of the next key.
+    """
+    now = key.clone()
+    key.numpy()[0] += 1
+    return now
+
+
+@next_key.register_fake
+def _(key: Tensor) -> Tensor:
+    return torch.empty_like(key)
+
+
+def plain_key(key: Any) -> Any:
+    """The key as functions of arrays take it."""
+    return key_of(key) if isinstance(key, torch.Tensor) else key
 
 
 def random_key() -> Key:
@@ -215,115 +257,11 @@ def noise(
     if inplace and x.is_leaf and x.requires_grad and torch.is_grad_enabled():
         raise RuntimeError("inplace can't change a leaf that requires grad; use inplace=False or x.clone()")
     if traced(x):
-        held = key if isinstance(key, torch.Tensor) else key_tensor(as_key_or_seed(key))
+        held = key if isinstance(key, torch.Tensor) else key_tensor(key)
         y = _op(x, held, name, p, numbers)
     elif torch._C._are_functorch_transforms_active():
-        y = _TransformedNoise.apply(x, name, p, key, numbers)
+        y = _TransformedNoise.apply(x, name, p, plain_key(key), numbers)
     else:
-        return _Noise.apply(x, name, p, key, numbers, inplace)
+        y = _Noise.apply(x, name, p, plain_key(key), numbers, inplace)
+        return x if inplace else y
     return x.copy_(y) if inplace else y
-
-
-class _DropoutAdd(torch.autograd.Function):
-    """`fastdrop.dropout_add` of C-order tensors."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, residual: Tensor, p: float, key: Any, axes: Numbers) -> Tensor:
-        ctx.settings = "dropout", p, key, axes
-        return as_tensor(fd.dropout_add(as_array(x), as_array(residual), p, key, shared_axes=axes))
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        dx = noise(g, *ctx.settings) if ctx.needs_input_grad[0] else None
-        return dx, g, None, None, None
-
-
-def dropout_add(x: Tensor, residual: Tensor, p: float, key: Any, axes: Numbers) -> Tensor:
-    """Residual + dropout(x), fused where both lie in C order and are alike."""
-    if _fusible(x, residual):
-        return _DropoutAdd.apply(x, residual, p, key, axes)
-    return residual + noise(x, "dropout", p, key, axes)
-
-
-def _fusible(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether arrays of these can go through a fused pass: all in memory in C order, and alike."""
-    given = [t for t in others if t is not None]
-    alike = all(t.shape == x.shape and t.dtype is x.dtype for t in given)
-    return alike and all(map(_lies_plainly, (x, *given))) and not torch._C._are_functorch_transforms_active()
-
-
-def _lies_plainly(x: Tensor) -> bool:
-    return not traced(x) and x.is_contiguous()
-
-
-def _maybe(function: Callable[[Any], Any], value: Any) -> Any:
-    return None if value is None else function(value)
-
-
-class _BiasActDropout(torch.autograd.Function):
-    """`fastdrop.bias_act_dropout` of C-order tensors."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        p: float,
-        key: Any,
-        activation: str,
-        axes: Numbers,
-    ) -> Tensor:
-        ctx.save_for_backward(x, bias)
-        ctx.settings = p, key, activation, axes
-        arrays = as_array(x), _maybe(as_array, bias)
-        other = _maybe(as_array, residual)
-        options: dict[str, Any] = {"activation": activation, "residual": other, "shared_axes": axes}
-        return as_tensor(fd.bias_act_dropout(*arrays, p, key, **options))
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, bias = ctx.saved_tensors
-        p, key, activation, axes = ctx.settings
-        if torch.is_grad_enabled():  # to be differentiated again
-            wanted = [t for t, needed in zip((x, bias), ctx.needs_input_grad, strict=False) if needed]
-            y = _in_steps(x, bias, None, *ctx.settings)
-            found = iter(torch.autograd.grad(y, wanted, g, create_graph=True))
-            dx, dbias = (next(found) if needed else None for needed in ctx.needs_input_grad[:2])
-        else:
-            options: dict[str, Any] = {"activation": activation, "shared_axes": axes}
-            arrays = as_array(g.contiguous()), as_array(x), _maybe(as_array, bias)
-            dx, dbias = fd.bias_act_dropout_backward(*arrays, p, key, **options)
-            dx, dbias = as_tensor(dx), _maybe(as_tensor, dbias)
-        return dx, dbias, g, None, None, None, None
-
-
-def bias_act_dropout(
-    x: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    p: float,
-    key: Any,
-    activation: str,
-    axes: Numbers,
-) -> Tensor:
-    """Dropout of an activation of x + bias, plus a residual: fused where all lie in C order."""
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation must be one of {tuple(_ACTIVATIONS)}, got {activation!r}")
-    if _fusible(x, residual) and (bias is None or _lies_plainly(bias)):
-        return _BiasActDropout.apply(x, bias, residual, p, key, activation, axes)
-    return _in_steps(x, bias, residual, p, key, activation, axes)
-
-
-def _in_steps(
-    x: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    p: float,
-    key: Any,
-    activation: str,
-    axes: Numbers,
-) -> Tensor:
-    shifted = x if bias is None else (x + bias).to(x.dtype)
-    y = noise(_ACTIVATIONS[activation](shifted), "dropout", p, key, axes)
-    return y if residual is None else residual + y

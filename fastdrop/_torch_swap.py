@@ -9,6 +9,7 @@ import torch
 from torch.nn.modules.dropout import _DropoutNd
 
 from fastdrop import _torch_modules as modules
+from fastdrop._torch_base import NoiseModule
 from fastdrop.random import Rng, as_key
 
 _OURS = {
@@ -78,7 +79,7 @@ def replace_dropout(model: torch.nn.Module, *, rng: Rng = None) -> Swapped:
 def _why_left(module: torch.nn.Module) -> str:
     """Why a module that seems to drop can't be swapped, or nothing."""
     kind = type(module).__name__
-    if isinstance(module, modules.NoiseModule):
+    if isinstance(module, NoiseModule):
         return ""
     if isinstance(module, _DropoutNd):
         return f"{kind} is a class of its own"
@@ -124,7 +125,7 @@ def restore_dropout(model: torch.nn.Module) -> Swapped:
             vars(module).pop("_key", None)
             module.__class__ = theirs
             names.append(name)
-        elif isinstance(module, modules.NoiseModule):
+        elif isinstance(module, NoiseModule):
             left[name] = f"torch.nn has no {type(module).__name__}"
     return Swapped(tuple(names), left)
 
@@ -169,7 +170,7 @@ class _Recomputation(AbstractContextManager[None]):
     """The keys that modules have at first, while it is entered, and then again those they had before it."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        found = (m for m in model.modules() if isinstance(m, modules.NoiseModule) and m.key is not None)
+        found = (m for m in model.modules() if isinstance(m, NoiseModule) and m.key is not None)
         self._keys = {module: module.key for module in found}
 
     def __enter__(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any, SupportsIndex
 
 import torch
 
+from fastdrop import _torch_fused as fused
 from fastdrop import _torch_ops as ops
 from fastdrop._torch_modules import AlphaDropout as AlphaDropout
 from fastdrop._torch_modules import DropBlock2d as DropBlock2d
@@ -27,6 +28,7 @@ from fastdrop._torch_modules import Dropout3d as Dropout3d
 from fastdrop._torch_modules import DropPath as DropPath
 from fastdrop._torch_modules import FeatureAlphaDropout as FeatureAlphaDropout
 from fastdrop._torch_modules import GaussianDropout as GaussianDropout
+from fastdrop._torch_ops import key_tensor as key_tensor
 from fastdrop._torch_swap import Swapped as Swapped
 from fastdrop._torch_swap import checkpoint_contexts as checkpoint_contexts
 from fastdrop._torch_swap import replace_dropout as replace_dropout
@@ -53,6 +55,7 @@ __all__ = [
     "dropout",
     "dropout_add",
     "gaussian_dropout",
+    "key_tensor",
     "replace_dropout",
     "restore_dropout",
 ]
@@ -61,7 +64,7 @@ __all__ = [
 def dropout(
     x: torch.Tensor,
     p: float,
-    key: Key | SupportsIndex,
+    key: Key | SupportsIndex | torch.Tensor,
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
     inplace: bool = False,
@@ -74,8 +77,8 @@ def dropout(
         On the CPU: float16, bfloat16, float32, float64, complex64 or complex128, of any layout.
     p : float
         Probability to drop, in [0, 1].
-    key : Key or int
-        The same key gives the mask of `fastdrop.dropout`.
+    key : Key, int or Tensor
+        The same key gives the mask of `fastdrop.dropout`. `key_tensor` makes tensors for `torch.compile`.
     shared_axes : int or tuple of int, default ()
         As in `fastdrop.dropout`.
     inplace : bool, default False
@@ -114,7 +117,7 @@ def dropout(
 def gaussian_dropout(
     x: torch.Tensor,
     p: float,
-    key: Key | SupportsIndex,
+    key: Key | SupportsIndex | torch.Tensor,
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
     inplace: bool = False,
@@ -135,7 +138,7 @@ def gaussian_dropout(
 def alpha_dropout(
     x: torch.Tensor,
     p: float,
-    key: Key | SupportsIndex,
+    key: Key | SupportsIndex | torch.Tensor,
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
     inplace: bool = False,
@@ -154,7 +157,12 @@ def alpha_dropout(
 
 
 def drop_path(
-    x: torch.Tensor, p: float, key: Key | SupportsIndex, *, mode: str = "row", inplace: bool = False
+    x: torch.Tensor,
+    p: float,
+    key: Key | SupportsIndex | torch.Tensor,
+    *,
+    mode: str = "row",
+    inplace: bool = False,
 ) -> torch.Tensor:
     """Return x with whole samples dropped: `fastdrop.drop_path`.
 
@@ -172,7 +180,7 @@ def drop_path(
 def drop_block(
     x: torch.Tensor,
     p: float,
-    key: Key | SupportsIndex,
+    key: Key | SupportsIndex | torch.Tensor,
     *,
     block_size: int = 7,
     shared_channels: bool = False,
@@ -198,7 +206,7 @@ def dropout_add(
     x: torch.Tensor,
     residual: torch.Tensor,
     p: float,
-    key: Key | SupportsIndex,
+    key: Key | SupportsIndex | torch.Tensor,
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
 ) -> torch.Tensor:
@@ -224,14 +232,14 @@ def dropout_add(
     >>> fdt.dropout_add(torch.ones(6), torch.arange(6.0), 0.5, fd.Key(42))
     tensor([0., 1., 4., 5., 6., 7.])
     """
-    return ops.dropout_add(x, residual, p, key, _axes(shared_axes))
+    return fused.dropout_add(x, residual, p, key, _axes(shared_axes))
 
 
 def bias_act_dropout(
     x: torch.Tensor,
     bias: torch.Tensor | None,
     p: float,
-    key: Key | SupportsIndex,
+    key: Key | SupportsIndex | torch.Tensor,
     *,
     activation: str = "relu",
     residual: torch.Tensor | None = None,
@@ -265,7 +273,7 @@ def bias_act_dropout(
     >>> fdt.bias_act_dropout(x, torch.ones(4), 0.5, fd.Key(42))
     tensor([[0., 0., 4., 8.]])
     """
-    return ops.bias_act_dropout(x, bias, residual, p, key, activation, _axes(shared_axes))
+    return fused.bias_act_dropout(x, bias, residual, p, key, activation, _axes(shared_axes))
 
 
 def _axes(axes: SupportsIndex | Sequence[SupportsIndex]) -> Any:
