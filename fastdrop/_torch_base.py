@@ -51,22 +51,14 @@ class NoiseModule(_DropoutNd):
             return ops.noise(input, self._noise, self.p, key, numbers, self.inplace)
         if ops.traced(input):
             return ops.noise(input, self._noise, self.p, ops.next_key(self._key), numbers, self.inplace)
-        self._refuse_other_masks()
+        if not self.recomputing:
+            ops.refuse_recomputation()
         y = ops.noise(input, self._noise, self.p, ops.key_of(self._key), numbers, self.inplace)
         self._key.numpy()[0] += 1
         return y
 
     def _numbers(self, input: Tensor) -> ops.Numbers:
         return ()
-
-    def _refuse_other_masks(self) -> None:
-        """Within a backward pass only checkpoint calls a forward, which needs the mask it had before."""
-        if not self.recomputing and torch._C._current_graph_task_id() != -1:
-            raise RuntimeError(
-                f"{type(self).__name__} with rng was called in a backward pass, where checkpoint needs its "
-                "former mask; pass checkpoint use_reentrant=False, "
-                "context_fn=lambda: fastdrop.torch.checkpoint_contexts(model), or leave rng out"
-            )
 
     def get_extra_state(self) -> dict[str, int] | None:
         """Return what a resumed run needs for the same masks, as plain JSON-able data."""

@@ -211,6 +211,7 @@ def next_key(key: Tensor) -> Tensor:
 
     An operator, since inductor would recompute a mere clone for the backward pass, of the next key.
     """
+    refuse_recomputation()
     now = key.clone()
     key.numpy()[0] += 1
     return now
@@ -219,6 +220,16 @@ def next_key(key: Tensor) -> Tensor:
 @next_key.register_fake
 def _(key: Tensor) -> Tensor:
     return torch.empty_like(key)
+
+
+def refuse_recomputation() -> None:
+    """Raise in a backward pass, where only checkpoint calls a forward, and needs the mask it had before."""
+    if torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            "a module with rng was called in a backward pass, where checkpoint needs its former mask; pass "
+            "checkpoint use_reentrant=False, context_fn=lambda: fastdrop.torch.checkpoint_contexts(model), "
+            "or leave rng out, as in torch.compile"
+        )
 
 
 def plain_key(key: Any) -> Any:
