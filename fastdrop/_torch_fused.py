@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 import fastdrop as fd
-from fastdrop._torch_ops import Numbers, Tensor, as_array, as_tensor, noise, plain_key, traced
+from fastdrop._torch_ops import Numbers, Tensor, as_array, as_tensor, noise, plain_key, traced, transformed
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda z: z,
@@ -46,7 +46,7 @@ def _fusible(x: Tensor, *others: Tensor | None) -> bool:
     """Whether arrays of these can go through a fused pass: all in memory in C order, and alike."""
     given = [t for t in others if t is not None]
     alike = all(t.shape == x.shape and t.dtype is x.dtype for t in given)
-    return alike and all(map(_lies_plainly, (x, *given))) and not torch._C._are_functorch_transforms_active()
+    return alike and all(map(_lies_plainly, (x, *given))) and not transformed()
 
 
 def _lies_plainly(x: Tensor) -> bool:
@@ -82,9 +82,10 @@ class _BiasActDropout(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, bias = ctx.saved_tensors
         p, key, activation, axes = ctx.settings
-        if torch.is_grad_enabled():  # to be differentiated again
+        if torch.is_grad_enabled() or transformed():  # to be differentiated again
             wanted = [t for t, needed in zip((x, bias), ctx.needs_input_grad, strict=False) if needed]
-            y = _in_steps(x, bias, None, *ctx.settings)
+            with torch.enable_grad():
+                y = _in_steps(x, bias, None, *ctx.settings)
             found = iter(torch.autograd.grad(y, wanted, g, create_graph=True))
             dx, dbias = (next(found) if needed else None for needed in ctx.needs_input_grad[:2])
         else:
@@ -107,6 +108,9 @@ def bias_act_dropout(
     """Dropout of an activation of x + bias, plus a residual: fused where all lie in C order."""
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation must be one of {tuple(_ACTIVATIONS)}, got {activation!r}")
+    if bias is not None and bias.shape != x.shape[-1:]:
+        allowed, got = tuple(x.shape[-1:]), tuple(bias.shape)
+        raise ValueError(f"bias must have the shape of x's last axis {allowed}, got {got}")
     if _fusible(x, residual) and (bias is None or _lies_plainly(bias)):
         return _BiasActDropout.apply(x, bias, residual, p, plain_key(key), activation, axes)
     return _in_steps(x, bias, residual, p, key, activation, axes)

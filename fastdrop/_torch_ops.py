@@ -109,8 +109,7 @@ class _Noise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        differentiable = torch.is_grad_enabled() or forward_ad._current_level >= 0
-        call = _Noise.apply if differentiable else _run
+        call = _Noise.apply if torch.is_grad_enabled() or transformed() else _run
         return call(g, *ctx.gradient), None, None, None, None, None
 
     @staticmethod
@@ -254,6 +253,11 @@ def _random_draw(shape: tuple[int, ...]) -> Tensor:
 def traced(x: Tensor) -> bool:
     """Whether x stands for tensors to come, as in torch.compile, and has no memory yet."""
     return torch.compiler.is_compiling() or type(x) not in _PLAIN
+
+
+def transformed() -> bool:
+    """Whether torch.func or forward-mode derivatives are at work."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
 def noise(

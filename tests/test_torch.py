@@ -172,11 +172,12 @@ def test_in_place_is_refused_as_torch_refuses_it():
     assert torch.equal(x, before)
     with torch.no_grad():
         assert fdt.dropout(x, 0.5, KEY, inplace=True) is x
-    h = x.sin()
-    y = h.exp()  # keeps its output for backward
-    fdt.dropout(y, 0.5, KEY, inplace=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y.sum().backward()
+    for mode in (torch.enable_grad, torch.no_grad):
+        y = x.exp()  # keeps its output for backward
+        with mode():
+            fdt.dropout(y, 0.5, KEY, inplace=True)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            y.sum().backward()
     with pytest.raises(ValueError, match="overlap itself"):
         fdt.dropout(torch.ones(1).expand(5), 0.5, KEY, inplace=True)
 
@@ -227,6 +228,7 @@ def test_fused_passes_are_those_of_arrays_bit_for_bit(activation, dtype):
     assert torch.equal(dr, g)
 
 
+@jit
 @pytest.mark.parametrize("activation", ["none", "relu", "gelu", "gelu_tanh", "silu"])
 def test_derivatives_of_fused_passes_in_float64(activation):
     x, r, b = (normal(*shape, dtype=torch.float64).requires_grad_() for shape in [(3, 5), (3, 5), (5,)])
@@ -235,8 +237,8 @@ def test_derivatives_of_fused_passes_in_float64(activation):
         y = fdt.bias_act_dropout(x, b, 0.4, KEY, activation=activation, residual=r)
         return fdt.dropout_add(y, r, 0.4, KEY) ** 2
 
-    assert torch.autograd.gradcheck(call, (x, b, r))
-    assert torch.autograd.gradgradcheck(call, (x, b, r))
+    assert torch.autograd.gradcheck(call, (x, b, r), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(call, (x, b, r), check_fwd_over_rev=True)
     only_bias = lambda b: fdt.bias_act_dropout(x.detach(), b, 0.4, KEY, activation=activation)  # noqa: E731
     assert torch.autograd.gradcheck(only_bias, b)
     assert torch.autograd.gradgradcheck(only_bias, b)
@@ -259,6 +261,9 @@ def test_fused_passes_take_what_torch_can_add_and_any_layout():
     assert steps.is_contiguous(memory_format=torch.channels_last)
     with pytest.raises(ValueError, match=r"activation must be one of .* got 'tanh'"):
         fdt.bias_act_dropout(x, None, 0.3, KEY, activation="tanh")
+    for t in (x, last(x)):
+        with pytest.raises(ValueError, match=r"bias must have the shape of x's last axis \(7,\), got \(1,\)"):
+            fdt.bias_act_dropout(t, torch.ones(1), 0.3, KEY)
 
 
 def test_autocast_changes_neither_dtype_nor_mask():
