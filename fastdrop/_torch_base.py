@@ -48,14 +48,17 @@ class NoiseModule(_DropoutNd):
         numbers = self._numbers(input)
         if self._key is None:
             key = ops.random_key_tensor() if ops.traced(input) else ops.random_key()
-            return ops.noise(input, self._noise, self.p, key, numbers, self.inplace)
+            return self._noised(input, key, numbers)
         if ops.traced(input):
-            return ops.noise(input, self._noise, self.p, ops.next_key(self._key), numbers, self.inplace)
+            return self._noised(input, ops.next_key(self._key), numbers)
         if not self.recomputing:
             ops.refuse_recomputation()
-        y = ops.noise(input, self._noise, self.p, ops.key_of(self._key), numbers, self.inplace)
+        y = self._noised(input, ops.key_of(self._key), numbers)
         self._key.numpy()[0] += 1
         return y
+
+    def _noised(self, input: Tensor, key: Key | Tensor, numbers: ops.Numbers) -> Tensor:
+        return ops.noise(input, self._noise, self.p, key, numbers, self.inplace)
 
     def _numbers(self, input: Tensor) -> ops.Numbers:
         return ()

@@ -231,6 +231,11 @@ def refuse_recomputation() -> None:
         )
 
 
+def axes_of(axes: SupportsIndex | Sequence[SupportsIndex]) -> Any:
+    """Shared axes as a tuple."""
+    return (axes,) if isinstance(axes, SupportsIndex) else tuple(axes)
+
+
 def plain_key(key: Any) -> Any:
     """The key as functions of arrays take it."""
     return key_of(key) if isinstance(key, torch.Tensor) else key

@@ -129,15 +129,20 @@ def concrete_dropout_backward(
 def _numbers(logit: float, temperature: float) -> tuple[float, ...]:
     """What the formulas take: see `fastdrop._formulas`."""
     a = checked_logit(logit)
-    if not isinstance(temperature, (float, int, np.floating, np.integer)):
-        raise TypeError(f"temperature must be a real number, got {type(temperature).__name__}")
-    t = float(temperature)
-    if not _LEAST_TEMPERATURE <= t < math.inf:
-        raise ValueError(f"temperature must be finite and at least {_LEAST_TEMPERATURE}, got {t}")
+    t = checked_temperature(temperature)
     a = min(max(a, -_MOST), _MOST)
     top = max(a, 0.0)
     e = math.exp(-top)
     return 1 / t, top - a / t, e * (1 + math.exp(a)), e, 1 / (1 + math.exp(-a))
+
+
+def checked_temperature(temperature: Any) -> float:
+    """A temperature as a float, or an error."""
+    if not isinstance(temperature, (float, int, np.floating, np.integer)):
+        raise TypeError(f"temperature must be a real number, got {type(temperature).__name__}")
+    if not _LEAST_TEMPERATURE <= temperature < math.inf:
+        raise ValueError(f"temperature must be finite and at least {_LEAST_TEMPERATURE}, got {temperature}")
+    return float(temperature)
 
 
 def checked_logit(logit: Any) -> float:
@@ -209,8 +214,7 @@ class ConcreteDropout(LearnedNoise):
         if not 0 < p < 1:
             raise ValueError(f"p must be inside (0, 1), got {p}; its logit is infinite")
         super().__init__(np.array(math.log(p) - math.log1p(-p)), rng)
-        _numbers(0.0, temperature)
-        self.temperature, self.shared_axes = temperature, shared_axes
+        self.temperature, self.shared_axes = checked_temperature(temperature), shared_axes
 
     @property
     def p(self) -> float:

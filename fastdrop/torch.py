@@ -13,12 +13,14 @@ masks are the eager ones for modules with `rng`, and for others with the backend
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
 import torch
 
 from fastdrop import _torch_fused as fused
 from fastdrop import _torch_ops as ops
+from fastdrop._torch_concrete import ConcreteDropout as ConcreteDropout
+from fastdrop._torch_concrete import concrete_dropout as concrete_dropout
 from fastdrop._torch_modules import AlphaDropout as AlphaDropout
 from fastdrop._torch_modules import DropBlock2d as DropBlock2d
 from fastdrop._torch_modules import Dropout as Dropout
@@ -38,6 +40,7 @@ from fastdrop.stochastic_depth import path_axes
 
 __all__ = [
     "AlphaDropout",
+    "ConcreteDropout",
     "DropBlock2d",
     "DropPath",
     "Dropout",
@@ -50,6 +53,7 @@ __all__ = [
     "alpha_dropout",
     "bias_act_dropout",
     "checkpoint_contexts",
+    "concrete_dropout",
     "drop_block",
     "drop_path",
     "dropout",
@@ -111,7 +115,7 @@ def dropout(
     >>> x.grad
     tensor([0., 0., 2., 2., 2., 2.])
     """
-    return ops.noise(x, "dropout", p, key, _axes(shared_axes), inplace)
+    return ops.noise(x, "dropout", p, key, ops.axes_of(shared_axes), inplace)
 
 
 def gaussian_dropout(
@@ -132,7 +136,7 @@ def gaussian_dropout(
     >>> fdt.gaussian_dropout(torch.ones(3), 0.5, fd.Key(42)).numpy().round(3)
     array([ 1.975,  1.617, -0.197], dtype=float32)
     """
-    return ops.noise(x, "gaussian_dropout", p, key, _axes(shared_axes), inplace)
+    return ops.noise(x, "gaussian_dropout", p, key, ops.axes_of(shared_axes), inplace)
 
 
 def alpha_dropout(
@@ -153,7 +157,7 @@ def alpha_dropout(
     >>> fdt.alpha_dropout(torch.zeros(4), 0.5, fd.Key(42)).numpy().round(4)
     array([-0.7792, -0.7792,  0.7792,  0.7792], dtype=float32)
     """
-    return ops.noise(x, "alpha_dropout", p, key, _axes(shared_axes), inplace)
+    return ops.noise(x, "alpha_dropout", p, key, ops.axes_of(shared_axes), inplace)
 
 
 def drop_path(
@@ -232,7 +236,7 @@ def dropout_add(
     >>> fdt.dropout_add(torch.ones(6), torch.arange(6.0), 0.5, fd.Key(42))
     tensor([0., 1., 4., 5., 6., 7.])
     """
-    return fused.dropout_add(x, residual, p, key, _axes(shared_axes))
+    return fused.dropout_add(x, residual, p, key, ops.axes_of(shared_axes))
 
 
 def bias_act_dropout(
@@ -273,8 +277,4 @@ def bias_act_dropout(
     >>> fdt.bias_act_dropout(x, torch.ones(4), 0.5, fd.Key(42))
     tensor([[0., 0., 4., 8.]])
     """
-    return fused.bias_act_dropout(x, bias, residual, p, key, activation, _axes(shared_axes))
-
-
-def _axes(axes: SupportsIndex | Sequence[SupportsIndex]) -> Any:
-    return (axes,) if isinstance(axes, SupportsIndex) else tuple(axes)
+    return fused.bias_act_dropout(x, bias, residual, p, key, activation, ops.axes_of(shared_axes))
