@@ -168,7 +168,7 @@ class ConcreteDropout(NoiseModule):
     @property
     def p(self) -> float:
         """The rate now."""
-        return float(torch.sigmoid(self.logit))
+        return float(torch.sigmoid(self.logit.detach()))
 
     @p.setter
     def p(self, p: float) -> None:
