@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,9 +23,12 @@ BASELINE = "np.multiply(out=)"
 SAMPLE = 1 << 14  # a sample takes as many calls as make up this many elements, at least one
 
 
-def _contender(name: str, needs: str | None = None) -> Callable[[Callable[..., Call]], Callable[..., Call]]:
+def _contender(
+    name: str, needs: str | None = None, program: str | None = None
+) -> Callable[[Callable[..., Call]], Callable[..., Call]]:
     def register(make: Callable[..., Call]) -> Callable[..., Call]:
-        if needs is None or importlib.util.find_spec(needs):
+        installed = needs is None or importlib.util.find_spec(needs)
+        if installed and (program is None or shutil.which(program)):
             CONTENDERS[name] = make
         return make
 
@@ -89,6 +93,28 @@ def _torch(x: Any, y: Any, p: float, threads: int) -> Call:
     torch.set_num_threads(threads)
     tensor = torch.from_numpy(x)
     return lambda: torch.nn.functional.dropout(tensor, p, training=True)
+
+
+@_contender("PyTorch, buffers reused", needs="torch")
+def _torch_out(x: Any, y: Any, p: float, threads: int) -> Call:
+    """The steps of its dropout, which itself takes no `out`."""
+    import torch
+
+    torch.set_num_threads(threads)
+    tensor, out = torch.from_numpy(x), torch.from_numpy(y)
+    noise = torch.ones_like(tensor)
+    return lambda: torch.mul(tensor, noise.bernoulli_(1 - p).div_(1 - p), out=out)
+
+
+@_contender("PyTorch compiled", needs="torch", program="c++")
+def _torch_compiled(x: Any, y: Any, p: float, threads: int) -> Call:
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.compiler.reset()  # else sizes after the first share a kernel of any size
+    tensor = torch.from_numpy(x)
+    compiled = torch.compile(lambda tensor: torch.nn.functional.dropout(tensor, p, training=True))
+    return lambda: compiled(tensor)
 
 
 @_contender("JAX jitted", needs="jax")
