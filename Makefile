@@ -14,7 +14,7 @@ REV ?= HEAD
 COMMITS ?= 5
 SITE := out/dashboard
 
-.PHONY: demo test bench bench-suite bench-compare dashboard clean
+.PHONY: demo test bench bench-suite bench-compare dashboard results clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -29,6 +29,14 @@ test: $(VENV)/.test
 bench: $(VENV)/.peers
 	$(BIN)/python -m fastdrop bench $(ARGS)
 
+# an hour or less, on a machine that does nothing else; then the README says what was found
+results: $(VENV)/.peers
+	mkdir -p out
+	$(BIN)/python -m fastdrop bench --json --threads 1 2 --rounds 31 --seconds 60 --sizes \
+		2^10 2^12 2^14 2^16 2^18 2^20 2^22 2^24 2^25 2^26 2^27 $(ARGS) > out/peers.json
+	mv out/peers.json benchmarks/results/peers.json
+	$(BIN)/python benchmarks/readme.py
+
 bench-suite: $(VENV)/.bench
 	$(ASV) machine --yes
 	$(ASV) run --python=same --show-stderr --bench '$(ONLY)' $(ARGS)
@@ -42,7 +50,7 @@ dashboard: $(VENV)/.bench
 	$(ASV) machine --yes
 	mkdir -p out/asv
 	git rev-list --first-parent --max-count=$(COMMITS) $(REV) > out/asv/commits
-	$(ASV) run --skip-existing-successful --bench '$(ONLY)' $(ARGS) HASHFILE:out/asv/commits
+	$(ASV) run --skip-existing-successful --bench '$(ONLY)' $(ARGS) HASHFILE:$(CURDIR)/out/asv/commits
 	$(ASV) publish
 	$(BIN)/python benchmarks/front_page.py $(SITE)
 	@echo 'To see it: $(BIN)/python -m http.server --directory $(SITE), then http://localhost:8000'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import shutil
@@ -20,6 +21,7 @@ import fastdrop as fd
 Call = Callable[[], Any]
 CONTENDERS: dict[str, Callable[..., Call]] = {}
 BASELINE = "np.multiply(out=)"
+FEWEST = 5  # rounds that count, however long they take
 SAMPLE = 1 << 14  # a sample takes as many calls as make up this many elements, at least one
 
 
@@ -145,13 +147,15 @@ def measure(
     rounds: int,
     names: Iterable[str] = CONTENDERS,
     first_call: bool = False,
+    seconds: float = math.inf,
 ) -> list[dict[str, Any]]:
     """Medians of each contender's time per element, as rows of plain data.
 
     The contenders take turns, so that they share the machine's ups and downs. In its turn each is
     called once, then timed; with `first_call` that first call is what is timed: its code and its data
     have left the caches and its threads sleep, as in a training loop. Ratios are to np.multiply, or to
-    the first of the names where that isn't among them.
+    the first of the names where that isn't among them. A size for which the rounds would take more than so
+    many seconds gets fewer, at least FEWEST.
     """
     names = list(names)
     with _threads(threads):
@@ -159,18 +163,18 @@ def measure(
             row
             for p in rates
             for size in sizes
-            for row in _measure_one(size, p, threads, rounds, names, first_call)
+            for row in _measure_one(size, p, threads, rounds, names, first_call, seconds)
         ]
 
 
 def _measure_one(
-    size: int, p: float, threads: int, rounds: int, names: list[str], first_call: bool
+    size: int, p: float, threads: int, rounds: int, names: list[str], first_call: bool, seconds: float
 ) -> list[dict[str, Any]]:
     x = np.random.default_rng(0).standard_normal(size, dtype=np.float32)
     y = np.zeros_like(x) + 1  # touched pages
     calls = {name: CONTENDERS[name](x, y, p, threads) for name in names}
     number = 1 if first_call else max(1, SAMPLE // size)
-    medians = seconds_in_turns(calls, rounds, number, warm=not first_call)
+    medians = seconds_in_turns(calls, rounds, number, not first_call, seconds)
     base = medians.get(BASELINE, medians[names[0]])
     return [
         {
@@ -178,20 +182,23 @@ def _measure_one(
             "size": size,
             "p": p,
             "threads": threads,
-            "ns_per_element": seconds / size * 1e9,
-            "us_per_call": seconds * 1e6,
-            "ratio": seconds / base,
+            "ns_per_element": median / size * 1e9,
+            "us_per_call": median * 1e6,
+            "ratio": median / base,
         }
-        for name, seconds in medians.items()
+        for name, median in medians.items()
     ]
 
 
 def seconds_in_turns(
-    calls: dict[str, Call], rounds: int, number: int = 1, warm: bool = True
+    calls: dict[str, Call], rounds: int, number: int = 1, warm: bool = True, seconds: float = math.inf
 ) -> dict[str, float]:
     """The median time of each call over rounds in which all take turns; a first round isn't counted."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds + 1):
+    end = time.perf_counter() + seconds
+    for done in range(rounds + 1):
+        if done > FEWEST and time.perf_counter() > end:
+            break
         for name, call in calls.items():
             if warm:
                 call()

@@ -4,7 +4,6 @@ import importlib.util
 import subprocess
 import sys
 import time
-import warnings
 from itertools import product
 from pathlib import Path
 
@@ -63,18 +62,16 @@ def missing(name, point):
 def test_every_benchmark_once(suite):
     threads = fd.get_num_threads()
     failed, skipped, ran = {}, [], 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")  # torch.compile's own
-        for benchmark, points in suite:
-            for index, point in enumerate(points):
-                try:
-                    result = run_once(benchmark, index)
-                except Exception as error:
-                    failed[benchmark.name, point] = repr(error)
-                    continue
-                ran += result is not None
-                if result is None and not missing(benchmark.name, point):
-                    skipped.append((benchmark.name, point))
+    for benchmark, points in suite:
+        for index, point in enumerate(points):
+            try:
+                result = run_once(benchmark, index)
+            except Exception as error:
+                failed[benchmark.name, point] = repr(error)
+                continue
+            ran += result is not None
+            if result is None and not missing(benchmark.name, point):
+                skipped.append((benchmark.name, point))
     fd.set_num_threads(threads)
     assert not failed
     assert not skipped

@@ -1,0 +1,155 @@
+"""The page that greets a visitor of the dashboard: fastdrop among its peers, and the way to asv's history.
+
+python benchmarks/front_page.py out/dashboard
+"""
+
+from __future__ import annotations
+
+import argparse
+from html import escape
+from pathlib import Path
+
+import offline
+import plots
+from peers_results import OURS, Results
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>fastdrop: how fast</title>
+<link rel="icon" href="data:,">
+<style>
+:root {{ color-scheme: light dark; --text: #1f2328; --back: #ffffff; --rule: #d0d7de; --link: #0b62d6; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --text: #e6edf3; --back: #0d1117; --rule: #30363d; --link: #58a6ff; }} }}
+body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back);
+  max-width: 62rem; margin: 0 auto; padding: 1rem; }}
+a {{ color: var(--link); }}
+.pair {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1rem; }}
+figure {{ margin: 0; }} figcaption {{ font-size: .9rem; }} svg {{ width: 100%; height: auto; display: block; }}
+table {{ border-collapse: collapse; font-size: .85rem; }} .wide {{ overflow-x: auto; }}
+td, th {{ padding: .2rem .6rem; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }}
+td:first-child, th:first-child {{ text-align: left; }}
+{style}
+</style>
+</head>
+<body>
+<h1>fastdrop: how fast</h1>
+<p id="lead">{lead}</p>
+<p><a href="history/index.html">How each benchmark went from commit to commit</a>: asv's grid of benchmarks,
+their graphs, and the regressions found.</p>
+<h2>Among its peers</h2>
+<div class="pair">{bars}</div>
+<h2>Over the size of the array</h2>
+<div class="pair">{curves}</div>
+<p>Small calls wait for Python, so the time per element falls with the size until the kernel's own time shows.
+It rises again where input and output no longer fit the caches, for a copy and a multiplication as well.
+Threads share a call from the size marked, below which to wake them costs more than they save; where outputs are
+written past the caches, the lines that a store would fetch first are not read.</p>
+<h2>How it was measured</h2>
+<p>{how}</p>
+<ul>
+<li>All contenders take turns in one process, one call after the other, so that they share the machine's ups and
+downs; each is called once in its turn, then timed. The medians are shown.</li>
+<li>All may use as many threads as the figure says. What can write into an array it is given does:
+<code>np.copyto</code>, <code>np.multiply</code>, fastdrop, the NumPy idiom, and PyTorch's steps of dropout
+(<code>bernoulli_</code>, <code>div_</code>, <code>mul</code>). <code>torch.nn.functional.dropout</code>, compiled by
+<code>torch.compile</code> or not, and a jitted JAX function of <code>jax.random.bernoulli</code> and
+<code>where</code> have no such argument and return new arrays, as do tutorials.</li>
+<li>To repeat it: <code>make results</code>; each contender is a few lines of
+<code>fastdrop/_bench.py</code>.</li>
+</ul>
+<div class="wide">{table}</div>
+</body>
+</html>
+"""
+SHOWN = (1 << 16, 1 << 22)
+
+
+def page(results: Results) -> str:
+    """The page as HTML that needs nothing from elsewhere."""
+    threads = results.values("threads")[-1]
+    sizes = [n for n in SHOWN if n in results.values("size")] or results.values("size")[-1:]
+    how = f"{_date(results)}, medians of up to {results.rounds} turns on an {results.processor()}; "
+    return PAGE.format(
+        style=plots.STYLE,
+        lead=_lead(results, sizes[-1], threads),
+        bars="".join(_bars(results, n, threads) for n in sizes),
+        curves=_curves(results, threads),
+        how=escape(how + f"Python {results.machine['python']}, {results.versions()}; float32."),
+        table=_table(results, threads),
+    )
+
+
+def _date(results: Results) -> str:
+    return f"Taken on {results.date}"
+
+
+def _lead(results: Results, size: int, threads: int) -> str:
+    at = (size, 0.5, threads)
+    ours, multiply = results.row(OURS, *at), results.row("np.multiply(out=)", *at)
+    if not ours or not multiply:
+        return "Dropout for NumPy."
+    peers = ("best NumPy idiom", "PyTorch eager", "PyTorch compiled", "JAX jitted")
+    rows = [(name, results.row(name, *at)) for name in peers]
+    shares = [(name, row["ns_per_element"] / ours["ns_per_element"]) for name, row in rows if row]
+    times = [f"{plots.short(share)} times by the {name}" for name, share in shares]
+    return escape(
+        f"Dropout of {size:,} float32 elements takes {ours['ns_per_element']:.2g} ns an element, "
+        f"{plots.short(ours['ratio'])} times a plain multiplication of the array by a number. "
+        f"Its time is exceeded {', '.join(times)}."
+    )
+
+
+def _bars(results: Results, size: int, threads: int) -> str:
+    caption = f"{size:,} elements, p = 0.5, {threads} threads: ns per element on a logarithmic scale"
+    return _figure(plots.bars(results, size, 0.5, threads), f"{caption}, in brackets times np.multiply.")
+
+
+def _curves(results: Results, threads: int) -> str:
+    m = results.machine
+    marks = {
+        "threads": m["parallel_from_elements"],
+        "past the caches": m["streaming_from_bytes"] // 4,
+    }
+    among = plots.curves(plots.peers(results, 0.5, threads), "Time per element over size, all contenders")
+    alone = plots.curves(plots.growth(results), "Time per element over size, fastdrop and the limits", marks)
+    caption = "fastdrop by rate and threads, with a copy and a multiplication on one thread as the limits."
+    return _figure(among, f"All contenders, p = 0.5, {threads} threads.") + _figure(alone, caption)
+
+
+def _figure(svg: str, caption: str = "") -> str:
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{svg}{below}</figure>"
+
+
+def _table(results: Results, threads: int) -> str:
+    sizes = results.values("size")
+    head = "".join(f"<th>{n:,}</th>" for n in sizes)
+    body = []
+    for name in results.names():
+        rows = [results.row(name, n, 0.5, threads) for n in sizes]
+        cells = "".join(
+            f"<td>{plots.short(row['ns_per_element'])}</td>" if row else "<td></td>" for row in rows
+        )
+        body.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")
+    caption = f"ns per element, p = 0.5, {threads} threads"
+    rows_ = "".join(body)
+    return f"<table><caption>{caption}</caption><tr><th>elements</th>{head}</tr>{rows_}</table>"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write index.html into a folder, beside asv's pages in its `history`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args(arguments).folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.html").write_text(page(Results.read()))
+    offline.bring(folder / "history")
+
+
+if __name__ == "__main__":
+    main()
