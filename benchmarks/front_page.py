@@ -8,64 +8,13 @@ from __future__ import annotations
 import argparse
 from html import escape
 from pathlib import Path
+from string import Template
 
 import offline
 import plots
 from peers_results import OURS, Results
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>fastdrop: how fast</title>
-<link rel="icon" href="data:,">
-<style>
-:root {{ color-scheme: light dark; --text: #1f2328; --back: #ffffff; --rule: #d0d7de; --link: #0b62d6; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --text: #e6edf3; --back: #0d1117; --rule: #30363d; --link: #58a6ff; }} }}
-body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back);
-  max-width: 62rem; margin: 0 auto; padding: 1rem; }}
-a {{ color: var(--link); }}
-.pair {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1rem; }}
-figure {{ margin: 0; }} figcaption {{ font-size: .9rem; }} svg {{ width: 100%; height: auto; display: block; }}
-table {{ border-collapse: collapse; font-size: .85rem; }} .wide {{ overflow-x: auto; }}
-td, th {{ padding: .2rem .6rem; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }}
-td:first-child, th:first-child {{ text-align: left; }}
-{style}
-</style>
-</head>
-<body>
-<h1>fastdrop: how fast</h1>
-<p id="lead">{lead}</p>
-<p><a href="history/index.html">How each benchmark went from commit to commit</a>: asv's grid of benchmarks,
-their graphs, and the regressions found.</p>
-<h2>Among its peers</h2>
-<div class="pair">{bars}</div>
-<h2>Over the size of the array</h2>
-<div class="pair">{curves}</div>
-<p>Small calls wait for Python, so the time per element falls with the size until the kernel's own time shows.
-It rises again where input and output no longer fit the caches, for a copy and a multiplication as well.
-Threads share a call from the size marked, below which to wake them costs more than they save; where outputs are
-written past the caches, the lines that a store would fetch first are not read.</p>
-<h2>How it was measured</h2>
-<p>{how}</p>
-<ul>
-<li>All contenders take turns in one process, one call after the other, so that they share the machine's ups and
-downs; each is called once in its turn, then timed. The medians are shown.</li>
-<li>All may use as many threads as the figure says. What can write into an array it is given does:
-<code>np.copyto</code>, <code>np.multiply</code>, fastdrop, the NumPy idiom, and PyTorch's steps of dropout
-(<code>bernoulli_</code>, <code>div_</code>, <code>mul</code>). <code>torch.nn.functional.dropout</code>, compiled by
-<code>torch.compile</code> or not, and a jitted JAX function of <code>jax.random.bernoulli</code> and
-<code>where</code> have no such argument and return new arrays, as do tutorials.</li>
-<li>To repeat it: <code>make results</code>; each contender is a few lines of
-<code>fastdrop/_bench.py</code>.</li>
-</ul>
-<div class="wide">{table}</div>
-</body>
-</html>
-"""
+PAGE = Template((Path(__file__).parent / "front_page.html").read_text())
 SHOWN = (1 << 16, 1 << 22)
 
 
@@ -74,7 +23,7 @@ def page(results: Results) -> str:
     threads = results.values("threads")[-1]
     sizes = [n for n in SHOWN if n in results.values("size")] or results.values("size")[-1:]
     how = f"{_date(results)}, medians of up to {results.rounds} turns on an {results.processor()}; "
-    return PAGE.format(
+    return PAGE.substitute(
         style=plots.STYLE,
         lead=_lead(results, sizes[-1], threads),
         bars="".join(_bars(results, n, threads) for n in sizes),

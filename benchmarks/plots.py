@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 from typing import NamedTuple
 
 from peers_results import LIMITS, OURS, Curve, Results
@@ -15,21 +16,7 @@ SHORT = {  # names that fit it
     "np.multiply(out=)": "np.multiply",
     "PyTorch, buffers reused": "PyTorch, reused",
 }
-STYLE = """
-.figure { --ink: #1f2328; --paper: #ffffff; --faint: #d0d7de; --ours: #0b62d6; --limit: #6e7781;
-  --numpy: #9a6700; --torch: #b3261e; --jax: #1a7f37; font: 12px system-ui, sans-serif; }
-@media (prefers-color-scheme: dark) { .figure { --ink: #e6edf3; --paper: #0d1117; --faint: #30363d;
-  --ours: #58a6ff; --limit: #9198a1; --numpy: #d8a125; --torch: #ff7b72; --jax: #3fb950; } }
-.figure text { fill: var(--ink); } .figure .paper { fill: var(--paper); }
-.figure .grid { stroke: var(--faint); stroke-width: 1; }
-.figure .mark { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 1 3; }
-.figure polyline { fill: none; stroke-width: 1.7; stroke-linejoin: round; }
-.ours { --hue: var(--ours); } .limit { --hue: var(--limit); } .numpy { --hue: var(--numpy); }
-.torch { --hue: var(--torch); } .jax { --hue: var(--jax); }
-.figure polyline, .figure .leader { stroke: var(--hue); } .figure rect.bar, .figure circle { fill: var(--hue); }
-.figure .name { fill: var(--hue); } .figure polyline.ours { stroke-width: 3; }
-.figure .ours.name { font-weight: 700; }
-"""
+STYLE = (Path(__file__).parent / "figure.css").read_text()
 
 
 class Line(NamedTuple):
@@ -88,7 +75,7 @@ class Scale:
 
 
 def curves(lines: Sequence[Line], title: str, marks: dict[str, int] | None = None, height: int = 330) -> str:
-    """Ns per element over elements, each line named at its end; `marks` are sizes at which something begins."""
+    """Ns per element over elements, each line named at its end; `marks` are sizes where something begins."""
     right, bottom = WIDTH - NAMES, height - 34
     x = Scale([size for line in lines for size, _ in line.points], 38, right)
     values = [ns for line in lines for _, ns in line.points]
