@@ -42,14 +42,13 @@ def _lead(results: Results, size: int, threads: int) -> str:
     ours, multiply = results.row(OURS, *at), results.row("np.multiply(out=)", *at)
     if not ours or not multiply:
         return "Dropout for NumPy."
-    peers = ("best NumPy idiom", "PyTorch eager", "PyTorch compiled", "JAX jitted")
-    rows = [(name, results.row(name, *at)) for name in peers]
-    shares = [(name, row["ns_per_element"] / ours["ns_per_element"]) for name, row in rows if row]
-    times = [f"{plots.short(share)} times by the {name}" for name, share in shares]
+    peers = {"best NumPy idiom": "NumPy's best takes", "PyTorch eager": "PyTorch", "JAX jitted": "JAX"}
+    rows = [(shown, results.row(name, *at)) for name, shown in peers.items()]
+    times = [f"{of} {plots.short(row['ns_per_element'] / ours['ns_per_element'])}" for of, row in rows if row]
     return escape(
-        f"Dropout of {size:,} float32 elements takes {ours['ns_per_element']:.2g} ns an element, "
+        f"Dropout of {size:,} float32 elements takes {plots.short(ours['ns_per_element'])} ns an element, "
         f"{plots.short(ours['ratio'])} times a plain multiplication of the array by a number. "
-        f"Its time is exceeded {', '.join(times)}."
+        f"{', '.join(times)} times as long as fastdrop."
     )
 
 

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from peers_results import LIMITS, OURS, Curve, Results
 
-WIDTH, NAMES = 420, 122  # of a figure, and of the column in it that names what is drawn
+WIDTH, NAMES = 420, 130  # of a figure, and of the column in it that names what is drawn
 SHORT = {  # names that fit it
-    "fastdrop layer, new output": "fastdrop layer",
+    "fastdrop backward": "fd backward",
+    "fastdrop layer, new output": "fd layer",
     "np.multiply(out=)": "np.multiply",
     "PyTorch, buffers reused": "PyTorch, reused",
 }
@@ -81,7 +82,7 @@ def curves(lines: Sequence[Line], title: str, marks: dict[str, int] | None = Non
     values = [ns for line in lines for _, ns in line.points]
     y = Scale([10 ** math.floor(math.log10(min(values))), max(values) * 1.1], bottom, 22)
     parts = [
-        *(_across(y(v), f"{v:g}", right) for v in y.decades()),
+        *(_across(y(v), _thousands(v), right) for v in y.decades()),
         *(_down(x(1 << k), _count(1 << k), bottom) for k in range(10, 28, 4) if _within(x, 1 << k)),
         *(_mark(x(n), name, bottom, k) for k, (name, n) in enumerate((marks or {}).items()) if _within(x, n)),
         *map(_polyline, lines, [[(x(n), y(ns)) for n, ns in line.points] for line in lines]),
@@ -129,6 +130,10 @@ def _figure(title: str, height: int, parts: Iterable[str]) -> str:
 
 def _within(scale: Scale, value: float) -> bool:
     return scale.least - 1e-9 <= math.log10(value) <= scale.most + 1e-9
+
+
+def _thousands(value: float) -> str:
+    return f"{value:g}" if value < 1000 else f"{value / 1000:g}k"
 
 
 def _count(n: int) -> str:

@@ -33,8 +33,8 @@ def section(results: Results) -> str:
     sizes = [n for n in SIZES if n in results.values("size")]
     return "\n".join(
         [
-            "Nanoseconds per float32 element at p = 0.5, in brackets times `np.multiply(x, s, out=y)` in the same",
-            f"run; medians of up to {results.rounds} turns, {threads} threads allowed to each, on",
+            "Nanoseconds per float32 element at p = 0.5, in brackets times `np.multiply(x, s, out=y)` in the",
+            f"same run; medians of up to {results.rounds} turns, {threads} threads allowed to each, on",
             f"{results.processor()}; {results.versions()}; {_day(results.date)}:",
             "",
             _row("elements", [f"{n:,}" for n in sizes]),
