@@ -89,6 +89,16 @@ def standout_backward(s: Given) -> Call:
     return partial(made.backward, s.g, **s.out)
 
 
+def recurrent_mask(s: Given) -> Any:
+    """What drops the state of an LSTM, each gate's by itself, all through one sequence."""
+    return fd.RecurrentDropout(0.0, s.p, gates=4, rng=0)().recurrent
+
+
+def one_pass(s: Given) -> Callable[[np.ndarray, fd.Key], np.ndarray]:
+    """A network that is one dropout."""
+    return lambda x, key: fd.dropout(x, s.p, key)
+
+
 def tokens(s: Given) -> np.ndarray:
     """Words for an embedding of s.x."""
     return np.random.default_rng(0).integers(len(s.x), size=len(s.x))
@@ -182,9 +192,10 @@ FUNCTIONS = [
     Case(
         "token_dropout", lambda s: partial(fd.token_dropout, tokens(s), s.p, s.key, replacement=0), out=False
     ),
+    Case("mc_predict", lambda s: partial(fd.mc_predict, one_pass(s), s.x, 8, s.key), out=False),
     Case(
-        "mc_predict",
-        lambda s: partial(fd.mc_predict, lambda x, key: fd.dropout(x, s.p, key), s.x, 8, s.key),
+        "predictive_log_likelihood",
+        lambda s: partial(fd.predictive_log_likelihood, one_pass(s), s.x, s.other, 1.0, 8, s.key),
         out=False,
     ),
     Case(
@@ -226,4 +237,12 @@ LAYERS = [
     layer("DropPath", lambda s: fd.DropPath(s.p, rng=0), sequences),
     layer("DropBlock2D", lambda s: fd.DropBlock2D(s.p, block_size=3, rng=0), images),
     layer("DropConnect", lambda s: fd.DropConnect(s.p, weight=weights(s), rng=0), dense, PRODUCT),
+    Case("Zoneout", lambda s: partial(fd.Zoneout(s.p, rng=0), s.x, s.other, **s.out), shape=rows),
+    Case(
+        "RecurrentDropout",
+        lambda s: partial(recurrent_mask(s), s.x),
+        lambda s: partial(recurrent_mask(s).backward, np.stack([s.g] * 4)),
+        rows,
+        out=False,
+    ),
 ]
