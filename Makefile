@@ -4,7 +4,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench clean
+# What the measuring targets take: BASE and FACTOR of a comparison, ONLY a regular expression of benchmarks,
+# COMMITS the last so many of REV; FASTDROP_GRID=full in the environment for the full grid.
+ASV := $(BIN)/asv --config benchmarks/asv.conf.json
+BASE ?= main
+FACTOR ?= 1.3
+ONLY ?= .
+REV ?= HEAD
+COMMITS ?= 5
+SITE := out/dashboard
+
+.PHONY: demo test bench bench-suite bench-compare dashboard results clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -16,8 +26,34 @@ test: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.test
-	$(BIN)/python -m fastdrop bench
+bench: $(VENV)/.peers
+	$(BIN)/python -m fastdrop bench $(ARGS)
+
+# an hour or less, on a machine that does nothing else; then the README says what was found
+results: $(VENV)/.peers
+	mkdir -p out
+	$(BIN)/python -m fastdrop bench --json --threads 1 2 --rounds 31 --seconds 60 --sizes \
+		2^10 2^12 2^14 2^16 2^18 2^20 2^22 2^24 2^25 2^26 2^27 $(ARGS) > out/peers.json
+	mv out/peers.json benchmarks/results/peers.json
+	$(BIN)/python benchmarks/readme.py
+
+bench-suite: $(VENV)/.bench
+	$(ASV) machine --yes
+	$(ASV) run --python=same --show-stderr --bench '$(ONLY)' $(ARGS)
+
+# of committed states; fails if a benchmark of HEAD takes FACTOR times what it took in BASE, or more
+bench-compare: $(VENV)/.bench
+	$(ASV) machine --yes
+	$(ASV) continuous --interleave-rounds --factor $(FACTOR) --bench '$(ONLY)' $(ARGS) $(BASE) HEAD
+
+dashboard: $(VENV)/.bench
+	$(ASV) machine --yes
+	mkdir -p out/asv
+	git rev-list --first-parent --max-count=$(COMMITS) $(REV) > out/asv/commits
+	$(ASV) run --skip-existing-successful --bench '$(ONLY)' $(ARGS) HASHFILE:$(CURDIR)/out/asv/commits
+	$(ASV) publish
+	$(BIN)/python benchmarks/front_page.py $(SITE)
+	@echo 'To see it: $(BIN)/python -m http.server --directory $(SITE), then http://localhost:8000'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import math
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 
@@ -16,8 +19,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bench.set_defaults(run=_bench)
     bench.add_argument("--sizes", type=_whole, nargs="+", metavar="N", help="elements, also as 2^16")
     bench.add_argument("--rates", type=_rate, nargs="+", default=[0.5, 0.1], metavar="P")
-    bench.add_argument("--threads", type=_whole, help="for all contenders; default: one a core")
+    bench.add_argument(
+        "--threads", type=_whole, nargs="+", metavar="N", help="for all contenders; default: one a core"
+    )
     bench.add_argument("--rounds", type=_whole, default=21, help="samples of which the median is shown")
+    bench.add_argument(
+        "--seconds", type=float, default=math.inf, help="fewer rounds for sizes that take longer"
+    )
     bench.add_argument("--contenders", nargs="+", metavar="NAME", help="which, in this order; default: all")
     bench.add_argument("--first-call", action="store_true", help="time the first call of each turn")
     bench.add_argument("--json", action="store_true", help="print plain data, with the machine's")
@@ -50,10 +58,15 @@ def _bench(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     if unknown := set(names) - set(_bench.CONTENDERS):
         parser.error(f"--contenders must be of {sorted(_bench.CONTENDERS)}, got {sorted(unknown)}")
     sizes = chosen.sizes or [2**10, 2**16, 2**18, 2**22, 2**25]
-    threads = chosen.threads or get_num_threads()
-    settings = (sizes, chosen.rates, threads, chosen.rounds, names, chosen.first_call)
+    counts = chosen.threads or [get_num_threads()]
+
+    def measured() -> list[dict[str, Any]]:
+        settings = (chosen.rounds, names, chosen.first_call, chosen.seconds)
+        return [row for n in counts for row in _bench.measure(sizes, chosen.rates, n, *settings)]
+
     if chosen.json:
-        print(json.dumps({"machine": _bench.info(), "results": _bench.measure(*settings)}, indent=1))
+        taken = {"date": datetime.date.today().isoformat(), "rounds": chosen.rounds}
+        print(json.dumps(taken | {"machine": _bench.info(), "results": measured()}, indent=1))
         return
     try:
         from rich.console import Console
@@ -61,9 +74,10 @@ def _bench(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
         parser.error("the table needs rich: pip install 'fastdrop-numpy[bench]', or use --json")
     console = Console()
     with console.status("measuring ..."):
-        rows = _bench.measure(*settings)
-    for rate in chosen.rates:
-        console.print(_table([row for row in rows if row["p"] == rate], rate, threads))
+        rows = measured()
+    for threads, rate in product(counts, chosen.rates):
+        of = [row for row in rows if (row["threads"], row["p"]) == (threads, rate)]
+        console.print(_table(of, rate, threads))
     machine = _bench.info()
     console.print(f"medians of {chosen.rounds} turns on {machine['processor']}, {machine['cores']} cores")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,12 +21,16 @@ import fastdrop as fd
 Call = Callable[[], Any]
 CONTENDERS: dict[str, Callable[..., Call]] = {}
 BASELINE = "np.multiply(out=)"
+FEWEST = 5  # rounds that count, however long they take
 SAMPLE = 1 << 14  # a sample takes as many calls as make up this many elements, at least one
 
 
-def _contender(name: str, needs: str | None = None) -> Callable[[Callable[..., Call]], Callable[..., Call]]:
+def _contender(
+    name: str, needs: str | None = None, program: str | None = None
+) -> Callable[[Callable[..., Call]], Callable[..., Call]]:
     def register(make: Callable[..., Call]) -> Callable[..., Call]:
-        if needs is None or importlib.util.find_spec(needs):
+        installed = needs is None or importlib.util.find_spec(needs)
+        if installed and (program is None or shutil.which(program)):
             CONTENDERS[name] = make
         return make
 
@@ -91,6 +97,28 @@ def _torch(x: Any, y: Any, p: float, threads: int) -> Call:
     return lambda: torch.nn.functional.dropout(tensor, p, training=True)
 
 
+@_contender("PyTorch, buffers reused", needs="torch")
+def _torch_out(x: Any, y: Any, p: float, threads: int) -> Call:
+    """The steps of its dropout, which itself takes no `out`."""
+    import torch
+
+    torch.set_num_threads(threads)
+    tensor, out = torch.from_numpy(x), torch.from_numpy(y)
+    noise = torch.ones_like(tensor)
+    return lambda: torch.mul(tensor, noise.bernoulli_(1 - p).div_(1 - p), out=out)
+
+
+@_contender("PyTorch compiled", needs="torch", program="c++")
+def _torch_compiled(x: Any, y: Any, p: float, threads: int) -> Call:
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.compiler.reset()  # else sizes after the first share a kernel of any size
+    tensor = torch.from_numpy(x)
+    compiled = torch.compile(lambda tensor: torch.nn.functional.dropout(tensor, p, training=True))
+    return lambda: compiled(tensor)
+
+
 @_contender("JAX jitted", needs="jax")
 def _jax(x: Any, y: Any, p: float, threads: int) -> Call:
     import jax
@@ -119,13 +147,15 @@ def measure(
     rounds: int,
     names: Iterable[str] = CONTENDERS,
     first_call: bool = False,
+    seconds: float = math.inf,
 ) -> list[dict[str, Any]]:
     """Medians of each contender's time per element, as rows of plain data.
 
     The contenders take turns, so that they share the machine's ups and downs. In its turn each is
     called once, then timed; with `first_call` that first call is what is timed: its code and its data
     have left the caches and its threads sleep, as in a training loop. Ratios are to np.multiply, or to
-    the first of the names where that isn't among them.
+    the first of the names where that isn't among them. A size for which the rounds would take more than so
+    many seconds gets fewer, at least FEWEST.
     """
     names = list(names)
     with _threads(threads):
@@ -133,18 +163,18 @@ def measure(
             row
             for p in rates
             for size in sizes
-            for row in _measure_one(size, p, threads, rounds, names, first_call)
+            for row in _measure_one(size, p, threads, rounds, names, first_call, seconds)
         ]
 
 
 def _measure_one(
-    size: int, p: float, threads: int, rounds: int, names: list[str], first_call: bool
+    size: int, p: float, threads: int, rounds: int, names: list[str], first_call: bool, seconds: float
 ) -> list[dict[str, Any]]:
     x = np.random.default_rng(0).standard_normal(size, dtype=np.float32)
     y = np.zeros_like(x) + 1  # touched pages
     calls = {name: CONTENDERS[name](x, y, p, threads) for name in names}
     number = 1 if first_call else max(1, SAMPLE // size)
-    medians = seconds_in_turns(calls, rounds, number, warm=not first_call)
+    medians = seconds_in_turns(calls, rounds, number, not first_call, seconds)
     base = medians.get(BASELINE, medians[names[0]])
     return [
         {
@@ -152,20 +182,23 @@ def _measure_one(
             "size": size,
             "p": p,
             "threads": threads,
-            "ns_per_element": seconds / size * 1e9,
-            "us_per_call": seconds * 1e6,
-            "ratio": seconds / base,
+            "ns_per_element": median / size * 1e9,
+            "us_per_call": median * 1e6,
+            "ratio": median / base,
         }
-        for name, seconds in medians.items()
+        for name, median in medians.items()
     ]
 
 
 def seconds_in_turns(
-    calls: dict[str, Call], rounds: int, number: int = 1, warm: bool = True
+    calls: dict[str, Call], rounds: int, number: int = 1, warm: bool = True, seconds: float = math.inf
 ) -> dict[str, float]:
     """The median time of each call over rounds in which all take turns; a first round isn't counted."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds + 1):
+    end = time.perf_counter() + seconds
+    for done in range(rounds + 1):
+        if done > FEWEST and time.perf_counter() > end:
+            break
         for name, call in calls.items():
             if warm:
                 call()

@@ -1,5 +1,6 @@
 """The command line, at its smallest sizes."""
 
+import datetime
 import importlib.util
 import json
 import subprocess
@@ -34,6 +35,8 @@ def test_bench_json_has_every_contender_size_and_rate(capsys):
     assert all(row["threads"] == 1 and row["p"] == 0.5 and row["ns_per_element"] > 0 for row in rows)
     assert all(row["ratio"] == 1 for row in rows if row["contender"] == _bench.BASELINE)
     assert found["machine"]["stream"] == 1
+    assert found["rounds"] == 1
+    assert datetime.date.fromisoformat(found["date"]) <= datetime.date.today()
     assert fd.get_num_threads() == before
 
 
@@ -43,6 +46,23 @@ def test_bench_of_chosen_contenders(capsys):
     rows = json.loads(capsys.readouterr().out)["results"]
     assert [row["contender"] for row in rows] == names * 2
     assert all(row["ratio"] == 1 for row in rows if row["contender"] == names[0])
+
+
+def test_bench_of_several_numbers_of_threads(capsys):
+    one = ["bench", *QUICK, "--threads", "1", "2", "--contenders", "fastdrop"]
+    main([*one, "--json"])
+    rows = json.loads(capsys.readouterr().out)["results"]
+    assert [(row["threads"], row["size"]) for row in rows] == [(1, 64), (1, 1024), (2, 64), (2, 1024)]
+    main(one)
+    shown = capsys.readouterr().out
+    assert shown.index("p = 0.5, 1 threads") < shown.index("p = 0.5, 2 threads")
+
+
+@pytest.mark.parametrize(("seconds", "calls"), [(0, 1 + _bench.FEWEST), (1000, 1 + 8)])
+def test_rounds_end_with_their_time(seconds, calls):
+    called = []
+    _bench.seconds_in_turns({"it": lambda: called.append(1)}, 8, warm=False, seconds=seconds)
+    assert len(called) == calls
 
 
 @pytest.mark.parametrize("name", _bench.CONTENDERS)
