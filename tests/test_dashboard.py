@@ -184,7 +184,9 @@ def publish(folder):
 def run(command, home=None):
     """What a command prints, with settings of its own in a home of its own."""
     settings = {"HOME": str(home), "FASTDROP_GRID": "smallest"} if home else {}
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "GIT_CONFIG_GLOBAL": os.devnull} | settings
+    # asv takes what is in PYTHONPATH off the path, and puts what is in this there
+    environment = os.environ | {"ASV_PYTHONPATH": str(ROOT), "GIT_CONFIG_GLOBAL": os.devnull} | settings
+    environment.pop("PYTHONPATH", None)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
