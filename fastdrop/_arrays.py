@@ -10,6 +10,8 @@ from typing import Any, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._device import DeviceArray, device_output, empty_like
+
 Window: TypeAlias = tuple[Sequence[int], Sequence[int]]
 Axes: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
@@ -27,6 +29,8 @@ _WRITABLE = READY | 0x400
 def to_array(x: ArrayLike) -> NDArray[Any]:
     """X as a plain array of a dtype that is taken, in any byte order."""
     if type(x) is not np.ndarray:
+        if hasattr(x, "__cuda_array_interface__"):
+            raise TypeError("this function takes no arrays on a GPU; copy x to the host")
         if isinstance(x, np.ma.MaskedArray):
             raise TypeError("dropout takes no masked arrays; use x.filled(0) or x.data")
         x = np.asarray(x)
@@ -36,9 +40,16 @@ def to_array(x: ArrayLike) -> NDArray[Any]:
     return x
 
 
-def real_array(x: ArrayLike, what: str) -> NDArray[Any]:
-    """As `to_array`, but no complex numbers."""
-    x = to_array(x)
+def any_array(x: ArrayLike) -> Any:
+    """As `to_array`, or as a `DeviceArray` where x is on a GPU."""
+    if type(x) is not np.ndarray and hasattr(x, "__cuda_array_interface__"):
+        return DeviceArray(x)
+    return to_array(x)
+
+
+def real_array(x: ArrayLike, what: str) -> Any:
+    """As `any_array`, but no complex numbers."""
+    x = any_array(x)
     if x.dtype.kind == "c":
         raise TypeError(f"{what} needs real numbers, got {x.dtype}; use x.real and x.imag")
     return x
@@ -66,12 +77,28 @@ def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(out)
 
 
-def target(out: NDArray[Any] | None, *arrays: NDArray[Any]) -> NDArray[Any]:
+def target(out: Any, *arrays: Any) -> Any:
     """The plain array to write to: a new one like the first array, or out, checked against all of them."""
+    if type(arrays[0]) is not np.ndarray:
+        return empty_like(arrays[0]) if out is None else [device_output(out, a) for a in arrays][0]
     if out is None:
         return np.empty(arrays[0].shape, arrays[0].dtype)
     first, *_ = (output(out, a) for a in arrays)
     return first
+
+
+def overlap(out: Any, x: Any) -> bool:
+    """Whether an array of a caller's may share memory with x."""
+    if type(x) is np.ndarray:
+        return bool(np.may_share_memory(out, x))
+    return device_output(out, x).overlaps(x)
+
+
+def result(y: Any, out: Any) -> Any:
+    """What a caller gets: out if given, else the new array, on a GPU its library's."""
+    if out is not None:
+        return out
+    return y if type(y) is np.ndarray else y.owner
 
 
 def _same_elements(a: NDArray, b: NDArray) -> bool:

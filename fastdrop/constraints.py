@@ -7,7 +7,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays import Axes, real_array, target
+from fastdrop._arrays import Axes, real_array, target, to_array
 
 
 def max_norm(weight: ArrayLike, c: float, *, axis: Axes = 0, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -53,7 +53,7 @@ def max_norm(weight: ArrayLike, c: float, *, axis: Axes = 0, out: NDArray[Any] |
     array([[0.6, 0.3],
            [0.8, 0.4]])
     """
-    w = real_array(weight, "max_norm")
+    w = real_array(to_array(weight), "max_norm")
     if not isinstance(c, (float, int, np.floating, np.integer)):
         raise TypeError(f"c must be a real number, got {type(c).__name__}; use float(c)")
     if not 0 < c < np.inf:
