@@ -1,10 +1,11 @@
 # Two commands from a fresh clone: `make demo` and `make test`. Both make their environment first.
+# `make cuda-check` compiles the CUDA kernels without a GPU, in an environment of its own (1 GB).
 # ARGS go to the demo's program: make demo ARGS=--help
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench cuda-check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -19,6 +20,14 @@ test: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python -m fastdrop bench
 
+cuda-check: .venv-cuda/.done
+	.venv-cuda/bin/python benchmarks/cuda_check.py
+
+.venv-cuda/.done: pyproject.toml
+	$(PYTHON) -m venv .venv-cuda
+	.venv-cuda/bin/python -m pip install --quiet --editable '.[cuda]' nvidia-cuda-nvcc
+	@touch $@
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -27,4 +36,4 @@ $(VENV)/.%: pyproject.toml | $(BIN)/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-cuda build dist .mypy_cache .pytest_cache .ruff_cache

@@ -40,14 +40,14 @@ def to_array(x: ArrayLike) -> NDArray[Any]:
     return x
 
 
-def any_array(x: ArrayLike) -> Any:
-    """As `to_array`, or as a `DeviceArray` where x is on a GPU."""
+def any_array(x: ArrayLike) -> NDArray[Any]:
+    """As `to_array`, or a `DeviceArray` where x is on a GPU, which goes through the same hands."""
     if type(x) is not np.ndarray and hasattr(x, "__cuda_array_interface__"):
-        return DeviceArray(x)
+        return DeviceArray(x)  # type: ignore[return-value]
     return to_array(x)
 
 
-def real_array(x: ArrayLike, what: str) -> Any:
+def real_array(x: ArrayLike, what: str) -> NDArray[Any]:
     """As `any_array`, but no complex numbers."""
     x = any_array(x)
     if x.dtype.kind == "c":
@@ -77,10 +77,11 @@ def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(out)
 
 
-def target(out: Any, *arrays: Any) -> Any:
+def target(out: Any, *arrays: Any) -> NDArray[Any]:
     """The plain array to write to: a new one like the first array, or out, checked against all of them."""
     if type(arrays[0]) is not np.ndarray:
-        return empty_like(arrays[0]) if out is None else [device_output(out, a) for a in arrays][0]
+        on_device = [empty_like(arrays[0])] if out is None else [device_output(out, a) for a in arrays]
+        return on_device[0]  # type: ignore[return-value]
     if out is None:
         return np.empty(arrays[0].shape, arrays[0].dtype)
     first, *_ = (output(out, a) for a in arrays)
@@ -94,11 +95,10 @@ def overlap(out: Any, x: Any) -> bool:
     return device_output(out, x).overlaps(x)
 
 
-def result(y: Any, out: Any) -> Any:
+def result(y: Any, out: Any) -> NDArray[Any]:
     """What a caller gets: out if given, else the new array, on a GPU its library's."""
-    if out is not None:
-        return out
-    return y if type(y) is np.ndarray else y.owner
+    found: NDArray[Any] = out if out is not None else y if type(y) is np.ndarray else y.owner
+    return found
 
 
 def _same_elements(a: NDArray, b: NDArray) -> bool:

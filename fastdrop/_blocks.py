@@ -192,7 +192,7 @@ def _noise_run(formula: str, numbers: tuple[Any, ...], philox_key: int, draw: in
     return run
 
 
-def placed(x: NDArray, shared_axes: Axes, window: Window | None) -> tuple[Place, set[int]]:
+def placed(x: Any, shared_axes: Axes, window: Window | None) -> tuple[Place, set[int]]:
     """Where x lies in the array of draws, and the axes that share them."""
     full, origin = (x.shape, (0,) * x.ndim) if window is None else window_of(window, x.shape)
     shared = set() if shared_axes == () else axes_in(shared_axes, x.ndim)

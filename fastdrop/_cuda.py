@@ -6,10 +6,10 @@ divisions and roots alone, which both machines round correctly, and nothing is c
 its rounding spelled out, see `fastdrop._simd`). The promise is weaker since none of it ran on a GPU yet.
 
 A thread does one word of a Philox block, every 32nd element of a tile: a warp does a tile, and reads and
-writes 32 neighbours at a time. Its four lanes that need the same block compute it four times. That takes
-1.2 instructions an element and plane, where memory leaves time for 70 (see `benchmarks/cuda.py`), and gives
-four times the threads, which are what small arrays lack. Planes are drawn until a warp has decided.
-Noise with a density takes a thread for each block.
+writes 32 neighbours at a time. Four of its threads compute the same block. At 2.5 instructions an element
+and plane there is time for that while memory is waited for, which leaves room for 70 (`benchmarks/cuda.py`
+has the account), and it gives four times the threads, which are what small arrays lack. Planes are drawn
+until a warp has decided. Noise with a density takes a thread for each block.
 """
 
 from __future__ import annotations
@@ -46,27 +46,27 @@ def elements_kernel(name: str, activation: int = 0, biased: bool = False) -> Any
     def kernel(x, other, bias, y, layout, threshold, scale, constants, key, draw):
         items, turns, length, stride, start, period, phase = layout
         for item in range(cuda.grid(1), items, cuda.gridsize(1)):
-            block, word, place, k, end = _thread.bits_of(item, turns, length, stride, start)
-            if k >= end:
+            block, word, place, k, count = _thread.bits_of(item, turns, length, stride, start)
+            if count <= 0:
                 continue
-            sets = _thread.dropped(block, word, 0xFFFFFFFF, threshold, key, draw)
-            at = np.uint64(place + k * ROW)
+            sets = _thread.after(_thread.dropped(block, word, 0xFFFFFFFF, threshold, key, draw), k)
+            at = np.uint64(place)
             b0 = _thread.bias_at(at, phase, period)
-            while k + 4 <= end:  # four reads before the first write, which might change what they read
+            for _ in range(
+                count >> 2
+            ):  # four reads before the first write, which might change what they read
                 b1 = _thread.next_bias(b0, period)
                 b2 = _thread.next_bias(b1, period)
                 b3 = _thread.next_bias(b2, period)
-                d0, d1 = _thread.bit(sets, k), _thread.bit(sets, k + 1)
-                d2, d3 = _thread.bit(sets, k + 2), _thread.bit(sets, k + 3)
-                v0 = element(x[at], other[at], bias[b0], d0, scale, constants)
-                v1 = element(x[at + _1], other[at + _1], bias[b1], d1, scale, constants)
-                v2 = element(x[at + _2], other[at + _2], bias[b2], d2, scale, constants)
-                v3 = element(x[at + _3], other[at + _3], bias[b3], d3, scale, constants)
+                v0 = element(x[at], other[at], bias[b0], _thread.bit(sets, 0), scale, constants)
+                v1 = element(x[at + _1], other[at + _1], bias[b1], _thread.bit(sets, 1), scale, constants)
+                v2 = element(x[at + _2], other[at + _2], bias[b2], _thread.bit(sets, 2), scale, constants)
+                v3 = element(x[at + _3], other[at + _3], bias[b3], _thread.bit(sets, 3), scale, constants)
                 y[at], y[at + _1], y[at + _2], y[at + _3] = v0, v1, v2, v3
-                at, k, b0 = at + _FOUR_ROWS, k + 4, _thread.next_bias(b3, period)
-            while k < end:
-                y[at] = element(x[at], other[at], bias[b0], _thread.bit(sets, k), scale, constants)
-                at, k, b0 = at + _1, k + 1, _thread.next_bias(b0, period)
+                at, sets, b0 = at + _FOUR_ROWS, _thread.after(sets, 4), _thread.next_bias(b3, period)
+            for _ in range(count & 3):
+                y[at] = element(x[at], other[at], bias[b0], _thread.bit(sets, 0), scale, constants)
+                at, sets, b0 = at + _1, _thread.after(sets, 1), _thread.next_bias(b0, period)
 
     return kernel
 
@@ -134,7 +134,7 @@ def _noise(name: str) -> Any:
 
 @cache
 def noise_units_kernel(name: str, by_unit: bool = False) -> Any:
-    """The kernel of a formula of noise with a density, a draw for each unit, and by_unit a number for each."""
+    """The kernel of a formula of noise with a density, a draw for each unit, by_unit with its number."""
     multiplies, formula = name != "shift", getattr(_formulas, name)
     factor, element = (
         _thread.unit_factor(_noise(name), formula, multiplies, by_unit),

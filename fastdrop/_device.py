@@ -88,7 +88,7 @@ class DeviceArray:
     def overlaps(self, other: DeviceArray) -> bool:
         """Whether two arrays share memory."""
         mine, others = self.size * self.dtype.itemsize, other.size * other.dtype.itemsize
-        return self.pointer < other.pointer + others and other.pointer < self.pointer + mine
+        return bool(self.pointer < other.pointer + others and other.pointer < self.pointer + mine)
 
 
 def _stream_of(owner: Any) -> int:

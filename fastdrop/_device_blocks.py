@@ -60,7 +60,8 @@ def fuse(
         return
     by_unit, pairs = isinstance(thresholds, np.ndarray), x.dtype.kind == "c"
     runs = _runs(x.shape, place, shared, thresholds if by_unit else None, pairs)
-    bias, others = what.bias and what.bias.lanes, [other.lanes for other in what.others]
+    bias = None if what.bias is None else what.bias.lanes  # type: ignore[attr-defined]
+    others = [other.lanes for other in what.others]  # type: ignore[attr-defined]
     run = gpu().units if by_unit or shared or pairs else gpu().fused
     if by_unit:
         thresholds, scales = (gpu().upload(r, x.stream) for r in (thresholds, scales))
@@ -92,7 +93,7 @@ def noise(
         place, shape, pairs, first = place.deeper(2), (*shape, 2), False, first / math.sqrt(2)
         first = first[..., None] if by_unit else first
     runs = _runs(shape, place, shared, first if by_unit else None, pairs)
-    by_draw = by_unit or shared or pairs
+    by_draw = by_unit or bool(shared) or pairs
     stds = gpu().upload(first.astype(x.lanes.real), x.stream) if by_unit else None
     for at, size, where, rate in _parts(runs, place, by_draw):
         arrays = [a.part(at, size) for a in (x.lanes, y.lanes)]
@@ -146,21 +147,32 @@ def _runs(
 
 def _parts(runs: list[_Run], place: Place, by_draw: bool) -> Iterator[tuple[int, int, tuple[Any, ...], int]]:
     """What one call of the backend does: the place in the arrays, size, layout, and place in the rates."""
-    outer = list(runs)
-    inner = outer.pop() if outer and outer[-1].stride | outer[-1].rate_stride else _Run(1, 1, 0)
-    if not by_draw and inner.stride != 1:
-        outer, inner = list(runs), _Run(1, 1, 0)
-    alike = outer.pop() if by_draw and outer and not outer[-1].stride | outer[-1].rate_stride else _ONE
-    second = outer.pop() if outer else _ONE
-    first = outer.pop() if by_draw and outer else _ONE
-    axes = first, second, alike, inner
+    outer, axes = _layout(list(runs), by_draw)
     size = math.prod(run.length for run in axes)
     for number, at in enumerate(np.ndindex(*(run.length for run in outer))):
-        start = signed(place.first() + sum(i * run.stride for i, run in zip(at, outer, strict=True)))
-        rate = sum(i * run.rate_stride for i, run in zip(at, outer, strict=True))
-        where: tuple[Any, ...] = inner.length, signed(second.stride), start
-        if by_draw:
-            lengths = tuple(run.length for run in axes)
-            strides, rates = zip(*((signed(r.stride), r.rate_stride) for r in (first, second, inner)), strict=True)
-            where = (gpu().Units(lengths, strides, rates, start),)
-        yield number * size, size, where, rate
+        steps = list(zip(at, outer, strict=True))
+        start = signed(place.first() + sum(i * run.stride for i, run in steps))
+        rate = sum(i * run.rate_stride for i, run in steps)
+        yield number * size, size, _where(axes, start, by_draw), rate
+
+
+def _layout(outer: list[_Run], by_draw: bool) -> tuple[list[_Run], list[_Run]]:
+    """The axes (first, second, shared, inner) that one call does, and those before them, which are left."""
+    inner = _Run(1, 1, 0)
+    if outer and (outer[-1].stride == 1 or (by_draw and outer[-1][1:] != (0, 0))):
+        inner = outer.pop()
+    shared = outer.pop() if by_draw and outer and outer[-1][1:] == (0, 0) else _ONE
+    second = outer.pop() if outer else _ONE
+    first = outer.pop() if by_draw and outer else _ONE
+    return outer, [first, second, shared, inner]
+
+
+def _where(axes: list[_Run], start: int, by_draw: bool) -> tuple[Any, ...]:
+    """A layout as the backend takes it."""
+    first, second, _, inner = axes
+    if not by_draw:
+        return inner.length, signed(second.stride), start
+    drawn = first, second, inner
+    strides = tuple(signed(run.stride) for run in drawn)
+    rates = tuple(run.rate_stride for run in drawn)
+    return (gpu().Units(tuple(run.length for run in axes), strides, rates, start),)

@@ -68,7 +68,8 @@ def _dropped(tile, threshold, key, draw):
 
     Where U is mirrored they are those that U >= 2**32 - threshold would keep.
     """
-    flipped = mirror(draw if threshold else np.uint64(0))  # 0 drops nothing, and has no mirror image in 32 bits
+    # 0 drops nothing, and no other threshold mirrors it
+    flipped = mirror(draw if threshold else np.uint64(0))
     if draw >> np.uint64(MIRROR_SHIFT):
         threshold = np.uint32(-threshold)
     u0 = u1 = u2 = u3 = splat(_ALL)

@@ -12,7 +12,6 @@ from numba.extending import intrinsic
 
 from fastdrop._simd import I32, LANES, Vec, call, splatted, suffix, vector
 
-
 I16 = ir.IntType(16)
 
 

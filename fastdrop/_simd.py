@@ -71,7 +71,9 @@ def _binary(op: Callable, integer: Callable, real: Callable | None = None, compa
         emit = real if isinstance(sig.args[0].element, types.Float) else integer
         if emit is ir.IRBuilder.fmul and context.target_name == "cuda":
             emit = _rounded_product
-        return emit(builder, a, b if isinstance(sig.args[1], Vec) else splatted(builder, b, sig.args[0].lanes))
+        if not isinstance(sig.args[1], Vec):
+            b = splatted(builder, b, sig.args[0].lanes)
+        return emit(builder, a, b)
 
     lower_builtin(op, Vec, Vec)(lower)
     lower_builtin(op, Vec, types.Number)(lower)

@@ -37,26 +37,26 @@ def row_of(item, turns, length, stride, start, size):
     A row of a length is cut into groups of a size at the multiples of that size of its indices, and has
     as many turns as groups at most. Of the row come the places of its first and last element and one.
     """
-    row = item // turns
-    index = np.uint64(start) + np.uint64(row) * np.uint64(stride)
-    group = index // np.uint64(size) + np.uint64(item % turns)
-    first = row * length
-    at = first + item % turns * size - np.int64(index % np.uint64(size))
+    row = np.uint64(item) // np.uint64(turns)
+    turn = np.uint64(item) - row * np.uint64(turns)
+    index = np.uint64(start) + row * np.uint64(stride)
+    group, first = index // np.uint64(size) + turn, np.int64(row) * length
+    at = first + np.int64(turn) * size - np.int64(index % np.uint64(size))
     return group, at, first, first + length
 
 
 @njit
 def bits_of(item, turns, length, stride, start):
-    """A thread's word of a tile: block, word, the place of its first element in the arrays, bits from and to.
+    """A thread's word of a tile: block, word, the place of its first element, that one's bit, and how many.
 
-    Threads are as many as neighbours share a bit, and each does every 32nd element.
+    Threads are as many as neighbours share a bit, and each does every 32nd element; 0 or less are none.
     """
-    place = item % ROW
-    tile, at, first, end = row_of(item // ROW, turns, length, stride, start, TILE)
-    at += place
-    low, high = (first - at + ROW - 1) // ROW, (end - at + ROW - 1) // ROW
-    block = tile * np.uint64(8) + np.uint64(place % 8)
-    return block, place // 8, at, max(low, 0), min(high, ROW)
+    lane = np.uint32(item) % np.uint32(ROW)
+    tile, at, first, end = row_of(np.uint64(item) // np.uint64(ROW), turns, length, stride, start, TILE)
+    at += np.int64(lane)
+    low, high = max((first - at + ROW - 1) >> 5, 0), min((end - at + ROW - 1) >> 5, ROW)
+    block = tile * np.uint64(8) + np.uint64(lane % np.uint32(8))
+    return block, lane // np.uint32(8), at + low * ROW, low, high - low
 
 
 @njit
@@ -72,6 +72,13 @@ def next_bias(turn, period):
 
 
 @njit
+def _divided(number, by):
+    """Rest and quotient of numbers that aren't negative."""
+    quotient = np.uint64(number) // np.uint64(by)
+    return np.int64(np.uint64(number) - quotient * np.uint64(by)), np.int64(quotient)
+
+
+@njit
 def strip_of(item, axes, strides, rate_strides):
     """A thread's part of a unit: its first place, the step to the next, their number, its unit and its rate.
 
@@ -79,10 +86,10 @@ def strip_of(item, axes, strides, rate_strides):
     shared one is cut into, whose elements alternate. Strides, of indices of units and places of rates, are
     those of first, second and inner.
     """
-    first, second, shared, inner, strips = axes
-    i, rest = item % inner, item // inner
-    c, row = rest % strips, rest // strips
-    a, b = row // second, row % second
+    _, second, shared, inner, strips = axes
+    i, rest = _divided(item, inner)
+    c, row = _divided(rest, strips)
+    b, a = _divided(row, second)
     unit = np.uint64(a) * np.uint64(strides[0]) + np.uint64(b) * np.uint64(strides[1])
     unit += np.uint64(i) * np.uint64(strides[2])
     rate = np.uint64(a * rate_strides[0] + b * rate_strides[1] + i * rate_strides[2])
@@ -93,8 +100,9 @@ def strip_of(item, axes, strides, rate_strides):
 @njit
 def group_of(item, turns, length, stride, start):
     """A thread's Philox block of noise with a density, the place of its first element, and its row."""
-    group, at, first, end = row_of(item // 8, turns, length, stride, start, 32)
-    return group * np.uint64(8) + np.uint64(item % 8), at + item % 8, first, end
+    place = np.uint64(item) % np.uint64(8)
+    group, at, first, end = row_of(np.uint64(item) // np.uint64(8), turns, length, stride, start, 32)
+    return group * np.uint64(8) + place, at + np.int64(place), first, end
 
 
 @njit
@@ -121,7 +129,13 @@ def dropped(block, word, elements, threshold, key, draw):
 @njit
 def bit(dropped, k):
     """Whether bit k is set."""
-    return (np.uint32(dropped) >> np.uint32(k)) & _ONE != 0
+    return value(lane(np.uint32(dropped)) & lane(np.uint32(_ONE << np.uint32(k)))) != 0
+
+
+@njit
+def after(dropped, k):
+    """The bits from k on."""
+    return np.uint32(value(lane(np.uint32(dropped)) >> lane(np.uint32(k))))
 
 
 @njit

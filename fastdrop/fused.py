@@ -236,9 +236,9 @@ def bias_act_dropout_backward(
     """
     x = real_array(x, "an activation")
     number, biases = _activation_and_bias(x, bias, activation)
-    g = _like(x, g, "g")
-    y = target(out, g, x)
-    fuse(Pass("differentiate", (x,), biases, (), number), g, y, p, key, shared_axes, window)
+    given = _like(x, g, "g")
+    y = target(out, given, x)
+    fuse(Pass("differentiate", (x,), biases, (), number), given, y, p, key, shared_axes, window)
     dx = result(y, out)
     if type(y) is not np.ndarray:
         return dx, None if biases is None else sum_rows(y, biases)
@@ -267,7 +267,7 @@ def _activation_and_bias(x: Any, bias: ArrayLike | None, name: str) -> tuple[int
     dtype = np.dtype(x.lanes.real) if on_device else lanes_dtype(as_lanes(x))
     if bias is None:
         return allowed.index(name), np.zeros(x.shape[-1:], dtype)
-    given = real_array(bias, "a bias")
+    given: Any = real_array(bias, "a bias")
     if given.shape != x.shape[-1:]:
         raise ValueError(f"bias must have the shape of x's last axis {x.shape[-1:]}, got {given.shape}")
     _check_place(x, given, "bias")

@@ -163,7 +163,7 @@ def gaussian_noise_backward(
     """
     given = any_array(g)
     if out is None:
-        return result(given, None)  # type: ignore[no-any-return]
+        return result(given, None)
     if type(given) is not np.ndarray:
         return dropout(g, 0.0, key, out=out)  # a copy
     np.copyto(target(out, given), given)

@@ -1,5 +1,6 @@
 """The CUDA backend against the CPU's: on a GPU if there is one, else in a process with CUDA's simulator."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -8,11 +9,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 from arrays import DTYPES, normal, same_bits
-from device_arrays import SIMULATED, TYPESTRS, install, ndarray
+from device_arrays import SIMULATED, install, ndarray
 from numba import cuda
 
 import fastdrop as fd
-from fastdrop import _cuda, _device
+from fastdrop import _cpu, _cuda
+from fastdrop._device import DeviceArray
+from fastdrop.random import stream
 
 RUNS = SIMULATED or cuda.is_available()
 on_device = pytest.mark.skipif(not RUNS, reason="needs a GPU or NUMBA_ENABLE_CUDASIM=1")
@@ -164,8 +167,17 @@ def test_dropout_add(dtype):
 
 
 @on_device
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
-@pytest.mark.parametrize("activation", ["none", "relu", "gelu", "gelu_tanh", "silu"])
+@pytest.mark.parametrize(
+    ("activation", "dtype"),
+    [
+        ("none", np.float32),
+        ("relu", np.float16),
+        ("gelu", np.float32),
+        ("gelu", np.float64),
+        ("gelu_tanh", np.float32),
+        ("silu", ml_dtypes.bfloat16),
+    ],
+)
 def test_bias_act_dropout(activation, dtype):
     x, g, residual = (normal(9, 70, dtype=dtype, seed=s) for s in range(3))
     bias = normal(70, dtype=dtype, seed=3)
@@ -175,14 +187,29 @@ def test_bias_act_dropout(activation, dtype):
         y = fd.bias_act_dropout(ndarray(x), gb, 0.3, KEY, residual=gother, shared_axes=axes, **options)
         expected = fd.bias_act_dropout(x, b, 0.3, KEY, residual=other, shared_axes=axes, **options)
         assert same_bits(y.get(), expected)
-        dx, db = fd.bias_act_dropout_backward(ndarray(g), ndarray(x), gb, 0.3, KEY, shared_axes=axes, **options)
-        dx_expected, db_expected = fd.bias_act_dropout_backward(g, x, b, 0.3, KEY, shared_axes=axes, **options)
+        backward = functools.partial(fd.bias_act_dropout_backward, shared_axes=axes, **options)
+        dx, db = backward(ndarray(g), ndarray(x), gb, 0.3, KEY)
+        dx_expected, db_expected = backward(g, x, b, 0.3, KEY)
         assert same_bits(dx.get(), dx_expected)
         if b is None:
             assert db is None
         else:
             rounding = 8 * float(ml_dtypes.finfo(dtype).eps)
             np.testing.assert_allclose(db.get().astype(float), db_expected.astype(float), rounding, rounding)
+
+
+@on_device
+@pytest.mark.parametrize("name", ["concrete", "concrete_slope"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("key", [KEY, KEY.antithetic()])
+def test_concrete(name, dtype, key):
+    x, y = normal(300, dtype=dtype), np.empty(300, dtype)
+    numbers = 1 / 0.1, 0.3, 1 / 0.9, 1.2, 0.1
+    layout = 100, 1 << 35, 17, numbers
+    _cpu.add_noise(name, x, y, *layout, *stream(key))
+    result = ndarray(y)
+    _cuda.add_noise(name, DeviceArray(ndarray(x)).lanes, DeviceArray(result).lanes, *layout, *stream(key))
+    assert same_bits(result.get(), y)
 
 
 @on_device

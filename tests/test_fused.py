@@ -247,3 +247,9 @@ def test_refuses(call, error, message):
     with pytest.raises(error, match=message):
         call()
     assert all(same_bits(a, b) for a, b in zip(before, (X, R, G), strict=True))
+
+
+def test_rate_0_of_a_mirrored_draw_drops_nothing():
+    x = np.arange(40, dtype=np.float32)
+    y = fd.dropout_add(x, x, 0.0, fd.Key(1).antithetic())
+    np.testing.assert_array_equal(y, 2 * x)
