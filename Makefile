@@ -21,7 +21,7 @@ bench: $(VENV)/.test
 	$(BIN)/python -m fastdrop bench
 
 cuda-check: .venv-cuda/.done
-	.venv-cuda/bin/python benchmarks/cuda_check.py
+	.venv-cuda/bin/python benchmarks/gpu_check.py
 
 .venv-cuda/.done: pyproject.toml
 	$(PYTHON) -m venv .venv-cuda

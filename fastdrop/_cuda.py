@@ -7,7 +7,7 @@ its rounding spelled out, see `fastdrop._simd`). The promise is weaker since non
 
 A thread does one word of a Philox block, every 32nd element of a tile: a warp does a tile, and reads and
 writes 32 neighbours at a time. Four of its threads compute the same block. At 2.5 instructions an element
-and plane there is time for that while memory is waited for, which leaves room for 70 (`benchmarks/cuda.py`
+and plane there is time for that while memory is waited for, which leaves room for 70 (`benchmarks/gpu.py`
 has the account), and it gives four times the threads, which are what small arrays lack. Planes are drawn
 until a warp has decided. Noise with a density takes a thread for each block.
 """

@@ -33,8 +33,8 @@ def test_programs_of_cases(name, lines, monkeypatch, capsys):
 
 
 def test_cuda_says_why_it_skips(monkeypatch, capsys):
-    found = program("cuda", monkeypatch)
+    found = program("gpu", monkeypatch)
     if found["why_not"]() is None:
-        pytest.skip("there is a GPU: run benchmarks/cuda.py")
+        pytest.skip("there is a GPU: run benchmarks/gpu.py")
     assert found["main"]([]) == 0
     assert capsys.readouterr().out.startswith("skipped: ")

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from arrays import DTYPES, normal, same_bits
-from device_arrays import SIMULATED, install, ndarray
+from device_arrays import SIMULATED, empty_like, install, ndarray
 from numba import cuda
 
 import fastdrop as fd
@@ -35,7 +35,7 @@ def test_in_the_simulator():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    assert "skipped" not in done.stdout.splitlines()[-1] or "1 skipped" in done.stdout.splitlines()[-1]
+    assert ", 1 skipped" in done.stdout.splitlines()[-1]  # this test
 
 
 def check(function, x, *args, **kwargs):
@@ -95,7 +95,7 @@ def test_windows(shape, window):
 def test_shared_axes(shared):
     x = normal(3, 4, 5, 6)
     window = ((7, 9, 11, 6), (3, 4, 5, 0))
-    for function in (fd.dropout, fd.dropout_backward, fd.gaussian_dropout, fd.gaussian_noise):
+    for function in (fd.dropout, fd.gaussian_dropout, fd.gaussian_noise):
         check(function, x, 0.3, KEY, shared_axes=shared)
         check(function, x, 0.3, KEY, shared_axes=shared, window=window)
 
@@ -207,8 +207,8 @@ def test_concrete(name, dtype, key):
     numbers = 1 / 0.1, 0.3, 1 / 0.9, 1.2, 0.1
     layout = 100, 1 << 35, 17, numbers
     _cpu.add_noise(name, x, y, *layout, *stream(key))
-    result = ndarray(y)
-    _cuda.add_noise(name, DeviceArray(ndarray(x)).lanes, DeviceArray(result).lanes, *layout, *stream(key))
+    given, result = ndarray(x), empty_like(y)
+    _cuda.add_noise(name, DeviceArray(given).lanes, DeviceArray(result).lanes, *layout, *stream(key))
     assert same_bits(result.get(), y)
 
 

@@ -1,6 +1,8 @@
 """All checks and benchmarks that need a GPU, in one visit of under ten minutes.
 
-    python benchmarks/cuda.py [--rounds 21] [--skip-tests]
+(Not called cuda.py: beside a program of that name Numba would not find the package cuda.)
+
+    python benchmarks/gpu.py [--rounds 21] [--skip-tests]
 
 It needs the extra cuda and pytest, and compares with PyTorch if that is there and finds the GPU. First come
 the tests of tests/test_cuda.py on the device against the CPU's kernels, then times by CUDA events.
