@@ -108,7 +108,7 @@ def empty_like(x: DeviceArray) -> DeviceArray:
     library = _library(x.owner)
     if library in ("cupy", "torch"):
         return DeviceArray(sys.modules[library].empty_like(x.owner))
-    if library == "numba":
+    if library in ("numba", "numba_cuda"):
         return DeviceArray(sys.modules["numba.cuda"].device_array_like(x.owner))
     kind = f"{type(x.owner).__module__}.{type(x.owner).__qualname__}"
     raise TypeError(f"a result like x needs an array of CuPy, PyTorch or Numba, got {kind}; use out=")
