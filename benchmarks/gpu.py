@@ -107,7 +107,8 @@ def benchmark(rounds: int) -> None:
 
     torch = torch_on_device()
     name = cuda.get_current_device().name
-    print(f"{name.decode() if isinstance(name, bytes) else name}; medians of {rounds}, us (multiples of a copy)")
+    name = name.decode() if isinstance(name, bytes) else name
+    print(f"{name}; medians of {rounds}, us (multiples of a copy)")
     for dtype in ("float32", "float16"):
         for power in (16, 20, 24, 28):
             x = cuda.to_device(np.ones(1 << power, dtype))
