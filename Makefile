@@ -1,4 +1,5 @@
 # Two commands from a fresh clone: `make demo` and `make test`. Both make their environment first.
+# `make cuda-check` compiles the CUDA kernels without a GPU, in an environment of its own (1 GB).
 # ARGS go to the demo's program: make demo ARGS=--help
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ REV ?= HEAD
 COMMITS ?= 5
 SITE := out/dashboard
 
-.PHONY: demo test bench bench-suite bench-compare dashboard results clean
+.PHONY: demo test bench bench-suite bench-compare dashboard results cuda-check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -55,6 +56,14 @@ dashboard: $(VENV)/.bench
 	$(BIN)/python benchmarks/front_page.py $(SITE)
 	@echo 'To see it: $(BIN)/python -m http.server --directory $(SITE), then http://localhost:8000'
 
+cuda-check: .venv-cuda/.done
+	.venv-cuda/bin/python benchmarks/gpu_check.py
+
+.venv-cuda/.done: pyproject.toml
+	$(PYTHON) -m venv .venv-cuda
+	.venv-cuda/bin/python -m pip install --quiet --editable '.[cuda]' nvidia-cuda-nvcc
+	@touch $@
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -63,4 +72,4 @@ $(VENV)/.%: pyproject.toml | $(BIN)/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-cuda build dist .mypy_cache .pytest_cache .ruff_cache

@@ -10,6 +10,8 @@ from typing import Any, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._device import DeviceArray, device_output, empty_like
+
 Window: TypeAlias = tuple[Sequence[int], Sequence[int]]
 Axes: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
@@ -27,6 +29,8 @@ _WRITABLE = READY | 0x400
 def to_array(x: ArrayLike) -> NDArray[Any]:
     """X as a plain array of a dtype that is taken, in any byte order."""
     if type(x) is not np.ndarray:
+        if hasattr(x, "__cuda_array_interface__"):
+            raise TypeError("this function takes no arrays on a GPU; copy x to the host")
         x = unmasked(x)
     if x.dtype not in PLAIN and x.dtype.name not in _DTYPES:
         allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
@@ -41,22 +45,44 @@ def unmasked(x: ArrayLike) -> NDArray[Any]:
     return np.asarray(x)
 
 
+def any_array(x: ArrayLike) -> NDArray[Any]:
+    """As `to_array`, or a `DeviceArray` where x is on a GPU, which goes through the same hands."""
+    if type(x) is not np.ndarray and hasattr(x, "__cuda_array_interface__"):
+        return DeviceArray(x)  # type: ignore[return-value]
+    return to_array(x)
+
+
 def real_array(x: ArrayLike, what: str) -> NDArray[Any]:
     """As `to_array`, but no complex numbers."""
-    x = to_array(x)
+    return _real(to_array(x), what)
+
+
+def any_real_array(x: ArrayLike, what: str) -> NDArray[Any]:
+    """As `any_array`, but no complex numbers."""
+    return _real(any_array(x), what)
+
+
+def _real(x: NDArray[Any], what: str) -> NDArray[Any]:
     if x.dtype.kind == "c":
         raise TypeError(f"{what} needs real numbers, got {x.dtype}; use x.real and x.imag")
     return x
 
 
 def like(x: NDArray[Any], other: ArrayLike, name: str, of: str = "x") -> NDArray[Any]:
-    """The other array, checked to have x's shape and dtype."""
-    other = to_array(other)
+    """The other array, checked to be where x is and to have x's shape and dtype."""
+    other = any_array(other)
+    same_place(x, other, name)
     for what in ("shape", "dtype"):
         got, allowed = getattr(other, what), getattr(x, what)
         if got != allowed:
             raise ValueError(f"{name} must have {of}'s {what} {allowed}, got {got}")
     return other
+
+
+def same_place(x: Any, other: Any, name: str) -> None:
+    """Refuse an array that isn't where x is: in memory, or on a GPU."""
+    if type(other) is not type(x):
+        raise TypeError(f"{name} must be on a GPU if x is and only then; copy one of them")
 
 
 def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
@@ -81,12 +107,28 @@ def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(out)
 
 
-def target(out: NDArray[Any] | None, *arrays: NDArray[Any]) -> NDArray[Any]:
+def target(out: Any, *arrays: Any) -> NDArray[Any]:
     """The plain array to write to: a new one like the first array, or out, checked against all of them."""
+    if type(arrays[0]) is not np.ndarray:
+        on_device = [empty_like(arrays[0])] if out is None else [device_output(out, a) for a in arrays]
+        return on_device[0]  # type: ignore[return-value]
     if out is None:
         return np.empty(arrays[0].shape, arrays[0].dtype)
     first, *_ = (output(out, a) for a in arrays)
     return first
+
+
+def overlap(out: Any, x: Any) -> bool:
+    """Whether an array of a caller's may share memory with x."""
+    if type(x) is np.ndarray:
+        return bool(np.may_share_memory(out, x))
+    return device_output(out, x).overlaps(x)
+
+
+def result(y: Any, out: Any) -> NDArray[Any]:
+    """What a caller gets: out if given, else the new array, on a GPU its library's."""
+    found: NDArray[Any] = out if out is not None else y if type(y) is np.ndarray else y.owner
+    return found
 
 
 def _same_elements(a: NDArray, b: NDArray) -> bool:

@@ -41,6 +41,13 @@ def cpu() -> ModuleType:
     return _cpu
 
 
+def _on_device() -> ModuleType:
+    """The same for arrays on a GPU."""
+    from fastdrop import _device_blocks
+
+    return _device_blocks
+
+
 class Pass(NamedTuple):
     """What is done with x where it is kept and dropped: a formula of `fastdrop._formulas`, and its needs."""
 
@@ -80,7 +87,10 @@ def fuse(
     window: Window | None,
 ) -> None:
     """Do a pass with Bernoulli noise, with draws shared along axes, rates by element, or a window."""
-    place, shared = _placed(x, shared_axes, window)
+    if type(x) is not np.ndarray:
+        _on_device().fuse(what, x, y, p, key, shared_axes, window)
+        return
+    place, shared = placed(x, shared_axes, window)
     a, b = as_lanes(x), as_lanes(y)
     what = what._replace(others=tuple(as_lanes(other) for other in what.others))
     thresholds, scales = rates(p, _units(x.shape, shared), lanes_dtype(a))
@@ -109,7 +119,7 @@ def fuse(
     if not by_element and thresholds == FULL:
         shared = set(range(a.ndim))  # everything is dropped, whatever is drawn
 
-    def draw_factors(factors: NDArray, rows: Any, place: _Place) -> None:
+    def draw_factors(factors: NDArray, rows: Any, place: Place) -> None:
         t, s = (r[rows] if by_element else r for r in (thresholds, scales))
         factors[...] = 1
         _drop_block(factors, factors, t, s, place, philox_key, draw)
@@ -132,13 +142,16 @@ def noise(
 
     All of them multiply x with what they make of the noise, but "shift", which adds that.
     """
+    if type(x) is not np.ndarray:
+        _on_device().noise(formula, x, y, numbers, key, shared_axes, window)
+        return
     first = numbers[0]
     by_element = isinstance(first, np.ndarray)
     plain = x.dtype in PLAIN and window is None and shared_axes == () and not by_element
     if plain and x.size and ready(x, y):  # the quick way for small calls
         cpu().add_noise(formula, x.ravel(), y.ravel(), x.size, 0, 0, numbers, *stream(key))
         return
-    place, shared = _placed(x, shared_axes, window)
+    place, shared = placed(x, shared_axes, window)
     a, b = as_lanes(x), as_lanes(y)
     multiplies, draws = formula != "shift", stream(key)
     if by_element:
@@ -154,7 +167,7 @@ def noise(
         return
     stds = np.broadcast_to(first, _units(a.shape, shared))
 
-    def draw_factors(factors: NDArray, rows: Any, place: _Place) -> None:
+    def draw_factors(factors: NDArray, rows: Any, place: Place) -> None:
         factors[...] = multiplies and not by_element
         _each(_noise_run("shift", (1.0,), *draws) if by_element else run, (factors,), factors, place)
         if by_element:
@@ -168,6 +181,11 @@ def noise(
             np.add(x[rows], factors, out=y[rows], dtype=factors.dtype, casting="unsafe")
 
 
+def sum_rows(y: Any, like: Any) -> Any:
+    """The sums of an array on a GPU over all axes but the last, as an array of its library."""
+    return _on_device().sum_rows(y, like)
+
+
 def _noise_run(formula: str, numbers: tuple[Any, ...], philox_key: int, draw: int) -> Callable[..., None]:
     """What `_each` calls to apply noise with a density."""
 
@@ -177,13 +195,13 @@ def _noise_run(formula: str, numbers: tuple[Any, ...], philox_key: int, draw: in
     return run
 
 
-def _placed(x: NDArray, shared_axes: Axes, window: Window | None) -> tuple[_Place, set[int]]:
+def placed(x: Any, shared_axes: Axes, window: Window | None) -> tuple[Place, set[int]]:
     """Where x lies in the array of draws, and the axes that share them."""
     full, origin = (x.shape, (0,) * x.ndim) if window is None else window_of(window, x.shape)
     shared = set() if shared_axes == () else axes_in(shared_axes, x.ndim)
     if not shared:
-        return _Place(full, origin), shared
-    return _Place(_units(full, shared), _units(origin, shared, 0)), shared
+        return Place(full, origin), shared
+    return Place(_units(full, shared), _units(origin, shared, 0)), shared
 
 
 def _units(numbers: Sequence[int], shared: set[int], one: int = 1) -> tuple[int, ...]:
@@ -192,7 +210,7 @@ def _units(numbers: Sequence[int], shared: set[int], one: int = 1) -> tuple[int,
 
 
 def _factors(
-    x: NDArray, place: _Place, shared: set[int], draw: Callable[[NDArray, Any, _Place], None]
+    x: NDArray, place: Place, shared: set[int], draw: Callable[[NDArray, Any, Place], None]
 ) -> Iterator[tuple[Any, NDArray]]:
     """Parts of x along its first axis whose factors stay in the cache, and these; one if it is shared."""
     shape = _units(x.shape, shared)
@@ -205,27 +223,34 @@ def _factors(
         yield rows, factors
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a block lies in a full array."""
 
     full: Sequence[int]
     origin: Sequence[int]
 
-    def moved(self, rows: int) -> _Place:
+    def moved(self, rows: int) -> Place:
         """The place so many rows further along the first axis."""
-        return _Place(self.full, [self.origin[0] + rows, *self.origin[1:]])
+        return Place(self.full, [self.origin[0] + rows, *self.origin[1:]])
 
-    def deeper(self, length: int = 1) -> _Place:
+    def deeper(self, length: int = 1) -> Place:
         """The place with another axis at the end, whole in the block."""
-        return _Place([*self.full, length], [*self.origin, 0])
+        return Place([*self.full, length], [*self.origin, 0])
+
+    def strides(self) -> list[int]:
+        """By how much indices grow along each axis."""
+        return [math.prod(self.full[axis + 1 :]) for axis in range(len(self.full))]
+
+    def first(self) -> int:
+        """The index of the block's first element."""
+        return sum(o * s for o, s in zip(self.origin, self.strides(), strict=True))
 
     def rows(self, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], int, int]]:
         """Places in a block of a shape where rows of consecutive indices lie, a stride apart.
 
         With each its first index and the stride: 0 where all that lies there is one row.
         """
-        strides = [math.prod(self.full[axis + 1 :]) for axis in range(len(shape))]
-        first = sum(o * s for o, s in zip(self.origin, strides, strict=True))
+        strides, first = self.strides(), self.first()
         axis = len(shape) - 1  # the first of those along which a row runs
         while axis > 0 and shape[axis] == self.full[axis]:
             axis -= 1
@@ -241,7 +266,7 @@ def _each(
     run: Callable[..., None],
     arrays: Sequence[NDArray],
     y: NDArray,
-    place: _Place,
+    place: Place,
     bias: NDArray | None = None,
 ) -> None:
     """Call run(parts, biases, their period, target, length, stride, start) on 1-D parts fit for kernels."""
@@ -268,7 +293,7 @@ def _each(
 
 
 def _drop_block(
-    x: NDArray, y: NDArray, thresholds: Any, scales: Any, place: _Place, philox_key: int, draw: int
+    x: NDArray, y: NDArray, thresholds: Any, scales: Any, place: Place, philox_key: int, draw: int
 ) -> None:
     """Drop a block of a bigger array into y, with one rate or one for each element."""
     by_element = isinstance(thresholds, np.ndarray)

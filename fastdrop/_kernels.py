@@ -20,7 +20,7 @@ from fastdrop._memory import (
     store_streaming,
     store_where,
 )
-from fastdrop._simd import LANES, any_nonzero, iota, join, lower_twice, narrow, splat, upper_twice
+from fastdrop._simd import LANES, any_nonzero, iota, join, lower_twice, narrow, splat, splat_like, upper_twice
 from fastdrop.random import BERNOULLI, DOMAIN_SHIFT, MIRROR_SHIFT, TILE
 
 _TILE = np.int64(TILE)
@@ -45,8 +45,8 @@ _compare_digit = njit(forceinline=True)(_philox.compare_digit)
 @njit(forceinline=True)
 def words(block, number, key, draw):
     """The four words of Philox blocks, under a counter word 2."""
-    low_key, high_key = splat(key & _WORD), splat(key >> np.uint64(32))
-    high, c2, c3 = block >> np.uint64(32), splat(number), splat(draw & _WORD)
+    low_key, high_key = splat_like(key & _WORD, block), splat_like(key >> np.uint64(32), block)
+    high, c2, c3 = block >> np.uint64(32), splat_like(number, block), splat_like(draw & _WORD, block)
     w0, w1, w2, w3 = _philox4x32(block, high, c2, c3, low_key, high_key)
     return narrow(w0), narrow(w1), narrow(w2), narrow(w3)
 
@@ -69,7 +69,8 @@ def _dropped(tile, threshold, key, draw):
 
     Where U is mirrored they are those that U >= 2**32 - threshold would keep.
     """
-    flipped = mirror(draw)
+    # 0 drops nothing, and no other threshold mirrors it
+    flipped = mirror(draw if threshold else np.uint64(0))
     if draw >> np.uint64(MIRROR_SHIFT):
         threshold = np.uint32(-threshold)
     u0 = u1 = u2 = u3 = splat(_ALL)

@@ -12,6 +12,8 @@ from numba.extending import intrinsic
 
 from fastdrop._simd import I32, LANES, Vec, call, splatted, suffix, vector
 
+I16 = ir.IntType(16)
+
 
 def _address(context, builder, array_type, array, index, count=LANES):
     """A pointer to so many elements of a 1-D C-order array, and the alignment it is sure to have."""
@@ -23,47 +25,59 @@ def _address(context, builder, array_type, array, index, count=LANES):
 HALF, BFLOAT = types.int16, types.uint16  # what arrays of float16 and bfloat16 come as
 
 
-def _in_lanes(array: types.Array, count: int = LANES) -> Vec:
-    return Vec(types.float32 if array.dtype in (HALF, BFLOAT) else array.dtype, count)
+def _in_lanes(dtype: types.Type, count: int = LANES) -> Vec:
+    return Vec(types.float32 if dtype in (HALF, BFLOAT) else dtype, count)
 
 
-def _from_memory(builder, dtype, v):
-    count = v.type.count
+def _from_memory(builder, dtype, v, lanes=LANES):
+    real = vector(ir.FloatType(), lanes)
     if dtype == HALF:
-        return builder.fpext(builder.bitcast(v, vector(ir.HalfType(), count)), vector(ir.FloatType(), count))
+        return builder.fpext(builder.bitcast(v, vector(ir.HalfType(), lanes)), real)
     if dtype == BFLOAT:
-        wide = builder.shl(builder.zext(v, vector(I32, count)), splatted(builder, I32(16), count))
-        return builder.bitcast(wide, vector(ir.FloatType(), count))
+        wide = builder.zext(v, vector(I32, lanes))
+        return builder.bitcast(builder.shl(wide, splatted(builder, I32(16), lanes)), real)
     return v
 
 
-def _to_memory(builder, dtype, v):
+def _to_memory(builder, dtype, v, lanes=LANES):
     if dtype == HALF:
-        half = builder.fptrunc(v, vector(ir.HalfType(), v.type.count))
-        return builder.bitcast(half, vector(ir.IntType(16), v.type.count))
+        return builder.bitcast(builder.fptrunc(v, vector(ir.HalfType(), lanes)), vector(I16, lanes))
     if dtype == BFLOAT:
-        return _round_to_bfloat(builder, v)
+        return _round_to_bfloat(builder, v, lanes)
     return v
 
 
-def _round_to_bfloat(builder, v):
+def _round_to_bfloat(builder, v, lanes):
     """The upper halves, rounded to nearest even; a NaN keeps its sign."""
-    word = builder.bitcast(v, vector(I32, v.type.count))
-    half, one, bias, quiet_bit = (splatted(builder, I32(n), v.type.count) for n in (16, 1, 0x7FFF, 0x0040))
+    word = builder.bitcast(v, vector(I32, lanes))
+    half, one, bias, quiet_bit = (splatted(builder, I32(n), lanes) for n in (16, 1, 0x7FFF, 0x0040))
     upper = builder.lshr(word, half)
     rounded = builder.lshr(builder.add(builder.add(word, bias), builder.and_(upper, one)), half)
     quiet = builder.or_(upper, quiet_bit)
     chosen = builder.select(builder.fcmp_unordered("uno", v, v), quiet, rounded)
-    return builder.trunc(chosen, vector(ir.IntType(16), v.type.count))
+    return builder.trunc(chosen, vector(I16, lanes))
+
+
+@intrinsic
+def loaded(typingctx, element):
+    """One lane of an element as an array holds it."""
+    lane = Vec(_in_lanes(element).element, 1)
+    return lane(element), lambda context, builder, sig, args: _from_memory(builder, element, args[0], 1)
+
+
+@intrinsic
+def stored(typingctx, v, like):
+    """One lane as an array of elements like another holds it."""
+    return like(v, like), lambda context, builder, sig, args: _to_memory(builder, like, args[0], 1)
 
 
 def _load(name, count, doc):
     def load(typingctx, array, index):
         def codegen(context, builder, sig, args):
             pointer, align = _address(context, builder, sig.args[0], *args, count)
-            return _from_memory(builder, sig.args[0].dtype, builder.load(pointer, align=align))
+            return _from_memory(builder, sig.args[0].dtype, builder.load(pointer, align=align), count)
 
-        return _in_lanes(array, count)(array, types.intp), codegen
+        return _in_lanes(array.dtype, count)(array, types.intp), codegen
 
     load.__name__, load.__doc__ = name, doc
     return intrinsic(load)
@@ -77,7 +91,7 @@ def _store(name, nontemporal, doc):
     def store(typingctx, array, index, v):
         def codegen(context, builder, sig, args):
             pointer, align = _address(context, builder, sig.args[0], *args[:2], v.lanes)
-            value = _to_memory(builder, sig.args[0].dtype, args[2])
+            value = _to_memory(builder, sig.args[0].dtype, args[2], v.lanes)
             written = builder.store(value, pointer, align=16 if nontemporal else align)
             if nontemporal:
                 written.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
@@ -112,7 +126,7 @@ def load_where(typingctx, array, index, mask):
         loaded = call(builder, name, lanes, pointer, I32(align), args[2], zero)
         return _from_memory(builder, sig.args[0].dtype, loaded)
 
-    return _in_lanes(array)(array, types.intp, mask), codegen
+    return _in_lanes(array.dtype)(array, types.intp, mask), codegen
 
 
 @intrinsic

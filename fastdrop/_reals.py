@@ -14,7 +14,8 @@ from fastdrop._simd import I32, I64, Vec, call, splatted, suffix, vector
 def _unary(name: str, doc: str) -> Any:
     def function(typingctx, v):
         def codegen(context, builder, sig, args):
-            return call(builder, f"llvm.{name}.{suffix(args[0].type)}", args[0].type, args[0])
+            names = f"llvm.{name}.{suffix(args[0].type)}", f"__nv_{name}{'f' * (v.element == types.float32)}"
+            return call(builder, names[context.target_name == "cuda"], args[0].type, args[0])
 
         return v(v), codegen
 
@@ -52,7 +53,7 @@ def polynomial(single: tuple[float, ...], double: tuple[float, ...]) -> Any:
         coefficients = single if z.element == types.float32 else double
 
         def codegen(context, builder, sig, args):
-            real = args[0].type.element
+            real = _real(z.element)
             total, *others = (splatted(builder, real(c), z.lanes) for c in coefficients)
             for coefficient in others:
                 total = _fma(builder, total, args[0], coefficient)
@@ -61,6 +62,10 @@ def polynomial(single: tuple[float, ...], double: tuple[float, ...]) -> Any:
         return z(z), codegen
 
     return intrinsic(evaluate)
+
+
+def _real(element: types.Type) -> ir.Type:
+    return ir.FloatType() if element == types.float32 else ir.DoubleType()
 
 
 def _precision(element: types.Type) -> tuple[ir.Type, int, int]:
@@ -93,7 +98,7 @@ def scale_by_power(typingctx, v, k):
     def codegen(context, builder, sig, args):
         integer, fraction, _ = _precision(v.element)
         lanes = vector(integer, v.lanes)
-        shifter = splatted(builder, args[1].type.element(1.5 * 2.0**fraction), v.lanes)
+        shifter = splatted(builder, _real(v.element)(1.5 * 2.0**fraction), v.lanes)
         k = builder.bitcast(builder.fadd(args[1], shifter), lanes)  # k in its low bits
         exponent = builder.shl(k, splatted(builder, integer(fraction), v.lanes))
         return builder.bitcast(builder.add(builder.bitcast(args[0], lanes), exponent), args[0].type)
@@ -108,8 +113,9 @@ def _integer(name: str, shift: int, doc: str) -> Any:
             if like.element == types.float64:
                 upper, lower = (builder.zext(word, vector(I64, like.lanes)) for word in args[:2])
                 bits = builder.or_(builder.shl(upper, splatted(builder, I64(32), like.lanes)), lower)
-            word, real = bits.type.element, args[2].type
-            return builder.sitofp(builder.shl(bits, splatted(builder, word(shift), like.lanes)), real)
+            word, _, _ = _precision(like.element)
+            shifted = builder.shl(bits, splatted(builder, word(shift), like.lanes))
+            return builder.sitofp(shifted, args[2].type)
 
         return like(high, low, like), codegen
 
@@ -126,12 +132,11 @@ def flip_sign(typingctx, v, word):
     """Lanes of v, negated where the top bit of the word is set."""
 
     def codegen(context, builder, sig, args):
-        word = args[1]
+        word, (kind, _, _) = args[1], _precision(v.element)
         if v.element == types.float64:
             wide = builder.zext(word, vector(I64, v.lanes))
             word = builder.shl(wide, splatted(builder, I64(32), v.lanes))
-        width = word.type.element.width
-        top = builder.and_(word, splatted(builder, word.type.element(1 << width - 1), v.lanes))
+        top = builder.and_(word, splatted(builder, kind(1 << kind.width - 1), v.lanes))
         return builder.bitcast(builder.xor(builder.bitcast(args[0], top.type), top), args[0].type)
 
     return v(v, word), codegen

@@ -22,9 +22,9 @@ LANES = 8
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
-def vector(element: ir.Type, lanes: int = LANES) -> ir.VectorType:
-    """The LLVM type of lanes."""
-    return ir.VectorType(element, lanes)
+def vector(element: ir.Type, lanes: int = LANES) -> ir.Type:
+    """The LLVM type of lanes; of one that of the scalar, which CUDA's compiler wants."""
+    return element if lanes == 1 else ir.VectorType(element, lanes)
 
 
 class Vec(types.Type):
@@ -48,6 +48,8 @@ U32, U64 = Vec(types.uint32), Vec(types.uint64)
 
 def splatted(builder: ir.IRBuilder, scalar: ir.Value, lanes: int = LANES) -> ir.Value:
     """Lanes equal to a scalar."""
+    if lanes == 1:
+        return scalar
     undefined = ir.Constant(vector(scalar.type, lanes), ir.Undefined)
     first = builder.insert_element(undefined, scalar, I32(0))
     return builder.shuffle_vector(first, undefined, ir.Constant(vector(I32, lanes), [0] * lanes))
@@ -67,10 +69,20 @@ def _binary(op: Callable, integer: Callable, real: Callable | None = None, compa
     def lower(context, builder, sig, args):
         a, b = args
         emit = real if isinstance(sig.args[0].element, types.Float) else integer
-        return emit(builder, a, b if isinstance(sig.args[1], Vec) else splatted(builder, b, a.type.count))
+        if emit is ir.IRBuilder.fmul and context.target_name == "cuda":
+            emit = _rounded_product
+        if not isinstance(sig.args[1], Vec):
+            b = splatted(builder, b, sig.args[0].lanes)
+        return emit(builder, a, b)
 
     lower_builtin(op, Vec, Vec)(lower)
     lower_builtin(op, Vec, types.Number)(lower)
+
+
+def _rounded_product(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """A product that CUDA's compiler doesn't contract to an fma with what is added to it."""
+    name = "llvm.nvvm.mul.rn.f" if a.type == ir.FloatType() else "llvm.nvvm.mul.rn.d"
+    return call(builder, name, a.type, a, b)
 
 
 def _compare(how: str) -> tuple[Callable, Callable]:
@@ -114,7 +126,10 @@ class _Negate(AbstractTemplate):
 
 @lower_builtin(operator.neg, Vec)
 def _negate(context, builder, sig, args):
-    return builder.fneg(args[0])
+    v = sig.args[0]
+    scalar = ir.FloatType() if v.element == types.float32 else ir.DoubleType()
+    # not fneg, which CUDA's compiler doesn't know
+    return builder.fsub(splatted(builder, scalar(-0.0), v.lanes), args[0])
 
 
 def call(builder: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) -> ir.Value:
@@ -123,9 +138,11 @@ def call(builder: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) -> 
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
-def suffix(lanes: ir.VectorType) -> str:
+def suffix(lanes: ir.Type) -> str:
     """What LLVM appends to an intrinsic's name."""
     names = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}
+    if not isinstance(lanes, ir.VectorType):
+        return names[lanes]
     return f"v{lanes.count}{names.get(lanes.element, str(lanes.element))}"
 
 
@@ -133,6 +150,18 @@ def suffix(lanes: ir.VectorType) -> str:
 def splat(typingctx, scalar):
     """Eight lanes equal to a scalar."""
     return Vec(scalar)(scalar), lambda context, builder, sig, args: splatted(builder, args[0])
+
+
+@intrinsic
+def lane(typingctx, scalar):
+    """One lane, which is the scalar: what a CUDA thread works on."""
+    return Vec(scalar, 1)(scalar), lambda context, builder, sig, args: args[0]
+
+
+@intrinsic
+def value(typingctx, v):
+    """The scalar in one lane."""
+    return v.element(v), lambda context, builder, sig, args: args[0]
 
 
 @intrinsic
@@ -155,8 +184,8 @@ def iota(typingctx):
 @intrinsic
 def narrow(typingctx, v):
     """The low halves of uint64 lanes."""
-    half = vector(I32)
-    return U32(v), lambda context, builder, sig, args: builder.trunc(args[0], half)
+    half = vector(I32, v.lanes)
+    return Vec(types.uint32, v.lanes)(v), lambda context, builder, sig, args: builder.trunc(args[0], half)
 
 
 @intrinsic

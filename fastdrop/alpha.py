@@ -7,7 +7,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays import Axes, Window, real_array, target
+from fastdrop._arrays import Axes, Window, any_real_array, result, target
 from fastdrop._blocks import Pass, fuse
 from fastdrop._rates import FULL, rate
 from fastdrop.functional import dropout
@@ -62,14 +62,14 @@ def alpha_dropout(
     >>> fd.alpha_dropout(np.zeros(4), 0.5, fd.Key(42)).round(4)
     array([-0.7792, -0.7792,  0.7792,  0.7792])
     """
-    x = real_array(x, "alpha dropout")
+    a = any_real_array(x, "alpha dropout")
     threshold, _ = rate(p)
     if threshold == FULL:
         return dropout(x, 1.0, key, shared_axes=shared_axes, out=out, window=window)
-    y = target(out, x)
+    y = target(out, a)
     scale, *constants = affine(p)
-    fuse(Pass("alpha", constants=tuple(constants), scale=scale), x, y, p, key, shared_axes, window)
-    return y if out is None else out
+    fuse(Pass("alpha", constants=tuple(constants), scale=scale), a, y, p, key, shared_axes, window)
+    return result(y, out)
 
 
 def affine(p: float) -> tuple[float, float, float]:
@@ -103,12 +103,12 @@ def alpha_dropout_backward(
     >>> fd.alpha_dropout_backward(np.ones(4), 0.5, fd.Key(42)).round(4)
     array([0.    , 0.    , 0.8864, 0.8864])
     """
-    g = real_array(g, "alpha dropout")
+    g = any_real_array(g, "alpha dropout")
     threshold, _ = rate(p)
     y = target(out, g)
     scale = affine(p)[0] if threshold < FULL else 0.0
     fuse(Pass(scale=scale), g, y, p, key, shared_axes, window)
-    return y if out is None else out
+    return result(y, out)
 
 
 class AlphaDropout(Dropout):

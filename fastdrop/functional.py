@@ -12,12 +12,14 @@ from fastdrop._arrays import (
     PLAIN,
     Axes,
     Window,
+    any_array,
     as_lanes,
     copy,
     lanes_dtype,
     output,
     own_mask,
     pieces,
+    result,
     target,
     to_array,
     unmasked,
@@ -103,17 +105,18 @@ def dropout(
             [2., 2., 2.]]])
     """
     if type(x) is not np.ndarray or x.dtype not in PLAIN:
-        x = to_array(x)
-        plain = False
+        x = any_array(x)
+        y, plain = target(out, x), False
     else:
+        y = np.empty(x.shape, x.dtype) if out is None else output(out, x)
         plain = shared_axes == () and window is None
-    y = np.empty(x.shape, x.dtype) if out is None else output(out, x)
     if plain and not isinstance(p, np.ndarray):  # the quick way for small calls
         threshold, scale = rate(p)
         philox_key, draw = stream(key)
         drop(x, y, 0, threshold, scale, philox_key, draw)
     else:
         fuse(DROP, x, y, p, key, shared_axes, window)
+        return result(y, out)
     return y if out is None else out
 
 

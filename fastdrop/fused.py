@@ -8,8 +8,20 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays import Axes, Window, as_lanes, lanes_dtype, like, real_array, target, to_array
-from fastdrop._blocks import Pass, cpu, fuse
+from fastdrop._arrays import (
+    Axes,
+    Window,
+    any_array,
+    any_real_array,
+    as_lanes,
+    lanes_dtype,
+    like,
+    overlap,
+    result,
+    same_place,
+    target,
+)
+from fastdrop._blocks import Pass, cpu, fuse, sum_rows
 from fastdrop._rates import Rate
 from fastdrop.functional import dropout_backward
 from fastdrop.random import Key
@@ -61,11 +73,11 @@ def dropout_add(
     >>> fd.dropout_add(np.ones(6), np.arange(6.0), 0.5, fd.Key(42))
     array([0., 1., 4., 5., 6., 7.])
     """
-    x = to_array(x)
+    x = any_array(x)
     other = like(x, residual, "residual")
     y = target(out, x, other)
     fuse(Pass("add", (other,)), x, y, p, key, shared_axes, window)
-    return y if out is None else out
+    return result(y, out)
 
 
 def dropout_add_backward(
@@ -106,10 +118,11 @@ def dropout_add_backward(
     >>> fd.dropout_add_backward(np.ones(4), 0.5, fd.Key(42))
     (array([0., 0., 2., 2.]), array([1., 1., 1., 1.]))
     """
-    g = to_array(g)
-    if out is not None and np.may_share_memory(out, g):
-        raise ValueError("out must not overlap g, which is returned too; use np.emptylike(g)")
-    return dropout_backward(g, p, key, shared_axes=shared_axes, out=out, window=window), g
+    checked = any_array(g)
+    if out is not None and overlap(out, checked):
+        raise ValueError("out must not overlap g, which is returned too; use np.empty_like(g)")
+    given = result(checked, None)
+    return dropout_backward(given, p, key, shared_axes=shared_axes, out=out, window=window), given
 
 
 def bias_act_dropout(
@@ -166,7 +179,7 @@ def bias_act_dropout(
     >>> fd.bias_act_dropout(x, None, 0, 1, activation="silu").round(3)
     array([[-0.142, -0.269,  0.731,  2.858]])
     """
-    x = real_array(x, "an activation")
+    x = any_real_array(x, "an activation")
     number, biases = _activation_and_bias(x, bias, activation)
     if residual is None:
         what, y = Pass("activate", (), biases, (), number), target(out, x)
@@ -174,7 +187,7 @@ def bias_act_dropout(
         other = like(x, residual, "residual")
         what, y = Pass("activate_add", (other,), biases, (), number), target(out, x, other)
     fuse(what, x, y, p, key, shared_axes, window)
-    return y if out is None else out
+    return result(y, out)
 
 
 def bias_act_dropout_backward(
@@ -223,12 +236,14 @@ def bias_act_dropout_backward(
     >>> dx, dbias
     (array([[0., 0., 2., 2.]]), array([0., 0., 2., 2.]))
     """
-    x = real_array(x, "an activation")
+    x = any_real_array(x, "an activation")
     number, biases = _activation_and_bias(x, bias, activation)
-    g = like(x, g, "g")
-    y = target(out, g, x)
-    fuse(Pass("differentiate", (x,), biases, (), number), g, y, p, key, shared_axes, window)
-    dx = y if out is None else out
+    given = like(x, g, "g")
+    y = target(out, given, x)
+    fuse(Pass("differentiate", (x,), biases, (), number), given, y, p, key, shared_axes, window)
+    dx = result(y, out)
+    if type(y) is not np.ndarray:
+        return dx, None if biases is None else sum_rows(y, biases)
     return dx, None if bias is None else column_sums(y).astype(np.asarray(bias).dtype)
 
 
@@ -241,17 +256,23 @@ def column_sums(y: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(parts, np.float64).sum(0) if parts else np.zeros(y.shape[-1:])
 
 
-def _activation_and_bias(x: NDArray[Any], bias: ArrayLike | None, name: str) -> tuple[int, NDArray[Any]]:
+def _activation_and_bias(x: Any, bias: ArrayLike | None, name: str) -> tuple[int, Any]:
     """The number of an activation, and the bias in the type that x has in lanes."""
     allowed = cpu().ACTIVATIONS
     if name not in allowed:
         raise ValueError(f"activation must be one of {allowed}, got {name!r}")
     if x.ndim == 0:
         raise ValueError("a bias needs x's last axis, got a 0-d array; use x[None]")
-    dtype = lanes_dtype(as_lanes(x))
+    on_device = type(x) is not np.ndarray
+    if on_device and bias is None:
+        return allowed.index(name), None
+    dtype = np.dtype(x.lanes.real) if on_device else lanes_dtype(as_lanes(x))
     if bias is None:
         return allowed.index(name), np.zeros(x.shape[-1:], dtype)
-    given = real_array(bias, "a bias")
+    given: Any = any_real_array(bias, "a bias")
     if given.shape != x.shape[-1:]:
         raise ValueError(f"bias must have the shape of x's last axis {x.shape[-1:]}, got {given.shape}")
-    return allowed.index(name), given.astype(dtype)
+    same_place(x, given, "bias")
+    if on_device and given.lanes.real is not x.lanes.real:
+        raise ValueError(f"bias must have x's dtype {x.dtype} or {dtype}, got {given.dtype}")
+    return allowed.index(name), given if on_device else given.astype(dtype)

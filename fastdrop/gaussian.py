@@ -9,9 +9,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastdrop._arrays import Axes, Window, target, to_array
+from fastdrop._arrays import Axes, Window, any_array, result, target
 from fastdrop._blocks import noise
 from fastdrop._rates import Rate, rate
+from fastdrop.functional import dropout
 from fastdrop.random import Key
 
 
@@ -160,9 +161,12 @@ def gaussian_noise_backward(
     >>> fd.gaussian_noise_backward(np.ones(3), 0.1, fd.Key(42))
     array([1., 1., 1.])
     """
+    given = any_array(g)
     if out is None:
-        return to_array(g)
-    np.copyto(target(out, to_array(g)), g)
+        return result(given, None)
+    if type(given) is not np.ndarray:
+        return dropout(g, 0.0, key, out=out)  # a copy
+    np.copyto(target(out, given), given)
     return out
 
 
@@ -248,7 +252,7 @@ def noised(
     window: Window | None = None,
 ) -> NDArray[Any]:
     """X times 1 + std * z if the formula is "multiply", x + std * z if it is "shift"."""
-    x = to_array(x)
+    x = any_array(x)
     y = target(out, x)
     noise(formula, x, y, (std,), key, shared_axes, window)
-    return y if out is None else out
+    return result(y, out)

@@ -43,3 +43,11 @@ def test_programs_of_cases(name, lines, monkeypatch, capsys):
     found["run"](found["PARTS"], found["__doc__"], ["--rounds", "1", "--small"])
     assert capsys.readouterr().out.count("\n") >= lines
     assert fd.get_num_threads() == threads
+
+
+def test_cuda_says_why_it_skips(monkeypatch, capsys):
+    found = program("gpu", monkeypatch)
+    if found["why_not"]() is None:
+        pytest.skip("there is a GPU: run benchmarks/gpu.py")
+    assert found["main"]([]) == 0
+    assert capsys.readouterr().out.startswith("skipped: ")

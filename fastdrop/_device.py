@@ -1,0 +1,130 @@
+"""Arrays on a GPU, as any library shows them by `__cuda_array_interface__`, and new ones in kind."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# how kernels take them: 16-bit floats as integers, and complex numbers as twice as many reals
+_LANES = {"float16": "<i2", "void16": "<u2", "complex64": "<f4", "complex128": "<f8"}
+_DTYPES = frozenset({"float32", "float64", *_LANES})
+
+
+class Lanes(NamedTuple):
+    """Elements of a device array, flat, as kernels take them."""
+
+    pointer: int
+    size: int
+    typestr: str
+
+    def part(self, at: int, size: int) -> Lanes:
+        """So many elements from a place on."""
+        return Lanes(self.pointer + at * int(self.typestr[-1]), size, self.typestr)
+
+    @property
+    def real(self) -> type[np.floating]:
+        """The type of the numbers that kernels compute with."""
+        return np.float64 if self.typestr == "<f8" else np.float32
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": (self.size,),
+            "typestr": self.typestr,
+            "data": (self.pointer, False),
+            "strides": None,
+            "version": 2,  # without a stream: kernels are launched on that of the array's owner
+        }
+
+
+class DeviceArray:
+    """A C-order array on a GPU: what the kernels need, and the object that a caller gave.
+
+    Raises
+    ------
+    TypeError
+        If it is of a dtype that isn't taken, or has a mask.
+    ValueError
+        If it isn't in C order.
+    """
+
+    def __init__(self, owner: Any) -> None:
+        about = owner.__cuda_array_interface__
+        self.owner = owner
+        self.shape: tuple[int, ...] = tuple(about["shape"])
+        self.ndim, self.size = len(self.shape), math.prod(self.shape)
+        self.dtype = np.dtype(about["typestr"])  # of bfloat16, which NumPy has no name for, V2
+        self.pointer, self.read_only = about["data"]
+        self.stream: int = about.get("stream") or _stream_of(owner)
+        if about.get("mask") is not None:
+            raise TypeError("dropout takes no masked arrays; use x without its mask")
+        if self.dtype.name not in _DTYPES or not self.dtype.isnative:
+            allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
+            raise TypeError(f"dropout needs {allowed}, got {self.dtype} on a GPU")
+        strides = about.get("strides")
+        if strides is not None and self.size and not self._in_c_order(strides):
+            raise ValueError(
+                f"arrays on a GPU must be in C order, got shape {self.shape} with strides {strides}; "
+                "use x.contiguous() in PyTorch, cupy.ascontiguousarray(x) in CuPy"
+            )
+
+    def _in_c_order(self, strides: tuple[int, ...]) -> bool:
+        step = self.dtype.itemsize
+        for length, stride in zip(reversed(self.shape), reversed(strides), strict=True):
+            if length > 1 and stride != step:
+                return False
+            step *= length
+        return True
+
+    @property
+    def lanes(self) -> Lanes:
+        """Its elements."""
+        typestr = _LANES.get(self.dtype.name, self.dtype.str)
+        return Lanes(self.pointer, self.size * (1 + (self.dtype.kind == "c")), typestr)
+
+    def overlaps(self, other: DeviceArray) -> bool:
+        """Whether two arrays share memory."""
+        mine, others = self.size * self.dtype.itemsize, other.size * other.dtype.itemsize
+        return bool(self.pointer < other.pointer + others and other.pointer < self.pointer + mine)
+
+
+def _stream_of(owner: Any) -> int:
+    """The stream that an array's library works on now, where the interface doesn't tell; 0 is the default."""
+    if _library(owner) != "torch":
+        return 0
+    stream: int = sys.modules["torch"].cuda.current_stream(owner.device).cuda_stream
+    return stream
+
+
+def _library(owner: Any) -> str:
+    return type(owner).__module__.partition(".")[0]
+
+
+def empty_like(x: DeviceArray) -> DeviceArray:
+    """A new array of the library of x's owner."""
+    library = _library(x.owner)
+    if library in ("cupy", "torch"):
+        return DeviceArray(sys.modules[library].empty_like(x.owner))
+    if library in ("numba", "numba_cuda"):
+        return DeviceArray(sys.modules["numba.cuda"].device_array_like(x.owner))
+    kind = f"{type(x.owner).__module__}.{type(x.owner).__qualname__}"
+    raise TypeError(f"a result like x needs an array of CuPy, PyTorch or Numba, got {kind}; use out=")
+
+
+def device_output(out: Any, x: DeviceArray) -> DeviceArray:
+    """The array to write x's result to, checked."""
+    if not hasattr(out, "__cuda_array_interface__"):
+        raise TypeError(f"out must be on a GPU as x is, got {type(out).__name__}")
+    y = DeviceArray(out)
+    for name in ("shape", "dtype"):
+        got, allowed = getattr(y, name), getattr(x, name)
+        if got != allowed:
+            raise ValueError(f"out must have x's {name} {allowed}, got {got}")
+    if y.read_only:
+        raise ValueError("out must be writable, got a read-only array; use a copy")
+    if y.pointer != x.pointer and y.overlaps(x):
+        raise ValueError("out must be x or not overlap it, got a shifted view of it")
+    return y
