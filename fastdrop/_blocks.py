@@ -27,7 +27,7 @@ from fastdrop._arrays import (
     window_of,
 )
 from fastdrop._rates import FULL, Rate, check_broadcast, rates
-from fastdrop.random import MIRROR_SHIFT, TILE, Key, signed, stream
+from fastdrop.random import TILE, Key, signed, stream
 
 _UNITS = 1 << 16  # whose factors stay in the cache
 _SHORT = 8  # elements of a unit below which its branch costs more than repeating its factor
@@ -106,8 +106,6 @@ def fuse(
         _drop_block(a, b, thresholds, scales, place, philox_key, draw)
         return
     if not shared and not by_element and thresholds < FULL:
-        if thresholds == 0:
-            draw &= (1 << MIRROR_SHIFT) - 1  # nothing is dropped, mirrored or not: kernels take 0 for 2**32
         numbers = thresholds, scales, what.constants, philox_key, draw
 
         def run(arrays: Sequence[NDArray], bias: NDArray, period: int, target: NDArray, *layout: int) -> None:
