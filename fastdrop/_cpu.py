@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy.ma  # noqa: F401 - else Numba does that at its first call, and a fork doesn't wait for it
 from numba import njit
 from numpy.typing import NDArray
 

@@ -12,13 +12,11 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, SupportsIndex, TypeVar
+from typing import SupportsIndex, TypeVar
 
 from fastdrop.random import natural
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
 
 Piece = TypeVar("Piece")
 
@@ -116,8 +114,6 @@ def _call_helpers(work: Callable[[], None], number: int) -> list[Future[None]]:
 
 
 def _executor() -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor
-
     global _pool
     with _lock:
         if _pool is None:

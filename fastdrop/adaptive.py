@@ -177,14 +177,16 @@ class AdaptiveDropout(Dropout):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs for the same rates and masks, as plain JSON-able data."""
-        mean = None if self._mean is None else self._mean.tolist()
-        return super().state_dict() | {"mean": mean, "inputs": self._inputs}
+        with self._turn:
+            mean = None if self._mean is None else self._mean.tolist()
+            return super().state_dict() | {"mean": mean, "inputs": self._inputs}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state that `state_dict` returned; see `Dropout.load_state_dict`."""
         mean, inputs = _running_mean(state)
-        super().load_state_dict(state)
-        self._mean, self._inputs, self.rates = mean, inputs, None
+        with self._turn:
+            super().load_state_dict(state)
+            self._mean, self._inputs, self.rates = mean, inputs, None
 
     def __repr__(self) -> str:
         options = f"adaptation_rate={self.adaptation_rate}, max_rate={self.max_rate}, axis={self.axis}"

@@ -221,11 +221,12 @@ class VariationalDropout(LearnedNoise):
         """Return the gradient with respect to x, and add that of log_alpha; see `Dropout.backward`."""
         g = np.asarray(g)
         before = g if out is None or not np.may_share_memory(out, g) else g.copy()
-        dx = super().backward(g, out=out)
-        if self._last_x is not None:
-            each = (self._last_x.conj() * (dx - before)).real.astype(np.float64) / 2
-            self._grad += summed_to(each, self._value.shape)
-        return dx
+        with self._turn:
+            dx = super().backward(g, out=out)
+            if self._last_x is not None:
+                each = (self._last_x.conj() * (dx - before)).real.astype(np.float64) / 2
+                self._grad += summed_to(each, self._value.shape)
+            return dx
 
     def regularizer(self, scale: float = 1.0) -> float:
         """Return scale times the divergence of `variational_kl`, and add its gradient.
