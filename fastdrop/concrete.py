@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import Axes, Window, real_array, target
 from fastdrop._blocks import noise
-from fastdrop._rates import rate
+from fastdrop._rates import rate, real
 from fastdrop.learned import LearnedNoise
 from fastdrop.random import Key, Rng
 
@@ -129,9 +129,7 @@ def concrete_dropout_backward(
 def _numbers(logit: float, temperature: float) -> tuple[float, ...]:
     """What the formulas take: see `fastdrop._formulas`."""
     a = checked_logit(logit)
-    if not isinstance(temperature, (float, int, np.floating, np.integer)):
-        raise TypeError(f"temperature must be a real number, got {type(temperature).__name__}")
-    t = float(temperature)
+    t = real("temperature", temperature)
     if not _LEAST_TEMPERATURE <= t < math.inf:
         raise ValueError(f"temperature must be finite and at least {_LEAST_TEMPERATURE}, got {t}")
     a = min(max(a, -_MOST), _MOST)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays import Axes, real_array, target
+from fastdrop._arrays import Axes, axes_in, real_array, target
+from fastdrop._rates import real
 
 
 def max_norm(weight: ArrayLike, c: float, *, axis: Axes = 0, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -54,13 +55,12 @@ def max_norm(weight: ArrayLike, c: float, *, axis: Axes = 0, out: NDArray[Any] |
            [0.8, 0.4]])
     """
     w = real_array(weight, "max_norm")
-    if not isinstance(c, (float, int, np.floating, np.integer)):
-        raise TypeError(f"c must be a real number, got {type(c).__name__}; use float(c)")
-    if not 0 < c < np.inf:
-        raise ValueError(f"c must be above 0 and finite, got {c}")
+    limit = real("c", c)
+    if not 0 < limit < np.inf:
+        raise ValueError(f"c must be above 0 and finite, got {limit}")
     y = target(out, w)
-    axes = axis if isinstance(axis, SupportsIndex) else tuple(axis)
+    axes = tuple(axes_in(axis, w.ndim, "axis"))
     wide = np.asarray(w, np.float64)
     norms = np.sqrt(np.square(wide).sum(axes, keepdims=True))
-    y[...] = wide * (float(c) / np.maximum(norms, float(c)))  # exactly 1 within c
+    y[...] = wide * (limit / np.maximum(norms, limit))  # exactly 1 within c
     return y if out is None else out

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import to_array
+from fastdrop._rates import reals
 from fastdrop.layers import NoiseLayer
 from fastdrop.random import Rng
 
@@ -23,7 +24,7 @@ class LearnedNoise(NoiseLayer):
     def _checked(self, value: Any) -> Any:
         name = self._parameter
         try:
-            number = np.array(value, np.float64)
+            number = reals(name, value).copy()
         except (TypeError, ValueError):
             raise TypeError(f"{name} must be real, got {value!r}") from None
         if not np.isfinite(number).all():

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import real_array, target
 from fastdrop._blocks import Pass, fuse
+from fastdrop._rates import real
 from fastdrop.layers import NoiseLayer
 from fastdrop.random import Key, Rng
 
@@ -145,11 +146,10 @@ def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -
 
 
 def _finite(name: str, value: Any) -> float:
-    if not isinstance(value, (float, int, np.floating, np.integer)):
-        raise TypeError(f"{name} must be a real number, got {type(value).__name__}; use float({name})")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}")
-    return float(value)
+    number = real(name, value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}")
+    return number
 
 
 class StandoutDropout(NoiseLayer):
