@@ -1,4 +1,4 @@
-"""The command line: `python -m fastdrop bench` and `python -m fastdrop info`."""
+"""The command line: `python -m fastdrop bench`, `info`, `selftest` or `stream`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import datetime
 import json
 import math
+import sys
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -32,8 +33,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show = commands.add_parser("info", help="print versions, threads and processor")
     show.set_defaults(run=_info)
     show.add_argument("--json", action="store_true", help="print plain data")
+    test = commands.add_parser("selftest", help="check bits, statistics, threads and forks here")
+    test.set_defaults(run=_selftest)
+    _add_stream(commands.add_parser("stream", help="write random bits for a battery of tests"))
     chosen = parser.parse_args(arguments)
     chosen.run(parser, chosen)
+
+
+def _add_stream(parser: argparse.ArgumentParser) -> None:
+    from fastdrop import _stream
+
+    parser.set_defaults(run=_write_stream)
+    parser.description = (
+        "Raw words of the stream, or with --p bits of masks: at 0.5 as they are, at another rate made "
+        "equally probable by von Neumann's pairs. Bytes go to the standard output without end."
+    )
+    add = parser.add_argument
+    add("--p", type=_rate, metavar="P", help="rate of the masks, inside (0, 1)")
+    add("--seed", type=int, default=0, help="of the key (default: %(default)s)")
+    add("--draw", type=int, default=0, help="of the key (default: %(default)s)")
+    add("--vary", choices=_stream.VARY, default=_stream.VARY[0], help="what each part has anew")
+    add("--size", type=_whole, default=1 << 20, metavar="N", help="words or elements of a part")
+    add("--interleave", type=_whole, default=1, metavar="N", help="parts of which each gives a word in turn")
+    add("--bytes", type=_whole, metavar="N", help="how many, also as 2^30; default: without end")
+
+
+def _write_stream(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    from fastdrop import Key, _stream
+
+    if chosen.size % 64:
+        parser.error(f"--size must be a multiple of 64, got {chosen.size}")
+    if chosen.p == 0:
+        parser.error("--p must be inside (0, 1), got 0")
+    settings = Key(chosen.seed, chosen.draw), chosen.p, chosen.vary, chosen.size, chosen.interleave
+    _stream.write(sys.stdout.buffer, chosen.bytes, *settings)
+
+
+def _selftest(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    from fastdrop import _selftest
+
+    sys.exit(min(_selftest.run(), 1))
 
 
 def _whole(text: str) -> int:

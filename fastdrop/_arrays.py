@@ -188,19 +188,19 @@ def window_of(window: Window, shape: tuple[int, ...]) -> tuple[list[int], list[i
     return full, origin
 
 
-def axes_in(axes: Axes, ndim: int) -> set[int]:
-    """Shared axes as numbers from 0, checked against the number of axes."""
+def axes_in(axes: Axes, ndim: int, name: str = "shared_axes") -> set[int]:
+    """Axes as numbers from 0, checked against the number of axes."""
     try:
         numbers = (
             [operator.index(axes)] if isinstance(axes, SupportsIndex) else [operator.index(a) for a in axes]
         )
     except TypeError:
-        raise TypeError(f"shared_axes must be an int or a tuple of ints, got {axes!r}") from None
+        raise TypeError(f"{name} must be an int or a tuple of ints, got {axes!r}") from None
     found = {axis + ndim if axis < 0 else axis for axis in numbers}
     if not found <= set(range(ndim)):
-        raise ValueError(f"shared_axes must be in [-{ndim}, {ndim}) for an array of {ndim} axes, got {axes}")
+        raise ValueError(f"{name} must be in [-{ndim}, {ndim}) for an array of {ndim} axes, got {axes}")
     if len(found) < len(numbers):
-        raise ValueError(f"shared_axes must not repeat an axis, got {axes}")
+        raise ValueError(f"{name} must not repeat an axis, got {axes}")
     return found
 
 

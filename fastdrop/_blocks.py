@@ -26,6 +26,7 @@ from fastdrop._arrays import (
     ready,
     window_of,
 )
+from fastdrop._forks import loading
 from fastdrop._rates import FULL, Rate, check_broadcast, rates
 from fastdrop.random import TILE, Key, signed, stream
 
@@ -36,7 +37,8 @@ _SHORT = 8  # elements of a unit below which its branch costs more than repeatin
 @cache
 def cpu() -> ModuleType:
     """The CPU backend, imported at first use since Numba takes longer to import than NumPy."""
-    from fastdrop import _cpu
+    with loading:
+        from fastdrop import _cpu
 
     return _cpu
 

@@ -9,10 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from numba import njit
+import numpy.ma  # noqa: F401 - else Numba does that at its first call, and a fork doesn't wait for it
 from numpy.typing import NDArray
 
 from fastdrop import _by_element, _formulas, _kernels, _threads, _words
+from fastdrop._cache import jit
 from fastdrop.random import TILE, signed
 
 ACTIVATIONS = _formulas.ACTIVATIONS
@@ -27,13 +28,6 @@ _BIG = 1 << 20  # elements below which neither threads nor the caches are though
 _WORDS_PARALLEL_FROM = 1 << 20
 _WORDS_PIECE = 1 << 16
 NO_CYCLE = 1 << 62  # the period of a bias that goes on for as long as x
-
-
-def _jit(kernel: Callable) -> Any:
-    try:
-        return njit(kernel, nogil=True, cache=True)
-    except RuntimeError:  # no place on disk can be written: compile in each process
-        return njit(kernel, nogil=True)
 
 
 def _stamp() -> int:
@@ -54,7 +48,7 @@ def _drop_kernel(sources: int) -> Any:
         layout = NO_CYCLE, 0, length, stride, start
         _kernels.elements(_formulas.drop, x, x, x, y, layout, (threshold, scale, key, draw), 0, far)
 
-    return _jit(kernel)
+    return jit(kernel)
 
 
 def _drop_by_kernel(sources: int) -> Any:
@@ -62,7 +56,7 @@ def _drop_by_kernel(sources: int) -> Any:
         _ = sources
         _by_element.elements(x, y, thresholds, scales, period, phase, start, key, draw)
 
-    return _jit(kernel)
+    return jit(kernel)
 
 
 @cache
@@ -88,7 +82,7 @@ def _fused_kernel(name: str, activation: int, by_units: bool, sources: int) -> A
         else:
             _kernels.elements(formula, x, other, bias, y, layout, draws, (*constants, activation), far)
 
-    return _jit(kernel)
+    return jit(kernel)
 
 
 @cache
@@ -105,7 +99,7 @@ def _words_kernel(name: str, sources: int) -> Any:
             noise, formula = _words.logistics, _formulas.concrete_slope
         _words.elements(noise, formula, x, y, length, stride, start, numbers, key, draw)
 
-    return _jit(kernel)
+    return jit(kernel)
 
 
 _drop, _drop_by = _drop_kernel(_SOURCES), _drop_by_kernel(_SOURCES)

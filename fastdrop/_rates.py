@@ -1,4 +1,4 @@
-"""Numbers, checked, and rates as the stream counts them: thresholds of 32-bit uniforms, and scales."""
+"""Real numbers, checked, and rates as the stream counts them: thresholds of 32-bit uniforms, and scales."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Rate: TypeAlias = float | NDArray[Any]
 
@@ -21,6 +21,24 @@ def rate(p: float, name: str = "p") -> tuple[int, float]:
     if type(p) is not float and not isinstance(p, (float, int, np.floating, np.integer)):
         raise TypeError(f"{name} must be a real number in [0, 1], got {type(p).__name__}; use float({name})")
     return _rate(p, name)
+
+
+def real(name: str, value: Any) -> float:
+    """A real number as a float, or an error that names it."""
+    if not isinstance(value, (float, int, np.floating, np.integer)):
+        raise TypeError(f"{name} must be a real number, got {type(value).__name__}; use float({name})")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a float, got an int of {int(value).bit_length()} bits") from None
+
+
+def reals(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """Real numbers as an array, or an error that names them."""
+    try:
+        return np.asarray(values, np.float64)
+    except OverflowError:
+        raise ValueError(f"{name} must be floats, got an int beyond them") from None
 
 
 @lru_cache(maxsize=1024)
@@ -51,11 +69,10 @@ def rates(p: Rate, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, A
 
 def positive(name: str, value: float) -> float:
     """A number above 0 and finite, or an error that names it."""
-    if not isinstance(value, (float, int, np.floating, np.integer)):
-        raise TypeError(f"{name} must be a real number, got {type(value).__name__}; use float({name})")
-    if not 0 < value < np.inf:
-        raise ValueError(f"{name} must be above 0 and finite, got {value}")
-    return float(value)
+    number = real(name, value)
+    if not 0 < number < np.inf:
+        raise ValueError(f"{name} must be above 0 and finite, got {number}")
+    return number
 
 
 def check_broadcast(name: str, numbers: NDArray, shape: tuple[int, ...]) -> None:

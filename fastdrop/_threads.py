@@ -12,14 +12,12 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, SupportsIndex, TypeVar
+from typing import SupportsIndex, TypeVar
 
 from fastdrop.random import natural
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
 
 Piece = TypeVar("Piece")
 
@@ -129,8 +127,6 @@ def _call_helpers(work: Callable[[], None], number: int) -> list[Future[None]]:
 
 
 def _executor() -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor
-
     global _pool
     with _lock:
         if _pool is None:

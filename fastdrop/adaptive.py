@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import real_array
-from fastdrop._rates import rate
+from fastdrop._rates import rate, reals
 from fastdrop.functional import dropout
 from fastdrop.layers import Dropout
 from fastdrop.random import Key, Rng, natural
@@ -49,7 +49,7 @@ def importance_rates(importance: ArrayLike, p: float, *, max_rate: float = 0.95)
     rate(p)
     if p > max_rate:
         raise ValueError(f"p must be at most max_rate {max_rate}, got {p}; their mean can't reach it")
-    found = np.asarray(importance, np.float64)
+    found = reals("importance", importance)
     if found.ndim != 1 or not (np.isfinite(found) & (found >= 0)).all():
         raise ValueError(f"importance must be 1-D, finite and >= 0, got {importance!r}")
     mean = found.mean() if found.size else 0.0
@@ -177,14 +177,16 @@ class AdaptiveDropout(Dropout):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs for the same rates and masks, as plain JSON-able data."""
-        mean = None if self._mean is None else self._mean.tolist()
-        return super().state_dict() | {"mean": mean, "inputs": self._inputs}
+        with self._turn:
+            mean = None if self._mean is None else self._mean.tolist()
+            return super().state_dict() | {"mean": mean, "inputs": self._inputs}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state that `state_dict` returned; see `Dropout.load_state_dict`."""
         mean, inputs = _running_mean(state)
-        super().load_state_dict(state)
-        self._mean, self._inputs, self.rates = mean, inputs, None
+        with self._turn:
+            super().load_state_dict(state)
+            self._mean, self._inputs, self.rates = mean, inputs, None
 
     def __repr__(self) -> str:
         options = f"adaptation_rate={self.adaptation_rate}, max_rate={self.max_rate}, axis={self.axis}"
@@ -195,8 +197,8 @@ def _running_mean(state: Mapping[str, Any]) -> tuple[NDArray[np.float64] | None,
     """The mean and the number of inputs of a state, checked."""
     mean, inputs = (state.get(n) if isinstance(state, Mapping) else None for n in ("mean", "inputs"))
     try:
-        count = natural("inputs", inputs or 0)
-        found = None if mean is None else np.array(mean, np.float64)
+        count = natural("inputs", inputs or 0, 1 << 63)
+        found = None if mean is None else reals("mean", mean).copy()
     except (TypeError, ValueError) as error:
         raise ValueError(f"state has a bad entry: {error}") from None
     if found is not None and (found.ndim != 1 or not (np.isfinite(found) & (found >= 0)).all() or not count):

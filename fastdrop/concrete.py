@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import Axes, Window, real_array, target
 from fastdrop._blocks import noise
-from fastdrop._rates import rate
+from fastdrop._rates import rate, real
 from fastdrop.learned import LearnedNoise
 from fastdrop.random import Key, Rng
 
@@ -138,11 +138,10 @@ def _numbers(logit: float, temperature: float) -> tuple[float, ...]:
 
 def checked_temperature(temperature: Any) -> float:
     """A temperature as a float, or an error."""
-    if not isinstance(temperature, (float, int, np.floating, np.integer)):
-        raise TypeError(f"temperature must be a real number, got {type(temperature).__name__}")
-    if not _LEAST_TEMPERATURE <= temperature < math.inf:
-        raise ValueError(f"temperature must be finite and at least {_LEAST_TEMPERATURE}, got {temperature}")
-    return float(temperature)
+    t = real("temperature", temperature)
+    if not _LEAST_TEMPERATURE <= t < math.inf:
+        raise ValueError(f"temperature must be finite and at least {_LEAST_TEMPERATURE}, got {t}")
+    return t
 
 
 def checked_logit(logit: Any) -> float:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays import Axes, real_array, target
+from fastdrop._arrays import Axes, axes_in, real_array, target
 from fastdrop._rates import positive
 
 
@@ -56,7 +56,7 @@ def max_norm(weight: ArrayLike, c: float, *, axis: Axes = 0, out: NDArray[Any] |
     """
     w, c = real_array(weight, "max_norm"), positive("c", c)
     y = target(out, w)
-    axes = axis if isinstance(axis, SupportsIndex) else tuple(axis)
+    axes = tuple(axes_in(axis, w.ndim, "axis"))
     wide = np.asarray(w, np.float64)
     norms = np.sqrt(np.square(wide).sum(axes, keepdims=True))
     y[...] = wide * (c / np.maximum(norms, c))  # exactly 1 within c

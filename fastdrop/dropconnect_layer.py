@@ -122,14 +122,15 @@ class DropConnect(Dropout):
         TypeError, ValueError
             As `fastdrop.drop_connect`; the key is then not advanced.
         """
-        if self.training if training is None else training:
-            y = super().forward(x, True, out=out)
-        else:
-            y = self._drop(x, 0.0, Key(0), out)
-            self._last_shape, self._last_value = y.shape, 0.0
-            self._last_seed, self._last_draw = 0, 0  # backward is that of training at p = 0
-        self._last_x = x
-        return y
+        with self._turn:
+            if self.training if training is None else training:
+                y = super().forward(x, True, out=out)
+            else:
+                y = self._drop(x, 0.0, Key(0), out)
+                self._last_shape, self._last_value = y.shape, 0.0
+                self._last_seed, self._last_draw = 0, 0  # backward is that of training at p = 0
+            self._last_x = x
+            return y
 
     def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
         return drop_connect(x, self.weight, p, key, bias=self.bias, per_example=self.per_example, out=out)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastdrop._arrays import Axes, Window, any_array, result, target
 from fastdrop._blocks import noise
-from fastdrop._rates import Rate, rate
+from fastdrop._rates import Rate, rate, real
 from fastdrop.functional import dropout
 from fastdrop.random import Key
 
@@ -235,11 +235,10 @@ def checked_std(std: Rate, name: str = "std") -> Rate:
         if wrong.size:
             raise ValueError(f"{name} must be finite and >= 0, got {wrong.flat[0]} in an array")
         return std.astype(np.float64)
-    if not isinstance(std, (float, int, np.floating, np.integer)):
-        raise TypeError(f"{name} must be a real number, got {type(std).__name__}; use float({name})")
-    if not 0 <= std < math.inf:
-        raise ValueError(f"{name} must be finite and >= 0, got {std}")
-    return float(std)
+    number = real(name, std)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{name} must be finite and >= 0, got {number}")
+    return number
 
 
 def noised(

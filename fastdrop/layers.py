@@ -10,18 +10,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop import functional
 from fastdrop._rates import rate
+from fastdrop._turns import TakesTurns
 from fastdrop.random import Key, Rng, as_key, as_key_or_seed
 from fastdrop.schedules import Curriculum, ScheduledRate, restored_schedule, schedule_state
 
 STATE_VERSION = 1
 
 
-class NoiseLayer:
-    """What layers have in common: a number, or an array, for their noise, a key and a training flag."""
+class NoiseLayer(TakesTurns):
+    """What layers have in common: a number, or an array, for their noise, a key and a training flag.
+
+    Threads may share a layer: forwards take turns, and each gets a draw of its own.
+    """
 
     _parameter: ClassVar[str] = "p"  # the name of that number
 
     def __init__(self, value: Any, rng: Rng) -> None:
+        super().__init__()
         self._set(value)
         self.key = as_key(rng)
         self.training = True
@@ -56,8 +61,9 @@ class NoiseLayer:
         TypeError, ValueError
             If the schedule returns what is no rate; it is then not advanced.
         """
-        if self._schedule is not None:
-            self._set(None, self._schedule, self._step + 1)
+        with self._turn:
+            if self._schedule is not None:
+                self._set(None, self._schedule, self._step + 1)
 
     @property
     def _shown(self) -> Any:
@@ -67,12 +73,14 @@ class NoiseLayer:
     @property
     def key(self) -> Key:
         """The key of the next training forward."""
-        return Key(self._seed, self._draw)
+        with self._turn:
+            return Key(self._seed, self._draw)
 
     @key.setter
     def key(self, key: Key) -> None:
         given = as_key_or_seed(key)
-        self._seed, self._draw = given.seed, given.draw
+        with self._turn:
+            self._seed, self._draw = given.seed, given.draw
 
     def __call__(
         self, x: ArrayLike, training: bool | None = None, *, out: NDArray[Any] | None = None
@@ -99,15 +107,16 @@ class NoiseLayer:
         TypeError, ValueError
             As `fastdrop.dropout`; the key is then not advanced.
         """
-        if not (self.training if training is None else training):
-            self._last_shape, self._last_seed = np.shape(x), None
-            return x  # type: ignore[return-value]
-        key, value = self._key_for(x), self._value
-        y = self._drop(x, value, key, out)
-        self._drawn(x, key)
-        self._last_shape, self._last_value = y.shape, value
-        self._last_seed, self._last_draw = key.seed, key.draw
-        return y
+        with self._turn:
+            if not (self.training if training is None else training):
+                self._last_shape, self._last_seed = np.shape(x), None
+                return x  # type: ignore[return-value]
+            key, value = self._key_for(x), self._value
+            y = self._drop(x, value, key, out)
+            self._drawn(x, key)
+            self._last_shape, self._last_value = y.shape, value
+            self._last_seed, self._last_draw = key.seed, key.draw
+            return y
 
     def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the gradient with respect to the last forward's x; g itself after evaluation.
@@ -126,20 +135,21 @@ class NoiseLayer:
         ValueError
             If g has another shape than the last forward's x.
         """
-        shape, seed = self._last_shape, self._last_seed
-        if shape is None:
-            raise RuntimeError(
-                f"{type(self).__name__}.backward needs a forward before it; call forward(x) first"
-            )
-        if np.shape(g) != shape:
-            raise ValueError(f"g must have the last forward's shape {shape}, got {np.shape(g)}")
-        if seed is None:
-            return g  # type: ignore[return-value]
-        return self._drop_backward(g, self._last_value, Key(seed, self._last_draw), out)
+        with self._turn:
+            shape, seed = self._last_shape, self._last_seed
+            if shape is None:
+                raise RuntimeError(
+                    f"{type(self).__name__}.backward needs a forward before it; call forward(x) first"
+                )
+            if np.shape(g) != shape:
+                raise ValueError(f"g must have the last forward's shape {shape}, got {np.shape(g)}")
+            if seed is None:
+                return g  # type: ignore[return-value]
+            return self._drop_backward(g, self._last_value, Key(seed, self._last_draw), out)
 
     def _key_for(self, x: ArrayLike) -> Key:
         """The key of the next training forward."""
-        return self.key
+        return Key(self._seed, self._draw)
 
     def _drawn(self, x: ArrayLike, key: Key) -> None:
         """Note that a training forward of x has used a key."""
@@ -171,13 +181,14 @@ class NoiseLayer:
         >>> fd.Dropout(0.5, rng=42).state_dict()
         {'version': 1, 'layer': 'Dropout', 'p': 0.5, 'seed': 42, 'draw': 0}
         """
-        return {
-            "version": STATE_VERSION,
-            "layer": type(self).__name__,
-            self._parameter: self._number_state(),
-            "seed": self.key.seed,
-            "draw": self.key.draw,
-        }
+        with self._turn:
+            return {
+                "version": STATE_VERSION,
+                "layer": type(self).__name__,
+                self._parameter: self._number_state(),
+                "seed": self._seed,
+                "draw": self._draw,
+            }
 
     def _number_state(self) -> Any:
         if self._schedule is not None:
@@ -203,18 +214,21 @@ class NoiseLayer:
         for name in ("version", "layer"):
             if state[name] != expected[name]:
                 raise ValueError(f"state must have {name} {expected[name]!r}, got {state[name]!r}")
-        number = state[self._parameter]
         try:
             key = Key(state["seed"], state["draw"])
-            if isinstance(number, Mapping):
-                self._set(None, *restored_schedule(number, self._schedule))
-            elif callable(number):
-                raise TypeError(f"{self._parameter} must be plain data, got {number!r}")
-            else:
-                self._set(number)
+            with self._turn:
+                self._set_from_state(state[self._parameter])
+                self.key, self._last_shape = key, None
         except TypeError as error:
             raise ValueError(f"state has a bad entry: {error}") from None
-        self.key, self._last_shape = key, None
+
+    def _set_from_state(self, number: Any) -> None:
+        if isinstance(number, Mapping):
+            self._set(None, *restored_schedule(number, self._schedule))
+        elif callable(number):
+            raise TypeError(f"{self._parameter} must be plain data, got {number!r}")
+        else:
+            self._set(number)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._parameter}={self._shown}, rng={self.key})"
@@ -225,6 +239,10 @@ class Dropout(NoiseLayer):
 
     A layer holds its rate, its key and the shape of its last input. It stores no mask: backward
     recomputes it, and costs what forward costs.
+
+    Threads may share a layer, of this class or another: calls take turns, and each training forward gets
+    a draw of its own. But backward belongs to the layer's last forward, whichever thread called that:
+    threads that train at once need a layer each, say with ``rng=key.fold_in(thread)``, or the functions.
 
     Parameters
     ----------

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import to_array
+from fastdrop._rates import reals
 from fastdrop.layers import NoiseLayer
 from fastdrop.random import Rng
 
@@ -23,7 +24,7 @@ class LearnedNoise(NoiseLayer):
     def _checked(self, value: Any) -> Any:
         name = self._parameter
         try:
-            number = np.array(value, np.float64)
+            number = reals(name, value).copy()
         except (TypeError, ValueError):
             raise TypeError(f"{name} must be real, got {value!r}") from None
         if not np.isfinite(number).all():
@@ -49,13 +50,15 @@ class LearnedNoise(NoiseLayer):
         """
         if out is not None and np.may_share_memory(out, x):
             raise ValueError("out must not overlap x, which backward needs; use np.empty_like(x)")
-        y = super().forward(x, training, out=out)
-        self._last_x = None if self._last_seed is None else to_array(x)
-        self._last_value = self._value.copy()
-        return y
+        with self._turn:
+            y = super().forward(x, training, out=out)
+            self._last_x = None if self._last_seed is None else to_array(x)
+            self._last_value = self._value.copy()
+            return y
 
     def load_state_dict(self, state: Any) -> None:
         """Take over a state that `state_dict` returned; see `Dropout.load_state_dict`."""
-        super().load_state_dict(state)
-        self._last_x = None
-        self.zero_grad()
+        with self._turn:
+            super().load_state_dict(state)
+            self._last_x = None
+            self.zero_grad()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._rates import FULL, rate
+from fastdrop._rates import FULL, rate, reals
 from fastdrop.alpha import affine
 from fastdrop.dropblock import block_layout
 from fastdrop.gaussian import checked_std, std_of
@@ -68,7 +68,7 @@ def dropout(p: float, x: ArrayLike = 1.0) -> Moments:
     >>> m.mean, m.variance.round(9), m.skewness.round(9), m.kurtosis.round(9)
     (array([ 1., -2.]), array([0.25, 1.  ]), array([-1.5,  1.5]), array([0.25, 0.25]))
     """
-    x = np.asarray(x, np.float64)
+    x = reals("x", x)
     threshold, scale = rate(p)
     return _two_points(x * (scale if threshold < FULL else 0.0), np.zeros_like(x), threshold / FULL)
 
@@ -101,7 +101,7 @@ def alpha_dropout(p: float, x: ArrayLike) -> Moments:
     >>> m.mean.round(4), m.variance.round(4)
     (array([0.    , 0.4432]), array([0.6071, 1.4943]))
     """
-    x = np.asarray(x, np.float64)
+    x = reals("x", x)
     threshold, _ = rate(p)
     if threshold == FULL:
         return _two_points(np.zeros_like(x), np.zeros_like(x), 1.0)
@@ -135,7 +135,7 @@ def gaussian_dropout(p: float, x: ArrayLike = 1.0) -> Moments:
     >>> moments.gaussian_dropout(0.5, 3.0)
     Moments(mean=array(3.), variance=array(9.), skewness=array(0.), kurtosis=array(0.))
     """
-    x = np.asarray(x, np.float64)
+    x = reals("x", x)
     return _normal(x, np.abs(x) * std_of(p))
 
 
@@ -164,7 +164,7 @@ def gaussian_noise(std: float, x: ArrayLike = 0.0) -> Moments:
     >>> moments.gaussian_noise(0.5)
     Moments(mean=array(0.), variance=array(0.25), skewness=array(0.), kurtosis=array(0.))
     """
-    x = np.asarray(x, np.float64)
+    x = reals("x", x)
     return _normal(x, np.full_like(x, checked_std(std)))
 
 

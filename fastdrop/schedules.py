@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeAlias
 
-from fastdrop._rates import rate
+from fastdrop._rates import rate, real
 from fastdrop.random import natural
+
+_END = 1 << 63  # of steps: floats can count them
 
 ScheduledRate: TypeAlias = "float | Callable[[int], float]"
 
@@ -70,7 +72,7 @@ class Linear(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        natural("steps", self.steps)
+        natural("steps", self.steps, _END)
 
     def __call__(self, step: int) -> float:
         """Return the rate of a step."""
@@ -93,7 +95,7 @@ class Cosine(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        natural("steps", self.steps)
+        natural("steps", self.steps, _END)
         rate(self.start, "start")
 
     def __call__(self, step: int) -> float:
@@ -109,9 +111,7 @@ class _Exponential(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.gamma, (float, int)):
-            raise TypeError(f"gamma must be a real number, got {type(self.gamma).__name__}")
-        if not 0 <= self.gamma < math.inf:
+        if not 0 <= real("gamma", self.gamma) < math.inf:
             raise ValueError(f"gamma must be finite and >= 0, got {self.gamma}")
 
 
@@ -181,7 +181,7 @@ class Early(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        natural("steps", self.steps)
+        natural("steps", self.steps, _END)
 
     def __call__(self, step: int) -> float:
         """Return the rate of a step."""
@@ -209,7 +209,7 @@ class Late(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        natural("steps", self.steps)
+        natural("steps", self.steps, _END)
 
     def __call__(self, step: int) -> float:
         """Return the rate of a step."""
@@ -246,7 +246,7 @@ class Step(Schedule):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for p in self.rates:
             rate(p, "rates")
-        steps = [natural("boundaries", step) for step in self.boundaries]
+        steps = [natural("boundaries", step, _END) for step in self.boundaries]
         if steps != sorted(set(steps)) or len(steps) != len(self.rates):
             got = f"{self.boundaries} for {self.rates}"
             raise ValueError(f"boundaries must rise, and be as many as rates, got {got}")
@@ -309,7 +309,7 @@ def restored_schedule(
 ) -> tuple[Callable[[int], float], int]:
     """The schedule and step of a state; a callable of the user's is the one given, if that has its name."""
     parameters = dict(state)
-    name, step = parameters.pop("schedule", None), natural("step", parameters.pop("step", None))
+    name, step = parameters.pop("schedule", None), natural("step", parameters.pop("step", None), _END)
     if name in _KINDS:
         return _KINDS[name](**parameters), step
     if given is None or _name(given) != name:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import real_array, target
 from fastdrop._blocks import Pass, fuse
+from fastdrop._rates import real
 from fastdrop.layers import NoiseLayer
 from fastdrop.random import Key, Rng
 
@@ -145,11 +146,10 @@ def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -
 
 
 def _finite(name: str, value: Any) -> float:
-    if not isinstance(value, (float, int, np.floating, np.integer)):
-        raise TypeError(f"{name} must be a real number, got {type(value).__name__}; use float({name})")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}")
-    return float(value)
+    number = real(name, value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}")
+    return number
 
 
 class StandoutDropout(NoiseLayer):
@@ -227,16 +227,17 @@ class StandoutDropout(NoiseLayer):
         """
         if out is not None and np.may_share_memory(out, a):
             raise ValueError("out must not overlap a, which backward needs; use np.empty_like(h)")
-        before, self._last_a = self._last_a, a
-        try:
-            if self.training if training is None else training:
-                return super().forward(h, True, out=out)
-            y = self._expected(h, out)
-            super().forward(h, False)
-            return y
-        except BaseException:
-            self._last_a = before
-            raise
+        with self._turn:
+            before, self._last_a = self._last_a, a
+            try:
+                if self.training if training is None else training:
+                    return super().forward(h, True, out=out)
+                y = self._expected(h, out)
+                super().forward(h, False)
+                return y
+            except BaseException:
+                self._last_a = before
+                raise
 
     def __call__(  # type: ignore[override]
         self,
@@ -251,8 +252,9 @@ class StandoutDropout(NoiseLayer):
 
     def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the gradient with respect to the last forward's h; see `Dropout.backward`."""
-        dh = super().backward(g, out=out)
-        return dh if self._last_seed is not None else self._expected(dh, out)
+        with self._turn:
+            dh = super().backward(g, out=out)
+            return dh if self._last_seed is not None else self._expected(dh, out)
 
     def _expected(self, h: ArrayLike, out: NDArray[Any] | None) -> NDArray[Any]:
         """What evaluation makes of h, or of its gradient."""

@@ -199,13 +199,14 @@ class TemporalDropout(Dropout):
         TypeError, ValueError
             As `fastdrop.dropout`, or if x is neither 3-D nor 2-D, or lengths don't fit it.
         """
-        before = self._lengths
-        self._lengths = None if lengths is None else self._checked_lengths(lengths, np.shape(x))
-        try:
-            return super().forward(x, training, out=out)
-        except BaseException:
-            self._lengths = before
-            raise
+        with self._turn:
+            before = self._lengths
+            self._lengths = None if lengths is None else self._checked_lengths(lengths, np.shape(x))
+            try:
+                return super().forward(x, training, out=out)
+            except BaseException:
+                self._lengths = before
+                raise
 
     __call__ = forward
 
@@ -250,7 +251,8 @@ class TemporalDropout(Dropout):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs for the same masks, with the draw of the sequence under way."""
-        return super().state_dict() | {"sequence": self._sequence and self._sequence.draw}
+        with self._turn:
+            return super().state_dict() | {"sequence": self._sequence and self._sequence.draw}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state that `state_dict` returned; see `Dropout.load_state_dict`."""
@@ -260,9 +262,10 @@ class TemporalDropout(Dropout):
                 natural("sequence", sequence, 1 << 64)
             except TypeError as error:
                 raise ValueError(f"state has a bad entry: {error}") from None
-        super().load_state_dict(state)
-        self._sequence = None if sequence is None else Key(self.key.seed, sequence)
-        self._lengths = None
+        with self._turn:
+            super().load_state_dict(state)
+            self._sequence = None if sequence is None else Key(self.key.seed, sequence)
+            self._lengths = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(p={self._shown}, time_major={self.time_major}, rng={self.key})"

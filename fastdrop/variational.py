@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import to_array, unmasked
+from fastdrop._rates import reals
 from fastdrop.gaussian import gaussian_noise, noised, normal
 from fastdrop.learned import LearnedNoise
 from fastdrop.random import Key, Rng
@@ -121,7 +122,7 @@ def variational_kl(log_alpha: ArrayLike) -> tuple[NDArray[np.float64], NDArray[n
     >>> kl.round(3), slope.round(3)
     (array([1.541, 0.431, 0.   ]), array([-0.617, -0.359, -0.   ]))
     """
-    a = np.asarray(log_alpha, np.float64)
+    a = reals("log_alpha", log_alpha)
     level, rise, height = 1.8732, 1.48695, 0.63576
     s = _sigmoid(level + rise * a)
     kl = height * (1 - s) + 0.5 * np.logaddexp(0, -a)
@@ -221,11 +222,12 @@ class VariationalDropout(LearnedNoise):
         """Return the gradient with respect to x, and add that of log_alpha; see `Dropout.backward`."""
         g = np.asarray(g)
         before = g if out is None or not np.may_share_memory(out, g) else g.copy()
-        dx = super().backward(g, out=out)
-        if self._last_x is not None:
-            each = (self._last_x.conj() * (dx - before)).real.astype(np.float64) / 2
-            self._grad += summed_to(each, self._value.shape)
-        return dx
+        with self._turn:
+            dx = super().backward(g, out=out)
+            if self._last_x is not None:
+                each = (self._last_x.conj() * (dx - before)).real.astype(np.float64) / 2
+                self._grad += summed_to(each, self._value.shape)
+            return dx
 
     def regularizer(self, scale: float = 1.0) -> float:
         """Return scale times the divergence of `variational_kl`, and add its gradient.

@@ -79,8 +79,8 @@ def test_signs_of_zero_and_exact_norms_are_kept():
         (lambda: max_norm(np.ones((2, 2)), "1"), TypeError, "c must be a real number, got str"),
         (lambda: max_norm(np.ones((2, 2), int), 1), TypeError, "got int64"),
         (lambda: max_norm(np.ones((2, 2)) * 1j, 1), TypeError, "max_norm needs real numbers, got complex128"),
-        (lambda: max_norm(np.ones((2, 2)), 1, axis=2), ValueError, "axis 2 is out of bounds"),
-        (lambda: max_norm(np.ones((2, 2)), 1, axis=(0, 0)), ValueError, "duplicate value in 'axis'"),
+        (lambda: max_norm(np.ones((2, 2)), 1, axis=2), ValueError, "axis must be in"),
+        (lambda: max_norm(np.ones((2, 2)), 1, axis=(0, 0)), ValueError, "axis must not repeat"),
         (
             lambda: max_norm(np.ones((2, 2)), 1, out=np.ones(2)),
             ValueError,

@@ -162,22 +162,6 @@ def test_processes_that_compile_at_once_share_a_cache(tmp_path):
     assert list(tmp_path.rglob("*.nbi"))
 
 
-def test_without_a_writable_cache_kernels_are_compiled_in_each_process(monkeypatch):
-    options = []
-
-    def njit(kernel, **given):
-        options.append(given)
-        if given.get("cache"):
-            raise RuntimeError("cannot cache function: no locator available")
-        return numba.njit(kernel, **given)
-
-    monkeypatch.setattr(_cpu, "njit", njit)
-    kernel = _cpu._drop_kernel(0)
-    assert [given.get("cache", False) for given in options] == [True, False]
-    x = sample(1500)
-    assert by_kernel(one_row(kernel, False), x, 0.5).tobytes() == by_reference(x, 0.5).tobytes()
-
-
 def test_a_change_of_the_kernels_sources_changes_the_caches_key():
     old, new = (_cpu._drop_kernel(stamp)._cache for stamp in (1, 2))
     signature, codegen = (numba.int64,), numba.core.registry.cpu_target.target_context.codegen()

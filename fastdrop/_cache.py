@@ -1,0 +1,80 @@
+"""Kernels compiled at first use and kept on disk, where whatever goes wrong costs time and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+from numba import config, njit
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+
+def jit(kernel: Callable) -> Any:
+    """The kernel as machine code that releases the GIL."""
+    if config.DISABLE_JIT:
+        raise RuntimeError("fastdrop has no form that Python itself could run; unset NUMBA_DISABLE_JIT")
+    compiled = njit(kernel, nogil=True)
+    try:
+        compiled._cache = _Cache(kernel)
+    except (OSError, RuntimeError):  # no place on disk can be written
+        _warn("no directory for them can be written")
+    return compiled
+
+
+@cache
+def _warn(why: str) -> None:
+    """Say it once: it is the same for all kernels."""
+    text = f"fastdrop compiles its kernels anew in each process: {why}; set NUMBA_CACHE_DIR to one that can"
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+class _Files(IndexDataCacheFile):
+    """Files in which machine code is found only as it was written, and by what it was written for.
+
+    Numba itself runs damaged code, and that of another signature where two processes compiled at once.
+    """
+
+    def save(self, key, data):
+        code = self._dump(data)
+        super().save(key, (_digest(key, code), code))
+
+    def load(self, key):
+        found = super().load(key)
+        if found is None:
+            return None
+        digest, code = found
+        if digest != _digest(key, code):
+            raise ValueError("damaged, or of another signature")
+        return pickle.loads(code)
+
+
+def _digest(key: Any, code: bytes) -> bytes:
+    return hashlib.sha256(repr(key).encode() + code).digest()
+
+
+class _Cache(FunctionCache):
+    """Numba's cache, which a damaged or full disk doesn't stop."""
+
+    def __init__(self, kernel):
+        super().__init__(kernel)
+        stamp = self._impl.locator.get_source_stamp()
+        self._cache_file = _Files(self.cache_path, self._impl.filename_base, stamp)
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # what reading a damaged file raises can be anything
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig, data):
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            _warn(f"{error.strerror} in {self.cache_path}")

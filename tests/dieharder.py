@@ -1,0 +1,61 @@
+"""Dieharder over the stream: prints a table of its p-values, as `dieharder.md` has it.
+
+apt-get install dieharder
+python tests/dieharder.py [samples]
+"""
+
+import subprocess
+import sys
+
+STREAMS = {
+    "raw words": "",
+    "mask, p = 0.5": "--p 0.5",
+    "mask, p = 0.1": "--p 0.1",
+    "consecutive draws": "--p 0.5 --vary draw --size 4096",
+    "consecutive seeds": "--p 0.5 --vary seed --size 4096",
+    "folded keys": "--p 0.5 --vary fold --size 4096",
+    "16 draws interleaved": "--vary draw --size 65536 --interleave 16",
+}
+# by number: those that take seconds, with the tuples of the ones that take a length
+TESTS = [
+    "0",
+    "2",
+    "3",
+    "8",
+    "10",
+    "11",
+    "13",
+    "15",
+    "16",
+    "100",
+    "101",
+    "102",
+    "200 -n 4",
+    "203 -n 2",
+    "204",
+    "209",
+]
+
+
+def run(stream: str, test: str, samples: str) -> list[tuple[str, str, str]]:
+    """Names, p-values and assessments of one test on one stream."""
+    command = f"'{sys.executable}' -m fastdrop stream {stream} | dieharder -g 200 -d {test} -p {samples}"
+    shown = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
+    lines = [[cell.strip() for cell in line.split("|")] for line in shown.splitlines()]
+    return [(f"{c[0]} {c[1]}", c[4], c[5]) for c in lines if len(c) == 6 and c[4][:1] in ("0", "1")]
+
+
+def main() -> None:
+    """Run all tests on all streams."""
+    samples = sys.argv[1] if len(sys.argv) > 1 else "10"
+    print("| stream | tests | smallest p | largest p | weak | failed |", "|---|" + "---:|" * 5, sep="\n")
+    for name, stream in STREAMS.items():
+        found = [result for test in TESTS for result in run(stream, test, samples)]
+        p = [float(value) for _, value, _ in found]
+        weak, failed = (", ".join(n for n, _, how in found if how == what) for what in ("WEAK", "FAILED"))
+        row = (len(found), f"{min(p):.4f}", f"{max(p):.4f}", weak or "none", failed or "none")
+        print(f"| {name} |", " | ".join(map(str, row)), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()

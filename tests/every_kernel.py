@@ -1,0 +1,95 @@
+"""A call of every kernel on arrays that lie where a test puts them."""
+
+import ml_dtypes
+import numpy as np
+
+import fastdrop as fd
+from fastdrop import _cpu, _kernels
+from fastdrop._arrays import as_lanes, lanes_dtype
+from fastdrop.random import TILE, stream
+
+DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
+KEY = fd.Key(42)
+
+
+def window(x):
+    """An odd place in an array of long rows, or in one of rows little longer than x."""
+    return ((x.size + 5000,), (1021,)) if x.ndim == 1 else ((len(x) + 3, x.shape[1] + 5), (1, 3))
+
+
+def _cycled(x, put):
+    """Rates that repeat after five elements, and go on for a tile: the kernel's own arguments."""
+    a = as_lanes(x)
+    thresholds = put(np.resize(np.arange(1, 6, dtype=np.uint32) << 29, 5 + TILE))
+    scales = put(np.resize(np.array([0, 1, 2, 3, 4], lanes_dtype(a)), 5 + TILE))
+    return a, thresholds, scales
+
+
+def drop_by(x, out, put):
+    a, thresholds, scales = _cycled(x, put)
+    _cpu.drop_by(a.ravel(), as_lanes(out).ravel(), thresholds, scales, 5, 3, 1001, *stream(KEY))
+
+
+def fused(x, out, put):
+    a, _, _ = _cycled(x, put)
+    bias = put(np.resize(np.arange(5, dtype=lanes_dtype(a)), 5 + TILE))
+    a, b = a.ravel(), as_lanes(out).ravel()
+    numbers = a.size, 0, 9, 1 << 30, 4 / 3, (), *stream(KEY)
+    _cpu.fused("activate_add", 2, a, a, bias, 5, b, *numbers)
+
+
+def units(shared, inner):
+    def call(x, out, put):
+        a, b = as_lanes(x).ravel(), as_lanes(out).ravel()
+        outer = a.size // (shared * inner)
+        if outer:
+            factors = put(np.resize(np.array([0, 1, 2], lanes_dtype(a)), outer * inner))
+            part = outer * shared * inner
+            b[part:] = a[part:]
+            _cpu.units(a[:part], a[:part], a[:part], b[:part], factors, shared, inner)
+
+    return call
+
+
+def activated(name, added):
+    def call(x, out, put):
+        bias, residual = put(x.reshape(-1, x.shape[-1])[0]), put(x) if added else None
+        fd.bias_act_dropout(x, bias, 0.3, KEY, activation=name, residual=residual, out=out)
+
+    return call
+
+
+def rates(x, put):
+    return put(np.resize([0.0, 0.3, 1.0, 0.6], x.shape))
+
+
+# Each takes x, out (of x's shape and dtype) and a function that puts another array where x's like lie.
+CALLS = {
+    "half": lambda x, out, put: fd.dropout(x, 0.5, KEY, out=out),
+    "tenth": lambda x, out, put: fd.dropout(x, 0.1, KEY, out=out),
+    "mirrored": lambda x, out, put: fd.dropout(x, 0.1, KEY.antithetic(), out=out),
+    "window": lambda x, out, put: fd.dropout(x, 0.3, KEY, out=out, window=window(x)),
+    "by element": lambda x, out, put: fd.dropout(x, rates(x, put), KEY, out=out),
+    "by feature": lambda x, out, put: fd.dropout(x, rates(x[-1:], put), KEY, out=out),
+    "shared first": lambda x, out, put: fd.dropout(x, 0.3, KEY, shared_axes=0, out=out),
+    "shared last": lambda x, out, put: fd.dropout(x, 0.3, KEY, shared_axes=-1, out=out),
+    "Gaussian": lambda x, out, put: fd.gaussian_dropout(x, 0.3, KEY, out=out),
+    "noise": lambda x, out, put: fd.gaussian_noise(x, 0.3, KEY, out=out, window=window(x)),
+    "concrete": lambda x, out, put: fd.concrete_dropout(x, 0.3, KEY, out=out),
+    "alpha": lambda x, out, put: fd.alpha_dropout(x, 0.3, KEY, out=out),
+    "shared alpha": lambda x, out, put: fd.alpha_dropout(x, 0.3, KEY, shared_axes=-1, out=out),
+    "add": lambda x, out, put: fd.dropout_add(x, put(x), 0.3, KEY, out=out),
+    "mask": lambda x, out, put: fd.apply_mask(x, put(np.resize([True, False, True], x.shape)), 0.3, out=out),
+    "cycled rates": drop_by,
+    "cycled bias": fused,
+    **{f"units {sizes}": units(*sizes) for sizes in ((1, 3), (2, 1), (5, 1), (3, 9), (1, 2000))},
+    **{name: activated(name, False) for name in ("none", "relu", "gelu", "gelu_tanh", "silu")},
+    "silu added": activated("silu", True),
+    "differentiated": lambda x, out, put: fd.bias_act_dropout_backward(x, put(x), None, 0.3, KEY, out=out),
+}
+
+
+def treat_as(far):
+    """Let all arrays be treated as those in the caches, beyond them, or so far beyond that stores stream."""
+    _cpu._BIG = _cpu.FETCH_FROM = 1 << 62 if far == _kernels.NEAR else 0
+    _cpu.STREAM_FROM = 0 if far == _kernels.PAST else 1 << 62
