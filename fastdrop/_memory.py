@@ -10,6 +10,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastdrop import _halves
 from fastdrop._simd import I32, Vec, call, splatted, suffix, vector
 
 
@@ -29,6 +30,8 @@ def _in_lanes(array: types.Array) -> Vec:
 
 def _from_memory(builder, dtype, v):
     if dtype == HALF:
+        if not _halves.in_hardware():
+            return _halves.to_float(builder, v)
         return builder.fpext(builder.bitcast(v, vector(ir.HalfType())), vector(ir.FloatType()))
     if dtype == BFLOAT:
         wide = builder.zext(v, vector(I32))
@@ -38,6 +41,8 @@ def _from_memory(builder, dtype, v):
 
 def _to_memory(builder, dtype, v):
     if dtype == HALF:
+        if not _halves.in_hardware():
+            return _halves.to_half(builder, v)
         return builder.bitcast(builder.fptrunc(v, vector(ir.HalfType())), vector(ir.IntType(16)))
     if dtype == BFLOAT:
         return _round_to_bfloat(builder, v)
