@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 
@@ -63,3 +64,35 @@ def test_without_a_compiler_it_is_refused(tmp_path):
     code, _, error = run(tmp_path, script, NUMBA_DISABLE_JIT="1")
     assert code == 1
     assert "unset NUMBA_DISABLE_JIT" in error
+
+
+AARCH64 = """
+import re, llvmlite.binding as llvm, numba, numpy as np, fastdrop as fd
+from fastdrop import _cpu, _kernels
+from fastdrop.random import stream
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()
+kernel, x = numba.njit(_cpu._drop.py_func, nogil=True), np.ones(10, np.float32)
+kernel(x, x.copy(), 10, 0, 0, 1 << 30, 4 / 3, *stream(fd.Key(1)), _kernels.NEAR)
+(code,) = kernel.inspect_llvm().values()
+triple = "aarch64-unknown-linux-gnu"
+code = re.sub("target triple = .*", f'target triple = "{triple}"', re.sub("target datalayout = .*", "", code))
+module = llvm.parse_assembly(code)
+machine = llvm.Target.from_triple(triple).create_target_machine(cpu="neoverse-n1", opt=3)
+builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+builder.getModulePassManager().run(module, builder)
+print(machine.emit_assembly(module))
+"""
+
+
+def test_code_for_aarch64(tmp_path):
+    """As far as compiling goes: vectors, fetches, streaming stores, no functions that Numba doesn't have."""
+    settings = {"NUMBA_OPT": "0", "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    code, assembly, error = run(tmp_path, AARCH64, **settings)
+    if "No available targets" in error:
+        pytest.skip("this LLVM has no AArch64")
+    assert code == 0, error
+    for instruction in ("umull\tv", "prfm\t", "stnp\tq"):
+        assert instruction in assembly
+    called = set(re.findall(r"\tbl\t(\w+)", assembly))
+    assert {name for name in called if not name.startswith(("Py", "NRT_", "numba_", "_ZN8fastdrop"))} == set()
