@@ -32,7 +32,7 @@ NO_CYCLE = 1 << 62  # the period of a bias that goes on for as long as x
 
 def _stamp() -> int:
     here = Path(__file__).parent
-    names = "_by_element _formulas _kernels _math _memory _philox _reals _simd _words random"
+    names = "_by_element _formulas _halves _kernels _math _memory _philox _reals _simd _words random"
     return zlib.crc32(b"".join((here / f"{name}.py").read_bytes() for name in names.split()))
 
 

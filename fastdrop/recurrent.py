@@ -258,9 +258,10 @@ class RecurrentDropout(NoiseLayer):
             is taken.
         """
         drops = self.training if training is None else bool(training)
-        key = self.key
-        if drops:
-            self.key = key.next()
+        with self._turn:
+            key = self.key
+            if drops:
+                self.key = key.next()
         counts = (None, None) if self.tied else (self.gates, self.gates)
         return RecurrentMasks(
             *(

@@ -190,16 +190,17 @@ class Zoneout(Dropout):
         TypeError, ValueError
             As `fastdrop.zoneout`; the key is then not advanced.
         """
-        key, p = self.key, self._value
-        if self.training if training is None else training:
-            y = zoneout(new, previous, p, key, out=out)
-            self._drawn(new, key)
-            self._last_seed, self._last_draw = key.seed, key.draw
-        else:
-            y = _mean(new, previous, p, out)
-            self._last_seed = None
-        self._last_shape, self._last_value = y.shape, p
-        return y
+        with self._turn:
+            key, p = self.key, self._value
+            if self.training if training is None else training:
+                y = zoneout(new, previous, p, key, out=out)
+                self._drawn(new, key)
+                self._last_seed, self._last_draw = key.seed, key.draw
+            else:
+                y = _mean(new, previous, p, out)
+                self._last_seed = None
+            self._last_shape, self._last_value = y.shape, p
+            return y
 
     __call__ = forward  # type: ignore[assignment]
 
@@ -220,11 +221,12 @@ class Zoneout(Dropout):
         ValueError
             If g has another shape than the last forward's output.
         """
-        if self._last_shape is None or self._last_seed is not None:
-            return super().backward(g, out=out)  # type: ignore[return-value]
-        g = super().backward(g)
-        dprevious = _mean(np.zeros_like(g), g, self._last_value, None)
-        return _mean(g, np.zeros_like(g), self._last_value, out), dprevious
+        with self._turn:
+            if self._last_shape is None or self._last_seed is not None:
+                return super().backward(g, out=out)  # type: ignore[return-value]
+            g = super().backward(g)
+            dprevious = _mean(np.zeros_like(g), g, self._last_value, None)
+            return _mean(g, np.zeros_like(g), self._last_value, out), dprevious
 
     def _drop_backward(  # type: ignore[override]
         self, g: ArrayLike, p: float, key: Key, out: NDArray[Any] | None

@@ -15,31 +15,16 @@ STREAMS = {
     "consecutive seeds": "--p 0.5 --vary seed --size 4096",
     "folded keys": "--p 0.5 --vary fold --size 4096",
     "16 draws interleaved": "--vary draw --size 65536 --interleave 16",
+    "the system's, as a control": "cat /dev/urandom",
 }
-# by number: those that take seconds, with the tuples of the ones that take a length
-TESTS = [
-    "0",
-    "2",
-    "3",
-    "8",
-    "10",
-    "11",
-    "13",
-    "15",
-    "16",
-    "100",
-    "101",
-    "102",
-    "200 -n 4",
-    "203 -n 2",
-    "204",
-    "209",
-]
+# Those that need little: rates other than 1/2 give 2 million bytes a second here.
+TESTS = ["0", "8", "10", "15", "100", "101", "102", "204"]
 
 
 def run(stream: str, test: str, samples: str) -> list[tuple[str, str, str]]:
     """Names, p-values and assessments of one test on one stream."""
-    command = f"'{sys.executable}' -m fastdrop stream {stream} | dieharder -g 200 -d {test} -p {samples}"
+    source = stream if stream.startswith("cat") else f"'{sys.executable}' -m fastdrop stream {stream}"
+    command = f"{source} | dieharder -g 200 -d {test} -p {samples}"
     shown = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
     lines = [[cell.strip() for cell in line.split("|")] for line in shown.splitlines()]
     return [(f"{c[0]} {c[1]}", c[4], c[5]) for c in lines if len(c) == 6 and c[4][:1] in ("0", "1")]
@@ -47,7 +32,7 @@ def run(stream: str, test: str, samples: str) -> list[tuple[str, str, str]]:
 
 def main() -> None:
     """Run all tests on all streams."""
-    samples = sys.argv[1] if len(sys.argv) > 1 else "10"
+    samples = sys.argv[1] if len(sys.argv) > 1 else "100"
     print("| stream | tests | smallest p | largest p | weak | failed |", "|---|" + "---:|" * 5, sep="\n")
     for name, stream in STREAMS.items():
         found = [result for test in TESTS for result in run(stream, test, samples)]

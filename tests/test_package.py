@@ -1,5 +1,6 @@
 """What importing the package does and shows."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -33,3 +34,18 @@ def test_every_public_name_has_a_runnable_example():
         value = getattr(fd, name)
         if callable(value):
             assert ">>> " in (value.__doc__ or ""), name
+
+
+def test_nothing_evaluates_text_unpickles_or_starts_processes():
+    """But for the cache of compiled code, which is Numba's and made of pickles."""
+    risky = {"eval", "exec", "compile", "__import__", "system", "popen", "mktemp"}
+    modules = {"pickle", "marshal", "shelve", "subprocess", "tempfile", "socket", "ctypes", "urllib"}
+    for path in Path(fd.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                called = getattr(node.func, "id", None)
+                assert called not in risky, path
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
+                found = {name.partition(".")[0] for name in names} & modules
+                assert found <= ({"pickle"} if path.stem == "_cache" else set()), (path, found)
