@@ -28,9 +28,8 @@ def in_hardware() -> bool:
     return not triple.startswith(("x86_64", "i386", "i686")) or "+f16c" in features
 
 
-def to_float(builder: ir.IRBuilder, halves: ir.Value) -> ir.Value:
+def to_float(builder: ir.IRBuilder, halves: ir.Value, lanes: int) -> ir.Value:
     """Float32 lanes from those of float16, as int16."""
-    lanes = halves.type.count
     floats = vector(ir.FloatType(), lanes)
 
     def word(n: int) -> ir.Value:
@@ -45,9 +44,8 @@ def to_float(builder: ir.IRBuilder, halves: ir.Value) -> ir.Value:
     return builder.bitcast(builder.or_(bits, sign), floats)
 
 
-def to_half(builder: ir.IRBuilder, v: ir.Value) -> ir.Value:
+def to_half(builder: ir.IRBuilder, v: ir.Value, lanes: int) -> ir.Value:
     """Float16 lanes as int16 from those of float32, rounded to nearest even; a NaN stays one."""
-    lanes = v.type.count
     words = vector(I32, lanes)
 
     def word(n: int) -> ir.Value:

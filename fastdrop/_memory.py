@@ -10,14 +10,10 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-<<<<<<< HEAD
+from fastdrop import _halves
 from fastdrop._simd import I32, LANES, Vec, call, splatted, suffix, vector
 
 I16 = ir.IntType(16)
-=======
-from fastdrop import _halves
-from fastdrop._simd import I32, Vec, call, splatted, suffix, vector
->>>>>>> robust
 
 
 def _address(context, builder, array_type, array, index, count=LANES):
@@ -37,13 +33,9 @@ def _in_lanes(dtype: types.Type, count: int = LANES) -> Vec:
 def _from_memory(builder, dtype, v, lanes=LANES):
     real = vector(ir.FloatType(), lanes)
     if dtype == HALF:
-<<<<<<< HEAD
-        return builder.fpext(builder.bitcast(v, vector(ir.HalfType(), lanes)), real)
-=======
         if not _halves.in_hardware():
-            return _halves.to_float(builder, v)
-        return builder.fpext(builder.bitcast(v, vector(ir.HalfType())), vector(ir.FloatType()))
->>>>>>> robust
+            return _halves.to_float(builder, v, lanes)
+        return builder.fpext(builder.bitcast(v, vector(ir.HalfType(), lanes)), real)
     if dtype == BFLOAT:
         wide = builder.zext(v, vector(I32, lanes))
         return builder.bitcast(builder.shl(wide, splatted(builder, I32(16), lanes)), real)
@@ -52,13 +44,9 @@ def _from_memory(builder, dtype, v, lanes=LANES):
 
 def _to_memory(builder, dtype, v, lanes=LANES):
     if dtype == HALF:
-<<<<<<< HEAD
-        return builder.bitcast(builder.fptrunc(v, vector(ir.HalfType(), lanes)), vector(I16, lanes))
-=======
         if not _halves.in_hardware():
-            return _halves.to_half(builder, v)
-        return builder.bitcast(builder.fptrunc(v, vector(ir.HalfType())), vector(ir.IntType(16)))
->>>>>>> robust
+            return _halves.to_half(builder, v, lanes)
+        return builder.bitcast(builder.fptrunc(v, vector(ir.HalfType(), lanes)), vector(I16, lanes))
     if dtype == BFLOAT:
         return _round_to_bfloat(builder, v, lanes)
     return v
