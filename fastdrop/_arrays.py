@@ -114,8 +114,9 @@ def target(out: Any, *arrays: Any) -> NDArray[Any]:
         return on_device[0]  # type: ignore[return-value]
     if out is None:
         return np.empty(arrays[0].shape, arrays[0].dtype)
-    first, *_ = (output(out, a) for a in arrays)
-    return first
+    for other in arrays[1:]:
+        output(out, other)
+    return output(out, arrays[0])
 
 
 def overlap(out: Any, x: Any) -> bool:

@@ -148,8 +148,9 @@ def noise(
     first = numbers[0]
     by_element = isinstance(first, np.ndarray)
     plain = x.dtype in PLAIN and window is None and shared_axes == () and not by_element
-    if plain and x.size and ready(x, y):  # the quick way for small calls
-        cpu().add_noise(formula, x.ravel(), y.ravel(), x.size, 0, 0, numbers, *stream(key))
+    if plain and x.size and x.flags.num & y.flags.num & READY == READY:  # the quick way for small calls
+        a, b = (x, y) if x.ndim == 1 else (x.ravel(), y.ravel())
+        cpu().add_noise(formula, a, b, x.size, 0, 0, numbers, *stream(key))
         return
     place, shared = placed(x, shared_axes, window)
     a, b = as_lanes(x), as_lanes(y)
