@@ -1,6 +1,7 @@
 """The asv suite on its smallest grid: every benchmark once in this process, and `asv check`."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 import time
