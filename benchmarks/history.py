@@ -1,4 +1,4 @@
-"""What is done to the pages that asv published: scripts from this machine, and nothing that has no result.
+"""What is done to the pages that asv published: scripts from this machine, and nothing that wasn't run.
 
 asv loads jQuery, Flot, Bootstrap and others from other people's servers. Debian has them in the packages
 libjs-jquery, libjs-jquery-flot, libjs-bootstrap, libjs-jquery-stupidtable and node-blueimp-md5.
@@ -40,16 +40,12 @@ def finish(folder: Path) -> None:
 
 
 def forget_unmeasured(folder: Path) -> None:
-    """Leave out benchmarks without a result: asv asks for their graphs, which aren't there."""
+    """Leave out benchmarks that weren't run: asv's grid asks for their graphs, which aren't there."""
     index = folder / "index.json"
     site = json.loads(index.read_text())
-    site["benchmarks"] = {k: v for k, v in site["benchmarks"].items() if _has_results(folder, k)}
+    ran = {file.stem for file in (folder / "graphs" / "summary").iterdir()}
+    site["benchmarks"] = {name: about for name, about in site["benchmarks"].items() if name in ran}
     index.write_text(json.dumps(site))
-
-
-def _has_results(folder: Path, name: str) -> bool:
-    summary = folder / "graphs" / "summary" / f"{name}.json"
-    return summary.exists() and any(value is not None for _, value in json.loads(summary.read_text()))
 
 
 def available() -> bool:

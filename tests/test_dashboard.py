@@ -131,15 +131,15 @@ def test_a_site_is_left_alone_where_scripts_are_missing(modules, tmp_path, monke
     assert (tmp_path / "index.html").read_text() == "as it was"
 
 
-def test_benchmarks_without_a_result_are_left_out(modules, tmp_path):
+def test_benchmarks_that_were_not_run_are_left_out(modules, tmp_path):
     summaries = tmp_path / "graphs" / "summary"
     summaries.mkdir(parents=True)
-    for name, summary in {"ran": [[1, None], [2, 3.5]], "skipped": [[1, None]], "empty": []}.items():
-        (summaries / f"{name}.json").write_text(json.dumps(summary))
-    names = ("ran", "skipped", "empty", "never")
-    (tmp_path / "index.json").write_text(json.dumps({"benchmarks": {name: {} for name in names}}))
+    (summaries / "functions.ran.time_new.json").write_text("[]")
+    known = {"functions.ran.time_new": {"unit": "seconds"}, "functions.never.time_new": {}}
+    (tmp_path / "index.json").write_text(json.dumps({"benchmarks": known, "tags": {}}))
     modules.history.forget_unmeasured(tmp_path)
-    assert json.loads((tmp_path / "index.json").read_text()) == {"benchmarks": {"ran": {}}}
+    left = json.loads((tmp_path / "index.json").read_text())
+    assert left == {"benchmarks": {"functions.ran.time_new": {"unit": "seconds"}}, "tags": {}}
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +261,14 @@ def test_browser_shows_the_grid_of_benchmarks(browser, site):
     shown = wait_for(browser, "return document.querySelectorAll('#summarygrid-display .btn').length")
     assert shown == 3
     assert "dropout.time_forward" in browser.execute_script("return document.body.innerText")
+    assert errors(browser) == []
+
+
+@pytest.mark.parametrize("page", ["summarylist", "regressions"])
+def test_browser_shows_the_list_and_the_regressions(browser, site, page):
+    browser.get("about:blank")
+    browser.get(f"{site}/history/index.html#/{page}")
+    assert wait_for(browser, f"return document.querySelector('#{page}-display').innerText.length > 20")
     assert errors(browser) == []
 
 
