@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-import offline
+import history
 import plots
 from peers_results import OURS, Results
 
@@ -28,7 +28,9 @@ def page(results: Results) -> str:
         lead=_lead(results, sizes[-1], threads),
         bars="".join(_bars(results, n, threads) for n in sizes),
         curves=_curves(results, threads),
-        how=escape(how + f"Python {results.machine['python']}, {results.versions()}; float32."),
+        how=escape(
+            how + f"Python {results.machine['python']}, {results.versions()}; float32. {results.caution()}"
+        ),
         table=_table(results, threads),
     )
 
@@ -96,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     folder = parser.parse_args(arguments).folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.html").write_text(page(Results.read()))
-    offline.bring(folder / "history")
+    history.finish(folder / "history")
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ Curve = list[tuple[int, float]]
 
 
 class Results(NamedTuple):
-    """One run, all of whose contenders took turns: its day, rounds, machine and medians."""
+    """One run, in which all took turns: its day, rounds, the load before it, the machine, medians."""
 
     date: str
     rounds: int
+    load: float | None
     machine: dict[str, Any]
     rows: list[Row]
 
@@ -25,7 +26,7 @@ class Results(NamedTuple):
     def read(cls, file: Path = FILE) -> Results:
         """The results of a file."""
         found = json.loads(file.read_text())
-        return cls(found["date"], found["rounds"], found["machine"], found["results"])
+        return cls(found["date"], found["rounds"], found["load"], found["machine"], found["results"])
 
     def values(self, name: str) -> list[Any]:
         """The different values of a column, sorted."""
@@ -60,3 +61,11 @@ class Results(NamedTuple):
         """The processor, its instruction set as LLVM names it, and its cores."""
         m = self.machine
         return f"{m['processor']} ({m['llvm_cpu']}), {m['cores']} cores"
+
+    def caution(self) -> str:
+        """What to say of figures from a machine that did other work."""
+        cores = self.machine["cores"]
+        if self.load is None or self.load <= cores / 2:
+            return ""
+        busy = f"load {self.load:g} on {cores} cores"
+        return f"The machine was busy with other work ({busy}): these figures are to be taken again."

@@ -42,6 +42,7 @@ def section(results: Results) -> str:
             *(_row(SHOWN.get(name, name), _cells(results, name, sizes, threads)) for name in results.names()),
             "",
             _other_rate(results, sizes[1:], threads),
+            *([results.caution()] if results.caution() else []),
             "",
             "![Time per element over size, fastdrop among its peers](benchmarks/results/peers.svg)",
             "",

@@ -238,6 +238,11 @@ def info() -> dict[str, Any]:
     }
 
 
+def load() -> float | None:
+    """How many processes have waited for a core in the last minute, where the system tells."""
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+
+
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)

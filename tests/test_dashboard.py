@@ -26,7 +26,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 @pytest.fixture(scope="module")
 def modules():
     """The programs in benchmarks/ that the dashboard is made by."""
-    names = ("offline", "peers_results", "plots", "readme", "front_page")
+    names = ("history", "peers_results", "plots", "readme", "front_page")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
         found = {name: __import__(name) for name in names}
@@ -68,6 +68,14 @@ def test_results_name_machine_versions_and_date(results):
     assert set(results.values("p")) == {0.1, 0.5}
 
 
+@pytest.mark.parametrize(("load", "said"), [(None, False), (0.4, False), (5.5, True)])
+def test_figures_of_a_busy_machine_say_so(modules, results, load, said):
+    taken = results._replace(load=load, machine=results.machine | {"cores": 2})
+    sentence = "busy with other work (load 5.5 on 2 cores)"
+    assert (sentence in modules.readme.section(taken)) == said
+    assert (sentence in modules.front_page.page(taken)) == said
+
+
 def test_bars_are_as_long_as_their_logarithms(modules, results):
     """The least bar's logarithm over another's is that of the numbers beside them."""
     size = results.values("size")[-1]
@@ -106,27 +114,38 @@ def test_front_page_needs_nothing_from_elsewhere(modules, results):
     assert "$" not in page
 
 
-def test_asv_loads_no_script_that_offline_does_not_know(modules):
+def test_asv_loads_no_script_that_has_no_local_one(modules):
     """An asv that wants others would otherwise show an empty page."""
     import asv
 
     page = (Path(asv.__file__).parent / "www" / "index.html").read_text()
     wanted = re.findall(r'(?:src|href)="https://[^"]+/([^"/]+\.(?:js|css))"', page)
     assert wanted
-    assert set(wanted) <= set(modules.offline.LOCAL)
+    assert set(wanted) <= set(modules.history.LOCAL)
 
 
-def test_offline_leaves_a_site_alone_where_scripts_are_missing(modules, tmp_path, monkeypatch):
-    monkeypatch.setattr(modules.offline, "SYSTEM", tmp_path / "nowhere")
+def test_a_site_is_left_alone_where_scripts_are_missing(modules, tmp_path, monkeypatch):
+    monkeypatch.setattr(modules.history, "SYSTEM", tmp_path / "nowhere")
     (tmp_path / "index.html").write_text("as it was")
-    assert not modules.offline.bring(tmp_path)
+    modules.history.bring_scripts(tmp_path)
     assert (tmp_path / "index.html").read_text() == "as it was"
+
+
+def test_benchmarks_that_were_not_run_are_left_out(modules, tmp_path):
+    summaries = tmp_path / "graphs" / "summary"
+    summaries.mkdir(parents=True)
+    (summaries / "functions.ran.time_new.json").write_text("[]")
+    known = {"functions.ran.time_new": {"unit": "seconds"}, "functions.never.time_new": {}}
+    (tmp_path / "index.json").write_text(json.dumps({"benchmarks": known, "tags": {}}))
+    modules.history.forget_unmeasured(tmp_path)
+    left = json.loads((tmp_path / "index.json").read_text())
+    assert left == {"benchmarks": {"functions.ran.time_new": {"unit": "seconds"}}, "tags": {}}
 
 
 @pytest.fixture(scope="module")
 def browser(modules):
     """Headless Chromium."""
-    if not (shutil.which("chromium") and shutil.which("chromedriver") and modules.offline.available()):
+    if not (shutil.which("chromium") and shutil.which("chromedriver") and modules.history.available()):
         pytest.skip(f"needs a browser and asv's scripts: apt-get install {NEEDED}")
     from selenium import webdriver
 
@@ -177,7 +196,6 @@ def publish(folder):
     only = ["--bench", r"^functions\.dropout\.(time_forward|track)|^layers\.Dropout\.time_forward"]
     for commit in run([*git, "rev-list", "main"]).split():
         run([*asv, "run", "--python=same", "--set-commit-hash", commit, *once, *only], folder)
-    forget_what_was_not_run(folder / "results")
     run([*asv, "publish"], folder)
 
 
@@ -190,14 +208,6 @@ def run(command, home=None):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def forget_what_was_not_run(results):
-    """For asv's page asks for the graphs of all benchmarks it knows."""
-    ran = set(json.loads(next((results).glob("*/*-existing*.json")).read_text())["results"])
-    file = results / "benchmarks.json"
-    known = json.loads(file.read_text())
-    file.write_text(json.dumps({k: v for k, v in known.items() if k in ran or k == "version"}))
 
 
 def wait_for(browser, script):
@@ -253,6 +263,14 @@ def test_browser_shows_the_grid_of_benchmarks(browser, site):
     shown = wait_for(browser, "return document.querySelectorAll('#summarygrid-display .btn').length")
     assert shown == 3
     assert "dropout.time_forward" in browser.execute_script("return document.body.innerText")
+    assert errors(browser) == []
+
+
+@pytest.mark.parametrize("page", ["summarylist", "regressions"])
+def test_browser_shows_the_list_and_the_regressions(browser, site, page):
+    browser.get("about:blank")
+    browser.get(f"{site}/history/index.html#/{page}")
+    assert wait_for(browser, f"return document.querySelector('#{page}-display').innerText.length > 20")
     assert errors(browser) == []
 
 

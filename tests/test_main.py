@@ -36,6 +36,7 @@ def test_bench_json_has_every_contender_size_and_rate(capsys):
     assert all(row["ratio"] == 1 for row in rows if row["contender"] == _bench.BASELINE)
     assert found["machine"]["stream"] == 1
     assert found["rounds"] == 1
+    assert found["load"] is None or found["load"] >= 0
     assert datetime.date.fromisoformat(found["date"]) <= datetime.date.today()
     assert fd.get_num_threads() == before
 

@@ -1,4 +1,4 @@
-"""Gives asv's pages their scripts from this machine, where it has them, so that they need no other.
+"""What is done to the pages that asv published: scripts from this machine, and nothing that wasn't run.
 
 asv loads jQuery, Flot, Bootstrap and others from other people's servers. Debian has them in the packages
 libjs-jquery, libjs-jquery-flot, libjs-bootstrap, libjs-jquery-stupidtable and node-blueimp-md5.
@@ -6,6 +6,7 @@ libjs-jquery, libjs-jquery-flot, libjs-bootstrap, libjs-jquery-stupidtable and n
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -28,21 +29,38 @@ TAG = re.compile(
     r'<(script|link)\b[^>]*?(?:src|href)="(?:https://[^"]+/)?([^"/]+\.(?:js|css))"[^>]*>(</script>)?'
 )
 
+LEGEND = "<style>.legendLayer .background { fill: white; }</style>"  # black in Debian's Flot, which is newer
+
+
+def finish(folder: Path) -> None:
+    """Do it to the site in a folder, if there is one."""
+    if (folder / "index.html").exists():
+        forget_unmeasured(folder)
+        bring_scripts(folder)
+
+
+def forget_unmeasured(folder: Path) -> None:
+    """Leave out benchmarks that weren't run: asv's grid asks for their graphs, which aren't there."""
+    index = folder / "index.json"
+    site = json.loads(index.read_text())
+    ran = {file.stem for file in (folder / "graphs" / "summary").iterdir()}
+    site["benchmarks"] = {name: about for name, about in site["benchmarks"].items() if name in ran}
+    index.write_text(json.dumps(site))
+
 
 def available() -> bool:
     """Whether this machine has all of them."""
     return all((SYSTEM / path).exists() for path in LOCAL.values() if path)
 
 
-def bring(folder: Path) -> bool:
-    """Copy the scripts beside a published site's index.html and let it load them there; False if it can't."""
-    page = folder / "index.html"
-    if not page.exists() or not available():
-        return False
+def bring_scripts(folder: Path) -> None:
+    """Copy the scripts beside the site's page and let it load them there, where this machine has them."""
+    if not available():
+        return
     for path in filter(None, LOCAL.values()):
         shutil.copy(SYSTEM / path, folder)
-    page.write_text(TAG.sub(_tag, page.read_text()))
-    return True
+    page = folder / "index.html"
+    page.write_text(TAG.sub(_tag, page.read_text()).replace("</head>", f"{LEGEND}</head>"))
 
 
 def _tag(found: re.Match[str]) -> str:
