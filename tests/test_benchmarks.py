@@ -25,9 +25,18 @@ def test_parallel_from(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("name", "lines"),
-    [("masks", 10), ("noise", 12), ("dropconnect", 6), ("monte_carlo", 2), ("recurrent", 6)],
+    [
+        ("masks", 10),
+        ("noise", 12),
+        ("dropconnect", 6),
+        ("monte_carlo", 2),
+        ("recurrent", 6),
+        ("torch_steps", 4),
+    ],
 )
 def test_programs_of_cases(name, lines, monkeypatch, capsys):
+    if name.startswith("torch"):
+        pytest.importorskip("torch", reason="this program is about PyTorch")
     threads = fd.get_num_threads()
     found = program(name, monkeypatch)
     found["run"](found["PARTS"], found["__doc__"], ["--rounds", "1", "--small"])

@@ -1,0 +1,185 @@
+"""PyTorch with its own dropout, with fastdrop's, and without: calls, training steps and memory, in turns.
+
+python benchmarks/torch_steps.py [--rounds 31] [--threads 1]
+"""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Callable
+
+import torch
+from common import report, run
+from torch import nn
+from torch.nn import functional
+
+import fastdrop as fd
+import fastdrop.torch as fdt
+
+Step = Callable[[], object]
+
+
+def calls(rounds: int, small: bool) -> None:
+    """One module, forward alone and with backward, as multiples of fastdrop's."""
+    torch.set_num_threads(fd.get_num_threads())
+    for size in (64,) if small else (1 << 10, 1 << 16, 1 << 22):
+        number = 1 if small else max(1, (1 << 16) // size)
+        modules = {"fastdrop": fdt.Dropout(0.5), "torch.nn": nn.Dropout(0.5)}
+        for what, call in (("forward", forward), ("and backward", forward_and_backward)):
+            steps = {name: repeated(call(module, size), number) for name, module in modules.items()}
+            report(f"{what}, {number} x {size}", steps, rounds)
+
+
+def forward(module: nn.Module, size: int) -> Step:
+    """A call without a graph."""
+    x = torch.randn(size)
+    return lambda: module(x)
+
+
+def forward_and_backward(module: nn.Module, size: int) -> Step:
+    """A call, and the gradient with respect to its input."""
+    x, g = torch.randn(size).requires_grad_(), torch.randn(size)
+    return lambda: torch.autograd.grad(module(x), x, g)
+
+
+def repeated(call: Step, number: int) -> Step:
+    """So many calls as one, where one is too short for a clock."""
+
+    def repeat() -> None:
+        for _ in range(number):
+            call()
+
+    return repeat
+
+
+class Attention(nn.Module):
+    """Causal self-attention that drops its probabilities by a module."""
+
+    def __init__(self, width: int, heads: int, p: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.drop = nn.Dropout(p)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, t, width = x.shape
+        q, k, v = self.qkv(x).view(n, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        future = torch.ones(t, t, dtype=torch.bool).triu(1)
+        scores = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).masked_fill(future, -torch.inf)
+        y = self.drop(scores.softmax(-1)) @ v
+        return self.project(y.transpose(1, 2).reshape(n, t, width))
+
+
+class Block(nn.Module):
+    """A transformer's block, normalised first, with dropout before each sum."""
+
+    def __init__(self, width: int, heads: int, p: float) -> None:
+        super().__init__()
+        attention = Attention(width, heads, p)
+        self.attend = nn.Sequential(nn.LayerNorm(width), attention, nn.Dropout(p))
+        inner = nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        self.think = nn.Sequential(nn.LayerNorm(width), *inner, nn.Dropout(p))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attend(x)
+        return x + self.think(x)
+
+
+class CharacterGPT(nn.Module):
+    """A small language model of characters, with its loss."""
+
+    def __init__(self, layers: int, width: int, heads: int, length: int, characters: int, p: float) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Embedding(characters, width), nn.Embedding(length, width)
+        blocks = (Block(width, heads, p) for _ in range(layers))
+        self.body = nn.Sequential(nn.Dropout(p), *blocks, nn.LayerNorm(width))
+        self.head = nn.Linear(width, characters)
+
+    def forward(self, text: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(text.shape[1])
+        logits = self.head(self.body(self.embed(text) + self.place(places)))
+        return functional.cross_entropy(logits.flatten(0, 1), following.flatten())
+
+
+class Classifier(nn.Sequential):
+    """Two hidden layers with dropout before each linear one, and the loss."""
+
+    def __init__(self, hidden: int, rates: tuple[float, float, float]) -> None:
+        first, second, third = map(nn.Dropout, rates)
+        middle = nn.Linear(784, hidden), nn.ReLU(), second, nn.Linear(hidden, hidden), nn.ReLU()
+        super().__init__(first, *middle, third, nn.Linear(hidden, 10))
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(super().forward(x), labels)
+
+
+def training(model: nn.Module, *batch: torch.Tensor) -> Step:
+    """A step of training on one batch."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(*batch).backward()
+        optimizer.step()
+
+    return step
+
+
+def compare(name: str, model: nn.Module, batch: tuple[torch.Tensor, ...], rounds: int) -> None:
+    """Steps of three copies of a model, as multiples of the one without dropout."""
+    ours, none = copy.deepcopy(model), copy.deepcopy(model)
+    fdt.replace_dropout(ours)
+    for module in none.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    models = {"p=0": none, "replace_dropout": ours, "torch.nn": model}
+    report(name, {label: training(m, *batch) for label, m in models.items()}, rounds)
+
+
+def gpt(rounds: int, small: bool) -> None:
+    """A character GPT of 4 layers, width 128 and 4 heads, on 16 texts of 128 characters."""
+    torch.set_num_threads(fd.get_num_threads())
+    layers, width, heads, texts, length = (1, 8, 2, 2, 8) if small else (4, 128, 4, 16, 128)
+    batch = torch.randint(65, (2, texts, length)).unbind()
+    compare("character GPT, p=.1", CharacterGPT(layers, width, heads, length, 65, 0.1), batch, rounds)
+
+
+def mlp(rounds: int, small: bool) -> None:
+    """A network 784-1024-1024-10 with the rates .2, .5, .5, on 128 images."""
+    torch.set_num_threads(fd.get_num_threads())
+    images = 2 if small else 128
+    batch = torch.randn(images, 784), torch.randint(10, (images,))
+    compare("MLP, p=.2/.5/.5", Classifier(8 if small else 1024, (0.2, 0.5, 0.5)), batch, rounds)
+
+
+PEAK = """
+import sys, torch, fastdrop.torch as fdt
+module = {"fastdrop": fdt, "torch.nn": torch.nn}[sys.argv[1]].Dropout(0.5)
+def step(size):
+    x = torch.ones(size, requires_grad=True)
+    module(x).sum().backward()
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+step(1024)
+before = peak()
+step(int(sys.argv[2]))
+print(peak() - before)
+"""
+
+
+def memory(rounds: int, small: bool) -> None:
+    """Peak memory of a forward and backward pass, its input included, in a process for each; Linux only."""
+    if sys.platform != "linux":
+        return
+    size = 1 << (20 if small else 25)
+    for name in ("torch.nn", "fastdrop"):
+        found = subprocess.check_output([sys.executable, "-c", PEAK, name, str(size)])
+        print(f"peak memory, {size}     {name} {int(found) / 1024:8.0f} MiB", flush=True)
+
+
+PARTS = (calls, gpt, mlp, memory)
+
+if __name__ == "__main__":
+    run(PARTS, __doc__)

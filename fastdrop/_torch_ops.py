@@ -1,0 +1,278 @@
+"""Tensors handed to the functions of arrays, and what autograd and torch.compile need to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsIndex, TypeAlias
+
+import ml_dtypes
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.autograd import forward_ad
+from torch.nn import functional
+
+import fastdrop as fd
+from fastdrop.random import Key, as_key_or_seed, signed
+
+Tensor: TypeAlias = torch.Tensor
+Numbers: TypeAlias = tuple[int, ...]  # shared axes, or what else a noise needs beside p and key
+
+# Modules without a key of their own take random draws of one seed. A random seed would cost as much as the
+# rest of a small call; the 512 Philox keys of these draws stay in a cache. Of a million calls two have the
+# same mask in one run of five.
+_SEED, _DRAWS = 0x746F726368, 1 << 41
+_DTYPES = frozenset({torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128})
+_CPU = torch.device("cpu")
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
+
+
+def _by_axes(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(x: NDArray, p: float, key: Key, axes: Numbers, out: NDArray | None) -> NDArray:
+        return function(x, p, key, shared_axes=axes, out=out)
+
+    return call
+
+
+def _drop_block(x: NDArray, p: float, key: Key, numbers: Numbers, out: NDArray | None) -> NDArray:
+    size, shared = numbers
+    return fd.drop_block(x, p, key, block_size=size, shared_channels=bool(shared), out=out)
+
+
+# Each noise as a function of an array, and the name of its gradient, which is a noise too.
+_NOISES: dict[str, tuple[Callable[..., NDArray], str]] = {
+    "dropout": (_by_axes(fd.dropout), "dropout"),
+    "gaussian_dropout": (_by_axes(fd.gaussian_dropout), "gaussian_dropout"),
+    "alpha_dropout": (_by_axes(fd.alpha_dropout), "alpha_dropout_backward"),
+    "alpha_dropout_backward": (_by_axes(fd.alpha_dropout_backward), "alpha_dropout_backward"),
+    "drop_block": (_drop_block, "drop_block"),
+}
+
+
+def as_array(x: Tensor) -> NDArray:
+    """The tensor's memory as an array."""
+    if not x.is_cpu:
+        raise NotImplementedError(
+            f"fastdrop.torch takes CPU tensors, got one on {x.device}; use x.cpu(), or torch.nn's dropout "
+            "there: fastdrop.torch.restore_dropout(model) puts it back"
+        )
+    if x.dtype in _DTYPES:
+        return x.numpy(force=True)  # no copy, but of views that are still to be conjugated or negated
+    if x.dtype is torch.bfloat16:
+        return x.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
+    raise TypeError(f"dropout needs {allowed}, got {x.dtype}; use x.float()")
+
+
+def as_tensor(x: NDArray) -> Tensor:
+    """The array's memory as a tensor."""
+    if x.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(x)
+
+
+def _run(x: Tensor, name: str, p: float, key: Any, numbers: Numbers, inplace: bool = False) -> Tensor:
+    """A noise of a tensor, without autograd: a new one of x's memory format, or x itself."""
+    if inplace:
+        return _run_in_place(x, name, p, key, numbers)
+    if x.is_contiguous():
+        return as_tensor(_NOISES[name][0](as_array(x), p, key, numbers, None))
+    if x.layout is not torch.strided:
+        raise TypeError(f"dropout needs a dense tensor, got {x.layout}; use x.to_dense()")
+    y = torch.empty_like(x)
+    if y.is_contiguous():
+        return _run_in_place(y.copy_(x), name, p, key, numbers)
+    # PyTorch's copies between memory formats are faster than the buffer that arrays go through
+    return y.copy_(_run_in_place(x.resolve_conj().resolve_neg().contiguous(), name, p, key, numbers))
+
+
+def _run_in_place(x: Tensor, name: str, p: float, key: Any, numbers: Numbers) -> Tensor:
+    if x.is_conj() or x.is_neg():  # not yet done in memory
+        return x.copy_(_run(x, name, p, key, numbers))
+    array = as_array(x)
+    _NOISES[name][0](array, p, key, numbers, array)
+    return x
+
+
+class _Noise(torch.autograd.Function):
+    """A noise that is linear, but for a constant, and keeps nothing of its input."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, name: str, p: float, key: Any, numbers: Numbers, inplace: bool = False
+    ) -> Tensor:
+        ctx.gradient = _NOISES[name][1], p, key, numbers
+        ctx.inplace = inplace
+        if inplace:
+            ctx.mark_dirty(x)
+        return _run(x, name, p, key, numbers, inplace)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        differentiable = torch.is_grad_enabled() or forward_ad._current_level >= 0
+        call = _Noise.apply if differentiable else _run
+        return call(g, *ctx.gradient), None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        name, p, key, numbers = ctx.gradient
+        return noise(tangent, name, p, key, numbers, ctx.inplace)
+
+
+class _TransformedNoise(_Noise):
+    """The same as torch.func wants it, which takes longer to call."""
+
+    @staticmethod
+    def forward(x: Tensor, name: str, p: float, key: Any, numbers: Numbers) -> Tensor:  # type: ignore[override]
+        return _run(x, name, p, key, numbers)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, name, p, key, numbers = inputs
+        ctx.gradient, ctx.inplace = (_NOISES[name][1], p, key, numbers), False
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return noise(g, *ctx.gradient), None, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, *settings: Any) -> tuple[Tensor, int]:
+        return torch.stack([noise(part, *settings) for part in x.unbind(in_dims[0])]), 0
+
+
+@torch.library.custom_op(
+    "fastdrop::noise",
+    mutates_args=(),
+    schema="(Tensor x, Tensor key, str name, float p, int[] numbers) -> Tensor",
+)
+def _op(x: Tensor, key: Tensor, name: str, p: float, numbers: Sequence[int]) -> Tensor:
+    return _run(x, name, p, key_of(key), tuple(numbers), False)
+
+
+@_op.register_fake
+def _(x: Tensor, key: Tensor, name: str, p: float, numbers: Sequence[int]) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _keep_settings(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, key, name, p, numbers = inputs
+    ctx.save_for_backward(key)
+    ctx.settings = _NOISES[name][1], p, numbers
+
+
+def _op_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    (key,) = ctx.saved_tensors
+    return _op(g, key, *ctx.settings), None, None, None, None
+
+
+_op.register_autograd(_op_backward, setup_context=_keep_settings)
+
+
+def key_tensor(key: Key | SupportsIndex) -> Tensor:
+    """Return the key as a tensor, which functions take too: in `torch.compile` it may change.
+
+    A Key or an int is a constant there: a graph is compiled for the first, and again for each other.
+
+    Parameters
+    ----------
+    key : Key or int
+        As for `fastdrop.dropout`.
+
+    Returns
+    -------
+    Tensor
+        1-D, of int64, on the CPU: the draw, then the seed's 64-bit words, low first.
+
+    Examples
+    --------
+    >>> import torch, fastdrop as fd, fastdrop.torch as fdt
+    >>> fdt.key_tensor(fd.Key(42, draw=7))
+    tensor([ 7, 42])
+    >>> fdt.dropout(torch.ones(6), 0.5, fdt.key_tensor(fd.Key(42)))
+    tensor([0., 0., 2., 2., 2., 2.])
+    """
+    key = as_key_or_seed(key)
+    seed, words = key.seed, []
+    while seed >= 1 << 63:
+        words.append(signed(seed))
+        seed >>= 64
+    return torch.tensor([signed(key.draw), *words, seed], dtype=torch.int64, device=_CPU)
+
+
+def key_of(tensor: Tensor) -> Key:
+    """The key that `key_tensor` was given."""
+    draw, *words = (word % (1 << 64) for word in tensor.tolist())
+    return Key(sum(word << 64 * place for place, word in enumerate(words)), draw)
+
+
+@torch.library.custom_op("fastdrop::next_key", mutates_args=("key",), schema="(Tensor(a!) key) -> Tensor")
+def next_key(key: Tensor) -> Tensor:
+    """The key as it is, before it is made that of the next draw.
+
+    An operator, since inductor would recompute a mere clone for the backward pass, of the next key.
+    """
+    refuse_recomputation()
+    now = key.clone()
+    key.numpy()[0] += 1
+    return now
+
+
+@next_key.register_fake
+def _(key: Tensor) -> Tensor:
+    return torch.empty_like(key)
+
+
+def refuse_recomputation() -> None:
+    """Raise in a backward pass, where only checkpoint calls a forward, and needs the mask it had before."""
+    if torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            "a module with rng was called in a backward pass, where checkpoint needs its former mask; pass "
+            "checkpoint use_reentrant=False, context_fn=lambda: fastdrop.torch.checkpoint_contexts(model), "
+            "or leave rng out, as in torch.compile"
+        )
+
+
+def plain_key(key: Any) -> Any:
+    """The key as functions of arrays take it."""
+    return key_of(key) if isinstance(key, torch.Tensor) else key
+
+
+def random_key() -> Key:
+    """A key from torch's generator, over which torch.manual_seed and checkpoint rule."""
+    return Key(_SEED, int(_random_draw(())))
+
+
+def random_key_tensor() -> Tensor:
+    """As `random_key`, for a graph of torch.compile."""
+    return functional.pad(_random_draw((1,)), (0, 1), value=_SEED)
+
+
+def _random_draw(shape: tuple[int, ...]) -> Tensor:
+    return torch.randint(_DRAWS, shape, device=_CPU)
+
+
+def traced(x: Tensor) -> bool:
+    """Whether x stands for tensors to come, as in torch.compile, and has no memory yet."""
+    return torch.compiler.is_compiling() or type(x) not in _PLAIN
+
+
+def noise(
+    x: Tensor,
+    name: str,
+    p: float,
+    key: Key | SupportsIndex | Tensor,
+    numbers: Numbers = (),
+    inplace: bool = False,
+) -> Tensor:
+    """A noise of a tensor."""
+    if inplace and x.is_leaf and x.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError("inplace can't change a leaf that requires grad; use inplace=False or x.clone()")
+    if traced(x):
+        held = key if isinstance(key, torch.Tensor) else key_tensor(key)
+        y = _op(x, held, name, p, numbers)
+    elif torch._C._are_functorch_transforms_active():
+        y = _TransformedNoise.apply(x, name, p, plain_key(key), numbers)
+    else:
+        y = _Noise.apply(x, name, p, plain_key(key), numbers, inplace)
+        return x if inplace else y
+    return x.copy_(y) if inplace else y

@@ -1,0 +1,143 @@
+import copy
+import shutil
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="fastdrop.torch is of the extra fastdrop-numpy[torch]")
+
+from torch.utils.checkpoint import checkpoint  # noqa: E402
+
+import fastdrop as fd  # noqa: E402
+import fastdrop.torch as fdt  # noqa: E402
+
+nn = torch.nn
+KEY = fd.Key(42, draw=7)
+X = torch.randn(4, 6, 5, 5, generator=torch.Generator().manual_seed(0))
+COMPILER = shutil.which("g++") and (Path(sysconfig.get_paths()["include"]) / "Python.h").exists()
+BACKENDS = [
+    "eager",
+    "aot_eager",
+    pytest.param("inductor", marks=pytest.mark.skipif(not COMPILER, reason="inductor needs a C++ compiler")),
+]
+# what torch's compilers themselves still call
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def model(rng=None):
+    return nn.Sequential(
+        fdt.Dropout(0.5, rng=rng),
+        fdt.Dropout2d(0.2, rng=rng),
+        nn.ELU(),
+        fdt.GaussianDropout(0.3, rng=rng),
+        fdt.AlphaDropout(0.2, inplace=True, rng=rng),
+        fdt.DropPath(0.1, rng=rng),
+        fdt.DropBlock2d(0.1, 2, rng=rng),
+    )
+
+
+def output_and_gradient(function, seed):
+    torch.manual_seed(seed)
+    x = X.clone().requires_grad_()
+    y = function(x)
+    return y, torch.autograd.grad((y * X).sum(), x)[0]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_modules_with_keys_give_what_they_give_in_eager_mode(backend):
+    eager = model(rng=3)
+    other = copy.deepcopy(eager)
+    compiled = torch.compile(other, fullgraph=True, backend=backend)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for draw in range(3):
+            for a, b in zip(*(output_and_gradient(f, 0) for f in (eager, compiled)), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+            assert other[0].key == eager[0].key == fd.Key(3, draw + 1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS[:2])
+def test_torchs_generator_gives_what_it_gives_in_eager_mode(backend):
+    eager = model()
+    compiled = torch.compile(copy.deepcopy(eager), fullgraph=True, backend=backend)
+    for seed in range(3):
+        for a, b in zip(*(output_and_gradient(f, seed) for f in (eager, compiled)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_have_the_mask_of_their_output(backend, checkpointed):
+    if checkpointed and backend == "eager":
+        pytest.skip("torch's own dropout has other masks there too")
+    linear = nn.Sequential(fdt.Dropout(0.5), fdt.Dropout(0.5), fdt.GaussianDropout(0.5))
+    function = (lambda x: checkpoint(linear, x, use_reentrant=False)) if checkpointed else linear
+    compiled = torch.compile(function, fullgraph=True, backend=backend)
+    for seed in range(2):
+        y, grad = output_and_gradient(compiled, seed)
+        torch.testing.assert_close(y * X, X * grad)  # y = n x, and the gradient of n x X is n X
+        again, _ = output_and_gradient(compiled, seed)
+        assert torch.equal(y, again)
+
+
+def test_a_checkpoint_of_modules_with_keys_raises_rather_than_drop_otherwise():
+    module = fdt.Dropout(0.5, rng=1)
+    function = lambda x: checkpoint(module, x, use_reentrant=False)  # noqa: E731
+    y = torch.compile(function, fullgraph=True, backend="aot_eager")(X.clone().requires_grad_())
+    with pytest.raises(RuntimeError, match="or leave rng out"):
+        y.sum().backward()
+
+
+def test_functions_in_a_graph():
+    def function(x, key):
+        y = fdt.dropout_add(fdt.dropout(x, 0.5, key, shared_axes=(2, 3)), x, 0.5, key)
+        return fdt.bias_act_dropout(y, x[0, 0, 0], 0.5, key, activation="silu", residual=x)
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for key in (KEY, 5):
+        torch.testing.assert_close(compiled(X, key), function(X, key), rtol=1e-6, atol=1e-6)
+    keys = [fdt.key_tensor(fd.Key(seed)) for seed in range(4)]
+    compiled(X, keys[0])
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for key in keys:
+            torch.testing.assert_close(compiled(X, key), function(X, key), rtol=1e-6, atol=1e-6)
+
+
+def test_a_swapped_model_compiles_and_evaluates():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.2, batch_first=True)
+    layer.self_attn.dropout = 0.0
+    fdt.replace_dropout(layer, rng=1)
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
+    x = torch.randn(3, 4, 8)
+    torch.testing.assert_close(compiled(x), layer(x))
+    torch.testing.assert_close(compiled.eval()(x), layer.eval()(x))
+
+
+def test_errors_of_a_graph_are_those_of_eager_mode():
+    compiled = torch.compile(fdt.dropout, fullgraph=True, backend="aot_eager")
+    with pytest.raises(ValueError, match=r"p must be in \[0, 1\]"):
+        compiled(X, 1.5, KEY)
+
+
+def test_the_operators_are_what_torch_demands_of_operators():
+    for x in (X, X.to(memory_format=torch.channels_last), X[:, ::2], X[:1].expand(4, 6, 5, 5)):
+        arguments = (x.clone().requires_grad_(), fdt.key_tensor(KEY), "dropout", 0.5, [2, 3])
+        torch.library.opcheck(torch.ops.fastdrop.noise.default, arguments)
+    torch.library.opcheck(torch.ops.fastdrop.next_key.default, (fdt.key_tensor(KEY),))
+
+
+def test_fake_tensors_pass_through_modules():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode() as mode:
+        x = mode.from_tensor(X)
+        for rng in (None, 1):
+            y = model(rng)(x)
+            assert (y.shape, y.stride(), y.dtype) == (X.shape, X.stride(), X.dtype)

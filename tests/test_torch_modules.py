@@ -1,0 +1,401 @@
+import copy
+import json
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="fastdrop.torch is of the extra fastdrop-numpy[torch]")
+
+from torch.utils.checkpoint import checkpoint  # noqa: E402
+
+import fastdrop as fd  # noqa: E402
+import fastdrop.torch as fdt  # noqa: E402
+
+nn = torch.nn
+NAMES = ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"]
+X = torch.randn(6, 5, 4, 4, generator=torch.Generator().manual_seed(0))
+# What makes each module, and the function of arrays that it is of X.
+MAKERS = {
+    "Dropout": (lambda **k: fdt.Dropout(0.3, **k), fd.dropout, {}),
+    "Dropout2d": (lambda **k: fdt.Dropout2d(0.3, **k), fd.dropout, {"shared_axes": (2, 3)}),
+    "AlphaDropout": (lambda **k: fdt.AlphaDropout(0.3, **k), fd.alpha_dropout, {}),
+    "FeatureAlphaDropout": (
+        lambda **k: fdt.FeatureAlphaDropout(0.3, **k),
+        fd.alpha_dropout,
+        {"shared_axes": (2, 3)},
+    ),
+    "GaussianDropout": (lambda **k: fdt.GaussianDropout(0.3, **k), fd.gaussian_dropout, {}),
+    "DropPath": (lambda **k: fdt.DropPath(0.3, mode="batch", **k), fd.drop_path, {"mode": "batch"}),
+    "DropBlock2d": (lambda **k: fdt.DropBlock2d(0.3, 2, **k), fd.drop_block, {"block_size": 2}),
+}
+
+
+@pytest.fixture(params=MAKERS)
+def make(request):
+    return MAKERS[request.param][0]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_modules_are_the_functions_with_consecutive_draws(name):
+    make, function, options = MAKERS[name]
+    module = make(rng=42)
+    for draw in range(3):
+        key = fd.Key(42, draw)
+        assert module.key == key
+        assert module(X).numpy().tobytes() == function(X.numpy(), 0.3, key, **options).tobytes()
+
+
+def test_evaluation_returns_its_input_and_draws_nothing(make):
+    for module in (make(rng=42).eval(), make().eval()):
+        state, key = torch.get_rng_state(), module.key
+        assert module(X) is X
+        assert module.key == key
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_seeds_of_torch_rule_over_modules_without_their_own(make):
+    first, other = make(), make()
+    torch.manual_seed(1)
+    a, b = first(X), first(X)
+    torch.manual_seed(1)
+    assert torch.equal(other(X), a)
+    assert torch.equal(other(X), b)
+    assert not torch.equal(a, b)
+    torch.manual_seed(2)
+    assert not torch.equal(other(X), a)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_draws_advance_whatever_p_is(p):
+    module = fdt.Dropout(p, rng=1)
+    y = module(X)
+    assert module.key == fd.Key(1, 1)
+    assert y is not X
+    assert torch.equal(y, X * (1 - p))
+    torch.manual_seed(0)
+    fdt.Dropout(p)(X)
+    after = torch.get_rng_state()
+    torch.manual_seed(0)
+    fdt.Dropout(0.3)(X)
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_a_refused_forward_changes_nothing():
+    module = fdt.Dropout(0.3, rng=42)
+    with pytest.raises(TypeError, match=r"got torch\.int64"):
+        module(torch.arange(3))
+    assert module.key == fd.Key(42)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_signatures_reprs_and_errors_are_those_of_torch(name):
+    ours, theirs = getattr(fdt, name), getattr(nn, name)
+    assert isinstance(ours(), theirs)
+    assert repr(ours(0.1, True)) == repr(theirs(0.1, True))
+    assert repr(ours(inplace=True, p=0.2)) == repr(theirs(inplace=True, p=0.2))
+    assert repr(ours(0.2, rng=3)) == f"{name}(p=0.2, inplace=False, rng=Key(3))"
+    for p in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=r"p must be in \[0, 1\]"):
+            ours(p)
+
+
+def test_errors_of_the_other_modules():
+    with pytest.raises(ValueError, match="p must be below 1"):
+        fdt.GaussianDropout(1.0)
+    with pytest.raises(ValueError, match="mode must be"):
+        fdt.DropPath(mode="column")
+    with pytest.raises(ValueError, match="block_size must be at least 1"):
+        fdt.DropBlock2d(0.1, 0)
+    with pytest.raises(TypeError, match="rng must be"):
+        fdt.Dropout(rng="seed")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("Dropout1d", (40, 30, 3)),
+        ("Dropout1d", (400, 3)),
+        ("Dropout2d", (40, 30, 3, 2)),
+        ("Dropout2d", (40, 30, 3)),
+        ("Dropout3d", (40, 30, 3, 2, 2)),
+        ("Dropout3d", (400, 3, 2, 2)),
+        ("FeatureAlphaDropout", (40, 30)),
+        ("FeatureAlphaDropout", (40, 30, 2, 2, 2)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*dropout2d:UserWarning", "ignore:Dropout2d takes 3 axes:UserWarning")
+def test_channels_are_those_of_torch(name, shape):
+    """Which elements share a draw: found from what both drop in many forwards of a tensor of ones."""
+    patterns = []
+    for module in (getattr(fdt, name)(0.5), getattr(nn, name)(0.5)):
+        torch.manual_seed(0)
+        dropped = torch.stack([module(torch.ones(shape)) for _ in range(40)]).flatten(1)
+        low = dropped == dropped.min()
+        # an element's first equal one tells which unit it is of
+        patterns.append(torch.unique(low, dim=1, return_inverse=True)[1])
+    units = [len(torch.unique(p)) for p in patterns]
+    pairs = torch.unique(torch.stack(patterns), dim=1).shape[1]
+    assert units[0] == units[1] == pairs
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("Dropout1d", (3,)), ("Dropout2d", (3, 3)), ("Dropout3d", (3,) * 3)]
+)
+def test_too_few_axes_are_refused(name, shape):
+    with pytest.raises(RuntimeError, match=rf"{name} needs \d axes, or \d, got shape"):
+        getattr(fdt, name)()(torch.ones(shape))
+    with pytest.raises(RuntimeError, match="FeatureAlphaDropout needs axes"):
+        fdt.FeatureAlphaDropout()(torch.ones(3))
+
+
+def test_dropout2d_warns_of_three_axes():
+    with pytest.warns(UserWarning, match="Dropout2d takes 3 axes"):
+        fdt.Dropout2d()(torch.ones(2, 3, 4))
+
+
+def test_in_place_changes_the_input(make):
+    module, expected = make(inplace=True, rng=1), make(rng=1)(X)
+    h = X.clone()
+    assert module(h) is h
+    assert torch.equal(h, expected)
+
+
+@pytest.mark.parametrize("remake", [copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_go_on_with_the_same_masks(make, remake):
+    module = make(rng=1)
+    module(X)
+    other = remake(module)
+    assert repr(other) == repr(module)
+    if remake is not copy.copy:  # a shallow copy shares its key as it shares parameters
+        assert torch.equal(other(X), module(X))
+        assert other.key == module.key == fd.Key(1, 2)
+    assert remake(make()).key is None
+
+
+def test_state_goes_through_json_and_resumes_bit_for_bit(make):
+    module = make(rng=fd.Key(2**70, draw=2**63 + 2))
+    module(X)
+    state = json.loads(json.dumps(module.state_dict()))
+    assert state == {"_extra_state": {"version": 1, "seed": 2**70, "draw": 2**63 + 3}}
+    for other in (make(rng=0), make()):
+        other.load_state_dict(state)
+        assert torch.equal(other(X), copy.deepcopy(module)(X))
+
+
+def test_state_dicts_are_those_of_torch_without_own_keys(tmp_path):
+    theirs = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.3))
+    ours = nn.Sequential(nn.Linear(3, 3), fdt.Dropout(0.3))
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+    keyed = nn.Sequential(nn.Linear(3, 3), fdt.Dropout(0.3, rng=5))
+    keyed.load_state_dict(theirs.state_dict())  # a checkpoint from before the swap
+    assert keyed[1].key == fd.Key(5)
+    torch.save(keyed.state_dict(), tmp_path / "state.pt")
+    ours.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert ours[1].key == fd.Key(5)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (None, "state must have the entries"),
+        ({"version": 2, "seed": 1, "draw": 0}, "state must have version 1, got 2"),
+        ({"version": 1, "seed": -1, "draw": 0}, "seed must be >= 0"),
+        ({"version": 1, "seed": 1, "draw": 0.5}, "bad entry: draw must be an integer"),
+    ],
+)
+def test_a_bad_state_is_refused_and_the_module_as_it_was(state, message):
+    module = fdt.Dropout(rng=4)
+    with pytest.raises(ValueError, match=message):
+        module.set_extra_state(state)
+    assert module.key == fd.Key(4)
+
+
+class Block(nn.Module):
+    def __init__(self, rng=None):
+        super().__init__()
+        self.a, self.b = fdt.Dropout(0.5, rng=rng), fdt.GaussianDropout(0.5, rng=rng)
+
+    def forward(self, x):
+        return self.b(self.a(x.sin()).cos()).sin()
+
+
+def grads_twice(block, x, call):
+    """Outputs and gradients of two calls, whose graphs both live when the second is called."""
+    outputs = [call(block, x), call(block, x * 1)]
+    x.grad = None
+    sum(y.square().sum() for y in outputs).backward()
+    return outputs, x.grad
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpoint_recomputes_with_the_same_masks(reentrant):
+    x = X.double().requires_grad_()
+    calls = [lambda f, x: f(x), lambda f, x: checkpoint(f, x, use_reentrant=reentrant)]
+    found = []
+    for call in calls:
+        torch.manual_seed(0)
+        found.append(grads_twice(Block(), x, call))
+    (plain, grad), (checkpointed, other) = found
+    assert all(torch.equal(a, b) for a, b in zip(plain, checkpointed, strict=True))
+    assert torch.equal(grad, other)
+
+
+def test_checkpoint_of_modules_with_keys_of_their_own():
+    x = X.double().requires_grad_()
+    block, other = Block(rng=3), Block(rng=3)
+    contexts = {"use_reentrant": False, "context_fn": lambda: fdt.checkpoint_contexts(other)}
+    plain, grad = grads_twice(block, x, lambda f, x: f(x))
+    checkpointed, recomputed = grads_twice(other, x, lambda f, x: checkpoint(f, x, **contexts))
+    assert all(torch.equal(a, b) for a, b in zip(plain, checkpointed, strict=True))
+    assert torch.equal(grad, recomputed)
+    assert other.a.key == block.a.key == fd.Key(3, 2)
+    y = checkpoint(other, x, **contexts)
+    (first,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], first)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpoint_without_contexts_raises_rather_than_drop_otherwise(reentrant):
+    block = Block(rng=3)
+    y = checkpoint(block, X.clone().requires_grad_(), use_reentrant=reentrant)
+    with pytest.raises(RuntimeError, match=r"context_fn=lambda: fastdrop\.torch\.checkpoint_contexts"):
+        y.sum().backward()
+
+
+class Dropped(torch.utils.data.Dataset):
+    def __init__(self, module):
+        self.module = module
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return self.module(torch.ones(1 << 12))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_a_data_loader(method):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} here")
+    fdt.Dropout()(torch.ones(1 << 23))  # in threads, which a fork doesn't have
+    load = lambda module: torch.cat(  # noqa: E731
+        list(
+            torch.utils.data.DataLoader(
+                Dropped(module),
+                num_workers=1,
+                multiprocessing_context=method,
+                generator=torch.Generator().manual_seed(0),
+            )
+        )
+    )
+    expected = [fd.dropout(np.ones(1 << 12, np.float32), 0.5, fd.Key(1, draw)) for draw in range(4)]
+    assert np.array_equal(load(fdt.Dropout(rng=1)), expected)
+    if method == "spawn":  # takes some seconds for each
+        return
+    first = load(fdt.Dropout())  # each worker's generator has its own seed
+    assert len(torch.unique(first, dim=0)) == 4
+    assert torch.equal(load(fdt.Dropout()), first)
+
+
+def all_dropouts():
+    model = nn.ModuleDict({name: getattr(nn, name)(0.1 * i) for i, name in enumerate(NAMES)})
+    model["nested"] = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5, inplace=True), model["Dropout"])
+    return model.eval()
+
+
+def test_every_dropout_of_torch_is_swapped_and_back():
+    model = all_dropouts()
+    before, modules = repr(model), list(model.modules())
+    swapped = fdt.replace_dropout(model)
+    assert swapped == ((*NAMES, "nested.1"), {})
+    assert repr(model) == before
+    assert all(type(model[name]) is getattr(fdt, name) for name in NAMES)
+    assert not any(module.training for module in model.modules())
+    assert fdt.replace_dropout(model) == ((), {})
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    assert type(copied["Dropout"]) is fdt.Dropout
+    assert fdt.restore_dropout(model) == swapped
+    assert all(type(model[name]) is getattr(nn, name) for name in NAMES)
+    assert repr(model) == before
+    assert list(model.modules()) == modules
+    assert vars(model["Dropout"]) == vars(nn.Dropout(0.0).eval())
+
+
+def test_a_model_that_is_a_dropout_keeps_its_hooks():
+    model, calls = nn.Dropout(0.5), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    assert fdt.replace_dropout(model, rng=7).names == ("",)
+    assert torch.equal(model(X), fdt.dropout(X, 0.5, fd.Key(7).fold_in(0)))
+    assert calls == [1]
+
+
+def test_own_keys_differ_from_module_to_module():
+    model = nn.Sequential(nn.Dropout(), nn.Dropout())
+    fdt.replace_dropout(model, rng=1)
+    assert model[0].key != model[1].key
+    fdt.replace_dropout(nn.Sequential(model))  # ours already: their keys stay
+    assert model[0].key == fd.Key(1).fold_in(0)
+    fdt.restore_dropout(model)
+    assert repr(model[0]) == repr(nn.Dropout())
+
+
+class OwnDropout(nn.Dropout):
+    pass
+
+
+class ByFunction(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attn_drop, self.drop_last, self.backdrop = 0.2, True, 0.0
+
+
+def test_what_cannot_be_swapped_is_told():
+    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
+        scripted = torch.jit.script(nn.Dropout(0.1))
+    model = nn.ModuleDict(
+        {
+            "own": OwnDropout(0.1),
+            "attention": nn.MultiheadAttention(8, 2, dropout=0.1),
+            "undropped": nn.MultiheadAttention(8, 2),
+            "lstm": nn.LSTM(3, 3, num_layers=2, dropout=0.5),
+            "function": ByFunction(),
+            "script": scripted,
+        }
+    )
+    assert fdt.replace_dropout(model) == (
+        (),
+        {
+            "own": "OwnDropout is a class of its own",
+            "attention": "MultiheadAttention drops by itself: dropout=0.1",
+            "lstm": "LSTM drops by itself: dropout=0.5",
+            "function": "ByFunction drops by itself: attn_drop=0.2",
+            "script": "Dropout is compiled by torch.jit",
+        },
+    )
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("layer", [nn.TransformerEncoderLayer, nn.TransformerDecoderLayer])
+def test_transformer_layers_train_and_evaluate_after_swapping(layer, batch_first):
+    torch.manual_seed(0)
+    model = layer(16, 2, 32, dropout=0.2, batch_first=batch_first)
+    x = torch.randn(5, 7, 16)
+    inputs = (x,) if layer is nn.TransformerEncoderLayer else (x, x)
+    expected = model.eval()(*inputs)
+    swapped = fdt.replace_dropout(model)
+    decoder = layer is nn.TransformerDecoderLayer
+    assert swapped.names == ("dropout", "dropout1", "dropout2", "dropout3")[: 3 + decoder]
+    assert list(swapped.left) == ["self_attn", "multihead_attn"][: 1 + decoder]
+    assert torch.equal(model(*inputs), expected)
+    with torch.inference_mode():  # torch's fast path
+        torch.testing.assert_close(model(*inputs), expected)
+    y = model.train()(*inputs)
+    y.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert not torch.equal(y, expected)
+    fdt.restore_dropout(model)
+    assert torch.equal(model.eval()(*inputs), expected)
