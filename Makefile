@@ -4,11 +4,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench clean
+EXAMPLES := simple_network regularized_network mnist_cnn compare_dropouts data_size fused_network concrete_rate \
+	uncertainty char_rnn masks
+
+.PHONY: demo examples test bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/simple_network.py $(ARGS)
+
+# Ends by writing the results into examples/README.md.
+examples: $(VENV)/.examples
+	for name in $(EXAMPLES); do echo "$$name:" && $(BIN)/python examples/$$name.py || exit; done
+	$(BIN)/python examples/results.py out
 
 test: $(VENV)/.test
 	$(BIN)/ruff check .

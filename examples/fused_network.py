@@ -10,15 +10,16 @@ estimate of the learned variance of Gaussian noise (`VariationalDropout`) on the
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from time import perf_counter
 
 try:
     import numpy as np
+    from matplotlib.figure import Figure  # draws with Agg; pyplot would look for a display
     from numpy.typing import NDArray
-    from rich.console import Console
-    from rich.table import Table
+    from parts import cross_entropy
+    from results import new_table, parser, positive, publish
     from sklearn.datasets import load_digits
     from tqdm import tqdm
 
@@ -98,12 +99,7 @@ class Network:
             inner = self.timed("act", wide, bias, keys[2 * i], self.activation)
             kept.append((h, wide, inner))
             h = self.timed("add", inner @ pairs[2 * i + 1], h, keys[2 * i + 1])
-        logits = h @ last
-        logits -= logits.max(1, keepdims=True)
-        log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-        g = np.exp(log_p)
-        g[np.arange(len(x)), labels] -= 1
-        g /= len(x)
+        loss, g = cross_entropy(h @ last, labels)
         gradients = [h.T @ g]
         dh = g @ last.T
         for i in reversed(range(len(self.biases))):
@@ -120,7 +116,7 @@ class Network:
         gradients.append(x.T @ dh)
         for weight, gradient in zip(self.weights, reversed(gradients), strict=True):
             weight -= LEARNING_RATE * gradient
-        return float(-log_p[np.arange(len(x)), labels].mean())
+        return loss
 
 
 def learned_noise(x: NDArray, labels: NDArray, steps: int) -> float:
@@ -140,34 +136,54 @@ def learned_noise(x: NDArray, labels: NDArray, steps: int) -> float:
     return float(noise.alpha)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def save_curves(losses: dict[str, list[float]], path: Path) -> None:
+    """Write a PNG of the losses by step."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for (name, each), line in zip(losses.items(), ("-", "--"), strict=True):
+        axes.semilogy(each, line, label=name)
+    axes.set(xlabel="step", ylabel="loss of the batch")
+    axes.legend(title="passes")
+    figure.savefig(path, format="png", dpi=120)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Train both networks and print losses and times."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--blocks", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--activation", choices=("relu", "gelu", "gelu_tanh", "silu"), default="gelu")
-    chosen = parser.parse_args(arguments)
+    arguments = parser(__file__, __doc__, seeds=None)
+    add = arguments.add_argument
+    add("--width", type=positive, default=512, help="units of a layer (default: %(default)s)")
+    add("--batch", type=positive, default=256, help="images of a step (default: %(default)s)")
+    add("--blocks", type=positive, default=2, help="residual blocks (default: %(default)s)")
+    add("--steps", type=positive, default=200, help="of training (default: %(default)s)")
+    activations = ("relu", "gelu", "gelu_tanh", "silu")
+    add("--activation", choices=activations, default="gelu", help="(default: %(default)s)")
+    options = arguments.parse_args(argv)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     images, labels = load_digits(return_X_y=True)
     x = (images / 16).astype(np.float32)
     order = np.random.default_rng(1)
-    batches = [order.choice(len(x), chosen.batch, replace=False) for _ in range(chosen.steps)]
-    table = Table("passes", "first loss", "last loss", "of steps: ms", "of passes: ms")
+    batches = [order.choice(len(x), options.batch, replace=False) for _ in range(options.steps)]
+    sizes = f"{options.blocks} blocks of {options.width} units, {options.steps} steps"
+    title = f"{sizes}, {options.activation}, dropout {P}"
+    table = new_table(title, ["passes"], ["first loss", "last loss", "of steps: ms", "of passes: ms"])
+    losses: dict[str, list[float]] = {}
     for passes in (Fused, Steps):
-        network = Network(x.shape[1], chosen.width, chosen.blocks, passes, chosen.activation)
+        network = Network(x.shape[1], options.width, options.blocks, passes, options.activation)
         network.step(x[:8], labels[:8], fd.Key(9))  # loads or compiles the kernels
-        network = Network(x.shape[1], chosen.width, chosen.blocks, passes, chosen.activation)
-        key, losses, start = fd.Key(0), [], perf_counter()
-        for batch in tqdm(batches, desc=passes.__name__, leave=False, disable=None):
-            losses.append(network.step(x[batch], labels[batch], key))
+        network = Network(x.shape[1], options.width, options.blocks, passes, options.activation)
+        key, name, start = fd.Key(0), passes.__name__.lower(), perf_counter()
+        each = losses[name] = []
+        for batch in tqdm(batches, desc=name, leave=False, disable=None):
+            each.append(network.step(x[batch], labels[batch], key))
             key = key.next()
-        each = 1e3 / len(batches)
-        times = f"{(perf_counter() - start) * each:.2f}", f"{network.seconds * each:.2f}"
-        table.add_row(passes.__name__.lower(), f"{losses[0]:.4f}", f"{np.mean(losses[-10:]):.4f}", *times)
-    console = Console()
-    console.print(table)
-    console.print(f"variance learned for noise on the inputs: {learned_noise(x, labels, chosen.steps):.3f}")
+        scale = 1e3 / len(batches)
+        times = f"{(perf_counter() - start) * scale:.2f}", f"{network.seconds * scale:.2f}"
+        table.add_row(name, f"{each[0]:.4f}", f"{np.mean(each[-10:]):.4f}", *times)
+    save_curves(losses, options.out)
+    learned = learned_noise(x, labels, options.steps)
+    publish(
+        __file__, options, [table], "Losses", [f"Variance learned for noise on the inputs: {learned:.3f}."]
+    )
 
 
 if __name__ == "__main__":
