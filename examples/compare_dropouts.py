@@ -40,6 +40,7 @@ EPOCHS = {"digits": 40, "mnist": 15}  # about 1200 steps each
 SAMPLES = 20  # passes of Monte-Carlo dropout
 BINS = 15  # of the calibration error
 LEVEL = 0.05
+COMPARED = ("test %", "NLL")  # of the scores
 
 
 def sampled(model: Sequential) -> Callable[[NDArray, fd.Key], NDArray]:
@@ -119,8 +120,9 @@ def train_all(epochs: dict[str, int], seeds: int, validate: bool) -> Results:
 
 
 class Comparison(NamedTuple):
-    """A noise's accuracy minus another's in the same seeds, and the corrected P of that by chance."""
+    """A noise's scores minus another's in the same seeds, and the corrected P of that by chance."""
 
+    score: str
     noise: str
     other: str
     differences: NDArray
@@ -128,13 +130,17 @@ class Comparison(NamedTuple):
 
 
 def comparisons(runs: dict[str, list[Run]]) -> list[Comparison]:
-    """Return each noise beside no noise, and beside Bernoulli's, with Holm's correction for their number."""
+    """Return each noise beside none and beside Bernoulli's by both scores, with Holm's correction for all."""
     pairs = [(label, v.baseline) for label, v in VARIANTS.items() if v.noise or v.dense is not plain_dense]
-    pairs += [(label, "Bernoulli") for label, _ in pairs if label != "Bernoulli"]
-    accuracies = {label: np.array([r.off[0] for r in each]) for label, each in runs.items()}
-    differences = [accuracies[noise] - accuracies[other] for noise, other in pairs]
-    p = holm([paired_p(d) for d in differences])
-    return [Comparison(*pair, d, float(v)) for pair, d, v in zip(pairs, differences, p, strict=True)]
+    pairs += [(label, "Bernoulli") for label, other in pairs if label != "Bernoulli" and other == "none"]
+    values = {label: np.array([r.off for r in each]) for label, each in runs.items()}
+    rows = [
+        (score, *pair, (values[pair[0]] - values[pair[1]])[:, column])
+        for column, score in enumerate(COMPARED)
+        for pair in pairs
+    ]
+    p = holm([paired_p(differences) for *_, differences in rows])
+    return [Comparison(*row, float(v)) for row, v in zip(rows, p, strict=True)]
 
 
 def paired_p(differences: NDArray) -> float:
@@ -154,40 +160,46 @@ def holm(p: Sequence[float]) -> NDArray:
     return out
 
 
-def accuracy_table(name: str, runs: dict[str, list[Run]], found: list[Comparison], title: str) -> Table:
-    """Return accuracies, and what they exceed those of others by in the same seeds."""
-    out = new_table(f"{name}: {title}", ["noise"], ["test %", "minus none", "P", "minus Bernoulli", "P"])
+def score_table(
+    score: str, digits: int, runs: dict[str, list[Run]], found: list[Comparison], title: str
+) -> Table:
+    """Return a score, and what it exceeds that of others by in the same seeds."""
+    out = new_table(title, ["noise"], [score, "minus none", "P", "minus Bernoulli", "P"])
+    column = COMPARED.index(score)
     for label, each in runs.items():
-        row = with_errors([r.off[:1] for r in each])
+        row = with_errors([r.off[column : column + 1] for r in each], digits)
         for others in (("none", "none, SELU"), ("Bernoulli",)):
-            pair = [c for c in found if c.noise == label and c.other in others]
-            row += [*with_errors(pair[0].differences[:, None]), f"{pair[0].p:.3f}"] if pair else ["", ""]
+            pair = [c for c in found if (c.score, c.noise) == (score, label) and c.other in others]
+            row += [
+                cell for c in pair for cell in (*with_errors(c.differences[:, None], digits), f"{c.p:.3f}")
+            ]
+            row += [] if pair else ["", ""]
         out.add_row(label, *row)
     return out
 
 
-def calibration_table(name: str, runs: dict[str, list[Run]], title: str) -> Table:
-    """Return likelihoods and calibration errors without noise and with Monte-Carlo dropout, and times."""
-    headings = ["NLL", "MC NLL", "ECE %", "MC ECE %", "MC test %", "ms a step"]
-    out = new_table(f"{name}: {title}", ["noise"], headings)
+def calibration_table(runs: dict[str, list[Run]], title: str) -> Table:
+    """Return calibration errors, scores of Monte-Carlo dropout, and times."""
+    out = new_table(title, ["noise"], ["ECE %", "MC ECE %", "MC NLL", "MC test %", "ms a step"])
     for label, each in runs.items():
-        likelihoods = with_errors([(r.off[1], r.sampled[1]) for r in each], 3)
-        rest = with_errors([(r.off[2], r.sampled[2], r.sampled[0]) for r in each])
-        out.add_row(label, *likelihoods, *rest, f"{np.median([r.step for r in each]):.2f}")
+        errors = with_errors([(r.off[2], r.sampled[2]) for r in each])
+        likelihood = with_errors([r.sampled[1:2] for r in each], 3)
+        accuracies = with_errors([r.sampled[:1] for r in each])
+        time = f"{np.median([r.step for r in each]):.2f}"
+        out.add_row(label, *errors, *likelihood, *accuracies, time)
     return out
 
 
 def sentence(name: str, found: list[Comparison]) -> str:
-    """Return what is significant and what isn't."""
-
-    def listed(chosen: list[Comparison]) -> str:
-        texts = [f"{c.noise} over {c.other} ({c.differences.mean():+.2f})" for c in chosen]
-        return ", ".join(texts) or "none"
-
-    sure = [c for c in found if c.p < LEVEL]
+    """Return what is significant."""
+    texts = []
+    for score, unit in zip(COMPARED, ("points", "nats"), strict=True):
+        sure = [c for c in found if c.p < LEVEL and c.score == score]
+        listed = ", ".join(f"{c.noise} minus {c.other} ({c.differences.mean():+.3g} {unit})" for c in sure)
+        texts.append(f"in {score}: {listed or 'nothing'}")
     return (
-        f"{name}: of {len(found)} differences in test accuracy, significant at {LEVEL:.0%} after Holm's "
-        f"correction: {listed(sure)}. Not significant: {listed([c for c in found if c.p >= LEVEL])}."
+        f"{name}: of {len(found)} differences these are significant at {LEVEL:.0%} after Holm's correction for "
+        f"their number, {'; '.join(texts)}. The others aren't."
     )
 
 
@@ -212,7 +224,7 @@ def save_picture(results: Results, path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the example."""
-    arguments = parser(__file__, __doc__, seeds=5, each="networks with each noise")
+    arguments = parser(__file__, __doc__, seeds=8, each="networks with each noise")
     arguments.add_argument(
         "--epochs", type=positive, help=f"passes over the training set (default: {EPOCHS})"
     )
@@ -226,13 +238,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, runs in results.items():
         found = comparisons(runs)
         title = (
-            f"{epochs[name]} epochs, rates {RATES}, {options.seeds} seeds (from 0);\n"
+            f"{name}, {epochs[name]} epochs, rates {RATES}, {options.seeds} seeds (from 0);\n"
             "mean ± standard error over seeds, "
         )
-        tables += [
-            accuracy_table(name, runs, found, title + "differences in pairs, P corrected for their number"),
-            calibration_table(name, runs, title + f"MC: mean of {SAMPLES} passes with noise"),
-        ]
+        paired = title + "differences in pairs, P corrected for their number"
+        tables += [score_table(*score, runs, found, paired) for score in zip(COMPARED, (2, 3), strict=True)]
+        tables.append(calibration_table(runs, title + f"MC: mean of {SAMPLES} passes with noise"))
         notes.append(sentence(name, found))
     save_picture(results, options.out)
     publish(__file__, options, tables, "Scores", notes)

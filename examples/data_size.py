@@ -110,10 +110,10 @@ def save_picture(gains: Gains, path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the example."""
-    arguments = parser(__file__, __doc__, seeds=8, each="pairs of networks for each size")
+    arguments = parser(__file__, __doc__, seeds=5, each="pairs of networks for each size")
     add = arguments.add_argument
     add("--sizes", type=positive, nargs="+", default=SIZES, help="training images (default: %(default)s)")
-    add("--steps", type=positive, default=1600, help="updates of a network (default: %(default)s)")
+    add("--steps", type=positive, default=2400, help="updates of a network (default: %(default)s)")
     add("--width", type=positive, default=256, help="units of a hidden layer (default: %(default)s)")
     add("--validate", action="store_true", help="leave the test images out")
     options = arguments.parse_args(argv)

@@ -101,7 +101,12 @@ def publish(
         "cpu_seconds": round(process_time()),
         "machine": {name: machine[name] for name in MACHINE},
     }
-    options.out.with_suffix(".json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_json(options.out.with_suffix(".json"), record)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write plain data."""
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def plain(table: Table) -> dict[str, Any]:
@@ -155,13 +160,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("folder", type=Path, help="where programs wrote PNG and JSON")
     folder = options.parse_args(argv).folder
     kept, readme = FOLDER / "results.json", FOLDER / "README.md"
-    records = {record["program"]: record for record in json.loads(kept.read_text())}
+    records = {record["program"]: record for record in json.loads(kept.read_text(encoding="utf-8"))}
     for name in PROGRAMS:
         if (path := folder / f"{name}.json").exists():
-            records[name] = json.loads(path.read_text())
+            records[name] = json.loads(path.read_text(encoding="utf-8"))
     ordered = [records[name] for name in PROGRAMS if name in records]
-    kept.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
-    readme.write_text(with_results(readme.read_text(), ordered))
+    write_json(kept, ordered)
+    readme.write_text(with_results(readme.read_text(encoding="utf-8"), ordered), encoding="utf-8")
 
 
 if __name__ == "__main__":
