@@ -36,7 +36,7 @@ except ModuleNotFoundError as error:
 BATCH = 50
 LEARNING_RATE = 1e-3
 SQUARE = {"digits": 2, "mnist": 4}  # side of a filter
-EPOCHS = {"digits": 40, "mnist": 25}  # 1160 and 2000 updates
+EPOCHS = {"digits": 40, "mnist": 20}  # 1160 and 1600 updates
 SAMPLES = 20  # passes of Monte-Carlo dropout
 BINS = 15  # of the calibration error
 LEVEL = 0.05

@@ -10,7 +10,7 @@ estimate of the learned variance of Gaussian noise (`VariationalDropout`) on the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -18,7 +18,7 @@ try:
     import numpy as np
     from matplotlib.figure import Figure  # draws with Agg; pyplot would look for a display
     from numpy.typing import NDArray
-    from parts import cross_entropy
+    from parts import SGD, cross_entropy
     from results import new_table, parser, positive, publish
     from sklearn.datasets import load_digits
     from tqdm import tqdm
@@ -73,14 +73,21 @@ class Steps:
 
 
 class Network:
-    """Dense, some residual blocks, dense; plain gradient descent, softmax cross-entropy."""
+    """Dense, some residual blocks, dense; softmax cross-entropy."""
 
-    def __init__(self, inputs: int, width: int, blocks: int, passes: type, activation: str) -> None:
+    def __init__(
+        self, inputs: int, width: int, blocks: int, passes: type, activation: str, dtype: type = np.float32
+    ) -> None:
         rng = np.random.default_rng(0)
         shapes = [(inputs, width), *[(width, width)] * (2 * blocks), (width, CLASSES)]
-        self.weights = [rng.normal(0, n[0] ** -0.5, n).astype(np.float32) for n in shapes]
-        self.biases = [np.zeros(width, np.float32) for _ in range(blocks)]
+        self.weights = [rng.normal(0, n[0] ** -0.5, n).astype(dtype) for n in shapes]
+        self.biases = [np.zeros(width, dtype) for _ in range(blocks)]
         self.passes, self.activation, self.seconds = passes, activation, 0.0
+
+    @property
+    def parameters(self) -> list[NDArray]:
+        """What is learned, in the order of the gradients."""
+        return [*self.weights, *self.biases]
 
     def timed(self, name: str, *arguments: NDArray | fd.Key | str) -> NDArray | tuple:
         """Call a pass and count its time."""
@@ -89,8 +96,8 @@ class Network:
         self.seconds += perf_counter() - start
         return result
 
-    def step(self, x: NDArray, labels: NDArray, key: fd.Key) -> float:
-        """Return the loss of a batch, and update the weights."""
+    def loss_and_gradients(self, x: NDArray, labels: NDArray, key: fd.Key) -> tuple[float, list[NDArray]]:
+        """Return the mean loss in training, and its gradients in the order of `parameters`."""
         first, *pairs, last = self.weights
         keys = [key.fold_in(i) for i in range(len(pairs))]
         h, kept = x @ first, []
@@ -100,23 +107,30 @@ class Network:
             kept.append((h, wide, inner))
             h = self.timed("add", inner @ pairs[2 * i + 1], h, keys[2 * i + 1])
         loss, g = cross_entropy(h @ last, labels)
-        gradients = [h.T @ g]
+        of_weights, of_biases = [h.T @ g], []
         dh = g @ last.T
         for i in reversed(range(len(self.biases))):
             h, wide, inner = kept[i]
             dz = fd.dropout_backward(dh, P, keys[2 * i + 1])
-            gradients.append(inner.T @ dz)
             dinner = dz @ pairs[2 * i + 1].T
             dwide, dbias = self.timed(
                 "act_backward", dinner, wide, self.biases[i], keys[2 * i], self.activation
             )
-            gradients.append(h.T @ dwide)
-            self.biases[i] -= LEARNING_RATE * dbias
+            of_weights += [inner.T @ dz, h.T @ dwide]
+            of_biases.append(dbias)
             dh = dh + dwide @ pairs[2 * i].T
-        gradients.append(x.T @ dh)
-        for weight, gradient in zip(self.weights, reversed(gradients), strict=True):
-            weight -= LEARNING_RATE * gradient
-        return loss
+        return loss, [x.T @ dh, *reversed(of_weights), *reversed(of_biases)]
+
+
+def train(network: Network, x: NDArray, labels: NDArray, batches: Iterable[NDArray]) -> list[float]:
+    """Train by gradient descent without momentum; return the losses of the batches."""
+    descent, key, losses = SGD(network.parameters, LEARNING_RATE, momentum=0), fd.Key(0), []
+    for batch in batches:
+        loss, gradients = network.loss_and_gradients(x[batch], labels[batch], key)
+        descent.step(gradients)
+        losses.append(loss)
+        key = key.next()
+    return losses
 
 
 def learned_noise(x: NDArray, labels: NDArray, steps: int) -> float:
@@ -125,14 +139,12 @@ def learned_noise(x: NDArray, labels: NDArray, steps: int) -> float:
     weight = np.zeros((x.shape[1], CLASSES))
     for _ in range(steps):
         given = noise(x)
-        p = np.exp(given @ weight)
-        p /= p.sum(1, keepdims=True)
-        p[np.arange(len(x)), labels] -= 1
+        _, g = cross_entropy(given @ weight, labels)
         noise.zero_grad()
-        noise.backward(p @ weight.T / len(x))
+        noise.backward(g @ weight.T)
         noise.regularizer(weight.size / len(x))
         noise.log_alpha -= 0.5 * noise.log_alpha_grad
-        weight -= given.T @ p / len(x)
+        weight -= given.T @ g
     return float(noise.alpha)
 
 
@@ -168,14 +180,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = new_table(title, ["passes"], ["first loss", "last loss", "of steps: ms", "of passes: ms"])
     losses: dict[str, list[float]] = {}
     for passes in (Fused, Steps):
-        network = Network(x.shape[1], options.width, options.blocks, passes, options.activation)
-        network.step(x[:8], labels[:8], fd.Key(9))  # loads or compiles the kernels
-        network = Network(x.shape[1], options.width, options.blocks, passes, options.activation)
-        key, name, start = fd.Key(0), passes.__name__.lower(), perf_counter()
-        each = losses[name] = []
-        for batch in tqdm(batches, desc=name, leave=False, disable=None):
-            each.append(network.step(x[batch], labels[batch], key))
-            key = key.next()
+        settings = x.shape[1], options.width, options.blocks, passes, options.activation
+        Network(*settings).loss_and_gradients(x[:8], labels[:8], fd.Key(9))  # loads or compiles the kernels
+        network, name = Network(*settings), passes.__name__.lower()
+        start = perf_counter()
+        each = losses[name] = train(network, x, labels, tqdm(batches, desc=name, leave=False, disable=None))
         scale = 1e3 / len(batches)
         times = f"{(perf_counter() - start) * scale:.2f}", f"{network.seconds * scale:.2f}"
         table.add_row(name, f"{each[0]:.4f}", f"{np.mean(each[-10:]):.4f}", *times)

@@ -163,6 +163,20 @@ def test_uncertainty(uncertainty, tmp_path, capsys):
     assert rows["MC dropout minus trained without dropout"][0] == pytest.approx(near[2] - near[0], abs=0.011)
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
+def test_gradients_of_fused_and_single_passes(example, activation):
+    fused_network = example("fused_network")
+    rng = np.random.default_rng(1)
+    x, labels = rng.normal(size=(6, 4)), rng.integers(10, size=6)
+    for passes in (fused_network.Fused, fused_network.Steps):
+        network = fused_network.Network(4, 5, 2, passes, activation, np.float64)
+
+        def evaluate(network=network):
+            return network.loss_and_gradients(x, labels, KEY)
+
+        check_gradients(network.parameters, evaluate)
+
+
 def test_fused_network(example, tmp_path, capsys):
     png = tmp_path / "losses.png"
     sizes = ["--width", "16", "--batch", "20", "--steps", "30", "--activation", "relu"]
