@@ -1,4 +1,4 @@
-# Two commands from a fresh clone: `make demo` and `make test`. Both make their environment first.
+# From a fresh clone: `make demo`, `make examples` and `make test`. Each makes its environment first.
 # ARGS go to the demo's program: make demo ARGS=--help
 PYTHON ?= python3
 VENV ?= .venv

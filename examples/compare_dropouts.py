@@ -213,11 +213,11 @@ def save_picture(results: Results, path: Path) -> None:
                 means, errors = mean_and_error(np.transpose(values))
                 at = np.arange(len(runs)) + shift
                 axes.errorbar(means, at, xerr=errors, fmt="o", markersize=4, label=f"noise {kind}")
-            axes.set(title=name, xlabel=f"{label}, mean ± standard error")
+            axes.set(xlabel=f"{name}: {label}, mean ± standard error")
             axes.grid(alpha=0.3)
         row[0].set_yticks(range(len(runs)), runs)
     panels[0, 0].invert_yaxis()  # shared
-    panels[0, 2].legend()
+    panels[0, 2].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     figure.savefig(path, format="png", dpi=120)
 
 

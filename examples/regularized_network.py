@@ -140,6 +140,18 @@ def table(runs: dict[str, list[Run]], title: str) -> Table:
     return out
 
 
+def note(runs: dict[str, list[Run]]) -> str:
+    """Return what dropout before a batch normalisation does to it."""
+    each = runs["dropout in both blocks"]
+    (ratio,) = with_errors([r.shifts[1:] for r in each])
+    (change,) = with_errors([[r.anew - r.test] for r in each])
+    return (
+        "Where dropout stands before the second batch normalisation, this divides by a running variance "
+        f"{ratio} times that of its inputs in evaluation (median unit). Statistics taken anew change the test "
+        f"accuracy by {change} points."
+    )
+
+
 def save_picture(runs: dict[str, list[Run]], path: Path) -> None:
     """Write a PNG of test accuracies, before and after the statistics were taken anew, and of the ratios."""
     figure = Figure(figsize=(11, 4), layout="constrained")
@@ -161,7 +173,7 @@ def save_picture(runs: dict[str, list[Run]], path: Path) -> None:
     right.set(xlabel="running variance / variance without dropout")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     figure.savefig(path, format="png", dpi=120)
 
 
@@ -188,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"mean ± standard error over {options.seeds} seeds (from 0), differences in pairs"
     )
     save_picture(runs, options.out)
-    publish(__file__, options, [table(runs, title)], "Accuracies and ratios")
+    publish(__file__, options, [table(runs, title)], "Accuracies and ratios", [note(runs)])
 
 
 if __name__ == "__main__":
