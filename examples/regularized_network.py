@@ -147,8 +147,8 @@ def note(runs: dict[str, list[Run]]) -> str:
     (change,) = with_errors([[r.anew - r.test] for r in each])
     return (
         "Where dropout stands before the second batch normalisation, this divides by a running variance "
-        f"{ratio} times that of its inputs in evaluation (median unit). Statistics taken anew change the test "
-        f"accuracy by {change} points."
+        f"{ratio} times that of its inputs in evaluation (median unit). Statistics taken anew change the "
+        f"test accuracy by {change} points."
     )
 
 

@@ -130,7 +130,7 @@ def paragraphs(record: dict[str, Any]) -> list[str]:
     tables = [part for table in record["tables"] for part in (title(table), grid(table))]
     *versions, processor, kind, cores = record["machine"].items()
     options = ", ".join(f"{name} {value}" for name, value in record["arguments"].items())
-    packages = ", ".join(f"{name} {version}" for name, version in versions)
+    packages = ", ".join(f"{name} {version}" for name, version in versions if version)
     machine = f"{processor[1]} ({kind[1]}), {cores[1]} cores"
     made = f"{options}; {packages}; {machine}; {record['date']}; {record['cpu_seconds']} s of CPU time"
     return [f"### `{record['program']}.py`", *tables, *record["notes"], f"*{made}.*"]
