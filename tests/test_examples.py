@@ -251,6 +251,15 @@ def test_char_rnn_learns_in_float32_and_repeats(char_rnn):
     assert {a.dtype for a in (*network.parameters.values(), *gradients.values())} == {np.dtype(np.float32)}
 
 
+def test_char_rnn_evaluation_repeats(char_rnn):
+    network = char_rnn.Network(5, 4, char_rnn.Rates(*[0.3] * 6), 0)
+    tokens = np.random.default_rng(0).integers(5, size=(9, 3))
+    first, again = (network.forward(tokens, network.start(3), False)[0] for _ in range(2))
+    assert first.tobytes() == again.tobytes()
+    one, other = (network.forward(tokens, network.start(3), True)[0] for _ in range(2))
+    assert not np.array_equal(one, other)
+
+
 def test_char_rnn_program(char_rnn, tmp_path, capsys):
     png = tmp_path / "curves.png"
     char_rnn.main(["--length", "96", "--width", "8", "--epochs", "1", "--seeds", "2", "--out", str(png)])
