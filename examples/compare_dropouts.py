@@ -223,7 +223,7 @@ def save_picture(results: Results, path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the example."""
-    arguments = parser(__file__, __doc__, seeds=7, each="networks with each noise")
+    arguments = parser(__file__, __doc__, seeds=6, each="networks with each noise")
     arguments.add_argument(
         "--epochs", type=positive, help=f"passes over the training set (default: {EPOCHS})"
     )

@@ -65,8 +65,8 @@ class StandoutReLU:
 class ConcreteDense(Dense):
     """Concrete dropout and the dense layer it feeds, whose weights are in its regularizer."""
 
-    def __init__(self, place: Place, *sizes: int, rng: np.random.Generator, dtype: type) -> None:
-        super().__init__(*sizes, rng, dtype=dtype)
+    def __init__(self, place: Place, *sizes: int, **options: Any) -> None:
+        super().__init__(*sizes, **options)
         self.noise = fd.ConcreteDropout(place.p, rng=place.key)
         self.parameters.append(self.noise.logit)
         self.scales = {"weight_scale": 1e-4 / place.examples, "entropy_scale": 1 / place.examples}
@@ -96,8 +96,8 @@ class ConcreteDense(Dense):
 class DroppedDense(Dense):
     """DropConnect: a dense layer whose weights are dropped."""
 
-    def __init__(self, place: Place, *sizes: int, rng: np.random.Generator, dtype: type) -> None:
-        super().__init__(*sizes, rng, dtype=dtype)
+    def __init__(self, place: Place, *sizes: int, **options: Any) -> None:
+        super().__init__(*sizes, **options)
         weights, biases = self.parameters
         self.noise = fd.DropConnect(place.p, weight=weights, bias=biases, per_example=False, rng=place.key)
         self.gradients = [self.noise.weight_grad, self.noise.bias_grad]
@@ -112,9 +112,9 @@ class DroppedDense(Dense):
         return self.noise.backward(g)
 
 
-def plain_dense(place: Place, *sizes: int, rng: np.random.Generator, dtype: type) -> Dense:
+def plain_dense(place: Place, *sizes: int, **options: Any) -> Dense:
     """Return a dense layer without noise of its own."""
-    return Dense(*sizes, rng, dtype=dtype)
+    return Dense(*sizes, **options)
 
 
 def of(noise: Callable, **options: Any) -> Callable[[Place], Any]:
@@ -159,16 +159,18 @@ def network(
     dtype: type = np.float32,
 ) -> Sequential:
     """Return the network for images of (side, side) squares with (side * side) pixels each."""
-    rng, key = np.random.default_rng(seed), fd.Key(seed)
+    key = fd.Key(seed)
+    gain = SELU.gain if variant.activation is SELU else ReLU.gain
+    options = {"rng": np.random.default_rng(seed), "gain": gain, "dtype": dtype}
     places = [Place(p, key.fold_in(number), steps, examples) for number, p in enumerate(RATES)]
     (side, pixels), (filters, hidden) = maps, widths
-    layers: list[Any] = [Reshape(side, side, pixels), Dense(pixels, filters, rng, dtype=dtype)]
+    layers: list[Any] = [Reshape(side, side, pixels), Dense(pixels, filters, **options)]
     for place, inputs, outputs in zip(
         places, (side * side * filters, hidden), (hidden, CLASSES), strict=True
     ):
         layers += [variant.activation()] if variant.activation else []
         layers += [variant.noise(place)] if variant.noise else []
-        layers += [Reshape(inputs), variant.dense(place, inputs, outputs, rng=rng, dtype=dtype)]
+        layers += [Reshape(inputs), variant.dense(place, inputs, outputs, **options)]
         layers += [Reshape(1, 1, outputs)]
     return Sequential(layers[:-1])
 
