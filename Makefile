@@ -1,4 +1,4 @@
-# Two commands from a fresh clone: `make demo` and `make test`. Both make their environment first.
+# From a fresh clone: `make demo`, `make examples` and `make test`. Each makes its environment first.
 # `make cuda-check` compiles the CUDA kernels without a GPU, in an environment of its own (1 GB).
 # ARGS go to the demo's program: make demo ARGS=--help
 PYTHON ?= python3
@@ -15,11 +15,19 @@ REV ?= HEAD
 COMMITS ?= 5
 SITE := out/dashboard
 
-.PHONY: demo test bench bench-suite bench-compare dashboard results cuda-check clean
+EXAMPLES := simple_network regularized_network mnist_cnn compare_dropouts data_size fused_network concrete_rate \
+	uncertainty char_rnn masks
+
+.PHONY: demo examples test bench bench-suite bench-compare dashboard results cuda-check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/simple_network.py $(ARGS)
+
+# Ends by writing the results into examples/README.md.
+examples: $(VENV)/.examples
+	for name in $(EXAMPLES); do echo "$$name:" && $(BIN)/python examples/$$name.py || exit; done
+	$(BIN)/python examples/results.py out
 
 test: $(VENV)/.test
 	$(BIN)/ruff check .

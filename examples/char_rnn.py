@@ -22,10 +22,9 @@ try:
     import numpy as np
     from matplotlib.figure import Figure  # draws with Agg; pyplot would look for a display
     from numpy.typing import NDArray
-    from rich import box
-    from rich.console import Console
+    from parts import Adam, cross_entropy
+    from results import mean_and_error, new_table, parser, positive, publish, with_errors
     from rich.table import Table
-    from simple_network import mean_and_error, positive
     from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
@@ -160,47 +159,19 @@ class Network:
     def loss_and_gradients(self, window: NDArray, state: State) -> tuple[float, Arrays, State]:
         """Return the mean loss (nats) in training of predicting characters of a window, and its gradients."""
         logits, state, trace = self.forward(window[:-1], state, True)
-        log_p, at = log_softmax(logits), (*np.indices(window[1:].shape), window[1:])
-        g = np.exp(log_p)
-        g[at] -= 1
-        g /= window[1:].size
-        return -float(log_p[at].mean()), self.backward(g, trace), state
+        loss, g = cross_entropy(logits, window[1:])
+        return loss, self.backward(g, trace), state
 
     def bits(self, text: NDArray) -> float:
         """Return the mean bits per character of texts (time, streams), without noise."""
         logits, _, _ = self.forward(text[:-1], self.start(text.shape[1]), False)
-        at = (*np.indices(text[1:].shape), text[1:])
-        return -float(log_softmax(logits)[at].mean() / np.log(2))
-
-
-def log_softmax(logits: NDArray) -> NDArray:
-    """Return logarithms of probabilities."""
-    shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+        return cross_entropy(logits, text[1:])[0] / np.log(2)
 
 
 def products(x: NDArray, g: NDArray) -> NDArray:
     """Return x.T @ g over time and streams, for each gate if there are gates."""
     rows = -1, x.shape[-1]
     return x.reshape(*x.shape[:-3], *rows).mT @ g.reshape(*g.shape[:-3], -1, g.shape[-1])
-
-
-class Adam:
-    """Kingma and Ba, arXiv 1412.6980."""
-
-    def __init__(self, parameters: Arrays) -> None:
-        self.parameters, self.t = parameters, 0
-        self.moments = {name: (np.zeros_like(w), np.zeros_like(w)) for name, w in parameters.items()}
-
-    def step(self, gradients: Arrays) -> None:
-        """Move the parameters in place."""
-        self.t += 1
-        rate = LEARNING_RATE * (1 - 0.999**self.t) ** 0.5 / (1 - 0.9**self.t)
-        for name, g in gradients.items():
-            m, v = self.moments[name]
-            m += 0.1 * (g - m)
-            v += 0.001 * (g * g - v)
-            self.parameters[name] -= rate * m / (np.sqrt(v) + 1e-8)
 
 
 class Run(NamedTuple):
@@ -225,12 +196,13 @@ def train(
     """Train one network; evaluate it and call tick() after each epoch."""
     text, held_out, vocabulary = data
     network = Network(vocabulary, width, rates, seed)
-    adam, run, seconds = Adam(network.parameters), ([], []), 0.0
+    weights = network.parameters
+    adam, run, seconds = Adam(list(weights.values()), LEARNING_RATE), ([], []), 0.0
     for _ in range(epochs):
         start, state = perf_counter(), network.start(STREAMS)
         for t in range(0, len(text) - 1, WINDOW):
             _, gradients, state = network.loss_and_gradients(text[t : t + WINDOW + 1], state)
-            adam.step(gradients)
+            adam.step([gradients[name] for name in weights])
         seconds += perf_counter() - start
         for bits, part in zip(run, (text, held_out), strict=True):
             bits.append(network.bits(part))
@@ -255,13 +227,9 @@ def train_all(length: int, seeds: int, width: int, epochs: int) -> dict[str, lis
 
 def table(runs: dict[str, list[Run]], title: str) -> Table:
     """Return bits per character after the last epoch, and of the epoch that was best on held-out text."""
-    out = Table("noise", "rates", title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    out.pad_edge = out.show_edge = False
-    for heading in ("train", "held-out", "best held-out", "seconds"):
-        out.add_column(heading, justify="right", no_wrap=True)
+    out = new_table(title, ("noise", "rates"), ("train", "held-out", "best held-out", "seconds"))
     for name, each in runs.items():
-        numbers = [(r.train[-1], r.held_out[-1], min(r.held_out)) for r in each]
-        cells = [f"{m:.2f} ± {e:.2f}" for m, e in zip(*mean_and_error(numbers), strict=True)]
+        cells = with_errors([(r.train[-1], r.held_out[-1], min(r.held_out)) for r in each])
         out.add_row(name, str(NOISES[name]), *cells, f"{np.mean([r.seconds for r in each]):.2f}")
     return out
 
@@ -285,14 +253,12 @@ def save_curves(runs: dict[str, list[Run]], path: Path) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    add = parser.add_argument
+    arguments = parser(__file__, __doc__, seeds=3, each="networks with each noise")
+    add = arguments.add_argument
     add("--length", type=positive, default=3000, help="characters to train on (default: %(default)s)")
     add("--width", type=positive, default=64, help="units of the cell (default: %(default)s)")
     add("--epochs", type=positive, default=30, help="(default: %(default)s)")
-    add("--seeds", type=positive, default=3, help="networks with each noise (default: %(default)s)")
-    add("--out", type=Path, default=Path("out/char_rnn.png"), help="PNG (default: %(default)s)")
-    return parser.parse_args(argv)
+    return arguments.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -304,10 +270,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"Bits per character: {options.length} characters, {options.width} units, {options.epochs} epochs;\n"
         f"mean ± standard error over {options.seeds} seeds (from 0); times are those of one network"
     )
-    console = Console(highlight=False)
-    console.print(table(runs, title))
     save_curves(runs, options.out)
-    console.print(f"Learning curves: {options.out}", soft_wrap=True)
+    publish(__file__, options, [table(runs, title)], "Learning curves")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ at p = 0.1. The fewer the examples, the less the network knows, and the more dro
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -19,10 +18,9 @@ try:
     import numpy as np
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
-    from rich import box
-    from rich.console import Console
+    from parts import Adam
+    from results import new_table, parser, positive, publish, with_errors
     from rich.table import Table
-    from simple_network import mean_and_error, positive
     from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
@@ -77,25 +75,6 @@ class Network:
         return loss, [*weights, *biases, *(drop.logit_grad for drop in self.drops)]
 
 
-class Adam:
-    """Kingma and Ba's optimiser, arXiv 1412.6980, with the paper's constants."""
-
-    def __init__(self, parameters: Sequence[NDArray]) -> None:
-        self.parameters = parameters
-        self.means = [np.zeros_like(w) for w in parameters]
-        self.squares = [np.zeros_like(w) for w in parameters]
-        self.steps = 0
-
-    def step(self, gradients: Sequence[NDArray]) -> None:
-        """Move the parameters in place."""
-        self.steps += 1
-        rate = LEARNING_RATE * np.sqrt(1 - 0.999**self.steps) / (1 - 0.9**self.steps)
-        for w, m, v, g in zip(self.parameters, self.means, self.squares, gradients, strict=True):
-            m += 0.1 * (g - m)
-            v += 0.001 * (g * g - v)
-            w -= rate * m / (np.sqrt(v) + 1e-8)
-
-
 def data(examples: int, seed: int) -> tuple[NDArray, NDArray]:
     """Return x and y of shape (examples, 1)."""
     rng = np.random.default_rng([seed, examples])
@@ -107,7 +86,7 @@ def train(examples: int, seed: int, hidden: int, steps: int, tick: tqdm) -> NDAr
     """Train one network and return its rates after each step, (steps, layers)."""
     x, y = data(examples, seed)
     network = Network((1, hidden, hidden, 1), examples, seed)
-    adam, rng = Adam(network.parameters), np.random.default_rng(seed)
+    adam, rng = Adam(network.parameters, LEARNING_RATE), np.random.default_rng(seed)
     rates = np.empty((steps, len(network.drops)))
     for step in range(steps):
         batch = rng.integers(examples, size=min(BATCH, examples))
@@ -119,12 +98,9 @@ def train(examples: int, seed: int, hidden: int, steps: int, tick: tqdm) -> NDAr
 
 def table(results: dict[int, NDArray], title: str) -> Table:
     """Return the rates learned, for each number of examples."""
-    out = Table("examples", title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("p of the input", "p of layer 1", "p of layer 2"):
-        out.add_column(heading, justify="right")
+    out = new_table(title, ["examples"], ["p of the input", "p of layer 1", "p of layer 2"])
     for examples, rates in results.items():
-        means, errors = mean_and_error(rates[:, -1])
-        out.add_row(str(examples), *(f"{m:.3f} ± {e:.3f}" for m, e in zip(means, errors, strict=True)))
+        out.add_row(str(examples), *with_errors(rates[:, -1], 3))
     return out
 
 
@@ -143,14 +119,12 @@ def save_curves(results: dict[int, NDArray], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the example."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    add = parser.add_argument
+    arguments = parser(__file__, __doc__, seeds=3, each="networks of each kind")
+    add = arguments.add_argument
     add("--examples", type=positive, nargs="+", default=[10, 100, 1000, 10000], help="(default: %(default)s)")
     add("--steps", type=positive, default=2000, help="updates of a network (default: %(default)s)")
-    add("--seeds", type=positive, default=3, help="networks of each kind (default: %(default)s)")
     add("--hidden", type=positive, default=64, help="units of a hidden layer (default: %(default)s)")
-    add("--out", type=Path, default=Path("out/concrete_rate.png"), help="PNG (default: %(default)s)")
-    options = parser.parse_args(argv)
+    options = arguments.parse_args(argv)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     total = len(options.examples) * options.seeds * options.steps
     with threadpool_limits(1, user_api="blas"), tqdm(total=total, unit=" steps") as bar:
@@ -161,10 +135,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     title = (
         f"Rates after {options.steps} steps from {FIRST_RATE}; mean ± standard error, {options.seeds} seeds"
     )
-    console = Console(highlight=False)
-    console.print(table(results, title))
     save_curves(results, options.out)
-    console.print(f"Learned rates: {options.out}", soft_wrap=True)
+    publish(__file__, options, [table(results, title)], "Learned rates")
 
 
 if __name__ == "__main__":

