@@ -123,18 +123,18 @@ import json, os, sys
 from pathlib import Path
 import numpy as np, fastdrop as fd
 sys.path.insert(0, sys.argv[3])
-from simple_network import Network, load, step
+from parts import SGD, load
+from simple_network import Network
 path, epochs = Path(sys.argv[1]), int(sys.argv[2])
 x, _, y, _ = load("digits")
 drops = [fd.Dropout(fd.schedules.Linear(p, steps=4), rng=key) for key, p in enumerate((0.2, 0.5))]
 rng = np.random.default_rng(0)
 network = Network((x.shape[1], 64, 10), drops, rng)
-velocities = [np.zeros_like(w) for w in network.parameters]
-first = 0
+descent, first = SGD(network.parameters, 0.01), 0
 if path.exists():  # no pickle: arrays, and the layers' and the generator's states as JSON
     with np.load(path, allow_pickle=False) as saved:
         state = json.loads(str(saved["state"]))
-        for name, arrays in (("w", network.parameters), ("v", velocities)):
+        for name, arrays in (("w", network.parameters), ("v", descent.velocities)):
             for number, array in enumerate(arrays):
                 array[...] = saved[f"{name}{number}"]
     for drop, its in zip(drops, state["drops"], strict=True):
@@ -143,12 +143,12 @@ if path.exists():  # no pickle: arrays, and the layers' and the generator's stat
 for epoch in range(first, epochs):
     for batch in np.array_split(rng.permutation(len(x)), 40):
         _, gradients = network.loss_and_gradients(x[batch], y[batch])
-        step(network.parameters, velocities, gradients)
+        descent.step(gradients)
     for drop in drops:
         drop.step()
     states = {"epoch": epoch + 1, "drops": [d.state_dict() for d in drops], "rng": rng.bit_generator.state}
     arrays = {f"w{n}": w for n, w in enumerate(network.parameters)}
-    arrays |= {f"v{n}": v for n, v in enumerate(velocities)}
+    arrays |= {f"v{n}": v for n, v in enumerate(descent.velocities)}
     with open(path.with_suffix(".new"), "wb") as file:
         np.savez(file, state=json.dumps(states), **arrays)
         file.flush()
