@@ -31,12 +31,11 @@ def test_each_program_has_its_record_and_its_line(results, records):
     assert [record["program"] for record in records] == list(results.PROGRAMS)
     readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     makefile = (EXAMPLES.parent / "Makefile").read_text(encoding="utf-8")
-    for name in (*results.PROGRAMS, "masks"):
-        assert f"- `{name}.py`:" in readme
-        assert f" {name}" in makefile
+    assert set(results.PROGRAMS) < set(makefile.split())
     sources = {path.stem: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py")}
     programs = {name for name, source in sources.items() if 'if __name__ == "__main__"' in source}
-    assert programs == {*results.PROGRAMS, "masks", "results"}
+    assert programs > set(results.PROGRAMS)
+    assert all(f"- `{name}.py`:" in readme for name in programs - {"results"})
 
 
 def test_records_are_whole(records):
