@@ -12,7 +12,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import SupportsIndex, TypeVar
@@ -107,23 +107,31 @@ def share(task: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
             task(piece)
 
     count = 1 if _alone.get() else _count
-    helpers = _call_helpers(work, min(count, len(todo)) - 1)
-    try:
-        work()
-    finally:  # also after KeyboardInterrupt nothing may write on
-        todo.clear()
-        for helper in helpers:
-            if not helper.cancel():
-                helper.result()
-
-
-def _call_helpers(work: Callable[[], None], number: int) -> list[Future[None]]:
     helpers: list[Future[None]] = []
-    # refused when the interpreter is ending, or another thread has set another number just now
-    with suppress(RuntimeError):
-        for _ in range(number):
-            helpers.append(_executor().submit(work))
-    return helpers
+    try:
+        # refused when the interpreter is ending, or another thread has set another number just now
+        with suppress(RuntimeError):
+            for _ in range(min(count, len(todo)) - 1):
+                helpers.append(_executor().submit(work))
+        work()
+    finally:
+        todo.clear()
+        _finish(helpers)
+
+
+def _finish(helpers: list[Future[None]]) -> None:
+    """Wait for helpers that have begun, also through interrupts: after the call nothing may write on."""
+    interrupt = None
+    while running := [helper for helper in helpers if not (helper.cancel() or helper.done())]:
+        try:
+            wait(running)
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt:
+        raise interrupt
+    for helper in helpers:
+        if not helper.cancelled():
+            helper.result()
 
 
 def _executor() -> ThreadPoolExecutor:

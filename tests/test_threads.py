@@ -1,9 +1,11 @@
 """How big calls are shared, and that neither forks, interrupts nor the interpreter's end hurt."""
 
+import concurrent.futures
 import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -70,6 +72,27 @@ def test_late_helpers_are_not_waited_for():
 
 
 @pytest.mark.usefixtures("threads_set_back")
+def test_a_late_helper_beside_one_that_works_is_not_waited_for():
+    fd.set_num_threads(3)
+    block, begun = threading.Event(), threading.Event()
+    _threads._executor().submit(block.wait)  # one of two helpers is busy
+
+    def task(piece):
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            time.sleep(0.1)
+        else:
+            assert begun.wait(60)
+
+    caller = threading.Timer(30, block.set)  # ends a test that waits for it
+    caller.start()
+    _threads.share(task, range(3))
+    assert not block.is_set()
+    caller.cancel()
+    block.set()
+
+
+@pytest.mark.usefixtures("threads_set_back")
 def test_after_an_error_nothing_goes_on():
     fd.set_num_threads(2)
     done = []
@@ -85,6 +108,32 @@ def test_after_an_error_nothing_goes_on():
     after = len(done)
     _threads.share(lambda piece: None, range(2))
     assert len(done) == after
+
+
+@pytest.mark.usefixtures("threads_set_back")
+def test_an_interrupt_while_helpers_are_waited_for_comes_after_them(monkeypatch):
+    fd.set_num_threads(2)
+    begun, waits, done = threading.Event(), [], []
+
+    def task(piece):
+        if threading.current_thread() is threading.main_thread():
+            assert begun.wait(60)
+        else:
+            begun.set()
+            time.sleep(0.2)
+            done.append(piece)
+
+    def interrupted(helpers):
+        waits.append(helpers)
+        if len(waits) == 1:
+            raise KeyboardInterrupt
+        return concurrent.futures.wait(helpers)
+
+    monkeypatch.setattr(_threads, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _threads.share(task, range(2))
+    assert len(done) == 1
+    assert len(waits) == 2
 
 
 @pytest.mark.usefixtures("threads_set_back")
