@@ -58,7 +58,16 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True)
-class Linear(Schedule):
+class _OverSteps(Schedule):
+    steps: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        natural("steps", self.steps, _END)
+
+
+@dataclass(frozen=True)
+class Linear(_OverSteps):
     """From 0 to p on a straight line over so many steps; p at once if there are none.
 
     Examples
@@ -68,19 +77,13 @@ class Linear(Schedule):
     [0.0, 0.25, 0.5, 0.5]
     """
 
-    steps: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        natural("steps", self.steps, _END)
-
     def __call__(self, step: int) -> float:
         """Return the rate of a step."""
         return self.p * step / self.steps if step < self.steps else self.p
 
 
 @dataclass(frozen=True)
-class Cosine(Schedule):
+class Cosine(_OverSteps):
     """From start to p on half a cosine over so many steps, flat at both ends.
 
     Examples
@@ -90,12 +93,10 @@ class Cosine(Schedule):
     [0.0, 0.073, 0.25, 0.427, 0.5, 0.5]
     """
 
-    steps: int
     start: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        natural("steps", self.steps, _END)
         rate(self.start, "start")
 
     def __call__(self, step: int) -> float:
@@ -160,7 +161,7 @@ class Annealed(_Exponential):
 
 
 @dataclass(frozen=True)
-class Early(Schedule):
+class Early(_OverSteps):
     """Before so many steps p, or if linear a line from p to 0; then 0. It lets a network underfit less.
 
     References
@@ -176,12 +177,7 @@ class Early(Schedule):
     [0.5, 0.25, 0.0]
     """
 
-    steps: int
     linear: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        natural("steps", self.steps, _END)
 
     def __call__(self, step: int) -> float:
         """Return the rate of a step."""
@@ -191,7 +187,7 @@ class Early(Schedule):
 
 
 @dataclass(frozen=True)
-class Late(Schedule):
+class Late(_OverSteps):
     """Before so many steps 0, then p.
 
     References
@@ -204,12 +200,6 @@ class Late(Schedule):
     >>> [fd.schedules.Late(0.5, steps=2)(t) for t in range(3)]
     [0.0, 0.0, 0.5]
     """
-
-    steps: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        natural("steps", self.steps, _END)
 
     def __call__(self, step: int) -> float:
         """Return the rate of a step."""
