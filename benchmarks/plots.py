@@ -97,7 +97,7 @@ def bars(results: Results, size: int, p: float, threads: int) -> str:
     """Ns per element of each contender at a size, the fastest first."""
     found = [(results.row(name, size, p, threads), name) for name in results.names()]
     rows = sorted((row["ns_per_element"], row["ratio"], name) for row, name in found if row)
-    least = 10 ** math.floor(math.log10(rows[0][0]))
+    least = 10 ** math.floor(math.log10(rows[0][0] / 2))  # the fastest, too, has a bar to see
     width = Scale([least, rows[-1][0] * 1.05], 0, WIDTH - NAMES - 116)
     parts = []
     for k, (ns, ratio, name) in enumerate(rows):
