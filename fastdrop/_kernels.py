@@ -128,7 +128,7 @@ def _put_part(formula, x, other, bias, y, at, turn, dropped, scale, constants, i
 
 @njit(forceinline=True)
 def _fetch_ahead(x, other, y, at, count, far):
-    """Ask for what lies a tile after a count of elements.
+    """Ask for what lies a tile further on than a count of elements from `at`.
 
     Processors stop fetching ahead at the end of a page, which is a tile of float32, and stand still there:
     of arrays beyond the caches a call took 1.7 to 2.5 times as long without this, but less in them.
