@@ -127,7 +127,7 @@ class Classifier(nn.Sequential):
 
 def training(model: nn.Module, *batch: torch.Tensor) -> Step:
     """A step of training on one batch."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)  # the fastest form
 
     def step() -> None:
         optimizer.zero_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from fastdrop._kernels import between, digits, mirror
+from fastdrop._kernels import between, digits, fetch_ahead, mirror
 from fastdrop._memory import load, load_where, store, store_where
 from fastdrop._simd import LANES, any_nonzero, splat, zero_where
 from fastdrop.random import TILE
@@ -79,6 +79,8 @@ def elements(x, y, thresholds, scales, period, phase, start, key, draw):
         whole = first == 0 and last == _TILE
         for group in range(first // LANES, (last + LANES - 1) // LANES):
             k, word, place = group // _WORDS, group % _WORDS, group * LANES
+            if word == 0:
+                fetch_ahead(x, x, at + place, _ROW)
             row = load(rows, (_HALF - 1 - k % _HALF) * _ROW + word * LANES) ^ flipped
             u = (row >> np.uint32(k // _HALF * _HALF)) << np.uint32(_HALF)
             inside = splat(True) if whole else between(place, first, last)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -105,17 +104,10 @@ def _words_kernel(name: str, sources: int) -> Any:
 _drop, _drop_by = _drop_kernel(_SOURCES), _drop_by_kernel(_SOURCES)
 
 
-def _cache_size() -> int:
-    """Bytes of the last-level cache; 32 MiB where the system does not tell."""
-    try:
-        size = os.sysconf("SC_LEVEL3_CACHE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        size = 0
-    return size if size > 0 else 32 << 20
-
-
-STREAM_FROM = _cache_size() // 2  # bytes of output from which it and the input exceed the cache
-FETCH_FROM = STREAM_FROM // 2  # from which asking for lines ahead was measured to pay
+# Bytes of output from which lines are asked for ahead: in a training step they have left the nearest caches,
+# while a call on hot arrays of this size loses a tenth at most. From the other on input and output exceed a
+# last cache of 32 MiB. Virtual machines report the caches of their host.
+FETCH_FROM, STREAM_FROM = 1 << 18, 1 << 24
 
 
 def drop(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: int, draw: int) -> None:
@@ -126,7 +118,7 @@ def drop(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: 
     """
     size = x.size
     if size < _BIG:
-        _drop(x, y, size or 1, 0, start, threshold, scale, key, draw, _kernels.NEAR)
+        _drop(x, y, size or 1, 0, start, threshold, scale, key, draw, _fetch(x))
         return
 
     def piece(at: int, end: int) -> None:
@@ -149,7 +141,7 @@ def drop_rows(
     draw: int,
 ) -> None:
     """As `drop` for each row of a length; the rows' first indices are a stride apart, both int64."""
-    _drop(x, y, length, stride, start, threshold, scale, key, draw, _kernels.NEAR)
+    _drop(x, y, length, stride, start, threshold, scale, key, draw, _fetch(x))
 
 
 def _far(y: NDArray, place: int = 0, run: int = 16) -> int:
@@ -159,7 +151,11 @@ def _far(y: NDArray, place: int = 0, run: int = 16) -> int:
     """
     if y.nbytes >= STREAM_FROM and run % 16 == 0 and (y.ctypes.data - place * y.itemsize) % 16 == 0:
         return _kernels.PAST
-    return _kernels.FAR if y.nbytes >= FETCH_FROM else _kernels.NEAR
+    return _fetch(y)
+
+
+def _fetch(x: NDArray) -> int:
+    return _kernels.FAR if x.nbytes >= FETCH_FROM else _kernels.NEAR
 
 
 def _parallel_from(threshold: int) -> int:

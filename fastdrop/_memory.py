@@ -147,17 +147,12 @@ def store_where(typingctx, array, index, v, mask):
     return types.void(array, types.intp, v, mask), codegen
 
 
-def _prefetch(name, write, doc):
-    def prefetch(typingctx, array, index):
-        def codegen(context, builder, sig, args):
-            pointer, _ = _address(context, builder, sig.args[0], *args)
-            call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(write), I32(3), I32(1))
+@intrinsic
+def prefetch(typingctx, array, index):
+    """Ask for the line of an element, to be read."""
 
-        return types.void(array, types.intp), codegen
+    def codegen(context, builder, sig, args):
+        pointer, _ = _address(context, builder, sig.args[0], *args)
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(3), I32(1))
 
-    prefetch.__name__, prefetch.__doc__ = name, doc
-    return intrinsic(prefetch)
-
-
-prefetch = _prefetch("prefetch", 0, "Ask for the line of an element, to be read.")
-prefetch_to_write = _prefetch("prefetch_to_write", 1, "Ask for the line of an element, to be written.")
+    return types.void(array, types.intp), codegen

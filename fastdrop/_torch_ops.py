@@ -13,15 +13,17 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 import fastdrop as fd
-from fastdrop.random import Key, as_key_or_seed, signed
+from fastdrop.random import Key, as_key_or_seed, signed, stream
 
 Tensor: TypeAlias = torch.Tensor
 Numbers: TypeAlias = tuple[int, ...]  # shared axes, or what else a noise needs beside p and key
 
-# Modules without a key of their own take random draws of one seed. A random seed would cost as much as the
-# rest of a small call; the 512 Philox keys of these draws stay in a cache. Of a million calls two have the
-# same mask in one run of five.
+# Modules without a key of their own take random draws of one seed, of which a million calls have two alike
+# in one run of five. A random seed would cost more than the rest of a call, and so would the 512 Philox keys
+# of these draws at their first use (.1 ms in a training step), but for the cache that is filled here.
 _SEED, _DRAWS = 0x746F726368, 1 << 41
+for _high in range(_DRAWS >> 32):
+    stream(Key(_SEED, _high << 32))
 _DTYPES = frozenset({torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128})
 _CPU = torch.device("cpu")
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
@@ -116,6 +118,10 @@ class _Noise(torch.autograd.Function):
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         name, p, key, numbers = ctx.gradient
         return noise(tangent, name, p, key, numbers, ctx.inplace)
+
+
+# without what torch.func needs of apply, which is a third of its time
+_in_graph = super(torch.autograd.Function, _Noise).apply
 
 
 class _TransformedNoise(_Noise):
@@ -281,7 +287,9 @@ def noise(
         y = _op(x, held, name, p, numbers)
     elif torch._C._are_functorch_transforms_active():
         y = _TransformedNoise.apply(x, name, p, plain_key(key), numbers)
-    else:
-        y = _Noise.apply(x, name, p, plain_key(key), numbers, inplace)
+    elif inplace or (x.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0:
+        y = _in_graph(x, name, p, plain_key(key), numbers, inplace)
         return x if inplace else y
+    else:
+        return _run(x, name, p, plain_key(key), numbers)
     return x.copy_(y) if inplace else y
