@@ -16,7 +16,7 @@ COMMITS ?= 5
 SITE := out/dashboard
 
 EXAMPLES := simple_network regularized_network mnist_cnn compare_dropouts data_size fused_network concrete_rate \
-	uncertainty char_rnn masks
+	uncertainty char_rnn data_parallel masks
 
 .PHONY: demo examples test bench bench-suite bench-compare dashboard results cuda-check clean
 .DELETE_ON_ERROR:

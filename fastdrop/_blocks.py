@@ -94,7 +94,8 @@ def fuse(
         return
     place, shared = placed(x, shared_axes, window)
     a, b = as_lanes(x), as_lanes(y)
-    what = what._replace(others=tuple(as_lanes(other) for other in what.others))
+    if what.others:
+        what = what._replace(others=tuple(as_lanes(other) for other in what.others))
     thresholds, scales = rates(p, _units(x.shape, shared), lanes_dtype(a))
     if what.scale is not None:
         by_rate = isinstance(scales, np.ndarray)
@@ -348,8 +349,8 @@ def spread(what: Pass, x: NDArray, factors: NDArray, y: NDArray) -> None:
         for *cut, f, target, _ in pieces(*arrays, *bias, factors, y, fit=True):
             cpu().units(cut[0], cut[len(what.others)], cut[-1], target, f, 1, target.size, *settings)
         return
-    rows = np.broadcast_to(factors, x.shape[:lead] + factors.shape[lead:])
-    for at in np.ndindex(x.shape[:lead]):
+    rows = np.broadcast_to(factors, x.shape[:lead] + factors.shape[lead:]) if lead else factors
+    for at in np.ndindex(x.shape[:lead]) if lead else ((),):
         flats = [a[at].ravel() for a in arrays]
         cpu().units(flats[0], flats[-1], flats[0], y[at].ravel(), rows[at].ravel(), shared, inner, *settings)
 
