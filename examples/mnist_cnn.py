@@ -215,7 +215,7 @@ def save_curves(runs: dict[str, list[Run]], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the example."""
     arguments = parser(__file__, __doc__, seeds=3, each="networks with each dropout")
-    arguments.add_argument("--epochs", type=positive, default=12, help="(default: %(default)s)")
+    arguments.add_argument("--epochs", type=positive, default=20, help="(default: %(default)s)")
     arguments.add_argument(
         "--data", type=Path, help="folder with MNIST's four IDX files, for all 70,000 images"
     )
