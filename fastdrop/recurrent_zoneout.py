@@ -111,11 +111,18 @@ def zoneout_backward(
     (array([0., 0., 3., 4., 5., 6.]), array([1., 2., 0., 0., 0., 0.]))
     """
     g = any_array(g)
-    dnew, dprevious = target(out, g), target(None, g)
-    fuse(DROP, g, dprevious, 1.0, key, (), None)  # zeros
+    dnew, dprevious = target(out, g), _zeros_like(g)
     fuse(Pass("replace", (g,), scale=1.0), dprevious, dprevious, p, key, shared_axes, window)
     fuse(Pass(scale=1.0), g, dnew, p, key, shared_axes, window)
     return result(dnew, out), result(dprevious, None)
+
+
+def _zeros_like(g: NDArray[Any]) -> NDArray[Any]:
+    if type(g) is np.ndarray:
+        return np.zeros(g.shape, g.dtype)
+    zeros = target(None, g)
+    fuse(DROP, g, zeros, 1.0, 0, (), None)
+    return zeros
 
 
 class Zoneout(Dropout):
