@@ -18,18 +18,18 @@ counted in what ptxas makes of it for sm_90, where a thread does 32 elements of 
 instructions an element                           p = .5: 1 plane    p = .1: about 12
 ================================================  =================  =====================
 planes, 79 each for 32 elements                   2.5                29.6
-read, scale, select and write, 104 for 16         6.5                6.5
-places and bounds, 199 for 32                     6.2                6.2
-all                                               15.2 (21 %)        42.3 (60 % of 70.8)
+read, scale, select and write, 107 for 16         6.7                6.7
+places and bounds, 181 for 32                     5.7                5.7
+all                                               14.8 (21 %)        42.0 (59 % of 70.8)
 ================================================  =================  =====================
 
 So both wait for memory, as long as a copy: 2.4 ps an element. float16 moves 4 bytes, in the time of 35.4
-instructions, and takes about two more of them: p = .5 waits for memory (49 %), p = .1 takes 1.25 times a
+instructions, and takes about two more of them: p = .5 waits for memory (48 %), p = .1 takes 1.25 times a
 copy. PyTorch's fused dropout also writes a byte of mask for each element, and reads it in backward: 9 bytes
 instead of 8, or 5 instead of 4. If it waits for memory too, fastdrop takes .89 of its time in float32 and
-.8 in float16, but at p = .1 in float16 as long. Three things may change that. The 19 wide multiplications
-of a plane may issue at a quarter of the rate, which would take as long as the other 60 instructions do,
-beside them. Arrays below 8.7 million elements don't fill 2,048 threads on each of 132 processors at 32
+.8 in float16, but at p = .1 in float16 as long. Three things may change that. The 18 wide multiplications
+of a plane may issue at a quarter of the rate, which would take a little longer than the other 61 instructions
+do, beside them. Arrays below 8.7 million elements don't fill 2,048 threads on each of 132 processors at 32
 elements a thread. And a launch from Python may take 10 to 50 us (a guess), as long as the kernel for 2**22
 to 2**24 elements.
 """

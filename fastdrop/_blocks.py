@@ -60,6 +60,12 @@ class Pass(NamedTuple):
     activation: int = 0
     scale: float | None = None  # of what is kept, where it isn't 1 / (1 - p)
 
+    def scaled(self, scales: Any) -> Any:
+        """The scales of what is kept, given those of the rates, which are 0 where nothing is."""
+        if self.scale is None or not isinstance(scales, np.ndarray):
+            return scales if self.scale is None else self.scale
+        return np.where(scales != 0, scales.dtype.type(self.scale), scales)
+
 
 DROP = Pass()
 
@@ -97,9 +103,7 @@ def fuse(
     if what.others:
         what = what._replace(others=tuple(as_lanes(other) for other in what.others))
     thresholds, scales = rates(p, _units(x.shape, shared), lanes_dtype(a))
-    if what.scale is not None:
-        by_rate = isinstance(scales, np.ndarray)
-        scales = np.where(scales != 0, scales.dtype.type(what.scale), scales) if by_rate else what.scale
+    scales = what.scaled(scales)
     philox_key, draw = stream(key)
     if a.ndim > x.ndim:  # real and imaginary parts share their draw
         place, shared = place.deeper(), {*shared, x.ndim}

@@ -54,8 +54,7 @@ def fuse(
     """As `fastdrop._blocks.fuse`."""
     place, shared = placed(x, shared_axes, window)
     thresholds, scales = _checked_rates(p, x, shared)
-    if what.scale is not None:
-        scales = what.scale
+    scales = what.scaled(scales)
     if not x.size:
         return
     by_unit, pairs = isinstance(thresholds, np.ndarray), x.dtype.kind == "c"
@@ -121,7 +120,10 @@ def _units(shape: tuple[int, ...], shared: set[int]) -> tuple[int, ...]:
 def _checked_rates(p: Any, x: DeviceArray, shared: set[int]) -> tuple[Any, Any]:
     """Threshold and scale: two numbers, or for an array p two arrays of its shape."""
     if hasattr(p, "__cuda_array_interface__"):
-        raise TypeError(f"an array p must be a NumPy array, got {type(p).__name__}; copy it to the host")
+        raise TypeError(
+            f"an array p must be a NumPy array, which is checked without waiting for the GPU, got "
+            f"{type(p).__name__}; copy it to the host once"
+        )
     if isinstance(p, np.ndarray):
         check_broadcast("p", p, _units(x.shape, shared))
     return rates(p, np.shape(p), np.dtype(x.lanes.real))

@@ -8,6 +8,7 @@ compare them with the CPU's kernels bit for bit.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -66,9 +67,16 @@ def bias_at(at, phase, period):
 
 
 @njit
-def next_bias(turn, period):
-    """That of the element which a thread does next."""
-    return np.uint64((np.uint32(turn) + np.uint32(ROW)) % np.uint32(period)) if period else np.uint64(0)
+def bias_step(step, period):
+    """How far the biases of two elements are apart that are a step apart."""
+    return np.uint64(step) % np.uint64(period) if period else np.uint64(0)
+
+
+@njit
+def next_bias(bias, step, period):
+    """The place of the bias that lies a step on: no division for each element."""
+    after = np.uint64(bias) + np.uint64(step)
+    return after - np.uint64(period) if after >= np.uint64(period) else after
 
 
 @njit
@@ -155,7 +163,10 @@ def _digits(domain, block, key, draw):
 
 @njit
 def normals(block, key, draw, like):
-    """The four standard normals of a Philox block, by words, in the precision of a scalar."""
+    """The four standard normals of a Philox block, by words, in the precision of a scalar.
+
+    In float32 they are within 2 eps times their radius of the exact ones, and 99 % within 2 ulp.
+    """
     (h0, h1, h2, h3), (l0, l1, l2, l3) = _digits(NORMAL, block, key, draw)
     negated, kind = _HALF_TURN if np.uint64(draw) >> _MIRROR else _NONE, lane(like)
     r, s = radius(h0, l0, kind), radius(h2, l2, kind)
@@ -173,6 +184,7 @@ def logistics(block, key, draw, like):
     return value(a), value(b), value(c), value(d)
 
 
+@cache
 def bernoulli(formula: Any, activation: int, biased: bool) -> Callable[..., Any]:
     """A formula of Bernoulli noise of one element as arrays hold it."""
 
@@ -186,6 +198,7 @@ def bernoulli(formula: Any, activation: int, biased: bool) -> Callable[..., Any]
     return element
 
 
+@cache
 def continuous(formula: Any) -> Callable[..., Any]:
     """A formula of noise with a density of one element as arrays hold it."""
 
@@ -197,6 +210,7 @@ def continuous(formula: Any) -> Callable[..., Any]:
     return element
 
 
+@cache
 def unit_factor(noise: Any, formula: Any, multiplies: bool, by_unit: bool) -> Callable[..., Any]:
     """What noise with a density does to each element of a unit: a factor, or a term."""
 
@@ -212,6 +226,7 @@ def unit_factor(noise: Any, formula: Any, multiplies: bool, by_unit: bool) -> Ca
     return factor
 
 
+@cache
 def with_factor(multiplies: bool) -> Callable[..., Any]:
     """An element as arrays hold it times its factor, or plus its term."""
 

@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays import Axes, Window, real_array, target
+from fastdrop._arrays import Axes, Window, any_real_array, real_array, result, target, to_array
 from fastdrop._blocks import noise
 from fastdrop._rates import rate, real
 from fastdrop.learned import LearnedNoise
@@ -67,10 +67,10 @@ def concrete_dropout(
     >>> fd.concrete_dropout(np.ones(6), 0.0, fd.Key(42)).round(3)
     array([0.013, 0.   , 0.   , 0.   , 1.949, 1.851])
     """
-    x = real_array(x, "concrete dropout")
+    x = any_real_array(x, "concrete dropout")
     y = target(out, x)
     noise("concrete", x, y, _numbers(logit, temperature), key, shared_axes, window)
-    return y if out is None else out
+    return result(y, out)
 
 
 def concrete_dropout_backward(
@@ -114,6 +114,11 @@ def concrete_dropout_backward(
     >>> dx.round(3), round(dlogit, 3)
     (array([0.013, 0.   , 0.   , 0.   , 1.949, 1.851]), -0.096)
     """
+    if hasattr(g, "__cuda_array_interface__"):
+        raise TypeError(
+            "the logit's gradient takes no arrays on a GPU; use concrete_dropout(g, ...) for that of x, and "
+            "copies of g and x on the host for that of the logit"
+        )
     g, x = real_array(g, "concrete dropout"), real_array(x, "concrete dropout")
     if g.shape != x.shape or g.dtype != x.dtype:
         raise ValueError(f"g must be x's {x.dtype} {x.shape}, got {g.dtype} {g.shape}")
@@ -240,7 +245,7 @@ class ConcreteDropout(LearnedNoise):
         return super().backward(g, out=out)
 
     def _drop(self, x: ArrayLike, p: Any, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return concrete_dropout(x, p, key, **self._options(), out=out)
+        return concrete_dropout(to_array(x), p, key, **self._options(), out=out)  # as backward needs
 
     def _drop_backward(self, g: ArrayLike, p: Any, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
         assert self._last_x is not None  # after a training forward

@@ -7,8 +7,8 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays import Axes, Window, like, target, to_array
-from fastdrop._blocks import Pass, fuse
+from fastdrop._arrays import Axes, Window, any_array, like, result, target, to_array
+from fastdrop._blocks import DROP, Pass, fuse
 from fastdrop._rates import FULL, Rate, rate
 from fastdrop.layers import Dropout
 from fastdrop.random import Key
@@ -65,11 +65,11 @@ def zoneout(
     >>> fd.zoneout(np.arange(1.0, 7), -np.arange(1.0, 7), 0.5, fd.Key(42))
     array([-1., -2.,  3.,  4.,  5.,  6.])
     """
-    new = to_array(new)
+    new = any_array(new)
     other = like(new, previous, "previous", "new")
     y = target(out, new, other)
     fuse(Pass("replace", (other,), scale=1.0), new, y, p, key, shared_axes, window)
-    return y if out is None else out
+    return result(y, out)
 
 
 def zoneout_backward(
@@ -110,11 +110,19 @@ def zoneout_backward(
     >>> fd.zoneout_backward(np.arange(1.0, 7), 0.5, fd.Key(42))
     (array([0., 0., 3., 4., 5., 6.]), array([1., 2., 0., 0., 0., 0.]))
     """
-    g = to_array(g)
-    dnew, dprevious = target(out, g), np.zeros(g.shape, g.dtype)
+    g = any_array(g)
+    dnew, dprevious = target(out, g), _zeros_like(g)
     fuse(Pass("replace", (g,), scale=1.0), dprevious, dprevious, p, key, shared_axes, window)
     fuse(Pass(scale=1.0), g, dnew, p, key, shared_axes, window)
-    return (dnew if out is None else out), dprevious
+    return result(dnew, out), result(dprevious, None)
+
+
+def _zeros_like(g: NDArray[Any]) -> NDArray[Any]:
+    if type(g) is np.ndarray:
+        return np.zeros(g.shape, g.dtype)
+    zeros = target(None, g)
+    fuse(DROP, g, zeros, 1.0, 0, (), None)
+    return zeros
 
 
 class Zoneout(Dropout):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from arrays import same_bits
+from numba import njit
 
 import fastdrop as fd
 from fastdrop import _cpu, _formulas, _reference, _thread
@@ -37,6 +38,35 @@ def test_noise(dtype, key):
                 at = 32 * (block // 8) + 8 * word + block % 8
                 ours[at] = element(x[at], z, typed)
         assert same_bits(ours, expected)
+
+
+def drawn(noise, size, key, like):
+    """Noise as threads draw it, a block each."""
+
+    @njit
+    def fill(out, key, draw, like):
+        for block in range(out.size // 4):
+            at = 32 * (block // 8) + block % 8
+            out[at], out[at + 8], out[at + 16], out[at + 24] = noise(block, key, draw, like)
+
+    out = np.empty(size, like.dtype)
+    fill(out, *stream(key), like)
+    return out.astype(np.float64)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_error_of_normals_is_as_documented(key):
+    """The figures are those of the docstrings of `fastdrop._cuda` and `_thread.normals`."""
+    index, eps = np.arange(2**20, dtype=np.uint64), np.finfo(np.float32).eps
+    exact = _reference.normals(index, key)
+    error = np.abs(drawn(_thread.normals, index.size, key, np.float32(0)) - exact)
+    pairs = exact.reshape(-1, 2, 2, 8)  # cosines and sines of one radius
+    radius = np.broadcast_to(np.hypot(pairs[:, :, :1], pairs[:, :, 1:]), pairs.shape).ravel()
+    assert 1 < (error / (eps * radius)).max() < 2
+    assert np.mean(error <= 2 * np.spacing(np.abs(exact).astype(np.float32))) > 0.99
+    exact = _reference.logistics(index, key)
+    error = np.abs(drawn(_thread.logistics, index.size, key, np.float32(0)) - exact)
+    assert 1 < (error / (eps * np.maximum(np.abs(exact), 1))).max() < 2
 
 
 @pytest.mark.parametrize("activation", range(5))
