@@ -122,9 +122,21 @@ def run(script, directory, **environment):
     )
 
 
+TOGETHER = """
+import pathlib, time, fastdrop._cpu
+pathlib.Path(r"{ready}", "{number}").touch()
+while len(list(pathlib.Path(r"{ready}").iterdir())) < 4:
+    time.sleep(0.001)
+"""
+
+
 def test_processes_that_compile_at_once(tmp_path):
-    def start(_):
-        return run(SCRIPT, Path(fd.__file__).parents[1], NUMBA_CACHE_DIR=str(tmp_path))
+    cache, ready = tmp_path / "cache", tmp_path / "ready"
+    ready.mkdir()
+
+    def start(number):
+        script = TOGETHER.format(ready=ready, number=number) + SCRIPT
+        return run(script, Path(fd.__file__).parents[1], NUMBA_CACHE_DIR=str(cache))
 
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(start, range(4)))
