@@ -4,6 +4,9 @@ Plain Python threads around kernels that release the GIL, rather than Numba's pa
 wait for each other in busy loops. When a BLAS does so too, as after every matrix product of a NumPy
 training loop, a parallel loop of 30 us took 3 to 6 ms on two cores, a hundred times the serial kernel.
 They also end a forked child (GNU OpenMP) or abort when two threads enter (workqueue).
+
+Not those of concurrent.futures: its locks are written in Python, an interrupt within them left them taken,
+and the next call waited for ever. No signal handler runs within the locks and the queue used here.
 """
 
 from __future__ import annotations
@@ -12,9 +15,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from queue import SimpleQueue
 from typing import SupportsIndex, TypeVar
 
 from fastdrop.random import natural
@@ -30,7 +33,8 @@ def _cores() -> int:
 
 
 _count = _cores()
-_pool: ThreadPoolExecutor | None = None
+_asked: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+_helpers = 0  # threads that do what is asked for
 _lock = threading.Lock()
 _alone = ContextVar("alone", default=False)
 
@@ -70,15 +74,15 @@ def set_num_threads(count: SupportsIndex) -> None:
     >>> import fastdrop as fd
     >>> fd.set_num_threads(fd.get_num_threads())
     """
-    global _count, _pool
+    global _count, _helpers
     number = natural("count", count)
     if number < 1:
         raise ValueError(f"count must be at least 1, got {number}")
     with _lock:
-        if _pool is not None and number != _count:
-            _pool.shutdown(wait=False)
-            _pool = None
         _count = number
+        while _helpers >= number:
+            _helpers -= 1
+            _asked.put(None)
 
 
 @contextmanager
@@ -94,9 +98,12 @@ def alone() -> Iterator[None]:
 def share(task: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
     """Call the task on each piece, here and in those threads that wake up in time.
 
-    A thread that comes late takes less or nothing, and is not waited for.
+    A thread that comes late takes less or nothing, and is not waited for. One that works is, also through
+    interrupts: after the call nothing may write on.
     """
     todo = deque(pieces)
+    begun: list[threading.Lock] = []
+    errors: list[BaseException] = []
 
     def work() -> None:
         while True:
@@ -106,46 +113,57 @@ def share(task: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
                 return
             task(piece)
 
-    count = 1 if _alone.get() else _count
-    helpers: list[Future[None]] = []
+    def help() -> None:
+        working = threading.Lock()
+        with working:
+            begun.append(working)  # before it takes a piece: who has cleared `todo` sees all that have one
+            try:
+                work()
+            except BaseException as error:
+                errors.append(error)
+
+    count, interrupt = 1 if _alone.get() else _count, None
     try:
-        # refused when the interpreter is ending, or another thread has set another number just now
-        with suppress(RuntimeError):
-            for _ in range(min(count, len(todo)) - 1):
-                helpers.append(_executor().submit(work))
+        with suppress(RuntimeError):  # no thread can be started, as when the interpreter is ending
+            _ask(help, min(count, len(todo)) - 1)
         work()
     finally:
-        todo.clear()
-        _finish(helpers)
+        while True:  # not in a function of its own, which an interrupt could keep from being entered
+            try:
+                todo.clear()
+                for working in begun:
+                    with working:
+                        pass
+                break
+            except BaseException as error:
+                interrupt = error
+        if interrupt:
+            raise interrupt
+    if errors:
+        raise errors.pop()
 
 
-def _finish(helpers: list[Future[None]]) -> None:
-    """Wait for helpers that have begun, also through interrupts: after the call nothing may write on."""
-    interrupt = None
-    while running := [helper for helper in helpers if not (helper.cancel() or helper.done())]:
-        try:
-            wait(running)
-        except KeyboardInterrupt as error:
-            interrupt = error
-    if interrupt:
-        raise interrupt
-    for helper in helpers:
-        if not helper.cancelled():
-            helper.result()
-
-
-def _executor() -> ThreadPoolExecutor:
-    global _pool
+def _ask(help: Callable[[], None], count: int) -> None:
+    """Let so many threads call it when they come to it."""
+    global _helpers
     with _lock:
-        if _pool is None:
-            _pool = ThreadPoolExecutor(max(1, _count - 1), thread_name_prefix="fastdrop")
-        return _pool
+        while _helpers < count:
+            threading.Thread(target=_serve, args=(_asked,), name="fastdrop", daemon=True).start()
+            _helpers += 1
+    for _ in range(count):
+        _asked.put(help)
+
+
+def _serve(asked: SimpleQueue[Callable[[], None] | None]) -> None:
+    while help := asked.get():
+        help()
+        del help  # and with it the arrays of a call
 
 
 def _forget() -> None:
     """A forked child has none of its parent's threads: it starts its own when it needs them."""
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()
+    global _asked, _helpers, _lock
+    _asked, _helpers, _lock = SimpleQueue(), 0, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

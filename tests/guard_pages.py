@@ -15,9 +15,9 @@ from every_kernel import CALLS, DTYPES, treat_as
 import fastdrop as fd
 from fastdrop import _kernels
 
+SIZES = [*range(1, 18), 31, 32, 33, 64, 1000, *range(1020, 1030), 2048, 3001, 2**16 + 5]
 PAGE = mmap.PAGESIZE
-PAGES = 8
-SIZES = [*range(1, 18), 31, 32, 33, 64, 1000, *range(1020, 1030), 2048, 3001]
+PAGES = -(-8 * max(SIZES) // PAGE)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

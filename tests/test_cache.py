@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numba
@@ -119,6 +120,29 @@ def run(script, directory, **environment):
         cwd=directory,  # which Python puts first in its path
         env=bare | environment,
     )
+
+
+TOGETHER = """
+import pathlib, time, fastdrop._cpu
+pathlib.Path(r"{ready}", "{number}").touch()
+while len(list(pathlib.Path(r"{ready}").iterdir())) < 4:
+    time.sleep(0.001)
+"""
+
+
+def test_processes_that_compile_at_once(tmp_path):
+    cache, ready = tmp_path / "cache", tmp_path / "ready"
+    ready.mkdir()
+
+    def start(number):
+        script = TOGETHER.format(ready=ready, number=number) + SCRIPT
+        return run(script, Path(fd.__file__).parents[1], NUMBA_CACHE_DIR=str(cache))
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(start, range(4)))
+    for found, hits in zip((*together, start(4)), (0, 0, 0, 0, 1), strict=True):
+        assert (found.stdout, found.stderr) == (f"{BITS} {hits}\n", "")
+    assert not list(tmp_path.rglob("*.tmp.*"))
 
 
 def test_read_only_installation_without_a_home(tmp_path):

@@ -204,14 +204,18 @@ print(numba.threading_layer())
 """
 
 
-LAYERS = {"omp": "omppool", "workqueue": "workqueue", "tbb": "tbbpool"}
+POOLS = {"omp": "omppool", "workqueue": "workqueue", "tbb": "tbbpool"}
+LIBRARIES = os.pathsep.join([f"{sys.prefix}/lib", *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])
 
 
 @needs_fork
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", POOLS)
 def test_parallel_loops_of_numba_around_and_beside(layer):
-    pytest.importorskip(f"numba.np.ufunc.{LAYERS[layer]}", exc_type=ImportError)
-    assert run(PARALLEL_LOOPS, NUMBA_THREADING_LAYER=layer) == f"{layer}\n"
+    settings = {"NUMBA_THREADING_LAYER": layer, "LD_LIBRARY_PATH": LIBRARIES}  # where pip puts that of tbb
+    load = [sys.executable, "-c", f"import numba.np.ufunc.{POOLS[layer]}"]
+    if subprocess.run(load, capture_output=True, timeout=300, env=os.environ | settings).returncode:
+        pytest.skip(f"Numba can't load {layer}")
+    assert run(PARALLEL_LOOPS, **settings) == f"{layer}\n"
 
 
 JOBLIB = """
@@ -229,6 +233,25 @@ for backend in ("loky", "threading"):
 def test_workers_of_joblib():
     pytest.importorskip("joblib")
     run(JOBLIB)
+
+
+DASK = """
+import dask, numpy as np, fastdrop as fd
+from distributed import Client
+def last(key):
+    return fd.dropout(np.ones(2**22 + 5, np.float32), 0.1, key)[-99:].tobytes()
+if __name__ == "__main__":
+    expected = tuple(map(last, range(6)))
+    calls = [dask.delayed(last)(key) for key in range(6)]
+    with Client(n_workers=2, threads_per_worker=2, dashboard_address=None) as client:
+        for scheduler in ("threads", "processes", client):
+            assert dask.compute(*calls, scheduler=scheduler) == expected
+"""
+
+
+def test_workers_of_dask():
+    pytest.importorskip("distributed")
+    run(DASK)
 
 
 INTERRUPTED = """

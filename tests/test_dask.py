@@ -150,15 +150,15 @@ def test_blocks_use_no_threads_of_their_own(monkeypatch):
     fd.set_num_threads(2)
     asked, came, share = [], [], _threads.share
 
-    def refuse():
-        asked.append(1)
+    def refuse(help, count):
+        asked.extend([help] * count)
         raise RuntimeError("no threads here")
 
     def watched(task, pieces):
         came.append(1)
         share(task, pieces)
 
-    monkeypatch.setattr(_threads, "_executor", refuse)
+    monkeypatch.setattr(_threads, "_ask", refuse)
     monkeypatch.setattr(_threads, "share", watched)
     x = np.ones(2 * _cpu.PARALLEL_FROM, np.float32)
     expected = fd.dropout(x, 0.3, KEY)

@@ -1,7 +1,7 @@
 """How big calls are shared, and that neither forks, interrupts nor the interpreter's end hurt."""
 
-import concurrent.futures
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -64,7 +64,7 @@ def test_alone_is_alone_for_one_thread_and_a_time():
 def test_late_helpers_are_not_waited_for():
     fd.set_num_threads(2)
     block = threading.Event()
-    _threads._executor().submit(block.wait)  # the only helper is busy
+    _threads._ask(block.wait, 1)  # the only helper is busy
     done = []
     _threads.share(done.append, range(10))
     block.set()
@@ -75,7 +75,7 @@ def test_late_helpers_are_not_waited_for():
 def test_a_late_helper_beside_one_that_works_is_not_waited_for():
     fd.set_num_threads(3)
     block, begun = threading.Event(), threading.Event()
-    _threads._executor().submit(block.wait)  # one of two helpers is busy
+    _threads._ask(block.wait, 1)  # one of two helpers is busy
 
     def task(piece):
         if threading.current_thread() is not threading.main_thread():
@@ -110,30 +110,110 @@ def test_after_an_error_nothing_goes_on():
     assert len(done) == after
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="cannot interrupt a wait")
 @pytest.mark.usefixtures("threads_set_back")
-def test_an_interrupt_while_helpers_are_waited_for_comes_after_them(monkeypatch):
+def test_interrupts_while_a_helper_is_waited_for_come_after_it():
     fd.set_num_threads(2)
-    begun, waits, done = threading.Event(), [], []
+    begun, done, main = threading.Event(), [], threading.main_thread()
+
+    def task(piece):
+        if threading.current_thread() is main:
+            assert begun.wait(60)
+            return
+        begun.set()
+        for _ in range(3):
+            time.sleep(0.1)
+            signal.pthread_kill(main.ident, signal.SIGINT)
+        time.sleep(0.1)
+        done.append(piece)
+
+    with pytest.raises(KeyboardInterrupt):
+        _threads.share(task, range(2))
+    assert len(done) == 1
+
+
+@pytest.mark.usefixtures("threads_set_back")
+def test_an_interrupt_while_helpers_are_asked_comes_after_those_that_began(monkeypatch):
+    fd.set_num_threads(2)
+    ask, begun, done = _threads._ask, threading.Event(), []
+
+    def task(piece):
+        begun.set()
+        time.sleep(0.2)
+        done.append(piece)
+
+    def interrupted(help, count):
+        ask(help, count)
+        assert begun.wait(60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_threads, "_ask", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _threads.share(task, range(9))
+    assert done == [0]
+
+
+@pytest.mark.usefixtures("threads_set_back")
+def test_an_error_in_a_helper_is_raised_here():
+    fd.set_num_threads(2)
+    begun = threading.Event()
 
     def task(piece):
         if threading.current_thread() is threading.main_thread():
             assert begun.wait(60)
         else:
             begun.set()
-            time.sleep(0.2)
-            done.append(piece)
+            1 / 0  # noqa: B018
 
-    def interrupted(helpers):
-        waits.append(helpers)
-        if len(waits) == 1:
-            raise KeyboardInterrupt
-        return concurrent.futures.wait(helpers)
-
-    monkeypatch.setattr(_threads, "wait", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(ZeroDivisionError):
         _threads.share(task, range(2))
-    assert len(done) == 1
-    assert len(waits) == 2
+
+
+INTERRUPTED = """
+import random, signal, threading, time, fastdrop as fd
+from fastdrop import _threads
+fd.set_num_threads(3)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+random.seed(0)
+main, working, interrupts, late = threading.main_thread(), [], 0, 0
+
+def task(piece):
+    helps = threading.current_thread() is not main
+    if helps:
+        working.append(piece)
+    end = time.perf_counter() + 3e-5
+    while time.perf_counter() < end:
+        pass
+    if helps:
+        working.remove(piece)
+
+while interrupts < 3000:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 6e-4))
+        while True:
+            _threads.share(task, range(3))
+    except KeyboardInterrupt:
+        interrupts += 1
+    late += len(working)
+print(late)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs an interval timer")
+def test_interrupts_at_any_moment():
+    """Those that come within the locks of a pool of concurrent.futures would leave it hanging."""
+    assert run(INTERRUPTED) == "0\n"
+
+
+@pytest.mark.usefixtures("threads_set_back")
+def test_there_are_as_many_threads_as_were_set_last():
+    for count in (5, 2, 1, 3):
+        fd.set_num_threads(count)
+        _threads.share(lambda piece: None, range(9))
+        end = time.monotonic() + 60
+        while (found := sum(t.name == "fastdrop" for t in threading.enumerate())) != count - 1:
+            assert time.monotonic() < end, found
+            time.sleep(0.01)
 
 
 @pytest.mark.usefixtures("threads_set_back")
