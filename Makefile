@@ -38,12 +38,13 @@ test: $(VENV)/.test
 bench: $(VENV)/.peers
 	$(BIN)/python -m fastdrop bench $(ARGS)
 
-# an hour or less, on a machine that does nothing else; then the README says what was found
+# an hour or so, on a machine that does nothing else; then the README says what was found
 results: $(VENV)/.peers
 	mkdir -p out
 	$(BIN)/python -m fastdrop bench --json --threads 1 2 --rounds 31 --seconds 60 --sizes \
 		2^10 2^12 2^14 2^16 2^18 2^20 2^22 2^24 2^25 2^26 2^27 $(ARGS) > out/peers.json
-	mv out/peers.json benchmarks/results/peers.json
+	$(BIN)/python benchmarks/torch_steps.py --json --rounds 31 --threads 2 > out/torch_steps.json
+	mv out/peers.json out/torch_steps.json benchmarks/results
 	$(BIN)/python benchmarks/readme.py
 
 bench-suite: $(VENV)/.bench

@@ -3,33 +3,55 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext, redirect_stdout
+from typing import Any
 
 import fastdrop as fd
-from fastdrop._bench import seconds_in_turns
+from fastdrop._bench import seconds_in_turns, taken
+
+Part = Callable[[int, bool], None]
+_SHOWN: list[dict[str, Any]] = []  # of the part that runs
 
 
-def report(name: str, calls: dict[str, Callable[[], object]], rounds: int) -> None:
-    """Print medians in us, and each as a multiple of the first."""
-    medians = seconds_in_turns(calls, rounds)
-    first = next(iter(medians.values()))
-    cells = (f"{label} {s * 1e6:8.0f} us ({s / first:4.2f}x)" for label, s in medians.items())
-    print(f"{name:26}" + "  ".join(cells), flush=True)
+def report(name: str, calls: dict[str, Callable[[], object]], rounds: int, number: int = 1) -> None:
+    """Show medians in us, of samples of so many calls."""
+    medians = seconds_in_turns(calls, rounds, number)
+    show(name, {label: s * 1e6 for label, s in medians.items()}, "us")
 
 
-def run(
-    parts: Iterable[Callable[[int, bool], None]], doc: str | None, arguments: list[str] | None = None
-) -> None:
+def show(name: str, values: dict[str, float], unit: str) -> None:
+    """Print values, and each as a multiple of the first."""
+    _SHOWN.append({"case": name, "unit": unit, "values": values})
+    first = next(iter(values.values()))
+    cells = (f"{label} {value:8.0f} {unit} ({value / first:4.2f}x)" for label, value in values.items())
+    print("  ".join([f"{name:26}", *cells]), flush=True)
+
+
+def run(parts: Iterable[Part], doc: str | None, arguments: list[str] | None = None) -> None:
     """Call each part with the number of rounds, and whether arrays shall be tiny."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--threads", type=int, default=fd.get_num_threads())
     parser.add_argument("--small", action="store_true", help="tiny arrays, to see that it runs")
+    parser.add_argument("--json", action="store_true", help="print plain data, with the machine's")
     chosen = parser.parse_args(arguments)
     before = fd.get_num_threads()
     fd.set_num_threads(chosen.threads)
     try:
-        for part in parts:
-            part(chosen.rounds, chosen.small)
+        found = taken(chosen.rounds)
+        with redirect_stdout(sys.stderr) if chosen.json else nullcontext():
+            rows = [row for part in parts for row in _rows(part, chosen.rounds, chosen.small)]
     finally:
         fd.set_num_threads(before)
+    if chosen.json:
+        print(json.dumps(found | {"results": rows}, indent=1))
+
+
+def _rows(part: Part, rounds: int, small: bool) -> list[dict[str, Any]]:
+    """What a part shows, as plain data."""
+    _SHOWN.clear()
+    part(rounds, small)
+    return [{"part": part.__name__} | row for row in _SHOWN]

@@ -1,4 +1,4 @@
-"""The results file that README, plot and front page are made from: what `bench --json` wrote."""
+"""The results files that README, plot and front page are made from: what `--json` wrote."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FILE = Path(__file__).parent / "results" / "peers.json"
+STEPS = FILE.with_name("torch_steps.json")  # of benchmarks/torch_steps.py, whose rows have other columns
 OURS = "fastdrop"
 LIMITS = ("np.copyto", "np.multiply(out=)")
 Row = dict[str, Any]

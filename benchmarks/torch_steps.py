@@ -1,6 +1,6 @@
 """PyTorch with its own dropout, with fastdrop's, and without: calls, training steps and memory, in turns.
 
-python benchmarks/torch_steps.py [--rounds 31] [--threads 1]
+python benchmarks/torch_steps.py [--rounds 31] [--threads 1] [--json]
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 import torch
-from common import report, run
+from common import report, run, show
 from torch import nn
 from torch.nn import functional
 
@@ -22,15 +22,15 @@ Step = Callable[[], object]
 
 
 def calls(rounds: int, small: bool) -> None:
-    """One module, forward alone and with backward, as multiples of fastdrop's."""
+    """One module, forward alone and with backward, by elements, as multiples of fastdrop's."""
     torch.set_num_threads(fd.get_num_threads())
     keep_freed_memory()
     for size in (64,) if small else (1 << 10, 1 << 16, 1 << 22):
-        number = 1 if small else max(1, (1 << 16) // size)
-        modules = {"fastdrop": fdt.Dropout(0.5), "torch.nn": nn.Dropout(0.5)}
-        for what, call in (("forward", forward), ("and backward", forward_and_backward)):
-            steps = {name: repeated(call(module, size), number) for name, module in modules.items()}
-            report(f"{what}, {number} x {size}", steps, rounds)
+        number = 1 if small else max(1, (1 << 14) // size)  # one may be too short for a clock
+        modules = {"fastdrop": fdt.Dropout(0.5), "torch.nn": nn.Dropout(0.5), "p=0": nn.Dropout(0.0)}
+        for what, call in (("forward", forward), ("forward and backward", forward_and_backward)):
+            steps = {name: call(module, size) for name, module in modules.items()}
+            report(f"Dropout {what}, {size:,}", steps, rounds, number)
 
 
 def keep_freed_memory() -> None:
@@ -52,16 +52,6 @@ def forward_and_backward(module: nn.Module, size: int) -> Step:
     """A call, and the gradient with respect to its input."""
     x, g = torch.randn(size).requires_grad_(), torch.randn(size)
     return lambda: torch.autograd.grad(module(x), x, g)
-
-
-def repeated(call: Step, number: int) -> Step:
-    """So many calls as one, where one is too short for a clock."""
-
-    def repeat() -> None:
-        for _ in range(number):
-            call()
-
-    return repeat
 
 
 class Attention(nn.Module):
@@ -144,7 +134,7 @@ def compare(name: str, model: nn.Module, batch: tuple[torch.Tensor, ...], rounds
     for module in none.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    models = {"p=0": none, "replace_dropout": ours, "torch.nn": model}
+    models = {"p=0": none, "fastdrop": ours, "torch.nn": model}
     report(name, {label: training(m, *batch) for label, m in models.items()}, rounds)
 
 
@@ -153,7 +143,7 @@ def gpt(rounds: int, small: bool) -> None:
     torch.set_num_threads(fd.get_num_threads())
     layers, width, heads, texts, length = (1, 8, 2, 2, 8) if small else (4, 128, 4, 16, 128)
     batch = torch.randint(65, (2, texts, length)).unbind()
-    compare("character GPT, p=.1", CharacterGPT(layers, width, heads, length, 65, 0.1), batch, rounds)
+    compare("character GPT, a step", CharacterGPT(layers, width, heads, length, 65, 0.1), batch, rounds)
 
 
 def mlp(rounds: int, small: bool) -> None:
@@ -161,12 +151,13 @@ def mlp(rounds: int, small: bool) -> None:
     torch.set_num_threads(fd.get_num_threads())
     images = 2 if small else 128
     batch = torch.randn(images, 784), torch.randint(10, (images,))
-    compare("MLP, p=.2/.5/.5", Classifier(8 if small else 1024, (0.2, 0.5, 0.5)), batch, rounds)
+    compare("MLP, a step", Classifier(8 if small else 1024, (0.2, 0.5, 0.5)), batch, rounds)
 
 
 PEAK = """
 import sys, torch, fastdrop.torch as fdt
-module = {"fastdrop": fdt, "torch.nn": torch.nn}[sys.argv[1]].Dropout(0.5)
+make, p = {"fastdrop": (fdt, 0.5), "torch.nn": (torch.nn, 0.5), "p=0": (torch.nn, 0.0)}[sys.argv[1]]
+module = make.Dropout(p)
 def step(size):
     x = torch.ones(size, requires_grad=True)
     module(x).sum().backward()
@@ -184,9 +175,12 @@ def memory(rounds: int, small: bool) -> None:
     if sys.platform != "linux":
         return
     size = 1 << (20 if small else 25)
-    for name in ("torch.nn", "fastdrop"):
-        found = subprocess.check_output([sys.executable, "-c", PEAK, name, str(size)])
-        print(f"peak memory, {size}     {name} {int(found) / 1024:8.0f} MiB", flush=True)
+    command = [sys.executable, "-c", PEAK]
+    peaks = {
+        name: int(subprocess.check_output([*command, name, str(size)])) / 1024
+        for name in ("fastdrop", "torch.nn", "p=0")
+    }
+    show(f"peak memory, {size:,}", peaks, "MiB")
 
 
 PARTS = (calls, gpt, mlp, memory)

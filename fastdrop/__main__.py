@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import math
 import sys
@@ -104,8 +103,7 @@ def _bench(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
         return [row for n in counts for row in _bench.measure(sizes, chosen.rates, n, *settings)]
 
     if chosen.json:
-        taken = {"date": datetime.date.today().isoformat(), "rounds": chosen.rounds, "load": _bench.load()}
-        print(json.dumps(taken | {"machine": _bench.info(), "results": measured()}, indent=1))
+        print(json.dumps(_bench.taken(chosen.rounds) | {"results": measured()}, indent=1))
         return
     try:
         from rich.console import Console

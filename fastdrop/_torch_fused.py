@@ -10,7 +10,18 @@ import torch
 from torch.nn import functional
 
 import fastdrop as fd
-from fastdrop._torch_ops import Numbers, Tensor, as_array, as_tensor, noise, plain_key, traced, transformed
+from fastdrop._rates import Rate
+from fastdrop._torch_ops import (
+    Numbers,
+    Tensor,
+    as_array,
+    as_tensor,
+    noise,
+    plain_key,
+    plain_rate,
+    traced,
+    transformed,
+)
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda z: z,
@@ -35,10 +46,10 @@ class _DropoutAdd(torch.autograd.Function):
         return dx, g, None, None, None
 
 
-def dropout_add(x: Tensor, residual: Tensor, p: float, key: Any, axes: Numbers) -> Tensor:
+def dropout_add(x: Tensor, residual: Tensor, p: Rate | Tensor, key: Any, axes: Numbers) -> Tensor:
     """Residual + dropout(x), fused where both lie in C order and are alike."""
     if _fusible(x, residual):
-        return _DropoutAdd.apply(x, residual, p, plain_key(key), axes)
+        return _DropoutAdd.apply(x, residual, plain_rate(p), plain_key(key), axes)
     return residual + noise(x, "dropout", p, key, axes)
 
 
@@ -100,7 +111,7 @@ def bias_act_dropout(
     x: Tensor,
     bias: Tensor | None,
     residual: Tensor | None,
-    p: float,
+    p: Rate | Tensor,
     key: Any,
     activation: str,
     axes: Numbers,
@@ -112,7 +123,7 @@ def bias_act_dropout(
         allowed, got = tuple(x.shape[-1:]), tuple(bias.shape)
         raise ValueError(f"bias must have the shape of x's last axis {allowed}, got {got}")
     if _fusible(x, residual) and (bias is None or _lies_plainly(bias)):
-        return _BiasActDropout.apply(x, bias, residual, p, plain_key(key), activation, axes)
+        return _BiasActDropout.apply(x, bias, residual, plain_rate(p), plain_key(key), activation, axes)
     return _in_steps(x, bias, residual, p, key, activation, axes)
 
 
@@ -120,7 +131,7 @@ def _in_steps(
     x: Tensor,
     bias: Tensor | None,
     residual: Tensor | None,
-    p: float,
+    p: Rate | Tensor,
     key: Any,
     activation: str,
     axes: Numbers,

@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 import fastdrop as fd
+from fastdrop._rates import Rate
 from fastdrop.random import Key, as_key_or_seed, signed, stream
 
 Tensor: TypeAlias = torch.Tensor
@@ -247,6 +248,12 @@ def plain_key(key: Any) -> Any:
     return key_of(key) if isinstance(key, torch.Tensor) else key
 
 
+def plain_rate(p: Any) -> Any:
+    """The rate as functions of arrays take it; an array of them copied, to be the same in backward."""
+    given = p.numpy() if isinstance(p, torch.Tensor) else p
+    return given.copy() if isinstance(given, np.ndarray) else given
+
+
 def random_key() -> Key:
     """A key from torch's generator, over which torch.manual_seed and checkpoint rule."""
     return Key(_SEED, int(_random_draw(())))
@@ -274,7 +281,7 @@ def transformed() -> bool:
 def noise(
     x: Tensor,
     name: str,
-    p: float,
+    p: Rate | Tensor,
     key: Key | SupportsIndex | Tensor,
     numbers: Numbers = (),
     inplace: bool = False,
@@ -283,13 +290,15 @@ def noise(
     if inplace and x.is_leaf and x.requires_grad and torch.is_grad_enabled():
         raise RuntimeError("inplace can't change a leaf that requires grad; use inplace=False or x.clone()")
     if traced(x):
+        if isinstance(p, (np.ndarray, torch.Tensor)):
+            raise TypeError("in torch.compile p must be one number, got an array; use torch.compiler.disable")
         held = key if isinstance(key, torch.Tensor) else key_tensor(key)
         y = _op(x, held, name, p, numbers)
     elif torch._C._are_functorch_transforms_active():
-        y = _TransformedNoise.apply(x, name, p, plain_key(key), numbers)
+        y = _TransformedNoise.apply(x, name, plain_rate(p), plain_key(key), numbers)
     elif inplace or (x.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0:
-        y = _in_graph(x, name, p, plain_key(key), numbers, inplace)
+        y = _in_graph(x, name, plain_rate(p), plain_key(key), numbers, inplace)
         return x if inplace else y
     else:
-        return _run(x, name, p, plain_key(key), numbers)
+        return _run(x, name, plain_rate(p), plain_key(key), numbers)
     return x.copy_(y) if inplace else y

@@ -4,8 +4,9 @@ They have the names, arguments and results of those in `fastdrop`, but no ``out`
 the values that it has seen. There are gradients with respect to every array but the rates: x, residual,
 bias, mean and variance. They come in the output's dtype, and only arguments are kept for them, no mask.
 
-They are for reverse mode, and can be differentiated again; those of gelu, gelu_tanh and silu only with
-respect to the gradient that they were given. The extra ``autograd`` installs what is needed.
+They can be differentiated again; those of gelu, gelu_tanh and silu only with respect to the gradient
+that they were given. Forward mode goes with respect to arrays of the output's shape. The extra ``autograd``
+installs what is needed.
 
 Examples
 --------
@@ -24,8 +25,9 @@ array([0., 2., 4.])
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import reduce, wraps
 from inspect import signature
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -36,7 +38,7 @@ from fastdrop.variational import summed_to
 
 try:
     import autograd.numpy as anp
-    from autograd.extend import defvjp_argnums, primitive
+    from autograd.extend import defjvp_argnums, defvjp_argnums, primitive
 except ModuleNotFoundError as error:
     message = f"fastdrop.autograd needs {error.name}; use pip install 'fastdrop-numpy[autograd]'"
     raise ModuleNotFoundError(message, name=error.name) from None
@@ -55,7 +57,8 @@ def _traced(call: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
 
     def vjp(argnums: tuple[int, ...], y: Any, values: tuple[Any, ...], _: Any) -> Callable[[Any], list[Any]]:
         def gradients(g: Any) -> list[Any]:
-            found = rule(g.astype(y.dtype, copy=False), **dict(zip(names, values, strict=True)))
+            given = g if g.dtype == y.dtype else g.astype(y.dtype)  # which autograd has no forward mode of
+            found = rule(given, **dict(zip(names, values, strict=True)))
             missing = [names[n] for n in argnums if names[n] not in found]
             if missing:
                 raise NotImplementedError(f"{call.__name__} has no gradient with respect to {missing[0]}")
@@ -63,7 +66,18 @@ def _traced(call: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
 
         return gradients
 
+    def jvp(
+        argnums: tuple[int, ...], tangents: tuple[Any, ...], y: Any, values: tuple[Any, ...], _: Any
+    ) -> Any:
+        """All go element by element: such a Jacobian is diagonal, and so its own transpose."""
+        for n in argnums:
+            if anp.shape(values[n]) != y.shape:
+                raise NotImplementedError(f"{call.__name__} has no forward mode with respect to {names[n]}")
+        parts = (vjp((n,), y, values, _)(t)[0] for n, t in zip(argnums, tangents, strict=True))
+        return reduce(add, parts)
+
     defvjp_argnums(positional, vjp)
+    defjvp_argnums(positional, jvp)
 
     @wraps(call)
     def traced(*args: Any, **options: Any) -> Any:

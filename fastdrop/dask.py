@@ -5,8 +5,9 @@ comes back has x's chunks, dtype and kind of blocks, and nothing is computed bef
 values of an array p only then are checked. Blocks are done in one thread each, as dask runs many at once.
 (`fastdrop.dropout` takes a dask array too, but as NumPy does: it computes all of it.)
 
-An array p belongs to the whole array: a NumPy array, or a dask array with any chunks. `drop_block` isn't
-here, since its scale needs the whole mask. The extra ``dask`` installs what is needed.
+An array p belongs to the whole array: a NumPy array, or a dask array with any chunks, as a bias or a residual
+may be. `drop_block` isn't here, since its scale needs the whole mask, nor `drop_connect`, a product whose
+terms lie in several blocks. The extra ``dask`` installs what is needed.
 
 Examples
 --------
@@ -22,7 +23,8 @@ True
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -218,8 +220,124 @@ def drop_path_backward(
     return _lazily(fd.dropout, g, p, key, path_axes(np.ndim(g), mode), "drop_path_backward")
 
 
+def dropout_add(
+    x: da.Array,
+    residual: NDArray[Any] | da.Array,
+    p: Rate | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+) -> da.Array:
+    """Return residual + dropout(x), block by block in one pass; see `fastdrop.dropout_add`.
+
+    Parameters
+    ----------
+    x, p, key, shared_axes
+        As in `dropout`.
+    residual : ndarray or dask array
+        Of x's shape and dtype.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np, fastdrop as fd, fastdrop.dask
+    >>> fd.dask.dropout_add(da.ones(6, chunks=4), np.arange(6.0), 0.5, fd.Key(42)).compute()
+    array([0., 1., 4., 5., 6., 7.])
+    """
+    return _lazily(fd.dropout_add, x, p, key, shared_axes, arrays={"residual": residual})
+
+
+def dropout_add_backward(
+    g: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()
+) -> tuple[da.Array, da.Array]:
+    """Return the gradients of `dropout_add`: that of `dropout`, and g itself."""
+    return _lazily(fd.dropout_backward, g, p, key, shared_axes, "dropout_add_backward"), g
+
+
+def bias_act_dropout(
+    x: da.Array,
+    bias: NDArray[Any] | da.Array | None,
+    p: Rate | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    activation: str = "relu",
+    residual: NDArray[Any] | da.Array | None = None,
+    shared_axes: Axes = (),
+) -> da.Array:
+    """Return dropout of an activation of x + bias, plus a residual; see `fastdrop.bias_act_dropout`.
+
+    Parameters
+    ----------
+    x, p, key, shared_axes
+        As in `dropout`; x is real and has an axis.
+    bias : ndarray or dask array of shape ``x.shape[-1:]``, or None
+        Added to x.
+    activation : {"none", "relu", "gelu", "gelu_tanh", "silu"}, default "relu"
+        As in `fastdrop.bias_act_dropout`.
+    residual : ndarray or dask array, optional
+        Of x's shape and dtype, added at the end.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np, fastdrop as fd, fastdrop.dask
+    >>> x = da.from_array(np.array([[-3.0, -1.0, 1.0, 3.0]]), chunks=3)
+    >>> fd.dask.bias_act_dropout(x, np.ones(4), 0.5, fd.Key(42)).compute()
+    array([[0., 0., 4., 8.]])
+    """
+    arrays = {"bias": bias, "residual": residual}
+    return _lazily(_activate, x, p, key, shared_axes, "bias_act_dropout", arrays, activation=activation)
+
+
+def bias_act_dropout_backward(
+    g: da.Array,
+    x: NDArray[Any] | da.Array,
+    bias: NDArray[Any] | da.Array | None,
+    p: Rate | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    activation: str = "relu",
+    shared_axes: Axes = (),
+) -> tuple[da.Array, da.Array | None]:
+    """Return the gradients of `bias_act_dropout` with respect to x and to the bias.
+
+    Parameters
+    ----------
+    g : dask array
+        Gradient with respect to the output.
+    x, bias, p, key, activation, shared_axes
+        As given to `bias_act_dropout`.
+
+    Returns
+    -------
+    dx : dask array
+        In g's chunks, with NumPy's bits.
+    dbias : dask array or None
+        Its sum over all axes but the last, of the bias's dtype. Blocks are summed one by one, in float64:
+        it is NumPy's to rounding.
+
+    Examples
+    --------
+    >>> import dask, dask.array as da, numpy as np, fastdrop as fd, fastdrop.dask
+    >>> x = np.array([[-3.0, -1.0, 1.0, 3.0]])
+    >>> g = da.ones((1, 4), chunks=3)
+    >>> dask.compute(fd.dask.bias_act_dropout_backward(g, x, np.ones(4), 0.5, fd.Key(42)))
+    ((array([[0., 0., 2., 2.]]), array([0., 0., 2., 2.])),)
+    """
+    arrays, name = {"x": x, "bias": bias}, "bias_act_dropout_backward"
+    dx = _lazily(_activate_backward, g, p, key, shared_axes, name, arrays, activation=activation)
+    if bias is None:
+        return dx, None
+    return dx, dx.sum(tuple(range(g.ndim - 1)), dtype=np.float64).astype(da.asarray(bias).dtype)
+
+
 def _lazily(
-    call: Callable[..., NDArray[Any]], x: Any, p: Any, key: Any, shared_axes: Axes, name: str = ""
+    call: Callable[..., NDArray[Any]],
+    x: Any,
+    p: Any,
+    key: Any,
+    shared_axes: Axes,
+    name: str = "",
+    arrays: Mapping[str, Any] = MappingProxyType({}),
+    **options: Any,
 ) -> da.Array:
     """The function's results for all blocks of x; what can be checked without them is checked now."""
     if not isinstance(x, da.Array):
@@ -230,20 +348,37 @@ def _lazily(
     one: Any = p
     if isinstance(p, (np.ndarray, da.Array)):
         p, one = _aligned(p, x, shared_axes), np.zeros((1,) * x.ndim, p.dtype)
-    options = {"key": key, "shared_axes": shared_axes}
-    call(x._meta, one, **options, window=(x.shape, (0,) * x.ndim))
-    unique = f"{name or call.__name__}-{tokenize(call, x, p, options)}"
+    options |= {"key": key, "shared_axes": shared_axes}
+    others = [_beside(x, array, name) for name, array in arrays.items()]
+    metas = [getattr(array, "_meta", None) for array in others]
+    call(x._meta, *metas, one, **options, window=(x.shape, (0,) * x.ndim))
+    unique = f"{name or call.__name__}-{tokenize(call, x, p, others, options)}"
     alike = {"dtype": x.dtype, "meta": x._meta}
-    return da.map_blocks(_block, x, p, call=call, options=options, name=unique, **alike)
+    return da.map_blocks(_block, x, p, *others, call=call, options=options, name=unique, **alike)
 
 
 def _block(
-    x: NDArray[Any], p: Any, *, call: Callable[..., NDArray[Any]], options: dict[str, Any], block_info: Any
+    x: NDArray[Any],
+    p: Any,
+    *others: NDArray[Any] | None,
+    call: Callable[..., NDArray[Any]],
+    options: dict[str, Any],
+    block_info: Any,
 ) -> NDArray[Any]:
     """The function's result for a block of the array, where it lies."""
     origin = tuple(start for start, _ in block_info[0]["array-location"])
     with alone():
-        return call(x, p, **options, window=(block_info[0]["shape"], origin))
+        return call(x, *others, p, **options, window=(block_info[0]["shape"], origin))
+
+
+def _beside(x: da.Array, array: Any, name: str) -> da.Array | None:
+    """Another array in x's chunks: of x's shape, or a bias."""
+    if array is None:
+        return None
+    array, first = da.asarray(array), max(x.ndim - 1, 0) if name == "bias" else 0
+    if array.shape != x.shape[first:]:
+        raise ValueError(f"{name} must have the shape {x.shape[first:]}, got {array.shape}")
+    return array.rechunk(x.chunks[first:])
 
 
 def _aligned(p: Any, x: da.Array, shared_axes: Axes) -> da.Array:
@@ -256,3 +391,11 @@ def _aligned(p: Any, x: da.Array, shared_axes: Axes) -> da.Array:
 
 def _mask(x: NDArray[Any], p: Any, key: Any, **options: Any) -> NDArray[np.bool_]:
     return fd.keep_mask(x.shape, p, key, **options)
+
+
+def _activate(x: NDArray[Any], bias: Any, residual: Any, p: Any, key: Any, **options: Any) -> NDArray[Any]:
+    return fd.bias_act_dropout(x, bias, p, key, residual=residual, **options)
+
+
+def _activate_backward(*args: Any, **options: Any) -> NDArray[Any]:
+    return fd.bias_act_dropout_backward(*args, **options)[0]

@@ -15,10 +15,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import SupportsIndex
 
-import torch
+try:
+    import ml_dtypes as _ml_dtypes  # noqa: F401
+    import torch
+except ModuleNotFoundError as error:
+    message = f"fastdrop.torch needs {error.name}; use pip install 'fastdrop-numpy[torch]'"
+    raise ModuleNotFoundError(message, name=error.name) from None
 
 from fastdrop import _torch_fused as fused
 from fastdrop import _torch_ops as ops
+from fastdrop._rates import Rate
 from fastdrop._torch_concrete import ConcreteDropout as ConcreteDropout
 from fastdrop._torch_concrete import concrete_dropout as concrete_dropout
 from fastdrop._torch_modules import AlphaDropout as AlphaDropout
@@ -67,7 +73,7 @@ __all__ = [
 
 def dropout(
     x: torch.Tensor,
-    p: float,
+    p: Rate | torch.Tensor,
     key: Key | SupportsIndex | torch.Tensor,
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
@@ -79,8 +85,9 @@ def dropout(
     ----------
     x : Tensor, any shape
         On the CPU: float16, bfloat16, float32, float64, complex64 or complex128, of any layout.
-    p : float
-        Probability to drop, in [0, 1].
+    p : float, Tensor or ndarray
+        Probability to drop, in [0, 1]. An array as in `fastdrop.dropout`, on the CPU, that needs no gradient;
+        not in a graph of `torch.compile`.
     key : Key, int or Tensor
         The same key gives the mask of `fastdrop.dropout`. `key_tensor` makes tensors for `torch.compile`.
     shared_axes : int or tuple of int, default ()
@@ -120,7 +127,7 @@ def dropout(
 
 def gaussian_dropout(
     x: torch.Tensor,
-    p: float,
+    p: Rate | torch.Tensor,
     key: Key | SupportsIndex | torch.Tensor,
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
@@ -149,7 +156,7 @@ def alpha_dropout(
 ) -> torch.Tensor:
     """Return dropout that keeps mean 0 and variance 1: `fastdrop.alpha_dropout`.
 
-    Parameters and errors are those of `dropout`, but x must be real.
+    Parameters and errors are those of `dropout`, but x must be real and p one number.
 
     Examples
     --------
@@ -162,7 +169,7 @@ def alpha_dropout(
 
 def drop_path(
     x: torch.Tensor,
-    p: float,
+    p: Rate | torch.Tensor,
     key: Key | SupportsIndex | torch.Tensor,
     *,
     mode: str = "row",
@@ -192,7 +199,7 @@ def drop_block(
 ) -> torch.Tensor:
     """Return images (n, c, h, w) with square blocks dropped: `fastdrop.drop_block`, in any memory format.
 
-    Parameters and errors are those of `dropout` and of `fastdrop.drop_block`.
+    Parameters and errors are those of `dropout`, with one number as p, and of `fastdrop.drop_block`.
 
     Examples
     --------
@@ -209,7 +216,7 @@ def drop_block(
 def dropout_add(
     x: torch.Tensor,
     residual: torch.Tensor,
-    p: float,
+    p: Rate | torch.Tensor,
     key: Key | SupportsIndex | torch.Tensor,
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
@@ -242,7 +249,7 @@ def dropout_add(
 def bias_act_dropout(
     x: torch.Tensor,
     bias: torch.Tensor | None,
-    p: float,
+    p: Rate | torch.Tensor,
     key: Key | SupportsIndex | torch.Tensor,
     *,
     activation: str = "relu",

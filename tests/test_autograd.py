@@ -7,7 +7,7 @@ import autograd.numpy as anp
 import numpy as np
 import pytest
 from arrays import normal, same_bits
-from autograd import elementwise_grad, grad
+from autograd import elementwise_grad, grad, make_jvp
 
 import fastdrop as fd
 from fastdrop import autograd as fda
@@ -92,6 +92,34 @@ def test_gradients_of_gradients_are_central_differences(case):
             second = np.vdot(grad(along, m)(*arrays), direction)
             assert second == pytest.approx(slope(along, arrays, m, direction), rel=1e-6)
             assert abs(second) > 0.01
+
+
+@cases
+def test_forward_derivatives_are_central_differences(case):
+    f, arrays = function(case)
+    for n, array in enumerate(arrays):
+        direction = DIRECTION if array.ndim > 1 else DIRECTION[0, 0, 0]
+        if array.shape != SHAPE:
+            with pytest.raises(NotImplementedError, match=r"no forward mode with respect to (bias|variance)"):
+                make_jvp(f, n)(*arrays)(direction)
+            continue
+        y, tangent = make_jvp(f, n)(*arrays)(direction)
+        assert same_bits(y, f(*arrays))
+        assert np.abs(tangent).max() > 0.1
+        np.testing.assert_allclose(tangent, slope(f, arrays, n, direction), rtol=1e-6, atol=1e-8)
+
+
+def test_forward_mode_through_two_arrays_and_of_gradients():
+    def f(x):
+        return fda.dropout_add(x, anp.sin(x), 0.3, KEY)
+
+    _, tangent = make_jvp(f)(X)(DIRECTION)
+    np.testing.assert_allclose(tangent, slope(f, [X], 0, DIRECTION), rtol=1e-6, atol=1e-8)
+    of_gradient = grad(lambda x: loss(partial(fda.dropout, p=0.3, key=KEY), x))
+    _, tangent = make_jvp(of_gradient)(X)(DIRECTION)
+    np.testing.assert_allclose(tangent, slope(of_gradient, [X], 0, DIRECTION), rtol=1e-6, atol=1e-8)
+    with pytest.raises(NotImplementedError, match="dropout has no gradient with respect to p"):
+        make_jvp(lambda p: fda.dropout(X, p, KEY))(np.full(SHAPE, 0.5))(DIRECTION)
 
 
 @pytest.mark.parametrize("activation", SMOOTH)

@@ -1,5 +1,6 @@
 """The benchmark programs at their smallest size, so that they can't rot."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -32,17 +33,31 @@ def test_parallel_from(monkeypatch, capsys):
         ("monte_carlo", 2),
         ("recurrent", 6),
         ("dask_big", 2),
-        ("torch_steps", 4),
     ],
 )
 def test_programs_of_cases(name, lines, monkeypatch, capsys):
-    if name.startswith("torch"):
-        pytest.importorskip("torch", reason="this program is about PyTorch")
     threads = fd.get_num_threads()
     found = program(name, monkeypatch)
     found["run"](found["PARTS"], found["__doc__"], ["--rounds", "1", "--small"])
     assert capsys.readouterr().out.count("\n") >= lines
     assert fd.get_num_threads() == threads
+
+
+def test_torch_steps_also_as_plain_data(monkeypatch, capsys):
+    pytest.importorskip("torch", reason="this program is about PyTorch")
+    found = program("torch_steps", monkeypatch)
+    found["run"](found["PARTS"], found["__doc__"], ["--rounds", "1", "--small", "--threads", "1", "--json"])
+    printed = capsys.readouterr()
+    data = json.loads(printed.out)
+    assert (data["rounds"], data["machine"]["threads"]) == (1, 1)
+    cases = [row["case"] for row in data["results"]]
+    assert len(cases) == len(set(cases)) == printed.err.count("\n")
+    assert [row["part"] for row in data["results"]] == ["calls", "calls", "gpt", "mlp", "memory"]
+    for row in data["results"]:
+        assert set(row["values"]) == {"p=0", "fastdrop", "torch.nn"}
+        assert min(row["values"].values()) > 0
+    found["run"](found["PARTS"][1:2], None, ["--rounds", "1", "--small"])
+    assert capsys.readouterr().out.count("\n") == 1
 
 
 def test_cuda_says_why_it_skips(monkeypatch, capsys):

@@ -40,17 +40,45 @@ def results(modules):
     return modules.peers_results.Results.read()
 
 
-def test_readme_has_what_the_results_file_gives(modules, results):
+@pytest.fixture(scope="module")
+def steps(modules):
+    return modules.peers_results.Results.read(modules.peers_results.STEPS)
+
+
+def test_readme_has_what_the_results_files_give(modules, results, steps):
     text = modules.readme.README.read_text()
-    assert text == modules.readme.with_section(text, modules.readme.section(results))
+    written = modules.readme.section(results) + modules.readme.steps(steps)
+    assert text == modules.readme.with_section(text, written)
     assert modules.readme.PLOT.read_text() == modules.readme.plot(results)
 
 
-def test_readme_of_other_results_is_another(modules, results):
-    text = modules.readme.README.read_text()
+def test_readme_of_other_results_is_another(modules, results, steps):
+    readme = modules.readme
+    text = readme.README.read_text()
     rows = [row | {"ns_per_element": row["ns_per_element"] * 2} for row in results.rows]
-    section = modules.readme.section(results._replace(rows=rows))
-    assert modules.readme.with_section(text, section) != text
+    section = readme.section(results._replace(rows=rows))
+    assert readme.with_section(text, section + readme.steps(steps)) != text
+    last = steps.rows[-1]
+    slower = {**last, "values": {name: 2 * value for name, value in last["values"].items()}}
+    other = readme.steps(steps._replace(rows=[*steps.rows[:-1], slower]))
+    assert readme.with_section(text, readme.section(results) + other) != text
+
+
+def test_table_of_steps_has_the_models_first_and_the_ratios(modules, steps):
+    lines = [line for line in modules.readme.steps(steps).splitlines() if line.startswith("|")]
+    cases = [line.split(" | ")[0].strip("| ") for line in lines[2:]]
+    sizes = ("1,024", "65,536", "4,194,304")
+    assert cases == [
+        "character GPT, a step",
+        "MLP, a step",
+        *(f"Dropout {what}, {n}" for n in sizes for what in ("forward", "forward and backward")),
+        "peak memory, 33,554,432",
+    ]
+    rows = [
+        {"part": "gpt", "case": "a", "unit": "us", "values": {"p=0": 7, "fastdrop": 940, "torch.nn": 2350}}
+    ]
+    written = modules.readme.steps(steps._replace(rows=rows))
+    assert "| a | 7 us | 940 us | 2.4 ms | 2.5 |" in written
 
 
 def test_table_is_one_markdown_table_of_every_contender(modules, results):

@@ -20,6 +20,7 @@ KEY = fd.Key(42, 3)
 SHAPE = (7, 12, 10)
 CHUNKS = ((3, 1, 3), (5, 7), (10,))
 RATES = np.linspace(0, 1, 10)
+OTHER, BIAS = normal(*SHAPE, seed=1), normal(10, seed=2)
 
 # name, positional arguments after x, options
 CASES = {
@@ -42,7 +43,12 @@ CASES = {
     "drop_path": ("drop_path", (0.5, KEY), {}),
     "drop_path of a batch": ("drop_path", (0.5, KEY), {"mode": "batch"}),
     "drop_path_backward": ("drop_path_backward", (0.5, KEY), {}),
-}
+    "dropout_add": ("dropout_add", (OTHER, 0.3, KEY), {"shared_axes": 1}),
+    "dropout_add by rates": ("dropout_add", (OTHER, RATES, KEY), {}),
+    "bias_act_dropout": ("bias_act_dropout", (BIAS, 0.3, KEY), {"residual": OTHER}),
+    "bias_act_dropout by rates": ("bias_act_dropout", (BIAS, RATES, KEY), {"activation": "none"}),
+    "no bias": ("bias_act_dropout", (None, 0.3, KEY), {"activation": "silu", "shared_axes": 0}),
+} | {a: ("bias_act_dropout", (BIAS, 0.3, KEY), {"activation": a}) for a in ("gelu", "gelu_tanh")}
 cases = pytest.mark.parametrize("case", CASES)
 
 
@@ -107,6 +113,44 @@ def test_rates_in_other_chunks(chunks):
     assert same_bits(lazy.compute(scheduler="sync"), fd.dropout(x, rates, KEY))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_gradients_of_fused_passes(activation, dtype):
+    g, x, bias = (a.astype(dtype) for a in (normal(*SHAPE), OTHER, BIAS))
+    lazy = da.from_array(g, chunks=CHUNKS)
+    dx, dg = fdd.dropout_add_backward(lazy, 0.3, KEY, shared_axes=0)
+    assert dg is lazy
+    assert dx.name.startswith("dropout_add_backward")
+    assert same_bits(dx.compute(scheduler="sync"), fd.dropout_backward(g, 0.3, KEY, shared_axes=0))
+    options = {"activation": activation}
+    expected = fd.bias_act_dropout_backward(g, x, bias, 0.3, KEY, **options)
+    with dask.config.set(scheduler=refuse):
+        found = fdd.bias_act_dropout_backward(lazy, da.from_array(x, chunks=4), bias, 0.3, KEY, **options)
+    dx, dbias = dask.compute(*found, scheduler="sync")
+    assert found[0].chunks == CHUNKS
+    assert same_bits(dx, expected[0])
+    assert (dbias.dtype, found[1].dtype) == (dtype, dtype)
+    rounding = 84 * np.finfo(dtype).eps  # of sums of 84
+    np.testing.assert_allclose(dbias, expected[1], rtol=8 * np.finfo(dtype).eps, atol=rounding)
+    dx, none = fdd.bias_act_dropout_backward(lazy, x, None, 0.3, KEY, **options)
+    assert none is None
+    assert same_bits(
+        dx.compute(scheduler="sync"), fd.bias_act_dropout_backward(g, x, None, 0.3, KEY, **options)[0]
+    )
+
+
+def test_fused_passes_of_one_axis_and_other_chunks():
+    x = normal(50)
+    lazy = da.from_array(x, chunks=7)
+    bias = da.from_array(normal(50, seed=2), chunks=20)
+    expected = fd.bias_act_dropout(x, bias.compute(), 0.3, KEY, residual=x)
+    assert same_bits(
+        fdd.bias_act_dropout(lazy, bias, 0.3, KEY, residual=lazy.rechunk(11)).compute(), expected
+    )
+    found = dask.compute(*fdd.bias_act_dropout_backward(lazy, x, bias, 0.3, KEY))
+    assert all(map(same_bits, found, fd.bias_act_dropout_backward(x, x, bias.compute(), 0.3, KEY)))
+
+
 @pytest.mark.parametrize("chunks", ["auto", 5, CHUNKS])
 def test_keep_mask(chunks):
     for options in ({}, {"shared_axes": 1}):
@@ -136,7 +180,7 @@ def test_nothing_is_computed_early(case):
     with dask.config.set(scheduler=refuse):
         x = da.map_blocks(refuse, da.ones(SHAPE, chunks=CHUNKS), dtype=np.float32, meta=np.ones((0, 0, 0)))
         lazy = getattr(fdd, name)(x, *given_args, **options)
-        if name.startswith("dropout"):
+        if name in ("dropout", "dropout_backward"):
             getattr(fdd, name)(x, da.map_blocks(refuse, da.ones(10, chunks=5), dtype=float), KEY)
         fdd.keep_mask(SHAPE, 0.3, KEY, chunks=CHUNKS)
         with pytest.raises(AssertionError, match="computed early"):
@@ -249,6 +293,23 @@ def refused():
     yield "gaussian_noise", (x, -1.0, KEY), ValueError, "std must be finite and >= 0, got -1.0"
     yield "alpha_dropout", (x, RATES, KEY), TypeError, "p must be a real number"
     yield "alpha_dropout", (x.astype(complex), 0.3, KEY), TypeError, "alpha dropout needs real numbers"
+    yield "dropout_add", (x, x[1:], 0.3, KEY), ValueError, r"residual must have the shape \(7, 12, 10\), got"
+    yield "dropout_add", (x, OTHER, 0.3, KEY), ValueError, "residual must have x's dtype float64, got float32"
+    yield "bias_act_dropout", (x, x, 0.3, KEY), ValueError, r"bias must have the shape \(10,\), got \(7, 12"
+    yield (
+        "bias_act_dropout",
+        (x, BIAS[:9], 0.3, KEY),
+        ValueError,
+        r"bias must have the shape \(10,\), got \(9",
+    )
+    yield "bias_act_dropout", (x[0, 0, 0], None, 0.3, KEY), ValueError, "a bias needs x's last axis"
+    yield (
+        "bias_act_dropout",
+        (x.astype(complex), BIAS, 0.3, KEY),
+        TypeError,
+        "an activation needs real numbers",
+    )
+    yield "bias_act_dropout_backward", (x, x[0], BIAS, 0.3, KEY), ValueError, r"x must have the shape \(7, 12"
 
 
 @pytest.mark.parametrize(("name", "args", "error", "message"), list(refused()))

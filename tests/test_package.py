@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import fastdrop as fd
 
 OPTIONAL = {"torch", "dask", "autograd", "jax", "rich", "matplotlib", "scipy", "numba"}
@@ -27,6 +29,14 @@ def test_importing_loads_neither_numba_nor_an_optional_package():
     script = "import sys, fastdrop; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert not OPTIONAL & set(loaded.split())
+
+
+@pytest.mark.parametrize("name", ["torch", "dask", "autograd"])
+def test_without_its_package_an_integration_says_what_to_install(name):
+    script = f"import sys; sys.modules['{name}'] = None; import fastdrop.{name}"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert f"fastdrop.{name} needs {name}" in found.stderr
+    assert f"pip install 'fastdrop-numpy[{name}]'" in found.stderr
 
 
 def test_every_public_name_has_a_runnable_example():

@@ -70,6 +70,62 @@ def test_forward_and_backward_are_those_of_arrays_bit_for_bit(twin, dtype, p):
     assert same(x.grad, backward(to_array(g), p, KEY, **options))
 
 
+RATES = {
+    "features": np.linspace(0, 0.9, 7),
+    "samples": np.array([0.0, 0.3, 0.6]).reshape(3, 1, 1, 1),
+    "elements": np.resize(np.linspace(0, 0.9, 11), SHAPE).astype(np.float32),
+    "one": np.array(0.3),
+}
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+@pytest.mark.parametrize("rates", RATES)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_arrays_of_rates_are_those_of_arrays(rates, kind, layout):
+    array, p = RATES[rates], kind(RATES[rates])
+    x, r = (LAYOUTS[layout](normal(*SHAPE, seed=seed)).requires_grad_() for seed in range(2))
+    g = normal(*SHAPE, seed=3)
+    calls = [
+        (fdt.dropout(x, p, KEY), fd.dropout(to_array(x), array, KEY), fd.dropout),
+        (fdt.gaussian_dropout(x, p, KEY), fd.gaussian_dropout(to_array(x), array, KEY), fd.gaussian_dropout),
+        (fdt.dropout_add(x, r, p, KEY), fd.dropout_add(to_array(x), to_array(r), array, KEY), fd.dropout),
+        (
+            fdt.bias_act_dropout(x, None, p, KEY, activation="none"),
+            fd.dropout(to_array(x), array, KEY),
+            fd.dropout,
+        ),
+    ]
+    p[...] = 1  # what backward recomputes shall be of the rates as they were
+    for y, expected, backward in calls:
+        assert same(y, expected)
+        (dx,) = torch.autograd.grad(y, x, g)
+        assert same(dx, backward(to_array(g), array, KEY))
+
+
+def test_rates_by_sample_of_drop_path():
+    p = torch.tensor([0.0, 1.0, 0.0])[:, None]
+    assert torch.equal(fdt.drop_path(torch.ones(3, 2), p, KEY), torch.tensor([[1.0, 1], [0, 0], [1, 1]]))
+
+
+def test_arrays_of_rates_where_they_have_no_place():
+    x, p = normal(4), torch.full((4,), 0.3)
+    for function in (fdt.dropout, fdt.gaussian_dropout):
+        with pytest.raises(RuntimeError, match=r"requires grad. Use tensor.detach\(\)"):
+            function(x, p.clone().requires_grad_(), KEY)
+    for call in (
+        fdt.alpha_dropout,
+        lambda x, p, key: fdt.drop_block(x.view(1, 1, 2, 2), p, key, block_size=1),
+    ):
+        with pytest.raises(TypeError, match="p must be a real number"):
+            call(x, p, KEY)
+    with pytest.raises(ValueError, match=r"p must broadcast to the mask's shape \(4,\), got \(3,\)"):
+        fdt.dropout(x, p[:3], KEY)
+    with pytest.raises(ValueError, match=r"p must be in \[0, 1\], got 1.5"):
+        fdt.dropout(x, p + 1.2, KEY)
+    with pytest.raises(TypeError, match="masked array"):
+        fdt.dropout(x, np.ma.masked_equal(p.numpy(), 0), KEY)
+
+
 def test_everything_is_dropped_at_p_1():
     x = normal(5, 3).requires_grad_()
     for function in (fdt.dropout, fdt.alpha_dropout, fdt.drop_path):

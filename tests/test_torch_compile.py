@@ -51,6 +51,13 @@ def output_and_gradient(function, seed):
     return y, torch.autograd.grad((y * X).sum(), x)[0]
 
 
+def test_an_array_of_rates_is_refused_in_a_graph():
+    compiled = torch.compile(lambda x, p: fdt.dropout(x, p, KEY), backend="eager")
+    for p in (torch.full((5,), 0.3), torch.full((5,), 0.3).numpy()):
+        with pytest.raises(TypeError, match="p must be one number, got an array"):
+            compiled(X, p)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_modules_with_keys_give_what_they_give_in_eager_mode(backend):
     eager = model(rng=3)

@@ -51,19 +51,25 @@ def _residual(s: Given) -> Any:
     return torch.from_numpy(s.other)
 
 
-def _dask(name: str) -> Make:
-    """A call of a function of fastdrop.dask over four chunks, by dask's threads or none."""
+def _dask(call: Callable[[Any, Any, Given], Any]) -> Make:
+    """A call of call(fastdrop.dask, array, given) over four chunks, by dask's threads or none."""
 
     def forward(s: Given) -> Call:
-        called = getattr(_integration("dask"), name)
+        module = _integration("dask")
         import dask.array
 
-        lazy = called(dask.array.from_array(s.x, chunks=max(1, s.x.size // 4)), s.p, s.key)
+        chunks = (max(1, len(s.x) // 4), *s.x.shape[1:])
+        lazy = call(module, dask.array.from_array(s.x, chunks=chunks), s)
         threads = importlib.import_module("fastdrop").get_num_threads()
         scheduler = "synchronous" if threads == 1 else "threads"
-        return lambda: lazy.compute(scheduler=scheduler, num_workers=threads)
+        return lambda: dask.compute(lazy, scheduler=scheduler, num_workers=threads)
 
     return forward
+
+
+def _dask_of(name: str) -> Make:
+    """The same of a function of (x, p, key)."""
+    return _dask(lambda fdd, x, s: getattr(fdd, name)(x, s.p, s.key))
 
 
 CASES = [
@@ -80,8 +86,21 @@ CASES = [
     _module("AlphaDropout"),
     _module("DropPath", rows),
     *(
-        Case(f"dask__{name}", _dask(name), _dask(f"{name}_backward"), out=False)
+        Case(f"dask__{name}", _dask_of(name), _dask_of(f"{name}_backward"), out=False)
         for name in ("dropout", "gaussian_dropout", "alpha_dropout", "drop_path")
+    ),
+    Case(
+        "dask__dropout_add",
+        _dask(lambda fdd, x, s: fdd.dropout_add(x, s.other, s.p, s.key)),
+        _dask_of("dropout_add_backward"),
+        out=False,
+    ),
+    Case(
+        "dask__bias_act_dropout",
+        _dask(lambda fdd, x, s: fdd.bias_act_dropout(x, s.other[0], s.p, s.key)),
+        _dask(lambda fdd, x, s: fdd.bias_act_dropout_backward(x, s.x, s.other[0], s.p, s.key)),
+        rows,
+        out=False,
     ),
 ]
 globals().update(timed(CASES))
