@@ -21,7 +21,7 @@ ACTIVATIONS = _formulas.ACTIVATIONS
 PARALLEL_FROM = 1 << 22
 _FEW_PLANES = (1 << 28) - 1  # lower digits of a threshold, all 0 where at most four planes are drawn
 _PIECE = 1 << 19
-_BIG = 1 << 20  # elements below which neither threads nor the caches are thought of
+_BIG = 1 << 20  # elements below which neither threads nor writing past the caches is thought of
 # Of noise with a density, which takes longer for each: on two cores two threads took .71 of one's time at
 # this size with nothing in between, but 1.09 after a matrix product, whose threads keep spinning.
 _WORDS_PARALLEL_FROM = 1 << 20
@@ -118,7 +118,7 @@ def drop(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: 
     """
     size = x.size
     if size < _BIG:
-        _drop(x, y, size or 1, 0, start, threshold, scale, key, draw, _fetch(x))
+        _drop(x, y, size or 1, 0, start, threshold, scale, key, draw, _near_or_far(x))
         return
 
     def piece(at: int, end: int) -> None:
@@ -141,7 +141,7 @@ def drop_rows(
     draw: int,
 ) -> None:
     """As `drop` for each row of a length; the rows' first indices are a stride apart, both int64."""
-    _drop(x, y, length, stride, start, threshold, scale, key, draw, _fetch(x))
+    _drop(x, y, length, stride, start, threshold, scale, key, draw, _near_or_far(x))
 
 
 def _far(y: NDArray, place: int = 0, run: int = 16) -> int:
@@ -151,10 +151,10 @@ def _far(y: NDArray, place: int = 0, run: int = 16) -> int:
     """
     if y.nbytes >= STREAM_FROM and run % 16 == 0 and (y.ctypes.data - place * y.itemsize) % 16 == 0:
         return _kernels.PAST
-    return _fetch(y)
+    return _near_or_far(y)
 
 
-def _fetch(x: NDArray) -> int:
+def _near_or_far(x: NDArray) -> int:
     return _kernels.FAR if x.nbytes >= FETCH_FROM else _kernels.NEAR
 
 

@@ -139,6 +139,7 @@ def fetch_ahead(x, other, at, count):
 
 @njit(forceinline=True)
 def _fetch(x, other, place):
+    """Ask for the lines of one place, and once where both arrays are the same."""
     prefetch(x, place)
     if other.ctypes.data != x.ctypes.data:
         prefetch(other, place)
