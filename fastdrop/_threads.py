@@ -95,11 +95,17 @@ def alone() -> Iterator[None]:
         _alone.reset(token)
 
 
+def usable() -> int:
+    """How many threads a call of this one may use, itself among them."""
+    return 1 if _alone.get() else _count
+
+
 def share(task: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
     """Call the task on each piece, here and in those threads that wake up in time.
 
     A thread that comes late takes less or nothing, and is not waited for. One that works is, also through
-    interrupts: after the call nothing may write on.
+    interrupts: after the call nothing may write on. Nor does anything outlive it: a thread that frees an
+    array that is a tensor's, while the interpreter ends, ends the process.
     """
     todo = deque(pieces)
     begun: list[threading.Lock] = []
@@ -122,10 +128,10 @@ def share(task: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
             except BaseException as error:
                 errors.append(error)
 
-    count, interrupt = 1 if _alone.get() else _count, None
+    interrupt = None
     try:
         with suppress(RuntimeError):  # no thread can be started, as when the interpreter is ending
-            _ask(help, min(count, len(todo)) - 1)
+            _ask(help, min(usable(), len(todo)) - 1)
         work()
     finally:
         while True:  # not in a function of its own, which an interrupt could keep from being entered
@@ -134,6 +140,7 @@ def share(task: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
                 for working in begun:
                     with working:
                         pass
+                task = None  # type: ignore[assignment]
                 break
             except BaseException as error:
                 interrupt = error

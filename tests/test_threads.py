@@ -1,11 +1,13 @@
 """How big calls are shared, and that neither forks, interrupts nor the interpreter's end hurt."""
 
+import functools
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -90,6 +92,20 @@ def test_a_late_helper_beside_one_that_works_is_not_waited_for():
     assert not block.is_set()
     caller.cancel()
     block.set()
+
+
+@pytest.mark.usefixtures("threads_set_back")
+def test_a_late_helper_has_nothing_of_the_call_to_free(monkeypatch):
+    """PyTorch's tensors, freed by a thread as the interpreter ends, end the process with an error."""
+    fd.set_num_threads(2)
+    late = []
+    monkeypatch.setattr(_threads, "_ask", lambda help, count: late.append(help))
+    array = np.ones(3)
+    _threads.share(functools.partial(array.__setitem__, 1), range(3))
+    gone = weakref.ref(array)
+    del array
+    assert gone() is None
+    late.pop()()
 
 
 @pytest.mark.usefixtures("threads_set_back")
