@@ -11,7 +11,9 @@ from functools import cache
 from typing import Any
 
 from numba import config, njit
+from numba.core import sigutils
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.ccallback import CFunc
 
 
 def jit(kernel: Callable) -> Any:
@@ -19,11 +21,23 @@ def jit(kernel: Callable) -> Any:
     if config.DISABLE_JIT:
         raise RuntimeError("fastdrop has no form that Python itself could run; unset NUMBA_DISABLE_JIT")
     compiled = njit(kernel, nogil=True)
+    _keep(compiled, kernel)
+    return compiled
+
+
+def callback(kernel: Callable, signature: Any) -> CFunc:
+    """The kernel as machine code with an address, for C to call."""
+    compiled = CFunc(kernel, sigutils.normalize_signature(signature), {}, {})
+    _keep(compiled, kernel)
+    compiled.compile()
+    return compiled
+
+
+def _keep(compiled: Any, kernel: Callable) -> None:
     try:
         compiled._cache = _Cache(kernel)
     except (OSError, RuntimeError):  # no place on disk can be written
         _warn("no directory for them can be written")
-    return compiled
 
 
 @cache

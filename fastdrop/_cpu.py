@@ -35,7 +35,7 @@ def _stamp() -> int:
     return zlib.crc32(b"".join((here / f"{name}.py").read_bytes() for name in names.split()))
 
 
-_SOURCES = _stamp()
+SOURCES = _stamp()
 
 # A closure's variables are part of the key of Numba's cache, which stamps only this file. They are
 # constants to the compiler, which leaves out the branches that they don't take.
@@ -101,7 +101,7 @@ def _words_kernel(name: str, sources: int) -> Any:
     return jit(kernel)
 
 
-_drop, _drop_by = _drop_kernel(_SOURCES), _drop_by_kernel(_SOURCES)
+_drop, _drop_by = _drop_kernel(SOURCES), _drop_by_kernel(SOURCES)
 
 
 # Bytes of output from which lines are asked for ahead: in a training step they have left the nearest caches,
@@ -118,7 +118,7 @@ def drop(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: 
     """
     size = x.size
     if size < _BIG:
-        _drop(x, y, size or 1, 0, start, threshold, scale, key, draw, _near_or_far(x))
+        _drop(x, y, size or 1, 0, start, threshold, scale, key, draw, distance(x.nbytes))
         return
 
     def piece(at: int, end: int) -> None:
@@ -141,21 +141,24 @@ def drop_rows(
     draw: int,
 ) -> None:
     """As `drop` for each row of a length; the rows' first indices are a stride apart, both int64."""
-    _drop(x, y, length, stride, start, threshold, scale, key, draw, _near_or_far(x))
+    _drop(x, y, length, stride, start, threshold, scale, key, draw, distance(x.nbytes))
 
 
 def _far(y: NDArray, place: int = 0, run: int = 16) -> int:
-    """Where y and what goes into it lie.
+    """Their `distance`, where y is written in runs of so many bytes, and begins at a place in a tile."""
+    if y.nbytes < STREAM_FROM or run % 16:
+        return distance(y.nbytes)
+    return distance(y.nbytes, y.ctypes.data - place * y.itemsize)
 
-    Past the caches are written whole vectors only: runs of so many bytes, and y begins at a place in a tile.
+
+def distance(nbytes: int, address: int = 1) -> int:
+    """Where so many bytes of output, and of what goes into it, lie.
+
+    Past the caches are written whole vectors only; the output's first tile begins at the address.
     """
-    if y.nbytes >= STREAM_FROM and run % 16 == 0 and (y.ctypes.data - place * y.itemsize) % 16 == 0:
+    if nbytes >= STREAM_FROM and address % 16 == 0:
         return _kernels.PAST
-    return _near_or_far(y)
-
-
-def _near_or_far(x: NDArray) -> int:
-    return _kernels.FAR if x.nbytes >= FETCH_FROM else _kernels.NEAR
+    return _kernels.FAR if nbytes >= FETCH_FROM else _kernels.NEAR
 
 
 def _parallel_from(threshold: int) -> int:
@@ -217,7 +220,7 @@ def fused(
     Arrays are as in `drop`, and made of rows as in `drop_rows`. The bias has its own period, after
     which it goes on for another `TILE` elements; NO_CYCLE if it goes on as long as x.
     """
-    kernel = _fused_kernel(name, activation, False, _SOURCES)
+    kernel = _fused_kernel(name, activation, False, SOURCES)
 
     def piece(at: int, end: int) -> None:
         b, phase = (bias[at:end], 0) if period == NO_CYCLE else (bias, at % period)
@@ -246,7 +249,7 @@ def units(
     Arrays are as in `drop`, with the axes (outer, shared, inner), and factors are 1-D with the axes
     (outer, inner), of the type that x has in lanes.
     """
-    kernel = _fused_kernel(name, activation, True, _SOURCES)
+    kernel = _fused_kernel(name, activation, True, SOURCES)
     run = (shared if inner == 1 else inner) * y.itemsize
     far = _far(y, run=run)
     outer = factors.size // inner
@@ -276,7 +279,7 @@ def add_noise(
     draw: int,
 ) -> None:
     """A formula of `fastdrop._formulas` of x and its noise; arrays as in `drop_rows`."""
-    kernel = _words_kernel(name, _SOURCES)
+    kernel = _words_kernel(name, SOURCES)
     if stride or y.size < _WORDS_PARALLEL_FROM:
         kernel(x, y, length, stride, start, numbers, key, draw)
         return

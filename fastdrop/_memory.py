@@ -148,6 +148,16 @@ def store_where(typingctx, array, index, v, mask):
 
 
 @intrinsic
+def pointer(typingctx, address):
+    """An address as a pointer, as `numba.carray` and C functions take it."""
+
+    def codegen(context, builder, sig, args):
+        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(address), codegen
+
+
+@intrinsic
 def prefetch(typingctx, array, index):
     """Ask for the line of an element, to be read."""
 

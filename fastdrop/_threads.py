@@ -37,6 +37,7 @@ _asked: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 _helpers = 0  # threads that do what is asked for
 _lock = threading.Lock()
 _alone = ContextVar("alone", default=False)
+forked = False
 
 
 def get_num_threads() -> int:
@@ -169,8 +170,8 @@ def _serve(asked: SimpleQueue[Callable[[], None] | None]) -> None:
 
 def _forget() -> None:
     """A forked child has none of its parent's threads: it starts its own when it needs them."""
-    global _asked, _helpers, _lock
-    _asked, _helpers, _lock = SimpleQueue(), 0, threading.Lock()
+    global forked, _asked, _helpers, _lock
+    forked, _asked, _helpers, _lock = True, SimpleQueue(), 0, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

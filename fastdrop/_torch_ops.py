@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from functools import cache
+from types import ModuleType
 from typing import Any, SupportsIndex, TypeAlias
 
 import ml_dtypes
@@ -13,11 +16,13 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 import fastdrop as fd
+from fastdrop._forks import loading
 from fastdrop._rates import Rate
 from fastdrop.random import Key, as_key_or_seed, signed, stream
 
 Tensor: TypeAlias = torch.Tensor
 Numbers: TypeAlias = tuple[int, ...]  # shared axes, or what else a noise needs beside p and key
+Settings: TypeAlias = tuple[str, Any, Any, Numbers]  # a noise's name, p, key and numbers
 
 # Modules without a key of their own take random draws of one seed, of which a million calls have two alike
 # in one run of five. A random seed would cost more than the rest of a call, and so would the 512 Philox keys
@@ -52,6 +57,10 @@ _NOISES: dict[str, tuple[Callable[..., NDArray], str]] = {
 }
 
 
+def _of_gradient(settings: Settings) -> Settings:
+    return _NOISES[settings[0]][1], *settings[1:]
+
+
 def as_array(x: Tensor) -> NDArray:
     """The tensor's memory as an array."""
     if not x.is_cpu:
@@ -62,7 +71,7 @@ def as_array(x: Tensor) -> NDArray:
     if x.dtype in _DTYPES:
         return x.numpy(force=True)  # no copy, but of views that are still to be conjugated or negated
     if x.dtype is torch.bfloat16:
-        return x.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return x.view(torch.int16).numpy(force=True).view(ml_dtypes.bfloat16)
     allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
     raise TypeError(f"dropout needs {allowed}, got {x.dtype}; use x.float()")
 
@@ -74,19 +83,34 @@ def as_tensor(x: NDArray) -> Tensor:
     return torch.from_numpy(x)
 
 
+@cache
+def _team() -> ModuleType:
+    """What drops the elements of tensors that lie in C order."""
+    with loading:
+        from fastdrop import _torch_team
+
+    return _torch_team
+
+
 def _run(x: Tensor, name: str, p: float, key: Any, numbers: Numbers, inplace: bool = False) -> Tensor:
     """A noise of a tensor, without autograd: a new one of x's memory format, or x itself."""
+    if x.layout is not torch.strided or x.is_nested:
+        kind = "a nested one; use x.unbind()" if x.is_nested else f"{x.layout}; use x.to_dense()"
+        raise TypeError(f"dropout needs a dense tensor, got {kind}")
+    contiguous = x.is_contiguous()
+    if contiguous and name == "dropout" and not numbers:
+        done = _team().dropout(x, p, key, inplace)
+        if done is not None:
+            return done
     if inplace:
         return _run_in_place(x, name, p, key, numbers)
-    if x.is_contiguous():
+    if contiguous:
         return as_tensor(_NOISES[name][0](as_array(x), p, key, numbers, None))
-    if x.layout is not torch.strided:
-        raise TypeError(f"dropout needs a dense tensor, got {x.layout}; use x.to_dense()")
     y = torch.empty_like(x)
     if y.is_contiguous():
-        return _run_in_place(y.copy_(x), name, p, key, numbers)
+        return _run(y.copy_(x), name, p, key, numbers, True)
     # PyTorch's copies between memory formats are faster than the buffer that arrays go through
-    return y.copy_(_run_in_place(x.resolve_conj().resolve_neg().contiguous(), name, p, key, numbers))
+    return y.copy_(_run(x.resolve_conj().resolve_neg().contiguous(), name, p, key, numbers, True))
 
 
 def _run_in_place(x: Tensor, name: str, p: float, key: Any, numbers: Numbers) -> Tensor:
@@ -101,19 +125,17 @@ class _Noise(torch.autograd.Function):
     """A noise that is linear, but for a constant, and keeps nothing of its input."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, name: str, p: float, key: Any, numbers: Numbers, inplace: bool = False
-    ) -> Tensor:
-        ctx.gradient = _NOISES[name][1], p, key, numbers
-        ctx.inplace = inplace
+    def forward(ctx: Any, x: Tensor, settings: Settings, inplace: bool = False) -> Tensor:
+        ctx.gradient, ctx.inplace = _of_gradient(settings), inplace
         if inplace:
             ctx.mark_dirty(x)
-        return _run(x, name, p, key, numbers, inplace)
+        return _run(x, *settings, inplace)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        call = _Noise.apply if torch.is_grad_enabled() or transformed() else _run
-        return call(g, *ctx.gradient), None, None, None, None, None
+        if torch.is_grad_enabled() or transformed():
+            return _Noise.apply(g, ctx.gradient), None, None
+        return _run(g, *ctx.gradient), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
@@ -129,20 +151,19 @@ class _TransformedNoise(_Noise):
     """The same as torch.func wants it, which takes longer to call."""
 
     @staticmethod
-    def forward(x: Tensor, name: str, p: float, key: Any, numbers: Numbers) -> Tensor:  # type: ignore[override]
-        return _run(x, name, p, key, numbers)
+    def forward(x: Tensor, settings: Settings) -> Tensor:  # type: ignore[override]
+        return _run(x, *settings)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, name, p, key, numbers = inputs
-        ctx.gradient, ctx.inplace = (_NOISES[name][1], p, key, numbers), False
+        ctx.gradient, ctx.inplace = _of_gradient(inputs[1]), False
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return noise(g, *ctx.gradient), None, None, None, None
+        return noise(g, *ctx.gradient), None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, *settings: Any) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, settings: Settings) -> tuple[Tensor, int]:
         return torch.stack([noise(part, *settings) for part in x.unbind(in_dims[0])]), 0
 
 
@@ -250,22 +271,31 @@ def plain_key(key: Any) -> Any:
 
 def plain_rate(p: Any) -> Any:
     """The rate as functions of arrays take it; an array of them copied, to be the same in backward."""
+    if type(p) is float:  # the usual case first
+        return p
     given = p.numpy() if isinstance(p, torch.Tensor) else p
     return given.copy() if isinstance(given, np.ndarray) else given
 
 
 def random_key() -> Key:
     """A key from torch's generator, over which torch.manual_seed and checkpoint rule."""
-    return Key(_SEED, int(_random_draw(())))
+    return Key(_SEED, _own.draw.random_(_DRAWS).item())
 
 
 def random_key_tensor() -> Tensor:
     """As `random_key`, for a graph of torch.compile."""
-    return functional.pad(_random_draw((1,)), (0, 1), value=_SEED)
+    return functional.pad(torch.randint(_DRAWS, (1,), device=_CPU), (0, 1), value=_SEED)
 
 
-def _random_draw(shape: tuple[int, ...]) -> Tensor:
-    return torch.randint(_DRAWS, shape, device=_CPU)
+class _Own(threading.local):
+    """A thread's own tensor, to draw into: a new one for each draw takes twice as long."""
+
+    def __init__(self) -> None:
+        with torch.inference_mode(False):
+            self.draw = torch.empty((), dtype=torch.int64, device=_CPU)
+
+
+_own = _Own()
 
 
 def traced(x: Tensor) -> bool:
@@ -295,9 +325,9 @@ def noise(
         held = key if isinstance(key, torch.Tensor) else key_tensor(key)
         y = _op(x, held, name, p, numbers)
     elif torch._C._are_functorch_transforms_active():
-        y = _TransformedNoise.apply(x, name, plain_rate(p), plain_key(key), numbers)
+        y = _TransformedNoise.apply(x, (name, plain_rate(p), plain_key(key), numbers))
     elif inplace or (x.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0:
-        y = _in_graph(x, name, plain_rate(p), plain_key(key), numbers, inplace)
+        y = _in_graph(x, (name, plain_rate(p), plain_key(key), numbers), inplace)
         return x if inplace else y
     else:
         return _run(x, name, plain_rate(p), plain_key(key), numbers)

@@ -5,9 +5,11 @@ Functions take a key, as fastdrop's own do. A module takes its keys from torch's
 the draws of a key of its own: checkpoint then needs `checkpoint_contexts`, and in the workers of a
 DataLoader, which all begin with the same count, each wants another key: `module.key = key.fold_in(worker)`.
 
-Only CPU tensors are taken. Autograd keeps the key and nothing of the mask. `torch.compile` sees one
-operator, ``fastdrop::noise``. What a compiler makes of torch's generator is its own affair: compiled
-masks are the eager ones for modules with `rng`, and for others with the backends "eager" and "aot_eager".
+Only CPU tensors are taken. Autograd keeps the key and nothing of the mask. Element-wise dropout runs in
+PyTorch's own threads, as many as `torch.set_num_threads` and `fastdrop.set_num_threads` both allow.
+`torch.compile` sees one operator, ``fastdrop::noise``. What a compiler makes of torch's generator is its
+own affair: compiled masks are the eager ones for modules with `rng`, and for others with the backends
+"eager" and "aot_eager".
 """
 
 from __future__ import annotations

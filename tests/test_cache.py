@@ -78,6 +78,21 @@ def test_no_changed_bit_of_the_code_is_run(directory):
         hits(compiled(), 1)
 
 
+def test_callbacks_are_kept_too(directory):
+    def double():
+        def kernel(x):
+            return x + x
+
+        found = _cache.callback(kernel, numba.float64(numba.float64))
+        assert found.ctypes(1.5) == 3
+        return found.cache_hits
+
+    assert [double() for _ in range(2)] == [0, 1]
+    (path,) = directory.rglob("*.nbc")
+    path.write_bytes(path.read_bytes()[:-9])
+    assert [double() for _ in range(2)] == [0, 1]
+
+
 def test_code_of_another_signature_is_not_run(directory):
     """Numba's files are so after two processes compiled at once, and it would run the one for the other."""
     hits(compiled(), 1)

@@ -1,0 +1,114 @@
+"""Dropout of tensors by their addresses, shared with the threads of PyTorch's own operations.
+
+Those wait for more work in a busy loop: they begin within a microsecond, where threads of our own would have
+to be woken, on cores that these hold. Imported at first use, since it imports Numba.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import torch
+from numba import carray, njit, types
+
+from fastdrop import _cpu, _formulas, _kernels, _threads
+from fastdrop._cache import callback, jit
+from fastdrop._memory import pointer
+from fastdrop._rates import FULL, rate
+from fastdrop.random import TILE, stream
+
+_REALS = {torch.float32: np.float32, torch.float64: np.float64}
+_ELEMENTS = _REALS | {torch.float16: np.int16, torch.bfloat16: np.uint16}  # as kernels take them
+# Elements from which PyTorch shares its operations too, and which make a thread worth its start.
+_SHARED_FROM, _PIECE = 1 << 15, 1 << 14
+_HUGE = 1 << 22  # bytes
+
+_INTEGERS = "x", "y", "size", "threshold", "key", "draw", "far", "threads"
+_JOB = np.dtype([(name, np.int64) for name in _INTEGERS] + [("scale", np.float64)])
+_TILE, _NO_FLAGS = np.int64(TILE), np.uint32(0)
+
+
+def _openmp(name: str, result: types.Type, *arguments: types.Type) -> types.ExternalFunction:
+    """A function of the library that gives PyTorch its threads."""
+    found = ctypes.CDLL(torch._C.__file__)[name]  # which looks through all that this one needs
+    llvm.add_symbol(f"fastdrop_{name}", ctypes.cast(found, ctypes.c_void_p).value)
+    return types.ExternalFunction(f"fastdrop_{name}", result(*arguments))
+
+
+try:
+    _in_each_thread = _openmp("GOMP_parallel", types.void, types.voidptr, types.voidptr, *2 * [types.uint32])
+    _number = _openmp("omp_get_thread_num", types.int32)
+    _count = _openmp("omp_get_num_threads", types.int32)
+except (OSError, AttributeError):  # another system's OpenMP
+    _ELEMENTS.clear()
+
+
+@njit(forceinline=True)
+def _part(job, x, y, number, count):
+    """A thread's tiles: neighbours, as in PyTorch's operations, which leave them in its caches."""
+    threads, tiles = min(count, job.threads), (job.size + _TILE - 1) // _TILE
+    at, end = tiles * number // threads * _TILE, min(tiles * (number + 1) // threads * _TILE, job.size)
+    if at < end:
+        x, y, layout = x[at:end], y[at:end], (_cpu.NO_CYCLE, 0, end - at, 0, at)
+        draws = job.threshold, job.scale, job.key, job.draw
+        _kernels.elements(_formulas.drop, x, x, x, y, layout, draws, 0, job.far)
+
+
+@cache
+def _compiled(dtype: torch.dtype, sources: int) -> tuple[Any, int | None]:
+    """Dropout in a team of threads, and the address of what each of them calls."""
+    elements = _ELEMENTS[dtype]
+
+    def work(data):
+        _ = sources
+        job = carray(data, 1, _JOB)[0]
+        x, y = carray(pointer(job.x), job.size, elements), carray(pointer(job.y), job.size, elements)
+        _part(job, x, y, np.int64(_number()), np.int64(_count()))
+
+    def drop(work, x, y, size, threshold, scale, key, draw, far, threads, team):
+        _ = sources
+        jobs = np.empty(1, _JOB)
+        job = jobs[0]
+        job.x, job.y, job.size, job.far, job.threads = x, y, size, far, threads
+        job.threshold, job.scale, job.key, job.draw = threshold, scale, key, draw
+        if threads > 1:
+            _in_each_thread(pointer(work), pointer(jobs.ctypes.data), np.uint32(team), _NO_FLAGS)
+        else:
+            a, b = carray(pointer(x), size, elements), carray(pointer(y), size, elements)
+            _part(job, a, b, 0, 1)
+        return jobs.size  # so that they live until here
+
+    return jit(drop), callback(work, types.void(types.voidptr)).address
+
+
+def dropout(x: torch.Tensor, p: Any, key: Any, inplace: bool) -> torch.Tensor | None:
+    """Dropout of a contiguous tensor's elements, into a new one or x; None where that is not for here."""
+    dtype = x.dtype
+    if dtype not in _ELEMENTS or not x.is_cpu or x.is_neg() or not isinstance(p, float):
+        return None
+    address, size = x.data_ptr(), x.numel()
+    if not address or address % x.itemsize:  # nothing in memory, as also where zeros are none
+        return None
+    threshold, scale = rate(p)
+    if not 0 < threshold < FULL:
+        return None
+    y = x if inplace else _empty_like(x)
+    target, team, threads = y.data_ptr(), 1, 1
+    if size >= _SHARED_FROM and not _threads.forked:  # a child would wait for its parent's threads
+        team = torch.get_num_threads()
+        threads = min(team, _threads.usable(), size // _PIECE)
+    kernel, work = _compiled(dtype, _cpu.SOURCES)
+    far = _cpu.distance(x.nbytes, target)
+    kernel(work, address, target, size, threshold, scale, *stream(key), far, threads, team)
+    return y
+
+
+def _empty_like(x: torch.Tensor) -> torch.Tensor:
+    """A new tensor; NumPy asks for huge pages, which big ones fill several times faster."""
+    if x.nbytes < _HUGE or x.dtype not in _REALS:
+        return torch.empty_like(x)
+    return torch.from_numpy(np.empty(x.shape, _ELEMENTS[x.dtype]))
