@@ -21,8 +21,12 @@ from fastdrop._memory import pointer
 from fastdrop._rates import FULL, rate
 from fastdrop.random import TILE, stream
 
-_REALS = {torch.float32: np.float32, torch.float64: np.float64}
-_ELEMENTS = _REALS | {torch.float16: np.int16, torch.bfloat16: np.uint16}  # as kernels take them
+_ELEMENTS = {  # as kernels take them
+    torch.float16: np.int16,
+    torch.bfloat16: np.uint16,
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+}
 # Elements from which PyTorch shares its operations too, and which make a thread worth its start.
 _SHARED_FROM, _PIECE = 1 << 15, 1 << 14
 _HUGE = 1 << 22  # bytes
@@ -109,6 +113,7 @@ def dropout(x: torch.Tensor, p: Any, key: Any, inplace: bool) -> torch.Tensor | 
 
 def _empty_like(x: torch.Tensor) -> torch.Tensor:
     """A new tensor; NumPy asks for huge pages, which big ones fill several times faster."""
-    if x.nbytes < _HUGE or x.dtype not in _REALS:
+    if x.nbytes < _HUGE:
         return torch.empty_like(x)
-    return torch.from_numpy(np.empty(x.shape, _ELEMENTS[x.dtype]))
+    y = torch.from_numpy(np.empty(x.shape, _ELEMENTS[x.dtype]))
+    return y if y.dtype is x.dtype else y.view(x.dtype)

@@ -121,6 +121,14 @@ def test_a_view_yet_to_be_negated():
     assert torch.equal(fdt.dropout(x, 0.5, KEY), fdt.dropout(x.resolve_neg(), 0.5, KEY))
 
 
+@pytest.mark.parametrize("size", [1000, (1 << 22) + 1029])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_comes_out_may_be_changed_in_place(dtype, size):
+    x = torch.ones(size, dtype=dtype, requires_grad=True)
+    fdt.dropout(x, 0.5, KEY).mul_(2).sum().backward()
+    assert same(x.grad, fd.dropout(to_array(2 * x), 0.5, KEY))
+
+
 def test_a_copy_on_write_leaves_what_it_was_copied_from():
     x = torch.ones(100)
     y = torch._lazy_clone(x)
