@@ -57,27 +57,28 @@ def forward_and_backward(module: nn.Module, size: int) -> Step:
 class Attention(nn.Module):
     """Causal self-attention that drops its probabilities by a module."""
 
-    def __init__(self, width: int, heads: int, p: float) -> None:
+    def __init__(self, width: int, heads: int, length: int, p: float) -> None:
         super().__init__()
         self.heads = heads
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.drop = nn.Dropout(p)
+        self.register_buffer("future", torch.full((length, length), -torch.inf).triu(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n, t, width = x.shape
-        q, k, v = self.qkv(x).view(n, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        future = torch.ones(t, t, dtype=torch.bool).triu(1)
-        scores = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).masked_fill(future, -torch.inf)
+        size = width // self.heads  # of a head
+        q, k, v = self.qkv(x).view(n, t, 3, self.heads, size).permute(2, 0, 3, 1, 4).flatten(1, 2)
+        scores = torch.baddbmm(self.future, q, k.transpose(1, 2), alpha=size**-0.5)
         y = self.drop(scores.softmax(-1)) @ v
-        return self.project(y.transpose(1, 2).reshape(n, t, width))
+        return self.project(y.view(n, self.heads, t, size).transpose(1, 2).reshape(n, t, width))
 
 
 class Block(nn.Module):
     """A transformer's block, normalised first, with dropout before each sum."""
 
-    def __init__(self, width: int, heads: int, p: float) -> None:
+    def __init__(self, width: int, heads: int, length: int, p: float) -> None:
         super().__init__()
-        attention = Attention(width, heads, p)
+        attention = Attention(width, heads, length, p)
         self.attend = nn.Sequential(nn.LayerNorm(width), attention, nn.Dropout(p))
         inner = nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         self.think = nn.Sequential(nn.LayerNorm(width), *inner, nn.Dropout(p))
@@ -93,7 +94,7 @@ class CharacterGPT(nn.Module):
     def __init__(self, layers: int, width: int, heads: int, length: int, characters: int, p: float) -> None:
         super().__init__()
         self.embed, self.place = nn.Embedding(characters, width), nn.Embedding(length, width)
-        blocks = (Block(width, heads, p) for _ in range(layers))
+        blocks = (Block(width, heads, length, p) for _ in range(layers))
         self.body = nn.Sequential(nn.Dropout(p), *blocks, nn.LayerNorm(width))
         self.head = nn.Linear(width, characters)
 
