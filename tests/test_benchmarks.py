@@ -52,7 +52,7 @@ def test_torch_steps_also_as_plain_data(monkeypatch, capsys):
     assert (data["rounds"], data["machine"]["threads"]) == (1, 1)
     cases = [row["case"] for row in data["results"]]
     assert len(cases) == len(set(cases)) == printed.err.count("\n")
-    assert [row["part"] for row in data["results"]] == ["calls", "calls", "gpt", "mlp", "memory"]
+    assert [row["part"] for row in data["results"]] == ["gpt", "mlp", "calls", "calls", "memory"]
     for row in data["results"]:
         assert set(row["values"]) == {"p=0", "fastdrop", "torch.nn"}
         assert min(row["values"].values()) > 0
