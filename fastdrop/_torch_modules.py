@@ -55,6 +55,14 @@ class Dropout(NoiseModule, torch.nn.Dropout):
     Dropout(p=0.5, inplace=False, rng=Key(42, draw=1))
     """
 
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the input with its noise in training, and itself in evaluation."""
+        if self.training and self._key is None and not self.inplace:
+            y = ops.dropped_at_random(input, self.p)
+            if y is not None:
+                return y
+        return super().forward(input)
+
 
 class _ChannelDropout(NoiseModule):
     """One draw for each sample and channel."""

@@ -18,7 +18,7 @@ from torch.nn import functional
 import fastdrop as fd
 from fastdrop._forks import loading
 from fastdrop._rates import Rate
-from fastdrop.random import Key, as_key_or_seed, signed, stream
+from fastdrop.random import Key, as_key_or_seed, signed, stream, words
 
 Tensor: TypeAlias = torch.Tensor
 Numbers: TypeAlias = tuple[int, ...]  # shared axes, or what else a noise needs beside p and key
@@ -94,17 +94,15 @@ def _team() -> ModuleType:
 
 def _run(x: Tensor, name: str, p: float, key: Any, numbers: Numbers, inplace: bool = False) -> Tensor:
     """A noise of a tensor, without autograd: a new one of x's memory format, or x itself."""
+    team = _team()
+    if name == "dropout" and not numbers and (found := team.drawn(p)) and team.takes(x):
+        return team.dropout(x, (*found, *stream(key)), inplace)
     if x.layout is not torch.strided or x.is_nested:
         kind = "a nested one; use x.unbind()" if x.is_nested else f"{x.layout}; use x.to_dense()"
         raise TypeError(f"dropout needs a dense tensor, got {kind}")
-    contiguous = x.is_contiguous()
-    if contiguous and name == "dropout" and not numbers:
-        done = _team().dropout(x, p, key, inplace)
-        if done is not None:
-            return done
     if inplace:
         return _run_in_place(x, name, p, key, numbers)
-    if contiguous:
+    if x.is_contiguous():
         return as_tensor(_NOISES[name][0](as_array(x), p, key, numbers, None))
     y = torch.empty_like(x)
     if y.is_contiguous():
@@ -145,6 +143,40 @@ class _Noise(torch.autograd.Function):
 
 # without what torch.func needs of apply, which is a third of its time
 _in_graph = super(torch.autograd.Function, _Noise).apply
+
+
+class _AtRandom(torch.autograd.Function):
+    """Dropout by a random draw, in few steps: these cost what the elements of a small tensor do."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float, draw: int, numbers: tuple[int, float, int, int]) -> Tensor:
+        ctx.settings = p, draw, numbers
+        return _team().dropout(x, numbers)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        p, draw, numbers = ctx.settings
+        team = _team()
+        if torch.is_grad_enabled() or transformed() or not team.takes(g):
+            return noise(g, "dropout", p, Key(_SEED, draw)), None, None, None
+        return team.dropout(g, numbers), None, None, None
+
+
+_at_random = super(torch.autograd.Function, _AtRandom).apply
+
+
+def dropped_at_random(x: Tensor, p: float) -> Tensor | None:
+    """`noise` of the name dropout by a `random_key`, in fewer steps; None where it takes those."""
+    if traced(x) or transformed():
+        return None
+    team = _team()
+    if not (found := team.drawn(p)) or not team.takes(x):
+        return None
+    draw = _random_draw()
+    numbers = *found, *words(_SEED, draw)
+    if x.requires_grad and torch.is_grad_enabled():
+        return _at_random(x, p, draw, numbers)
+    return team.dropout(x, numbers)
 
 
 class _TransformedNoise(_Noise):
@@ -279,7 +311,7 @@ def plain_rate(p: Any) -> Any:
 
 def random_key() -> Key:
     """A key from torch's generator, over which torch.manual_seed and checkpoint rule."""
-    return Key(_SEED, _own.draw.random_(_DRAWS).item())
+    return Key(_SEED, _random_draw())
 
 
 def random_key_tensor() -> Tensor:
@@ -296,6 +328,10 @@ class _Own(threading.local):
 
 
 _own = _Own()
+
+
+def _random_draw() -> int:
+    return _own.draw.random_(_DRAWS).item()
 
 
 def traced(x: Tensor) -> bool:

@@ -19,7 +19,7 @@ from fastdrop import _cpu, _formulas, _kernels, _threads
 from fastdrop._cache import callback, jit
 from fastdrop._memory import pointer
 from fastdrop._rates import FULL, rate
-from fastdrop.random import TILE, stream
+from fastdrop.random import TILE
 
 _ELEMENTS = {  # as kernels take them
     torch.float16: np.int16,
@@ -89,31 +89,39 @@ def _compiled(dtype: torch.dtype, sources: int) -> tuple[Any, int | None]:
     return jit(drop), callback(work, types.void(types.voidptr)).address
 
 
-def dropout(x: torch.Tensor, p: Any, key: Any, inplace: bool) -> torch.Tensor | None:
-    """Dropout of a contiguous tensor's elements, into a new one or x; None where that is not for here."""
-    dtype = x.dtype
-    if dtype not in _ELEMENTS or not x.is_cpu or x.is_neg() or not isinstance(p, float):
+def drawn(p: Any) -> tuple[int, float] | None:
+    """Threshold and scale of a scalar rate, if it wants draws at all."""
+    if not isinstance(p, float):
         return None
-    address, size = x.data_ptr(), x.numel()
-    if not address or address % x.itemsize:  # nothing in memory, as also where zeros are none
-        return None
-    threshold, scale = rate(p)
-    if not 0 < threshold < FULL:
-        return None
-    y = x if inplace else _empty_like(x)
-    target, team, threads = y.data_ptr(), 1, 1
+    found = rate(p)
+    return found if 0 < found[0] < FULL else None
+
+
+def takes(x: torch.Tensor) -> bool:
+    """Whether a tensor's elements are numbers of this module's in C order, in memory."""
+    try:
+        if x.dtype not in _ELEMENTS or not x.is_cpu or x.is_nested or not x.is_contiguous() or x.is_neg():
+            return False
+        address = x.data_ptr()  # zero where nothing is in memory, as where zeros are none
+        return address > 0 and address % x.itemsize == 0
+    except RuntimeError:  # a layout without an address, or an order
+        return False
+
+
+def dropout(x: torch.Tensor, numbers: tuple[int, float, int, int], inplace: bool = False) -> torch.Tensor:
+    """Dropout of what `takes` takes, into a new tensor or x: by threshold, scale, Philox key and draw."""
+    nbytes = x.nbytes
+    y = x if inplace else torch.empty_like(x) if nbytes < _HUGE else _huge_like(x)
+    size, address, team, threads = x.numel(), y.data_ptr(), 1, 1
     if size >= _SHARED_FROM and not _threads.forked:  # a child would wait for its parent's threads
         team = torch.get_num_threads()
         threads = min(team, _threads.usable(), size // _PIECE)
-    kernel, work = _compiled(dtype, _cpu.SOURCES)
-    far = _cpu.distance(x.nbytes, target)
-    kernel(work, address, target, size, threshold, scale, *stream(key), far, threads, team)
+    kernel, work = _compiled(x.dtype, _cpu.SOURCES)
+    kernel(work, x.data_ptr(), address, size, *numbers, _cpu.distance(nbytes, address), threads, team)
     return y
 
 
-def _empty_like(x: torch.Tensor) -> torch.Tensor:
-    """A new tensor; NumPy asks for huge pages, which big ones fill several times faster."""
-    if x.nbytes < _HUGE:
-        return torch.empty_like(x)
+def _huge_like(x: torch.Tensor) -> torch.Tensor:
+    """A new tensor by NumPy, which asks for huge pages: big ones are filled several times faster."""
     y = torch.from_numpy(np.empty(x.shape, _ELEMENTS[x.dtype]))
     return y if y.dtype is x.dtype else y.view(x.dtype)

@@ -186,10 +186,14 @@ def stream(key: Key | SupportsIndex) -> tuple[int, int]:
     """The Philox key (as int64) of a key or an int seed; counter word 3, and above it the mirror."""
     if type(key) is not Key:
         key = as_key_or_seed(key)
-    draw = key.draw
+    return words(key.seed, key.draw)
+
+
+def words(seed: int, draw: int) -> tuple[int, int]:
+    """The same of a key's numbers."""
     if draw < _MIRROR:  # the usual case first
-        return _philox_key(key.seed, draw >> 32), draw & 0xFFFFFFFF
-    return _philox_key(key.seed, (draw ^ _MIRROR) >> 32), draw & 0xFFFFFFFF | 1 << MIRROR_SHIFT
+        return _philox_key(seed, draw >> 32), draw & 0xFFFFFFFF
+    return _philox_key(seed, (draw ^ _MIRROR) >> 32), draw & 0xFFFFFFFF | 1 << MIRROR_SHIFT
 
 
 def as_key_or_seed(key: object) -> Key:

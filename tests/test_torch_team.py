@@ -17,6 +17,7 @@ from test_torch import normal, same, to_array  # noqa: E402
 import fastdrop as fd  # noqa: E402
 import fastdrop.torch as fdt  # noqa: E402
 from fastdrop import _reference, _threads, _torch_team  # noqa: E402
+from fastdrop._torch_ops import random_key  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not _torch_team._ELEMENTS, reason="this PyTorch has no GNU OpenMP")
 KEY = fd.Key(42, draw=7)
@@ -241,3 +242,60 @@ def test_nothing_beyond_a_tensor_is_touched():
     found = run(GUARDED)
     assert (found.returncode, found.stderr) == (0, "")
     assert int(found.stdout.split()[0]) == 3 * 4 * 2 * 2 * 35
+
+
+def seeded(call):
+    torch.manual_seed(5)
+    return call()
+
+
+INPUTS = {
+    "in C order": lambda dtype: normal(33, 1100, dtype=dtype),
+    "transposed": lambda dtype: normal(1100, 33, dtype=dtype).T,
+    "complex": lambda _: normal(33, 1100, dtype=torch.complex64),
+    "empty": lambda dtype: torch.ones(0, 3, dtype=dtype),
+}
+GRADIENTS = {
+    "its own": lambda y: normal(*y.shape, dtype=y.dtype, seed=1),
+    "transposed": lambda y: normal(*y.shape[::-1], dtype=y.dtype, seed=1).T,
+    "of a sum": lambda y: torch.ones((), dtype=y.dtype).expand_as(y),
+}
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("input", INPUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_a_module_does_what_the_function_does_by_a_key_from_torchs_generator(dtype, input, gradient, p):
+    x = INPUTS[input](dtype).requires_grad_()
+    key = seeded(random_key)
+    after = torch.randint(1 << 40, ())
+    y, expected = seeded(lambda: fdt.Dropout(p)(x)), fdt.dropout(x, p, key)
+    assert torch.equal(torch.randint(1 << 40, ()), after)  # one draw was taken, whatever became of it
+    assert torch.equal(y, expected)
+    assert torch.equal(seeded(lambda: fdt.Dropout(p)(x.detach())), expected)
+    g = GRADIENTS[gradient](y.detach())
+    assert torch.equal(torch.autograd.grad(y, x, g)[0], torch.autograd.grad(expected, x, g)[0])
+
+
+def test_a_module_can_be_differentiated_twice():
+    x = normal(50, dtype=torch.float64).requires_grad_()
+    g = normal(50, dtype=torch.float64, seed=1).requires_grad_()
+    h = normal(50, dtype=torch.float64, seed=2)
+    drop = fdt.Dropout(0.3)
+    (dx,) = torch.autograd.grad(seeded(lambda: drop(x)), x, g, create_graph=True)
+    assert torch.equal(dx, seeded(lambda: drop(g)))
+    assert torch.equal(torch.autograd.grad(dx, g, h)[0], seeded(lambda: drop(h)))
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_threads_that_first_draw_in_any_mode_draw_on_in_others(inference):
+    def work():
+        with torch.inference_mode(inference):
+            fdt.Dropout()(torch.ones(5))
+        x = torch.ones(5, requires_grad=True)
+        fdt.Dropout()(x).sum().backward()
+        return x.grad is not None
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(work).result()
