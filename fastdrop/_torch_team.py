@@ -7,6 +7,7 @@ to be woken, on cores that these hold. Imported at first use, since it imports N
 from __future__ import annotations
 
 import ctypes
+import mmap
 from functools import cache
 from typing import Any
 
@@ -29,11 +30,12 @@ _ELEMENTS = {  # as kernels take them
 }
 # Elements from which PyTorch shares its operations too, and which make a thread worth its start.
 _SHARED_FROM, _PIECE = 1 << 15, 1 << 14
-_HUGE = 1 << 22  # bytes
+# Bytes from which Linux is asked for huge pages, as by NumPy: they fill fresh memory several times faster.
+_HUGE_FROM = 1 << 22
 
 _INTEGERS = "x", "y", "size", "threshold", "key", "draw", "far", "threads"
 _JOB = np.dtype([(name, np.int64) for name in _INTEGERS] + [("scale", np.float64)])
-_TILE, _NO_FLAGS = np.int64(TILE), np.uint32(0)
+_TILE, _PAGE, _NO_FLAGS = np.int64(TILE), mmap.PAGESIZE, np.uint32(0)
 
 
 def _openmp(name: str, result: types.Type, *arguments: types.Type) -> types.ExternalFunction:
@@ -47,7 +49,9 @@ try:
     _in_each_thread = _openmp("GOMP_parallel", types.void, types.voidptr, types.voidptr, *2 * [types.uint32])
     _number = _openmp("omp_get_thread_num", types.int32)
     _count = _openmp("omp_get_num_threads", types.int32)
-except (OSError, AttributeError):  # another system's OpenMP
+    _HUGE_PAGES = mmap.MADV_HUGEPAGE
+    _advise = types.ExternalFunction("madvise", types.int32(types.voidptr, types.uintp, types.int32))
+except (OSError, AttributeError):  # another system, or another OpenMP
     _ELEMENTS.clear()
 
 
@@ -65,7 +69,7 @@ def _part(job, x, y, number, count):
 @cache
 def _compiled(dtype: torch.dtype, sources: int) -> tuple[Any, int | None]:
     """Dropout in a team of threads, and the address of what each of them calls."""
-    elements = _ELEMENTS[dtype]
+    elements, itemsize = _ELEMENTS[dtype], dtype.itemsize
 
     def work(data):
         _ = sources
@@ -75,6 +79,10 @@ def _compiled(dtype: torch.dtype, sources: int) -> tuple[Any, int | None]:
 
     def drop(work, x, y, size, threshold, scale, key, draw, far, threads, team):
         _ = sources
+        nbytes = size * itemsize
+        if y != x and nbytes >= _HUGE_FROM:
+            rest = -y % _PAGE
+            _advise(pointer(y + rest), nbytes - rest, _HUGE_PAGES)
         jobs = np.empty(1, _JOB)
         job = jobs[0]
         job.x, job.y, job.size, job.far, job.threads = x, y, size, far, threads
@@ -111,7 +119,7 @@ def takes(x: torch.Tensor) -> bool:
 def dropout(x: torch.Tensor, numbers: tuple[int, float, int, int], inplace: bool = False) -> torch.Tensor:
     """Dropout of what `takes` takes, into a new tensor or x: by threshold, scale, Philox key and draw."""
     nbytes = x.nbytes
-    y = x if inplace else torch.empty_like(x) if nbytes < _HUGE else _huge_like(x)
+    y = x if inplace else torch.empty_like(x)
     size, address, team, threads = x.numel(), y.data_ptr(), 1, 1
     if size >= _SHARED_FROM and not _threads.forked:  # a child would wait for its parent's threads
         team = torch.get_num_threads()
@@ -119,9 +127,3 @@ def dropout(x: torch.Tensor, numbers: tuple[int, float, int, int], inplace: bool
     kernel, work = _compiled(x.dtype, _cpu.SOURCES)
     kernel(work, x.data_ptr(), address, size, *numbers, _cpu.distance(nbytes, address), threads, team)
     return y
-
-
-def _huge_like(x: torch.Tensor) -> torch.Tensor:
-    """A new tensor by NumPy, which asks for huge pages: big ones are filled several times faster."""
-    y = torch.from_numpy(np.empty(x.shape, _ELEMENTS[x.dtype]))
-    return y if y.dtype is x.dtype else y.view(x.dtype)
