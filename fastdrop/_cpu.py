@@ -31,7 +31,7 @@ NO_CYCLE = 1 << 62  # the period of a bias that goes on for as long as x
 
 def _stamp() -> int:
     here = Path(__file__).parent
-    names = "_by_element _formulas _halves _kernels _math _memory _philox _reals _simd _words random"
+    names = "_by_element _cpu _formulas _halves _kernels _math _memory _philox _reals _simd _words random"
     return zlib.crc32(b"".join((here / f"{name}.py").read_bytes() for name in names.split()))
 
 
@@ -154,7 +154,7 @@ def _far(y: NDArray, place: int = 0, run: int = 16) -> int:
 def distance(nbytes: int, address: int = 1) -> int:
     """Where so many bytes of output, and of what goes into it, lie.
 
-    Past the caches are written whole vectors only; the output's first tile begins at the address.
+    Past the caches are written whole vectors only; the address, if given, is that of the output's first tile.
     """
     if nbytes >= STREAM_FROM and address % 16 == 0:
         return _kernels.PAST

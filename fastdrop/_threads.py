@@ -37,7 +37,7 @@ _asked: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 _helpers = 0  # threads that do what is asked for
 _lock = threading.Lock()
 _alone = ContextVar("alone", default=False)
-forked = False
+forked = False  # whether this process is a child
 
 
 def get_num_threads() -> int:

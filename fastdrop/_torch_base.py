@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch.nn.modules.dropout import _DropoutNd
 
+from fastdrop import _torch_keys as keys
 from fastdrop import _torch_ops as ops
 from fastdrop._rates import rate
 from fastdrop.random import Key, Rng, as_key
@@ -35,11 +36,11 @@ class NoiseModule(_DropoutNd):
     @property
     def key(self) -> Key | None:
         """The key of the next training forward; None if it comes from torch's generator."""
-        return None if self._key is None else ops.key_of(self._key)
+        return None if self._key is None else keys.key_of(self._key)
 
     @key.setter
     def key(self, key: Rng) -> None:
-        self._key = None if key is None else ops.key_tensor(as_key(key))
+        self._key = None if key is None else keys.key_tensor(as_key(key))
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the input with its noise in training, and itself in evaluation."""
@@ -47,13 +48,13 @@ class NoiseModule(_DropoutNd):
             return input
         numbers = self._numbers(input)
         if self._key is None:
-            key = ops.random_key_tensor() if ops.traced(input) else ops.random_key()
+            key = keys.random_key_tensor() if ops.traced(input) else keys.random_key()
             return self._noised(input, key, numbers)
         if ops.traced(input):
-            return self._noised(input, ops.next_key(self._key), numbers)
+            return self._noised(input, keys.next_key(self._key), numbers)
         if not self.recomputing:
-            ops.refuse_recomputation()
-        y = self._noised(input, ops.key_of(self._key), numbers)
+            keys.refuse_recomputation()
+        y = self._noised(input, keys.key_of(self._key), numbers)
         self._key.numpy()[0] += 1
         return y
 

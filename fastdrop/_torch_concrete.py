@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import softplus
 
 import fastdrop as fd
+from fastdrop import _torch_keys as keys
 from fastdrop import _torch_ops as ops
 from fastdrop._torch_base import NoiseModule
 from fastdrop.concrete import checked_temperature
@@ -22,7 +23,7 @@ _SETTINGS = "Tensor logit, Tensor key, float temperature, int[] axes"
 @torch.library.custom_op("fastdrop::concrete", mutates_args=(), schema=f"(Tensor x, {_SETTINGS}) -> Tensor")
 def _concrete(x: Tensor, logit: Tensor, key: Tensor, temperature: float, axes: Sequence[int]) -> Tensor:
     options: dict[str, Any] = {"temperature": temperature, "shared_axes": tuple(axes)}
-    y = fd.concrete_dropout(ops.as_array(x), float(logit), ops.key_of(key), **options)
+    y = fd.concrete_dropout(ops.as_array(x), float(logit), keys.key_of(key), **options)
     return ops.as_tensor(y)
 
 
@@ -36,7 +37,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     options: dict[str, Any] = {"temperature": temperature, "shared_axes": tuple(axes)}
     arrays = ops.as_array(g), ops.as_array(x)
-    dx, slope = fd.concrete_dropout_backward(*arrays, float(logit), ops.key_of(key), **options)
+    dx, slope = fd.concrete_dropout_backward(*arrays, float(logit), keys.key_of(key), **options)
     return ops.as_tensor(dx), torch.full_like(logit, slope)
 
 
@@ -101,7 +102,7 @@ def concrete_dropout(
     >>> round(logit.grad.item(), 3)
     -0.096
     """
-    held = key if isinstance(key, torch.Tensor) else ops.key_tensor(key)
+    held = key if isinstance(key, torch.Tensor) else keys.key_tensor(key)
     y: Tensor = _concrete(x, logit, held, float(temperature), ops.axes_of(shared_axes))
     return y
 

@@ -11,13 +11,13 @@ from torch.nn import functional
 
 import fastdrop as fd
 from fastdrop._rates import Rate
+from fastdrop._torch_keys import plain_key
 from fastdrop._torch_ops import (
     Numbers,
     Tensor,
     as_array,
     as_tensor,
     noise,
-    plain_key,
     plain_rate,
     traced,
     transformed,

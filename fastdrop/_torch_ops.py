@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
@@ -13,25 +12,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.autograd import forward_ad
-from torch.nn import functional
 
 import fastdrop as fd
 from fastdrop._forks import loading
 from fastdrop._rates import Rate
-from fastdrop.random import Key, as_key_or_seed, signed, stream, words
+from fastdrop._torch_keys import SEED, key_of, key_tensor, plain_key, random_draw
+from fastdrop.random import Key, stream, words
 
 Tensor: TypeAlias = torch.Tensor
 Numbers: TypeAlias = tuple[int, ...]  # shared axes, or what else a noise needs beside p and key
 Settings: TypeAlias = tuple[str, Any, Any, Numbers]  # a noise's name, p, key and numbers
 
-# Modules without a key of their own take random draws of one seed, of which a million calls have two alike
-# in one run of five. A random seed would cost more than the rest of a call, and so would the 512 Philox keys
-# of these draws at their first use (.1 ms in a training step), but for the cache that is filled here.
-_SEED, _DRAWS = 0x746F726368, 1 << 41
-for _high in range(_DRAWS >> 32):
-    stream(Key(_SEED, _high << 32))
 _DTYPES = frozenset({torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128})
-_CPU = torch.device("cpu")
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
@@ -58,6 +50,7 @@ _NOISES: dict[str, tuple[Callable[..., NDArray], str]] = {
 
 
 def _of_gradient(settings: Settings) -> Settings:
+    """Those of the noise that the gradient has."""
     return _NOISES[settings[0]][1], *settings[1:]
 
 
@@ -158,7 +151,7 @@ class _AtRandom(torch.autograd.Function):
         p, draw, numbers = ctx.settings
         team = _team()
         if torch.is_grad_enabled() or transformed() or not team.takes(g):
-            return noise(g, "dropout", p, Key(_SEED, draw)), None, None, None
+            return noise(g, "dropout", p, Key(SEED, draw)), None, None, None
         return team.dropout(g, numbers), None, None, None
 
 
@@ -166,14 +159,14 @@ _at_random = super(torch.autograd.Function, _AtRandom).apply
 
 
 def dropped_at_random(x: Tensor, p: float) -> Tensor | None:
-    """`noise` of the name dropout by a `random_key`, in fewer steps; None where it takes those."""
+    """Dropout by a `random_key`, in fewer steps than by `noise`; None where that must do it."""
     if traced(x) or transformed():
         return None
     team = _team()
     if not (found := team.drawn(p)) or not team.takes(x):
         return None
-    draw = _random_draw()
-    numbers = *found, *words(_SEED, draw)
+    draw = random_draw()
+    numbers = *found, *words(SEED, draw)
     if x.requires_grad and torch.is_grad_enabled():
         return _at_random(x, p, draw, numbers)
     return team.dropout(x, numbers)
@@ -227,78 +220,9 @@ def _op_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
 _op.register_autograd(_op_backward, setup_context=_keep_settings)
 
 
-def key_tensor(key: Key | SupportsIndex) -> Tensor:
-    """Return the key as a tensor, which functions take too: in `torch.compile` it may change.
-
-    A Key or an int is a constant there: a graph is compiled for the first, and again for each other.
-
-    Parameters
-    ----------
-    key : Key or int
-        As for `fastdrop.dropout`.
-
-    Returns
-    -------
-    Tensor
-        1-D, of int64, on the CPU: the draw, then the seed's 64-bit words, low first.
-
-    Examples
-    --------
-    >>> import torch, fastdrop as fd, fastdrop.torch as fdt
-    >>> fdt.key_tensor(fd.Key(42, draw=7))
-    tensor([ 7, 42])
-    >>> fdt.dropout(torch.ones(6), 0.5, fdt.key_tensor(fd.Key(42)))
-    tensor([0., 0., 2., 2., 2., 2.])
-    """
-    key = as_key_or_seed(key)
-    seed, words = key.seed, []
-    while seed >= 1 << 63:
-        words.append(signed(seed))
-        seed >>= 64
-    return torch.tensor([signed(key.draw), *words, seed], dtype=torch.int64, device=_CPU)
-
-
-def key_of(tensor: Tensor) -> Key:
-    """The key that `key_tensor` was given."""
-    draw, *words = (word % (1 << 64) for word in tensor.tolist())
-    return Key(sum(word << 64 * place for place, word in enumerate(words)), draw)
-
-
-@torch.library.custom_op("fastdrop::next_key", mutates_args=("key",), schema="(Tensor(a!) key) -> Tensor")
-def next_key(key: Tensor) -> Tensor:
-    """The key as it is, before it is made that of the next draw.
-
-    An operator, since inductor would recompute a mere clone for the backward pass, of the next key.
-    """
-    refuse_recomputation()
-    now = key.clone()
-    key.numpy()[0] += 1
-    return now
-
-
-@next_key.register_fake
-def _(key: Tensor) -> Tensor:
-    return torch.empty_like(key)
-
-
-def refuse_recomputation() -> None:
-    """Raise in a backward pass, where only checkpoint calls a forward, and needs the mask it had before."""
-    if torch._C._current_graph_task_id() != -1:
-        raise RuntimeError(
-            "a module with rng was called in a backward pass, where checkpoint needs its former mask; pass "
-            "checkpoint use_reentrant=False, context_fn=lambda: fastdrop.torch.checkpoint_contexts(model), "
-            "or leave rng out, as in torch.compile"
-        )
-
-
 def axes_of(axes: SupportsIndex | Sequence[SupportsIndex]) -> Any:
     """Shared axes as a tuple."""
     return (axes,) if isinstance(axes, SupportsIndex) else tuple(axes)
-
-
-def plain_key(key: Any) -> Any:
-    """The key as functions of arrays take it."""
-    return key_of(key) if isinstance(key, torch.Tensor) else key
 
 
 def plain_rate(p: Any) -> Any:
@@ -307,31 +231,6 @@ def plain_rate(p: Any) -> Any:
         return p
     given = p.numpy() if isinstance(p, torch.Tensor) else p
     return given.copy() if isinstance(given, np.ndarray) else given
-
-
-def random_key() -> Key:
-    """A key from torch's generator, over which torch.manual_seed and checkpoint rule."""
-    return Key(_SEED, _random_draw())
-
-
-def random_key_tensor() -> Tensor:
-    """As `random_key`, for a graph of torch.compile."""
-    return functional.pad(torch.randint(_DRAWS, (1,), device=_CPU), (0, 1), value=_SEED)
-
-
-class _Own(threading.local):
-    """A thread's own tensor, to draw into: a new one for each draw takes twice as long."""
-
-    def __init__(self) -> None:
-        with torch.inference_mode(False):
-            self.draw = torch.empty((), dtype=torch.int64, device=_CPU)
-
-
-_own = _Own()
-
-
-def _random_draw() -> int:
-    return _own.draw.random_(_DRAWS).item()
 
 
 def traced(x: Tensor) -> bool:

@@ -68,7 +68,11 @@ def _part(job, x, y, number, count):
 
 @cache
 def _compiled(dtype: torch.dtype, sources: int) -> tuple[Any, int | None]:
-    """Dropout in a team of threads, and the address of what each of them calls."""
+    """Dropout in a team of threads, and the address of what each of them calls.
+
+    The team is as big as for PyTorch's operations, so that it is theirs; threads are those with a part. The
+    stamp of sources is there for Numba's cache, as in `_cpu`.
+    """
     elements, itemsize = _ELEMENTS[dtype], dtype.itemsize
 
     def work(data):

@@ -190,7 +190,7 @@ def stream(key: Key | SupportsIndex) -> tuple[int, int]:
 
 
 def words(seed: int, draw: int) -> tuple[int, int]:
-    """The same of a key's numbers."""
+    """What `stream` finds for a key, from its seed and draw."""
     if draw < _MIRROR:  # the usual case first
         return _philox_key(seed, draw >> 32), draw & 0xFFFFFFFF
     return _philox_key(seed, (draw ^ _MIRROR) >> 32), draw & 0xFFFFFFFF | 1 << MIRROR_SHIFT

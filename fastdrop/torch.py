@@ -29,6 +29,7 @@ from fastdrop import _torch_ops as ops
 from fastdrop._rates import Rate
 from fastdrop._torch_concrete import ConcreteDropout as ConcreteDropout
 from fastdrop._torch_concrete import concrete_dropout as concrete_dropout
+from fastdrop._torch_keys import key_tensor as key_tensor
 from fastdrop._torch_modules import AlphaDropout as AlphaDropout
 from fastdrop._torch_modules import DropBlock2d as DropBlock2d
 from fastdrop._torch_modules import Dropout as Dropout
@@ -38,7 +39,6 @@ from fastdrop._torch_modules import Dropout3d as Dropout3d
 from fastdrop._torch_modules import DropPath as DropPath
 from fastdrop._torch_modules import FeatureAlphaDropout as FeatureAlphaDropout
 from fastdrop._torch_modules import GaussianDropout as GaussianDropout
-from fastdrop._torch_ops import key_tensor as key_tensor
 from fastdrop._torch_swap import Swapped as Swapped
 from fastdrop._torch_swap import checkpoint_contexts as checkpoint_contexts
 from fastdrop._torch_swap import replace_dropout as replace_dropout

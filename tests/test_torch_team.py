@@ -17,7 +17,7 @@ from test_torch import normal, same, to_array  # noqa: E402
 import fastdrop as fd  # noqa: E402
 import fastdrop.torch as fdt  # noqa: E402
 from fastdrop import _reference, _threads, _torch_team  # noqa: E402
-from fastdrop._torch_ops import random_key  # noqa: E402
+from fastdrop._torch_keys import random_key  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not _torch_team._ELEMENTS, reason="this PyTorch has no GNU OpenMP")
 KEY = fd.Key(42, draw=7)
@@ -116,8 +116,11 @@ def test_what_has_no_such_memory_goes_by_the_arrays(dtype, used):
     assert used == []
 
 
-def test_a_view_yet_to_be_negated():
-    x = torch.ones(5, dtype=torch.complex64).conj().imag
+NEGATED = [torch.ones(5, dtype=torch.complex64).conj().imag, torch._neg_view(torch.ones(5))]
+
+
+@pytest.mark.parametrize("x", NEGATED, ids=["strided", "in C order"])
+def test_a_view_yet_to_be_negated(x):
     assert x.is_neg()
     assert torch.equal(fdt.dropout(x, 0.5, KEY), fdt.dropout(x.resolve_neg(), 0.5, KEY))
 
@@ -233,15 +236,14 @@ for far in (0, 1, 2):
                     x = torch.from_numpy(put).view(dtype)
                     fdt.dropout(x, p, 1, inplace=True)
                     made += 1
-print(made, area.bytes.ctypes.data % 4096)
+print(made == 3 * 4 * 2 * 2 * len(SIZES))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect and its constants are Linux's")
 def test_nothing_beyond_a_tensor_is_touched():
     found = run(GUARDED)
-    assert (found.returncode, found.stderr) == (0, "")
-    assert int(found.stdout.split()[0]) == 3 * 4 * 2 * 2 * 35
+    assert (found.returncode, found.stdout, found.stderr) == (0, "True\n", "")
 
 
 def seeded(call):
