@@ -106,6 +106,7 @@ class _Own(threading.local):
     def __init__(self) -> None:
         with torch.inference_mode(False):
             self.draw = torch.empty((), dtype=torch.int64, device=_CPU)
+            self.number = self.draw.numpy()
 
 
 _own = _Own()
@@ -113,4 +114,5 @@ _own = _Own()
 
 def random_draw() -> int:
     """The number of a random draw of the seed."""
-    return _own.draw.random_(_DRAWS).item()
+    _own.draw.random_(_DRAWS)
+    return _own.number.item()
