@@ -6,7 +6,10 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext, redirect_stdout
+from itertools import chain, repeat
+from multiprocessing import get_context
 from typing import Any
 
 import fastdrop as fd
@@ -30,8 +33,13 @@ def show(name: str, values: dict[str, float], unit: str) -> None:
     print("  ".join([f"{name:26}", *cells]), flush=True)
 
 
-def run(parts: Iterable[Part], doc: str | None, arguments: list[str] | None = None) -> None:
-    """Call each part with the number of rounds, and whether arrays shall be tiny."""
+def run(
+    parts: Iterable[Part], doc: str | None, arguments: list[str] | None = None, apart: bool = False
+) -> None:
+    """Call each part with the number of rounds, and whether arrays shall be tiny.
+
+    Apart, each has a process of its own: none finds the allocator and the threads as another left them.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--threads", type=int, default=fd.get_num_threads())
@@ -42,16 +50,21 @@ def run(parts: Iterable[Part], doc: str | None, arguments: list[str] | None = No
     fd.set_num_threads(chosen.threads)
     try:
         found = taken(chosen.rounds)
-        with redirect_stdout(sys.stderr) if chosen.json else nullcontext():
-            rows = [row for part in parts for row in _rows(part, chosen.rounds, chosen.small)]
+        if apart:
+            with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as fresh:
+                rows = list(chain.from_iterable(fresh.map(_rows, parts, repeat(chosen))))
+        else:
+            rows = list(chain.from_iterable(map(_rows, parts, repeat(chosen))))
     finally:
         fd.set_num_threads(before)
     if chosen.json:
         print(json.dumps(found | {"results": rows}, indent=1))
 
 
-def _rows(part: Part, rounds: int, small: bool) -> list[dict[str, Any]]:
+def _rows(part: Part, chosen: argparse.Namespace) -> list[dict[str, Any]]:
     """What a part shows, as plain data."""
     _SHOWN.clear()
-    part(rounds, small)
+    fd.set_num_threads(chosen.threads)
+    with redirect_stdout(sys.stderr) if chosen.json else nullcontext():
+        part(chosen.rounds, chosen.small)
     return [{"part": part.__name__} | row for row in _SHOWN]

@@ -2,6 +2,8 @@
 
 import json
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,17 +47,18 @@ def test_programs_of_cases(name, lines, monkeypatch, capsys):
 
 def test_torch_steps_also_as_plain_data(monkeypatch, capsys):
     pytest.importorskip("torch", reason="this program is about PyTorch")
-    found = program("torch_steps", monkeypatch)
-    found["run"](found["PARTS"], found["__doc__"], ["--rounds", "1", "--small", "--threads", "1", "--json"])
-    printed = capsys.readouterr()
-    data = json.loads(printed.out)
-    assert (data["rounds"], data["machine"]["threads"]) == (1, 1)
+    command = [sys.executable, "-W", "error", FOLDER / "torch_steps.py", "--rounds", "2", "--small"]
+    printed = subprocess.run([*command, "--threads", "1", "--json"], capture_output=True, text=True)
+    assert printed.returncode == 0, printed.stderr
+    data = json.loads(printed.stdout)
+    assert (data["rounds"], data["machine"]["threads"]) == (2, 1)
     cases = [row["case"] for row in data["results"]]
-    assert len(cases) == len(set(cases)) == printed.err.count("\n")
+    assert len(cases) == len(set(cases)) == printed.stderr.count("\n")
     assert [row["part"] for row in data["results"]] == ["gpt", "mlp", "calls", "calls", "memory"]
     for row in data["results"]:
         assert set(row["values"]) == {"p=0", "fastdrop", "torch.nn"}
         assert min(row["values"].values()) > 0
+    found = program("torch_steps", monkeypatch)
     found["run"](found["PARTS"][1:2], None, ["--rounds", "1", "--small"])
     assert capsys.readouterr().out.count("\n") == 1
 
