@@ -17,6 +17,7 @@ from fastdrop._torch_ops import (
     Tensor,
     as_array,
     as_tensor,
+    batched,
     noise,
     plain_rate,
     traced,
@@ -93,11 +94,12 @@ class _BiasActDropout(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, bias = ctx.saved_tensors
         p, key, activation, axes = ctx.settings
-        if torch.is_grad_enabled() or transformed():  # to be differentiated again
+        again = torch.is_grad_enabled() or transformed()  # to be differentiated
+        if again or batched(g):
             wanted = [t for t, needed in zip((x, bias), ctx.needs_input_grad, strict=False) if needed]
             with torch.enable_grad():
                 y = _in_steps(x, bias, None, *ctx.settings)
-            found = iter(torch.autograd.grad(y, wanted, g, create_graph=True))
+            found = iter(torch.autograd.grad(y, wanted, g, create_graph=again))
             dx, dbias = (next(found) if needed else None for needed in ctx.needs_input_grad[:2])
         else:
             options: dict[str, Any] = {"activation": activation, "shared_axes": axes}

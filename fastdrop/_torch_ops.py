@@ -90,6 +90,10 @@ def _run(x: Tensor, name: str, p: float, key: Any, numbers: Numbers, inplace: bo
     team = _team()
     if name == "dropout" and not numbers and (found := team.drawn(p)) and team.takes(x):
         return team.dropout(x, (*found, *stream(key)), inplace)
+    if batched(x):  # PyTorch takes an operator apart
+        if isinstance(p, np.ndarray):
+            raise RuntimeError("for batched gradients p must be one number, got an array; use a loop")
+        return _op(x, key_tensor(key), name, p, numbers)
     if x.layout is not torch.strided or x.is_nested:
         kind = "a nested one; use x.unbind()" if x.is_nested else f"{x.layout}; use x.to_dense()"
         raise TypeError(f"dropout needs a dense tensor, got {kind}")
@@ -236,6 +240,11 @@ def plain_rate(p: Any) -> Any:
 def traced(x: Tensor) -> bool:
     """Whether x stands for tensors to come, as in torch.compile, and has no memory yet."""
     return torch.compiler.is_compiling() or type(x) not in _PLAIN
+
+
+def batched(x: Tensor) -> bool:
+    """Whether x stands for a batch, as gradients do in torch.autograd.functional with vectorize=True."""
+    return torch._C._functorch.is_legacy_batchedtensor(x)
 
 
 def transformed() -> bool:

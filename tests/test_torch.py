@@ -247,8 +247,28 @@ def test_first_and_second_derivatives_in_float64(twin):
     function, _, _, options = twin
     x = normal(*SHAPE, dtype=torch.float64)[:2, :2].requires_grad_()
     call = lambda x: function(x, 0.4, KEY, **options) ** 2  # noqa: E731
-    assert torch.autograd.gradcheck(call, x, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(call, x, check_fwd_over_rev=True)
+    assert torch.autograd.gradcheck(call, x, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(call, x, check_fwd_over_rev=True, check_batched_grad=True)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: fdt.Dropout(0.5), lambda: fdt.Dropout(0.5, rng=3), fdt.GaussianDropout]
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_a_batch_of_gradients_is_each_of_them_bit_for_bit(make, dtype):
+    x, g = normal(4, 50, dtype=dtype).requires_grad_(), normal(3, 4, 50, dtype=dtype, seed=1)
+    g[:, 0, :9], g[:, 1, :9] = torch.nan, torch.inf
+    y = make()(x)
+    together = torch.autograd.grad(y, x, g, retain_graph=True, is_grads_batched=True)[0]
+    alone = [torch.autograd.grad(y, x, part, retain_graph=True)[0] for part in g]
+    assert same(together, to_array(torch.stack(alone)))
+
+
+def test_a_batch_of_gradients_needs_one_rate():
+    x = normal(3, 2).requires_grad_()
+    y = fdt.dropout(x, torch.tensor([0.1, 0.2]), KEY)
+    with pytest.raises(RuntimeError, match="one number, got an array; use a loop"):
+        torch.autograd.grad(y, x, torch.ones(5, 3, 2), is_grads_batched=True)
 
 
 @jit
@@ -293,8 +313,8 @@ def test_derivatives_of_fused_passes_in_float64(activation):
         y = fdt.bias_act_dropout(x, b, 0.4, KEY, activation=activation, residual=r)
         return fdt.dropout_add(y, r, 0.4, KEY) ** 2
 
-    assert torch.autograd.gradcheck(call, (x, b, r), check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(call, (x, b, r), check_fwd_over_rev=True)
+    assert torch.autograd.gradcheck(call, (x, b, r), check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(call, (x, b, r), check_fwd_over_rev=True, check_batched_grad=True)
     only_bias = lambda b: fdt.bias_act_dropout(x.detach(), b, 0.4, KEY, activation=activation)  # noqa: E731
     assert torch.autograd.gradcheck(only_bias, b)
     assert torch.autograd.gradgradcheck(only_bias, b)
