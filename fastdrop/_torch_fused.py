@@ -94,7 +94,7 @@ class _BiasActDropout(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, bias = ctx.saved_tensors
         p, key, activation, axes = ctx.settings
-        again = torch.is_grad_enabled() or transformed()  # to be differentiated
+        again = torch.is_grad_enabled() or transformed()  # whether it will be differentiated
         if again or batched(g):
             wanted = [t for t, needed in zip((x, bias), ctx.needs_input_grad, strict=False) if needed]
             with torch.enable_grad():

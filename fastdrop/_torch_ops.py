@@ -90,7 +90,7 @@ def _run(x: Tensor, name: str, p: float, key: Any, numbers: Numbers, inplace: bo
     team = _team()
     if name == "dropout" and not numbers and (found := team.drawn(p)) and team.takes(x):
         return team.dropout(x, (*found, *stream(key)), inplace)
-    if batched(x):  # PyTorch takes an operator apart
+    if batched(x):  # PyTorch calls an operator for each of the batch
         if isinstance(p, np.ndarray):
             raise RuntimeError("for batched gradients p must be one number, got an array; use a loop")
         return _op(x, key_tensor(key), name, p, numbers)
