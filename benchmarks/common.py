@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import fastdrop as fd
-from fastdrop._bench import seconds_in_turns, taken
+from fastdrop._tools.bench import seconds_in_turns, taken
 
 Part = Callable[[int, bool], None]
 _SHOWN: list[dict[str, Any]] = []  # of the part that runs

@@ -1,6 +1,6 @@
 """DropConnect beside the dense product, NumPy's and PyTorch's ways, and by the size of its buffer, in turns.
 
-python benchmarks/dropconnect.py [--rounds 31] [--threads 1]
+python benchmarks/drop_connect.py [--rounds 31] [--threads 1]
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 from common import report, run
 
 import fastdrop as fd
-from fastdrop import dropconnect
-from fastdrop.dropconnect import drop_connect, drop_connect_backward
+from fastdrop._noises import drop_connect as module
+from fastdrop._noises.drop_connect import drop_connect, drop_connect_backward
 
 KEY = fd.Key(0)
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -86,7 +86,7 @@ def torch_way(x: np.ndarray, weight: np.ndarray, g: np.ndarray | None, p: float)
 
 def buffers(rounds: int, small: bool) -> None:
     """Elements dropped at a time, and of how many examples."""
-    before = dropconnect._BUFFER, dropconnect._EXAMPLES
+    before = module._BUFFER, module._EXAMPLES
     try:
         for dtype in (np.float32, np.float64):
             for shape in [(3, 4, 5)] if small else [(128, 784, 256), (128, 1024, 1024), (20_000, 20, 10)]:
@@ -98,14 +98,14 @@ def buffers(rounds: int, small: bool) -> None:
                 }
                 report(f"{shape} {x.dtype}", calls, rounds)
     finally:
-        dropconnect._BUFFER, dropconnect._EXAMPLES = before
+        module._BUFFER, module._EXAMPLES = before
 
 
 def sized(call: Callable[[], object], elements: int, examples: int) -> Callable[[], object]:
     """The call with a buffer of a size."""
 
     def resized() -> None:
-        dropconnect._BUFFER, dropconnect._EXAMPLES = elements, examples
+        module._BUFFER, module._EXAMPLES = elements, examples
         call()
 
     return resized

@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 import numba.cuda.dispatcher
 from numba import cuda, types
 
-from fastdrop import _cuda, _formulas
+from fastdrop._cuda import kernels
+from fastdrop._lanes import formulas
 
 CAPABILITIES = ((8, 0), (9, 0))
 CARRIERS = {
@@ -61,32 +62,32 @@ def signatures(carrier: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     arrays, tail = (a, a, a, a), (types.UniTuple(real, 2), I64, I64)
     axes, places = types.UniTuple(I64, 5), types.UniTuple(I64, 3)
     for name, activation, biased in passes():
-        label = f"{name} {_formulas.ACTIVATIONS[activation]}" if name.startswith(("act", "diff")) else name
+        label = f"{name} {formulas.ACTIVATIONS[activation]}" if name.startswith(("act", "diff")) else name
         label += " bias" * biased
-        kernel = _cuda.elements_kernel(name, activation, biased)
+        kernel = kernels.elements_kernel(name, activation, biased)
         yield f"elements {label}", kernel, (*arrays, types.UniTuple(I64, 7), I64, real, *tail)
-        kernel, layout = _cuda.units_kernel(name, activation, biased), types.UniTuple(I64, 4)
+        kernel, layout = kernels.units_kernel(name, activation, biased), types.UniTuple(I64, 4)
         yield f"units {label}", kernel, (*arrays, layout, axes, places, I64, real, *tail)
-        kernel = _cuda.units_kernel(name, activation, biased, True)
+        kernel = kernels.units_kernel(name, activation, biased, True)
         rates = types.uint32[::1], real[::1]
         yield f"rates {label}", kernel, (*arrays, layout, axes, places, places, *rates, *tail)
     for name, count in NUMBERS.items():
         numbers = types.UniTuple(real, count), I64, I64
-        yield f"noise {name}", _cuda.noise_kernel(name), (a, a, types.UniTuple(I64, 5), *numbers)
+        yield f"noise {name}", kernels.noise_kernel(name), (a, a, types.UniTuple(I64, 5), *numbers)
         layout = types.UniTuple(I64, 2), axes, places, places
-        kernel = _cuda.noise_units_kernel(name)
+        kernel = kernels.noise_units_kernel(name)
         yield f"noise of units {name}", kernel, (a, a, *layout, a, *numbers)
         if count == 1:
-            kernel = _cuda.noise_units_kernel(name, True)
+            kernel = kernels.noise_units_kernel(name, True)
             yield f"noise by units {name}", kernel, (a, a, *layout, real[::1], *numbers)
-    yield "sums", _cuda.sums_kernel(), (a, a, I64)
+    yield "sums", kernels.sums_kernel(), (a, a, I64)
 
 
 def passes() -> Iterator[tuple[str, int, bool]]:
     """Formulas of Bernoulli noise, with the number of the activation, and whether there is a bias."""
     for name in ("drop", "alpha", "add", "replace"):
         yield name, 0, False
-    for activation in range(len(_formulas.ACTIVATIONS)):
+    for activation in range(len(formulas.ACTIVATIONS)):
         for name in ("activate", "activate_add", "differentiate"):
             yield name, activation, True
             yield name, activation, False

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 
 import fastdrop as fd
-from fastdrop import _cpu
+from fastdrop._cpu import calls
 
 Call = Callable[[], object]
 
@@ -56,7 +56,7 @@ def ratio(size: int, p: float, other: Call, rounds: int) -> tuple[float, float]:
     x = np.ones(size, np.float32)
     y = np.ones_like(x)
     us = []
-    for _cpu.PARALLEL_FROM in (size + 1, 1):
+    for calls.PARALLEL_FROM in (size + 1, 1):
         us.append(median_us(lambda: fd.dropout(x, p, 0, out=y), other, rounds))
     return us[0], us[1] / us[0]
 
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--p", type=float, default=0.5)
     parser.add_argument("--powers", type=int, nargs="+", default=list(range(18, 26)))
     chosen = parser.parse_args(arguments)
-    chosen_from = _cpu.PARALLEL_FROM
+    chosen_from = calls.PARALLEL_FROM
     others = between()
     print(f"{fd.get_num_threads()} threads over 1, p = {chosen.p}; in brackets us with 1")
     print(f"{'elements':10}" + "".join(f"{name:>24}" for name in others))
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
             found = [ratio(1 << power, chosen.p, other, chosen.rounds) for other in others.values()]
             print(f"2^{power:<8}" + "".join(f"{many:>13.2f} ({us:7.1f})" for us, many in found), flush=True)
     finally:
-        _cpu.PARALLEL_FROM = chosen_from
+        calls.PARALLEL_FROM = chosen_from
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 import fastdrop as fd
 import fastdrop.torch as fdt
-from fastdrop._bench import seconds_in_turns
+from fastdrop._tools.bench import seconds_in_turns
 
 Step = Callable[[], object]
 

@@ -33,8 +33,8 @@ from typing import Any
 import numpy as np
 
 import fastdrop as fd
-from fastdrop.fused import column_sums
-from fastdrop.variational import summed_to
+from fastdrop._noises.fused import column_sums
+from fastdrop._noises.variational import summed_to
 
 try:
     import autograd.numpy as anp

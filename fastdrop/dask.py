@@ -31,11 +31,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastdrop as fd
-from fastdrop._arrays import Axes, axes_in
-from fastdrop._rates import Rate, check_broadcast
-from fastdrop._threads import alone
-from fastdrop.random import Key
-from fastdrop.stochastic_depth import path_axes
+from fastdrop._arrays.host import Axes, axes_in
+from fastdrop._arrays.numbers import Rate, check_broadcast
+from fastdrop._cpu.pool import alone
+from fastdrop._noises.drop_path import path_axes
+from fastdrop._stream.keys import Key
 
 try:
     import dask.array as da

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._rates import FULL, rate, reals
-from fastdrop.alpha import affine
-from fastdrop.dropblock import block_layout
-from fastdrop.gaussian import checked_std, std_of
+from fastdrop._arrays.numbers import FULL, rate, reals
+from fastdrop._noises.alpha import affine
+from fastdrop._noises.drop_block import block_layout
+from fastdrop._noises.gaussian import checked_std, std_of
 
 
 class Moments(NamedTuple):

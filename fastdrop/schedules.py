@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeAlias
 
-from fastdrop._rates import rate, real
-from fastdrop.random import natural
+from fastdrop._arrays.numbers import rate, real
+from fastdrop._stream.keys import natural
 
 _END = 1 << 63  # of steps: floats can count them
 

@@ -1,7 +1,11 @@
 """Arrays for tests: layouts, dtypes and comparisons."""
 
+import os
+
 import ml_dtypes
 import numpy as np
+
+EXAMPLES = int(os.environ.get("FASTDROP_EXAMPLES", "300"))  # of hypothesis; the full profile: 2000 or more
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64, np.complex64, np.complex128]
 

@@ -4,9 +4,9 @@ import ml_dtypes
 import numpy as np
 
 import fastdrop as fd
-from fastdrop import _cpu, _kernels
-from fastdrop._arrays import as_lanes, lanes_dtype
-from fastdrop.random import TILE, stream
+from fastdrop._arrays.host import as_lanes, lanes_dtype
+from fastdrop._cpu import bernoulli, calls
+from fastdrop._stream.keys import TILE, stream
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 KEY = fd.Key(42)
@@ -27,7 +27,7 @@ def _cycled(x, put):
 
 def drop_by(x, out, put):
     a, thresholds, scales = _cycled(x, put)
-    _cpu.drop_by(a.ravel(), as_lanes(out).ravel(), thresholds, scales, 5, 3, 1001, *stream(KEY))
+    calls.drop_by(a.ravel(), as_lanes(out).ravel(), thresholds, scales, 5, 3, 1001, *stream(KEY))
 
 
 def fused(x, out, put):
@@ -35,7 +35,7 @@ def fused(x, out, put):
     bias = put(np.resize(np.arange(5, dtype=lanes_dtype(a)), 5 + TILE))
     a, b = a.ravel(), as_lanes(out).ravel()
     numbers = a.size, 0, 9, 1 << 30, 4 / 3, (), *stream(KEY)
-    _cpu.fused("activate_add", 2, a, a, bias, 5, b, *numbers)
+    calls.fused("activate_add", 2, a, a, bias, 5, b, *numbers)
 
 
 def units(shared, inner):
@@ -46,7 +46,7 @@ def units(shared, inner):
             factors = put(np.resize(np.array([0, 1, 2], lanes_dtype(a)), outer * inner))
             part = outer * shared * inner
             b[part:] = a[part:]
-            _cpu.units(a[:part], a[:part], a[:part], b[:part], factors, shared, inner)
+            calls.units(a[:part], a[:part], a[:part], b[:part], factors, shared, inner)
 
     return call
 
@@ -91,5 +91,5 @@ CALLS = {
 
 def treat_as(far):
     """Let all arrays be treated as those in the caches, beyond them, or so far beyond that stores stream."""
-    _cpu._BIG = _cpu.FETCH_FROM = 1 << 62 if far == _kernels.NEAR else 0
-    _cpu.STREAM_FROM = 0 if far == _kernels.PAST else 1 << 62
+    calls._BIG = calls.FETCH_FROM = 1 << 62 if far == bernoulli.NEAR else 0
+    calls.STREAM_FROM = 0 if far == bernoulli.PAST else 1 << 62

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 import fastdrop as fd
-from fastdrop.layers import NoiseLayer
+from fastdrop._noises._layer import NoiseLayer
 
 
 class Case(NamedTuple):

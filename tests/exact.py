@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 from scipy import special
 
-from fastdrop import _reference
-from fastdrop.alpha import affine
+from fastdrop._noises.alpha import affine
+from fastdrop._stream import reference
 
 FULL = 2**32
 
@@ -24,7 +24,7 @@ def axes(shared):
 
 
 def kept(x, p, key, shared_axes=(), window=None):
-    return _reference.keep_mask(x.shape, p, key, window, axes(shared_axes))
+    return reference.keep_mask(x.shape, p, key, window, axes(shared_axes))
 
 
 def scaled(x, p):
@@ -36,7 +36,7 @@ def scaled(x, p):
 
 
 def dropout(x, p, key, shared_axes=(), window=None):
-    return _reference.dropout(x, p, key, window, axes(shared_axes)), 0
+    return reference.dropout(x, p, key, window, axes(shared_axes)), 0
 
 
 def dropout_add(x, other, p, key, **options):
@@ -67,7 +67,7 @@ def noise_of(draw, shape, key, window, shared, bits):
     reduced = tuple(1 if axis in shared else n for axis, n in enumerate(shape))
     full = tuple(1 if axis in shared else n for axis, n in enumerate(full))
     origin = tuple(0 if axis in shared else o for axis, o in enumerate(origin))
-    return np.broadcast_to(draw(_reference.indices(reduced, (full, origin)), key, bits), shape)
+    return np.broadcast_to(draw(reference.indices(reduced, (full, origin)), key, bits), shape)
 
 
 def rounding(y, dtype, in_kernel):
@@ -92,7 +92,7 @@ def _exactly(x):
 
 def gaussian_dropout(x, p, key, **options):
     std = np.sqrt(p / (1 - np.asarray(p, np.float64)))
-    z = _drawn(_reference.normals, x, key, **options)
+    z = _drawn(reference.normals, x, key, **options)
     y = _exactly(x) * (1 + std * z)
     return y, rounding(y, x.real.dtype, np.abs(_exactly(x)) * (std * normal_error(z, x.real.dtype) + 2))
 
@@ -104,13 +104,13 @@ def gaussian_noise(x, std, key, shared_axes=(), window=None):
         pairs = x.view(x.real.dtype).reshape(*x.shape, 2)
         y, near = gaussian_noise(pairs, np.asarray(std)[..., None] / np.sqrt(2), key, shared_axes, deeper)
         return y[..., 0] + 1j * y[..., 1], near.sum(-1)
-    z = _drawn(_reference.normals, x, key, shared_axes, window)
+    z = _drawn(reference.normals, x, key, shared_axes, window)
     y = _exactly(x) + std * z
     return y, rounding(y, x.dtype, std * normal_error(z, x.dtype) + np.abs(y))
 
 
 def concrete_dropout(x, logit, key, temperature=0.1, **options):
-    v = (logit + _drawn(_reference.logistics, x, key, **options)) / temperature
+    v = (logit + _drawn(reference.logistics, x, key, **options)) / temperature
     y = _exactly(x) * np.exp(np.logaddexp(0, logit) - np.logaddexp(0, v))
     # the noise is known to some eps, of itself or absolutely, and the temperature divides it
     return y, rounding(y, x.dtype, 300 / temperature * np.abs(y) + 1e-30)
@@ -161,3 +161,13 @@ def bias_act_dropout_backward(g, x, bias, p, key, activation="relu", **options):
     v = _argument(x, bias, activation)
     dx = scaled(wide(g).astype(v.dtype), p) * DERIVATIVES[activation](v)
     return _rounded(np.where(kept(x, p, key, **options), dx, v.dtype.type(0)), x, activation)
+
+
+def drop_block_rate(height, width, size, p):
+    """The mean rate of DropBlock on an image, by counting the blocks that cover each element."""
+    a, b = min(size, height), min(size, width)
+    gamma = p * height * width / (a * b) / ((height - a + 1) * (width - b + 1))
+    starts = np.zeros((height, width))
+    for i, j in np.ndindex(height - a + 1, width - b + 1):
+        starts[i : i + a, j : j + b] += 1
+    return (1 - (1 - gamma) ** starts).mean()

@@ -13,7 +13,7 @@ import numpy as np
 from every_kernel import CALLS, DTYPES, treat_as
 
 import fastdrop as fd
-from fastdrop import _kernels
+from fastdrop._cpu import bernoulli
 
 SIZES = [*range(1, 18), 31, 32, 33, 64, 1000, *range(1020, 1030), 2048, 3001, 2**16 + 5]
 PAGE = mmap.PAGESIZE
@@ -43,7 +43,7 @@ class Guarded:
 def main():
     areas = [Guarded() for _ in range(8)]
     made = 0
-    for far in (_kernels.NEAR, _kernels.FAR, _kernels.PAST):
+    for far in (bernoulli.NEAR, bernoulli.FAR, bernoulli.PAST):
         treat_as(far)
         for dtype in DTYPES:
             for size in SIZES:

@@ -62,7 +62,7 @@ class Battery:
 
 def main():
     import fastdrop as fd
-    from fastdrop.__main__ import _whole
+    from fastdrop._tools.cli import _whole
 
     number, chunk = _whole(sys.argv[1]), 1 << 22
     dtype = np.dtype(sys.argv[2] if len(sys.argv) > 2 else "float32")

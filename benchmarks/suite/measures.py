@@ -77,7 +77,7 @@ class _Timed:
 
     def track_multiplies(self, *point: Any) -> float:
         """The forward's time as a multiple of np.multiply's of an array of as many elements."""
-        from fastdrop._bench import seconds_in_turns
+        from fastdrop._tools.bench import seconds_in_turns
 
         size, _, _, dtype = point
         given = Given.of((size,), dtype, 0.5, True)

@@ -6,7 +6,7 @@ from .grid import PEER_SIZES, RATES, ROUNDS, THREADS
 from .measures import use_threads
 
 try:
-    from fastdrop._bench import CONTENDERS, measure
+    from fastdrop._tools.bench import CONTENDERS, measure
 except ImportError:  # an old commit
     CONTENDERS = {}
 

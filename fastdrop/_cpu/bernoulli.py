@@ -1,0 +1,285 @@
+"""The CPU kernels in plain Python on lanes: bit planes decided in registers, then a formula.
+
+They work on 1-D C-order arrays, and become machine code in `fastdrop._cpu`, one piece for each formula.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from fastdrop._lanes.memory import (
+    fence,
+    load,
+    load_where,
+    load_wide,
+    prefetch,
+    store,
+    store_streaming,
+    store_where,
+)
+from fastdrop._lanes.vectors import (
+    LANES,
+    any_nonzero,
+    iota,
+    join,
+    lower_twice,
+    narrow,
+    splat,
+    splat_like,
+    upper_twice,
+)
+from fastdrop._stream import philox
+from fastdrop._stream.keys import BERNOULLI, DOMAIN_SHIFT, MIRROR_SHIFT, TILE
+
+_TILE = np.int64(TILE)
+_GROUPS = TILE // LANES  # groups of eight neighbours in a tile
+_WORDS = 4  # words in a Philox block; group g holds bit g // 4 of word g % 4
+_BLOCKS = np.uint64(LANES)  # Philox blocks in a tile, one a lane
+_ALL = np.uint32(0xFFFFFFFF)
+_NONE = np.uint32(0)
+_ONE = np.uint32(1)
+_TOP_DIGIT = np.uint32(0x80000000)
+_WORD = np.uint64(0xFFFFFFFF)
+_ROW = _WORDS * LANES  # neighbours that share a bit number
+_LINE = 64  # bytes of a cache line
+# Where arrays lie: in the nearest caches, maybe beyond them, or so far beyond that y is written past them
+NEAR, FAR, PAST = 0, 1, 2
+_PLANES = np.uint64(BERNOULLI << DOMAIN_SHIFT)  # counter word 2 of plane 0
+
+_philox4x32 = njit(forceinline=True)(philox.philox4x32)
+_compare_digit = njit(forceinline=True)(philox.compare_digit)
+
+
+@njit(forceinline=True)
+def words(block, number, key, draw):
+    """The four words of Philox blocks, under a counter word 2."""
+    low_key, high_key = splat_like(key & _WORD, block), splat_like(key >> np.uint64(32), block)
+    high, c2, c3 = block >> np.uint64(32), splat_like(number, block), splat_like(draw & _WORD, block)
+    w0, w1, w2, w3 = _philox4x32(block, high, c2, c3, low_key, high_key)
+    return narrow(w0), narrow(w1), narrow(w2), narrow(w3)
+
+
+@njit(forceinline=True)
+def digits(tile, plane, key, draw):
+    """One digit of U for a tile: bit k, lane b of vector w is that of element 32k + 8w + b."""
+    return words(iota() + tile * _BLOCKS, _PLANES | np.uint64(plane), key, draw)
+
+
+@njit(forceinline=True)
+def mirror(draw):
+    """A word to flip words with: all ones if the draw is an antithetic one, else none."""
+    return splat(_ALL if draw >> np.uint64(MIRROR_SHIFT) else _NONE)
+
+
+@njit(forceinline=True)
+def _dropped(tile, threshold, key, draw):
+    """Which elements of a tile are dropped, in the order of `digits`.
+
+    Where U is mirrored they are those that U >= 2**32 - threshold would keep.
+    """
+    # 0 drops nothing, and no other threshold mirrors it
+    flipped = mirror(draw if threshold else np.uint64(0))
+    if draw >> np.uint64(MIRROR_SHIFT):
+        threshold = np.uint32(-threshold)
+    u0 = u1 = u2 = u3 = splat(_ALL)
+    d0 = d1 = d2 = d3 = splat(_NONE)
+    plane = np.uint64(0)
+    while True:
+        flip = _NONE if threshold & _TOP_DIGIT else _ALL
+        w0, w1, w2, w3 = digits(tile, plane, key, draw)
+        d0, u0 = _compare_digit(d0, u0, w0, splat(flip))
+        d1, u1 = _compare_digit(d1, u1, w1, splat(flip))
+        d2, u2 = _compare_digit(d2, u2, w2, splat(flip))
+        d3, u3 = _compare_digit(d3, u3, w3, splat(flip))
+        threshold = np.uint32(threshold << _ONE)
+        plane += np.uint64(1)
+        if threshold == 0 or not any_nonzero(u0 | u1 | u2 | u3):
+            return d0 ^ flipped, d1 ^ flipped, d2 ^ flipped, d3 ^ flipped
+
+
+@njit(forceinline=True)
+def _write(y, at, v, far):
+    """Neighbours, past the caches or through them."""
+    if far == PAST:
+        store_streaming(y, at, v)
+    else:
+        store(y, at, v)
+
+
+@njit(forceinline=True)
+def between(place, first, last):
+    """Which of eight neighbours from a place in the tile on lie in [first, last)."""
+    places = iota() + np.uint64(place)
+    return (places >= np.uint64(first)) & (places < np.uint64(last))
+
+
+@njit(forceinline=True)
+def _put(formula, x, other, bias, y, at, turn, dropped, scale, constants, far):
+    """Eight neighbours from `at` on; their biases are from `turn` on."""
+    v = formula(load(x, at), load(other, at), load(bias, turn), dropped, scale, constants)
+    _write(y, at, v, far)
+
+
+@njit(forceinline=True)
+def _put_wide(formula, x, other, bias, y, at, turn, dropped, scale, constants, far):
+    """As `_put`, sixteen."""
+    v = formula(load_wide(x, at), load_wide(other, at), load_wide(bias, turn), dropped, scale, constants)
+    _write(y, at, v, far)
+
+
+@njit(forceinline=True)
+def _put_part(formula, x, other, bias, y, at, turn, dropped, scale, constants, inside):
+    """Those of eight neighbours that are inside."""
+    a, b, c = load_where(x, at, inside), load_where(other, at, inside), load_where(bias, turn, inside)
+    store_where(y, at, formula(a, b, c, dropped, scale, constants), inside)
+
+
+@njit(forceinline=True)
+def fetch_ahead(x, other, at, count):
+    """Ask for what lies a tile further on than a count of elements from `at`.
+
+    Processors stop fetching ahead at the end of a page, which is a tile of float32, and stand still there
+    while its bits are drawn: a call on arrays that had left the caches took twice as long without this. On
+    arrays in the nearest one it costs up to a tenth. To ask for the lines of y too gained nothing.
+    """
+    for place in range(at + _TILE, at + _TILE + count, _LINE // x.itemsize):
+        _fetch(x, other, place)
+
+
+@njit(forceinline=True)
+def _fetch(x, other, place):
+    """Ask for the lines of one place, and once where both arrays are the same."""
+    prefetch(x, place)
+    if other.ctypes.data != x.ctypes.data:
+        prefetch(other, place)
+
+
+@njit(forceinline=True)
+def _whole_tile(formula, x, other, bias, y, at, turn, dropped, scale, constants, far):
+    """A tile that lies in the arrays from `at` on."""
+    bit, half = _ONE, _ROW // 2
+    lower, upper = join(dropped[0], dropped[1]), join(dropped[2], dropped[3])
+    for _ in range(_GROUPS // _WORDS):
+        d0, d1 = (lower & bit) != _NONE, (upper & bit) != _NONE
+        _put_wide(formula, x, other, bias, y, at, turn, d0, scale, constants, far)
+        _put_wide(formula, x, other, bias, y, at + half, turn + half, d1, scale, constants, far)
+        if far:
+            fetch_ahead(x, other, at, _ROW)
+        at += _ROW
+        turn += _ROW
+        bit = np.uint32(bit << _ONE)
+
+
+@njit(forceinline=True)
+def _part_of_tile(formula, x, other, bias, y, at, turn, dropped, scale, constants, first, last):
+    """Its elements whose places lie in [first, last)."""
+    for k in range(first // _ROW, (last + _ROW - 1) // _ROW):
+        bit, place = np.uint32(_ONE << np.uint32(k)), k * _ROW
+        for sets in dropped:
+            mine, inside = (sets & bit) != _NONE, between(place, first, last)
+            _put_part(formula, x, other, bias, y, at + place, turn + place, mine, scale, constants, inside)
+            place += LANES
+
+
+@njit(forceinline=True, error_model="numpy")  # no check of the period, so that without a bias it vanishes
+def _place_in_cycle(at, first, period):
+    return (at + first) % period - first
+
+
+@njit(forceinline=True)
+def elements(formula, x, other, bias, y, layout, draws, constants, far):
+    """Write a formula of x into y, where element i is dropped if U(start + i) < threshold.
+
+    y is made of rows of a length, whose first indices are a stride apart. Element i has the bias at
+    (phase + i) % period; the array of them goes on for another tile.
+    """
+    period, phase, length, stride, start = layout
+    threshold, scale, key, draw = draws
+    for row in range(y.size // length):
+        base, index = row * length, np.uint64(start) + np.uint64(row) * np.uint64(stride)
+        tile, offset = index // np.uint64(TILE), np.int64(index % np.uint64(TILE))
+        for t in range((offset + length + _TILE - 1) // _TILE):
+            dropped = _dropped(tile + np.uint64(t), np.uint32(threshold), np.uint64(key), np.uint64(draw))
+            at = base + t * _TILE - offset  # of the tile's first element in the arrays; maybe before the row
+            first, last = max(base - at, 0), min(base + length - at, _TILE)
+            turn = _place_in_cycle(phase + at, first, period)
+            if last - first == _TILE:
+                _whole_tile(formula, x, other, bias, y, at, turn, dropped, scale, constants, far)
+            else:
+                _part_of_tile(formula, x, other, bias, y, at, turn, dropped, scale, constants, first, last)
+    if far == PAST:
+        fence()
+
+
+@njit(forceinline=True)
+def _run(formula, x, other, bias, y, first, last, dropped, scale, constants, far):
+    """One unit along its shared elements; where it is dropped, what isn't needed isn't read."""
+    at = first
+    while at + LANES <= last:
+        if far:
+            _fetch(x, other, at + _TILE)
+        _put(formula, x, other, bias, y, at, at, splat(dropped), scale, constants, far)
+        at += LANES
+    if at < last:
+        inside = iota() < np.uint64(last - at)
+        _put_part(formula, x, other, bias, y, at, at, splat(dropped), scale, constants, inside)
+
+
+@njit(forceinline=True)
+def _unit(formula, x, other, bias, y, first, last, factor, constants, far):
+    if factor == 0:
+        _run(formula, x, other, bias, y, first, last, True, factor, constants, far)
+    else:
+        _run(formula, x, other, bias, y, first, last, False, factor, constants, far)
+
+
+@njit(forceinline=True)
+def _row_of_units(formula, x, other, bias, y, first, last, factors, factor, constants, far):
+    """Neighbouring units, one element of each."""
+    at = first
+    while at + LANES <= last:
+        scale = load(factors, factor + at - first)
+        if far:
+            _fetch(x, other, at + _TILE)
+        _put(formula, x, other, bias, y, at, at, scale == 0, scale, constants, far)
+        at += LANES
+    # Never a store without lanes: beside streaming stores to the same line it cost 370 ns a row.
+    if at < last:
+        inside = iota() < np.uint64(last - at)
+        scale = load_where(factors, factor + at - first, inside)
+        _put_part(formula, x, other, bias, y, at, at, scale == 0, scale, constants, inside)
+
+
+@njit(forceinline=True)
+def _pairs(formula, x, other, bias, y, factors, constants, far):
+    """Units of two elements, as complex numbers are: no branch for so few."""
+    unit = 0
+    while unit + LANES <= factors.size:
+        scale = load(factors, unit)
+        for at, scales in ((2 * unit, lower_twice(scale)), (2 * unit + LANES, upper_twice(scale))):
+            _put(formula, x, other, bias, y, at, at, scales == 0, scales, constants, far)
+        unit += LANES
+    for last in range(unit, factors.size):
+        _unit(formula, x, other, bias, y, 2 * last, 2 * last + 2, factors[last], constants, NEAR)
+
+
+@njit(forceinline=True)
+def units(formula, x, other, bias, y, layout, constants, far):
+    """Write a formula of x into y, scaled by its unit's factor, or dropped where that is 0.
+
+    x has the axes (outer, shared, inner), and factors the axes (outer, inner).
+    """
+    factors, shared, inner = layout
+    if inner == 1 and shared == 2:
+        _pairs(formula, x, other, bias, y, factors, constants, far)
+    elif inner == 1:
+        for unit in range(factors.size):
+            first, last = unit * shared, (unit + 1) * shared
+            _unit(formula, x, other, bias, y, first, last, factors[unit], constants, far)
+    else:
+        for row in range(x.size // inner):
+            first, factor = row * inner, row // shared * inner
+            _row_of_units(formula, x, other, bias, y, first, first + inner, factors, factor, constants, far)
+    if far == PAST:
+        fence()

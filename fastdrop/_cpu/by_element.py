@@ -1,0 +1,93 @@
+"""The CPU kernel for a rate for each element: U itself, rather than the first digits that decide."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from fastdrop._cpu.bernoulli import between, digits, fetch_ahead, mirror
+from fastdrop._lanes.memory import load, load_where, store, store_where
+from fastdrop._lanes.vectors import LANES, any_nonzero, splat, zero_where
+from fastdrop._stream.keys import TILE
+
+_TILE = np.int64(TILE)
+_WORDS = 4
+_ROW = _WORDS * LANES  # neighbours that share a bit number
+_HALF = 16  # digits of U that are drawn before a tie is looked for
+_TIE = np.uint32(1 << _HALF)
+_NONE, _ONE = np.uint32(0), np.uint32(1)
+
+
+@njit(forceinline=True)
+def _butterfly(rows, one, other, by, bits):
+    """Exchange bits between two rows of the scratch: a step of transposing a matrix of bits."""
+    a, b = load(rows, one), load(rows, other)
+    exchanged = (a ^ (b >> by)) & bits
+    store(rows, one, a ^ exchanged)
+    store(rows, other, b ^ (exchanged << by))
+
+
+@njit(forceinline=True)
+def _transpose_step(rows, by, bits):
+    """Exchange blocks of `by` bits between rows `by` apart (Warren, Hacker's Delight, section 7-3)."""
+    for block in range(0, _HALF, 2 * by):
+        for at in range(block * _ROW, (block + by) * _ROW, LANES):
+            _butterfly(rows, at, at + by * _ROW, np.uint32(by), np.uint32(bits))
+
+
+@njit(forceinline=True)
+def _upper_halves(rows, tile, key, draw):
+    """The upper 16 digits of U for a tile: bit k's are in row 15 - k % 16, in half k // 16."""
+    for plane in range(_HALF):
+        w0, w1, w2, w3 = digits(tile, plane, key, draw)
+        row = plane * _ROW
+        store(rows, row, w0)
+        store(rows, row + LANES, w1)
+        store(rows, row + 2 * LANES, w2)
+        store(rows, row + 3 * LANES, w3)
+    _transpose_step(rows, 8, 0x00FF00FF)
+    _transpose_step(rows, 4, 0x0F0F0F0F)
+    _transpose_step(rows, 2, 0x33333333)
+    _transpose_step(rows, 1, 0x55555555)
+
+
+@njit(forceinline=True)
+def _lower_half(tile, k, word, key, draw):
+    """The lower 16 digits of U for the eight elements of one bit and word."""
+    lower = splat(_NONE)
+    for plane in range(_HALF, 2 * _HALF):
+        w0, w1, w2, w3 = digits(tile, plane, key, draw)
+        row = w0 if word == 0 else w1 if word == 1 else w2 if word == 2 else w3
+        lower = (lower << _ONE) | ((row >> np.uint32(k)) & _ONE)
+    return lower
+
+
+@njit(forceinline=True)
+def elements(x, y, thresholds, scales, period, phase, start, key, draw):
+    """As dropout in `fastdrop._kernels`, with the threshold and scale of i at (phase + i) % period.
+
+    A scale of 0 drops always.
+    """
+    rows, flipped = np.empty(_HALF * _ROW, np.uint32), mirror(np.uint64(draw))
+    first_tile, offset = np.uint64(start) // np.uint64(TILE), np.int64(np.uint64(start) % np.uint64(TILE))
+    for t in range((offset + x.size + _TILE - 1) // _TILE):
+        tile = first_tile + np.uint64(t)
+        _upper_halves(rows, tile, np.uint64(key), np.uint64(draw))
+        at = t * _TILE - offset
+        first, last = max(-at, 0), min(x.size - at, _TILE)
+        rate = (phase + at + first) % period - first
+        whole = first == 0 and last == _TILE
+        for group in range(first // LANES, (last + LANES - 1) // LANES):
+            k, word, place = group // _WORDS, group % _WORDS, group * LANES
+            if word == 0:
+                fetch_ahead(x, x, at + place, _ROW)
+            row = load(rows, (_HALF - 1 - k % _HALF) * _ROW + word * LANES) ^ flipped
+            u = (row >> np.uint32(k // _HALF * _HALF)) << np.uint32(_HALF)
+            inside = splat(True) if whole else between(place, first, last)
+            threshold = load_where(thresholds, rate + place, inside)
+            if any_nonzero((u ^ threshold) < _TIE):
+                lower = _lower_half(tile, k, word, np.uint64(key), np.uint64(draw))
+                u = u | (lower ^ (flipped >> np.uint32(_HALF)))
+            scale = load_where(scales, rate + place, inside)
+            v = zero_where((u < threshold) | (scale == 0), load_where(x, at + place, inside) * scale)
+            store_where(y, at + place, v, inside)

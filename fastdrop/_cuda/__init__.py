@@ -1,0 +1,1 @@
+"""The CUDA backend: plans done by launches of compiled kernels."""

@@ -1,0 +1,1 @@
+"""What one lane computes, for CPU and CUDA alike: draws, formulas, and the vectors that hold them."""

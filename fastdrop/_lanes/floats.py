@@ -1,0 +1,142 @@
+"""Operations on lanes of real numbers: rounding, roots, polynomials, and what is done to their bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from fastdrop._lanes.vectors import I32, I64, Vec, call, splatted, suffix, vector
+
+
+def _unary(name: str, doc: str) -> Any:
+    def function(typingctx, v):
+        def codegen(context, builder, sig, args):
+            names = f"llvm.{name}.{suffix(args[0].type)}", f"__nv_{name}{'f' * (v.element == types.float32)}"
+            return call(builder, names[context.target_name == "cuda"], args[0].type, args[0])
+
+        return v(v), codegen
+
+    function.__name__, function.__doc__ = name, doc
+    return intrinsic(function)
+
+
+sqrt = _unary("sqrt", "The square root of each lane.")
+rint = _unary("rint", "Each lane rounded to an integer, half to even.")
+absolute = _unary("fabs", "Each lane without its sign.")
+
+
+def _fma(builder, a, b, c):
+    return call(builder, f"llvm.fma.{suffix(a.type)}", a.type, a, b, c)
+
+
+@intrinsic
+def fma(typingctx, a, b, c):
+    """Lanes of a * b + c, rounded once; b or c may be a scalar."""
+
+    def codegen(context, builder, sig, args):
+        lanes = (
+            v if isinstance(t, Vec) else splatted(builder, v, a.lanes)
+            for v, t in zip(args, sig.args, strict=True)
+        )
+        return _fma(builder, *lanes)
+
+    return a(a, *(t if isinstance(t, Vec) else a.element for t in (b, c))), codegen
+
+
+def polynomial(single: tuple[float, ...], double: tuple[float, ...]) -> Any:
+    """A function of lanes: Horner's rule with the coefficients of their precision, highest degree first."""
+
+    def evaluate(typingctx, z):
+        coefficients = single if z.element == types.float32 else double
+
+        def codegen(context, builder, sig, args):
+            real = _real(z.element)
+            total, *others = (splatted(builder, real(c), z.lanes) for c in coefficients)
+            for coefficient in others:
+                total = _fma(builder, total, args[0], coefficient)
+            return total
+
+        return z(z), codegen
+
+    return intrinsic(evaluate)
+
+
+def _real(element: types.Type) -> ir.Type:
+    return ir.FloatType() if element == types.float32 else ir.DoubleType()
+
+
+def _precision(element: types.Type) -> tuple[ir.Type, int, int]:
+    """The integer as wide as a real number, the bits of its fraction, and the bias of its exponent."""
+    return (I32, 23, 127) if element == types.float32 else (I64, 52, 1023)
+
+
+@intrinsic
+def split(typingctx, v):
+    """Lanes m in [1/2, 1) and k with v = m * 2**k, for positive normal numbers v."""
+
+    def codegen(context, builder, sig, args):
+        word, fraction, bias = _precision(v.element)
+        bits = builder.bitcast(args[0], vector(word, v.lanes))
+        k = builder.lshr(bits, splatted(builder, word(fraction), v.lanes))
+        if word == I64:  # conversion is fast from 32 bits
+            k = builder.trunc(k, vector(I32, v.lanes))
+        k = builder.sitofp(builder.sub(k, splatted(builder, I32(bias - 1), v.lanes)), args[0].type)
+        m = builder.and_(bits, splatted(builder, word(2**fraction - 1), v.lanes))
+        m = builder.or_(m, splatted(builder, word(bias - 1 << fraction), v.lanes))
+        return context.make_tuple(builder, sig.return_type, (builder.bitcast(m, args[0].type), k))
+
+    return types.UniTuple(v, 2)(v), codegen
+
+
+@intrinsic
+def scale_by_power(typingctx, v, k):
+    """Lanes of v * 2**k, for integral k that leave it a normal number."""
+
+    def codegen(context, builder, sig, args):
+        integer, fraction, _ = _precision(v.element)
+        lanes = vector(integer, v.lanes)
+        shifter = splatted(builder, _real(v.element)(1.5 * 2.0**fraction), v.lanes)
+        k = builder.bitcast(builder.fadd(args[1], shifter), lanes)  # k in its low bits
+        exponent = builder.shl(k, splatted(builder, integer(fraction), v.lanes))
+        return builder.bitcast(builder.add(builder.bitcast(args[0], lanes), exponent), args[0].type)
+
+    return v(v, k), codegen
+
+
+def _integer(name: str, shift: int, doc: str) -> Any:
+    def function(typingctx, high, low, like):
+        def codegen(context, builder, sig, args):
+            bits = args[0]
+            if like.element == types.float64:
+                upper, lower = (builder.zext(word, vector(I64, like.lanes)) for word in args[:2])
+                bits = builder.or_(builder.shl(upper, splatted(builder, I64(32), like.lanes)), lower)
+            word, _, _ = _precision(like.element)
+            shifted = builder.shl(bits, splatted(builder, word(shift), like.lanes))
+            return builder.sitofp(shifted, args[2].type)
+
+        return like(high, low, like), codegen
+
+    function.__name__, function.__doc__ = name, doc
+    return intrinsic(function)
+
+
+integer = _integer("integer", 0, "The words' 64 bits, for float32 the upper 32, as a signed number.")
+integer_shifted = _integer("integer_shifted", 2, "As `integer`, without the upper two bits.")
+
+
+@intrinsic
+def flip_sign(typingctx, v, word):
+    """Lanes of v, negated where the top bit of the word is set."""
+
+    def codegen(context, builder, sig, args):
+        word, (kind, _, _) = args[1], _precision(v.element)
+        if v.element == types.float64:
+            wide = builder.zext(word, vector(I64, v.lanes))
+            word = builder.shl(wide, splatted(builder, I64(32), v.lanes))
+        top = builder.and_(word, splatted(builder, kind(1 << kind.width - 1), v.lanes))
+        return builder.bitcast(builder.xor(builder.bitcast(args[0], top.type), top), args[0].type)
+
+    return v(v, word), codegen

@@ -1,0 +1,1 @@
+"""One file for each noise: its functions, gradients, layer and record."""

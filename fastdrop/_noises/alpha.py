@@ -1,0 +1,194 @@
+"""Alpha dropout: for self-normalising networks, it keeps mean 0 and variance 1."""
+
+from __future__ import annotations
+
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastdrop._arrays.host import Axes, Window, any_real_array, result, target
+from fastdrop._arrays.numbers import FULL, rate
+from fastdrop._cpu.run import Pass, fuse
+from fastdrop._noises.bernoulli import Dropout, dropout
+from fastdrop._noises.shared import check_data_format
+from fastdrop._stream.keys import Key, Rng
+from fastdrop.schedules import ScheduledRate
+
+SATURATION = -1.7580993408473766  # the limit of SELU at minus infinity
+
+
+def alpha_dropout(
+    x: ArrayLike,
+    p: float,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    out: NDArray[Any] | None = None,
+    window: Window | None = None,
+) -> NDArray[Any]:
+    """Return x with elements set to SELU's negative limit, then scaled and shifted to keep its moments.
+
+    Where x has mean 0 and variance 1, so has what comes back.
+
+    Parameters
+    ----------
+    x : array_like, any shape
+        Of a real dtype that `dropout` takes.
+    p : float
+        Probability to drop, in [0, 1].
+    key, shared_axes, out, window
+        As in `dropout`, with the same mask.
+
+    Returns
+    -------
+    ndarray
+        ``A * x + B`` where kept and ``A * a + B`` where dropped: a = -1.7581 is SELU's limit,
+        ``A = ((1 - p) * (1 + p * a**2))**-0.5`` and ``B = -A * p * a``. For p = 1 the limit, 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dropout`, or if x is complex.
+
+    References
+    ----------
+    Klambauer et al., "Self-Normalizing Neural Networks", arXiv 1706.02515, section 2 and appendix.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.alpha_dropout(np.zeros(4), 0.5, fd.Key(42)).round(4)
+    array([-0.7792, -0.7792,  0.7792,  0.7792])
+    """
+    a = any_real_array(x, "alpha dropout")
+    threshold, _ = rate(p)
+    if threshold == FULL:
+        return dropout(x, 1.0, key, shared_axes=shared_axes, out=out, window=window)
+    y = target(out, a)
+    scale, *constants = affine(p)
+    fuse(Pass("alpha", constants=tuple(constants), scale=scale), a, y, p, key, shared_axes, window)
+    return result(y, out)
+
+
+def affine(p: float) -> tuple[float, float, float]:
+    """The scale and shift of what is kept, and the value of what is dropped, at a realised rate below 1."""
+    dropped = rate(p)[0] / FULL
+    scale = ((1 - dropped) * (1 + dropped * SATURATION**2)) ** -0.5
+    return scale, -scale * dropped * SATURATION, scale * (1 - dropped) * SATURATION
+
+
+def alpha_dropout_backward(
+    g: ArrayLike,
+    p: float,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    out: NDArray[Any] | None = None,
+    window: Window | None = None,
+) -> NDArray[Any]:
+    """Return the gradient of `alpha_dropout` with respect to its input: A * g where kept, else +0.0.
+
+    Parameters
+    ----------
+    g : array_like
+        Gradient with respect to the output.
+    p, key, shared_axes, out, window
+        As given to `alpha_dropout`; `out` may be g.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.alpha_dropout_backward(np.ones(4), 0.5, fd.Key(42)).round(4)
+    array([0.    , 0.    , 0.8864, 0.8864])
+    """
+    g = any_real_array(g, "alpha dropout")
+    threshold, _ = rate(p)
+    y = target(out, g)
+    scale = affine(p)[0] if threshold < FULL else 0.0
+    fuse(Pass(scale=scale), g, y, p, key, shared_axes, window)
+    return result(y, out)
+
+
+class AlphaDropout(Dropout):
+    """Dropout for self-normalising networks: it keeps mean 0 and variance 1 through SELU layers.
+
+    Parameters
+    ----------
+    p : float or callable, default 0.5
+        Probability to drop, in [0, 1]; the paper uses .05 and .1.
+    rng
+        As in `Dropout`.
+
+    References
+    ----------
+    Klambauer et al., "Self-Normalizing Neural Networks", arXiv 1706.02515.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> x = fd.normal(100_000, fd.Key(1))
+    >>> y = fd.AlphaDropout(0.5, rng=2)(x)
+    >>> abs(round(float(y.mean()), 2)), round(float(y.std()), 2)
+    (0.0, 1.0)
+    """
+
+    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        return alpha_dropout(x, p, key, shared_axes=self._shared(x), out=out)
+
+    def _drop_backward(self, g: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        return alpha_dropout_backward(g, p, key, shared_axes=self._shared(g), out=out)
+
+    def _shared(self, x: ArrayLike) -> Axes:
+        return ()
+
+
+class FeatureAlphaDropout(AlphaDropout):
+    """Alpha dropout of whole feature maps: one draw for each sample and channel.
+
+    Parameters
+    ----------
+    p : float or callable, default 0.5
+        Probability to drop, in [0, 1].
+    data_format : {"channels_first", "channels_last"}
+        Axes (n, c, ...) or (n, ..., c), with any number of axes between or none.
+    rng
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p or the data format isn't as above; in forward, if x has fewer than two axes.
+
+    References
+    ----------
+    Klambauer et al., "Self-Normalizing Neural Networks", arXiv 1706.02515; Tompson et al., "Efficient
+    Object Localization Using Convolutional Networks", arXiv 1411.4280, for the shared draws.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> y = fd.FeatureAlphaDropout(0.5, rng=7)(np.zeros((1, 4, 3)))
+    >>> y[0].round(4)
+    array([[-0.7792, -0.7792, -0.7792],
+           [ 0.7792,  0.7792,  0.7792],
+           [-0.7792, -0.7792, -0.7792],
+           [ 0.7792,  0.7792,  0.7792]])
+    """
+
+    def __init__(
+        self, p: ScheduledRate = 0.5, *, data_format: str = "channels_first", rng: Rng = None
+    ) -> None:
+        super().__init__(p, rng=rng)
+        check_data_format(data_format)
+        self.data_format = data_format
+
+    def _shared(self, x: ArrayLike) -> Axes:
+        ndim = np.ndim(x)
+        if ndim < 2:
+            shape = np.shape(x)
+            raise ValueError(f"FeatureAlphaDropout needs axes for samples and channels, got shape {shape}")
+        return tuple(range(2, ndim)) if self.data_format == "channels_first" else tuple(range(1, ndim - 1))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(p={self._shown}, data_format={self.data_format!r}, rng={self.key})"

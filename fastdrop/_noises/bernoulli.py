@@ -1,0 +1,411 @@
+"""Pure functions of (array, rate, key): what layers and integrations are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastdrop._arrays.host import (
+    PLAIN,
+    Axes,
+    Window,
+    any_array,
+    as_lanes,
+    copy,
+    lanes_dtype,
+    output,
+    own_mask,
+    pieces,
+    result,
+    target,
+    to_array,
+    unmasked,
+    unpacked,
+)
+from fastdrop._arrays.numbers import Rate, rate
+from fastdrop._cpu.run import DROP, cpu, drop, fuse
+from fastdrop._noises._layer import NoiseLayer
+from fastdrop._stream.keys import Key, Rng, stream
+from fastdrop.schedules import Curriculum, ScheduledRate
+
+
+def dropout(
+    x: ArrayLike,
+    p: Rate,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    out: NDArray[Any] | None = None,
+    window: Window | None = None,
+) -> NDArray[Any]:
+    """Return x with each element dropped with probability p and the others scaled by 1/(1 - p).
+
+    Inverted Bernoulli dropout. The mask is a pure function of the key and of each element's C-order
+    position, so nothing is stored: `dropout_backward` with the same key is the exact adjoint.
+
+    Parameters
+    ----------
+    x : array_like, any shape
+        float16, bfloat16 (of ml_dtypes), float32, float64, complex64 or complex128. Strides, memory
+        order, byte order and dtype don't change the mask. 16-bit floats are computed in float32 and
+        rounded once.
+    p : float or ndarray
+        Probability to drop, in [0, 1], exact to 2**-33. An array must broadcast to the mask's shape:
+        x's, with length 1 along the shared axes.
+    key : Key or int
+        The same key gives the same mask; an int is the seed of a `Key`.
+    shared_axes : int or tuple of int, default ()
+        Axes along which all elements share one draw: the spatial axes for spatial dropout, time for
+        temporal dropout. The mask's index is then the position in the mask's shape.
+    out : ndarray, optional
+        Where to write: of x's shape and dtype, and either x itself or free of overlap with it.
+    window : (full_shape, origin), optional
+        x is the block at `origin` of an array of `full_shape`, and gets the mask that it has there.
+        An array p belongs to the block.
+
+    Returns
+    -------
+    ndarray
+        `out`, or a new C-order array. Dropped elements are +0.0 whatever x holds there; kept ones
+        are ``x * s``, with s = 2**32 / (2**32 - round(p * 2**32)) rounded once to x's dtype.
+
+    Raises
+    ------
+    TypeError
+        If x has another dtype, p is not real, or key is neither a Key nor an int.
+    ValueError
+        If p is outside [0, 1] or NaN or doesn't broadcast, an axis is out of range or repeated, or
+        `out` or `window` doesn't fit x.
+
+    See Also
+    --------
+    dropout_backward : its gradient.
+    keep_mask : the mask itself.
+
+    References
+    ----------
+    Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
+    JMLR 15 (2014), section 10 for the scaling at training time. Tompson et al., "Efficient Object
+    Localization Using Convolutional Networks", arXiv 1411.4280, section 3 for shared draws.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.dropout(np.ones(8, np.float32), 0.5, fd.Key(42))
+    array([0., 0., 2., 2., 2., 2., 2., 2.], dtype=float32)
+    >>> whole = fd.dropout(np.ones((4, 3)), 0.5, fd.Key(42))
+    >>> lower = fd.dropout(np.ones((2, 3)), 0.5, fd.Key(42), window=((4, 3), (2, 0)))
+    >>> np.array_equal(whole[2:], lower)
+    True
+    >>> fd.dropout(np.ones((2, 4, 3)), 0.5, fd.Key(42), shared_axes=1)[:, :2]
+    array([[[0., 0., 2.],
+            [0., 0., 2.]],
+           [[2., 2., 2.],
+            [2., 2., 2.]]])
+    """
+    if type(x) is not np.ndarray or x.dtype not in PLAIN:
+        x = any_array(x)
+        y, plain = target(out, x), False
+    else:
+        y = np.empty(x.shape, x.dtype) if out is None else output(out, x)
+        plain = shared_axes == () and window is None
+    if plain and not isinstance(p, np.ndarray):  # the quick way for small calls
+        threshold, scale = rate(p)
+        philox_key, draw = stream(key)
+        drop(x, y, 0, threshold, scale, philox_key, draw)
+    else:
+        fuse(DROP, x, y, p, key, shared_axes, window)
+        return result(y, out)
+    return y if out is None else out
+
+
+def dropout_backward(
+    g: ArrayLike,
+    p: Rate,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    out: NDArray[Any] | None = None,
+    window: Window | None = None,
+) -> NDArray[Any]:
+    """Return the gradient of `dropout` with respect to its input.
+
+    Dropout is linear and its mask is recomputed from the key: neither x, y nor a mask is needed.
+
+    Parameters
+    ----------
+    g : array_like
+        Gradient with respect to the output of `dropout`, of the same shape as its input.
+    p, key, shared_axes, out, window
+        As given to `dropout`; `out` may be g.
+
+    Returns
+    -------
+    ndarray
+        ``g * s`` where the element was kept, +0.0 where it was dropped (also where g is not finite).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dropout`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.dropout_backward(np.full(4, 0.5), 0.75, key=7)
+    array([0., 2., 0., 2.])
+    """
+    return dropout(g, p, key, shared_axes=shared_axes, out=out, window=window)
+
+
+def keep_mask(
+    shape: SupportsIndex | Sequence[SupportsIndex],
+    p: Rate,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    packed: bool = False,
+    window: Window | None = None,
+) -> NDArray[Any]:
+    """Return the mask that `dropout` applies: True where an element is kept.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+        Shape of the array to which the mask belongs.
+    p, key, shared_axes, window
+        As in `dropout`.
+    packed : bool, default False
+        Return the bits in `numpy.packbits` order instead.
+
+    Returns
+    -------
+    ndarray
+        bool of the given shape, or uint8 of shape ``(ceil(size / 8),)`` if packed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dropout`.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> fd.keep_mask(8, 0.5, fd.Key(42))
+    array([False, False,  True,  True,  True,  True,  True,  True])
+    >>> fd.keep_mask(8, 0.5, fd.Key(42), packed=True)
+    array([63], dtype=uint8)
+    """
+    mask = np.ones(shape, np.uint8)
+    fuse(DROP, mask, mask, p, key, shared_axes, window)
+    return np.packbits(mask) if packed else mask.view(np.bool_)
+
+
+def apply_mask(
+    x: ArrayLike, mask: ArrayLike, p: float, *, packed: bool = False, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Return x dropped by a mask of your own: kept elements times 1/(1 - p), the others +0.0.
+
+    Parameters
+    ----------
+    x : array_like, any shape
+        Of a dtype that `dropout` takes.
+    mask : array_like of bool or uint8
+        True or nonzero where x is kept; broadcastable to x. If packed, its bits as `numpy.packbits`
+        orders them, flat: uint8 of shape ``(ceil(x.size / 8),)``.
+    p : float
+        The probability to drop that the mask was drawn with, in [0, 1].
+    packed : bool, default False
+        Whether the mask is packed.
+    out : ndarray, optional
+        As in `dropout`.
+
+    Returns
+    -------
+    ndarray
+        ``x * (1 / (1 - p))`` where kept, the factor rounded once to x's precision. That equals ONNX's
+        ``mask * x * scale``, but +0.0 where that has -0.0 or NaN in dropped elements.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dropout`, or if the mask is of another dtype or doesn't fit x.
+
+    References
+    ----------
+    Open Neural Network Exchange, operator Dropout, version 13.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.apply_mask(np.arange(4.0), [True, False, True, True], 0.5)
+    array([0., 0., 4., 6.])
+    >>> fd.apply_mask(np.arange(4.0), np.array([0b10110000], np.uint8), 0.5, packed=True)
+    array([0., 0., 4., 6.])
+    """
+    x = to_array(x)
+    rate(p)
+    given = unmasked(mask)
+    keep = unpacked(given, x) if packed else own_mask(given, x)
+    return masked(x, keep, 1 / (1 - p) if p < 1 else 0.0, out)
+
+
+def masked(x: NDArray, keep: NDArray, scale: float, out: NDArray[Any] | None) -> NDArray[Any]:
+    """X times a scale where a mask that broadcasts to it is not 0, else +0."""
+    y = target(out, x)
+    a, b = as_lanes(x), as_lanes(y)
+    dtype = lanes_dtype(a)
+    keep = np.broadcast_to(keep, x.shape).reshape(x.shape + (1,) * (a.ndim - x.ndim))
+    for part, kept, piece, _ in pieces(a, keep, b):
+        factors = np.multiply(kept, scale, dtype=dtype)
+        v = copy(part, piece)
+        cpu().units(v, v, v, piece, factors, 1, max(part.size, 1))
+    return y if out is None else out
+
+
+class Dropout(NoiseLayer):
+    """Inverted dropout: in training each element is dropped with probability p.
+
+    A layer holds its rate, its key and the shape of its last input. It stores no mask: backward
+    recomputes it, and costs what forward costs.
+
+    Threads may share a layer, of this class or another: calls take turns, and each training forward gets
+    a draw of its own. But backward belongs to the layer's last forward, whichever thread called that:
+    threads that train at once need a layer each, say with ``rng=key.fold_in(thread)``, or the functions.
+
+    Parameters
+    ----------
+    p : float or callable, default 0.5
+        Probability to drop, in [0, 1], or a schedule of it: one of `fastdrop.schedules` or any function of
+        the step, which `step` advances.
+    rng : None, int, Key, numpy.random.SeedSequence or numpy.random.Generator, optional
+        Where the masks come from; None takes fresh entropy. Each training forward takes the next
+        draw of this key.
+
+    Attributes
+    ----------
+    p : float
+        The rate now; it, or a schedule, may be set between calls.
+    key : Key
+        The key of the next training forward.
+    training : bool
+        Whether forward drops; True at first.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p or rng is not of the kinds above.
+
+    See Also
+    --------
+    fastdrop.dropout : the function under it.
+
+    References
+    ----------
+    Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
+    JMLR 15 (2014).
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> drop = fd.Dropout(0.5, rng=42)
+    >>> drop(np.ones(6))
+    array([0., 0., 2., 2., 2., 2.])
+    >>> drop.backward(np.ones(6))
+    array([0., 0., 2., 2., 2., 2.])
+    >>> drop(np.ones(6), training=False)
+    array([1., 1., 1., 1., 1., 1.])
+    >>> drop
+    Dropout(p=0.5, rng=Key(42, draw=1))
+    """
+
+    def __init__(self, p: ScheduledRate = 0.5, *, rng: Rng = None) -> None:
+        super().__init__(p, rng)
+
+    @property
+    def p(self) -> float:
+        """Probability to drop."""
+        return float(self._value)
+
+    @p.setter
+    def p(self, p: ScheduledRate) -> None:
+        self._set(p)
+
+    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        return dropout(x, p, key, out=out)
+
+
+class InvertedDropout(Dropout):
+    """`Dropout` by the probability to keep.
+
+    Parameters
+    ----------
+    keep_prob : float, default 0.5
+        Probability to keep, in [0, 1]; p is ``1 - keep_prob``. A schedule can be set as p.
+    rng
+        As in `Dropout`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> drop = fd.InvertedDropout(0.8, rng=1)
+    >>> drop
+    InvertedDropout(keep_prob=0.8, rng=Key(1))
+    >>> sorted({float(v) for v in drop(np.ones(1000, np.float32))})
+    [0.0, 1.25]
+    """
+
+    def __init__(self, keep_prob: float = 0.5, *, rng: Rng = None) -> None:
+        rate(keep_prob, "keep_prob")
+        super().__init__(1 - keep_prob, rng=rng)
+
+    @property
+    def keep_prob(self) -> float:
+        """Probability to keep."""
+        return 1 - self.p
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(keep_prob={self.keep_prob}, rng={self.key})"
+
+
+class CurriculumDropout(Dropout):
+    """`Dropout` whose rate rises from 0 towards p: ``p * (1 - exp(-gamma * updates))``.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        The rate that it tends to, in [0, 1].
+    gamma : float
+        How fast, finite and not negative: 10 over the number of updates is usual.
+    rng
+        As in `Dropout`.
+
+    References
+    ----------
+    Morerio et al., "Curriculum Dropout", arXiv 1703.06229.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> drop = fd.CurriculumDropout(0.5, gamma=0.1, rng=42)
+    >>> drop.p
+    0.0
+    >>> drop.step()  # after each update of the weights, or on_epoch_end() after each epoch
+    >>> round(drop.p, 4)
+    0.0476
+    """
+
+    def __init__(self, p: float = 0.5, *, gamma: float, rng: Rng = None) -> None:
+        super().__init__(Curriculum(p, gamma), rng=rng)
+
+    def on_epoch_end(self) -> None:
+        """Advance the schedule, where its steps are epochs: gamma is then 10 over the number of these."""
+        self.step()
+
+    def __repr__(self) -> str:
+        if not isinstance(self.schedule, Curriculum):
+            return super().__repr__()
+        return f"{type(self).__name__}(p={self.schedule.p}, gamma={self.schedule.gamma}, rng={self.key})"

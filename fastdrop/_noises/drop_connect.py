@@ -1,0 +1,513 @@
+"""DropConnect: products with weights that are dropped, for each example anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastdrop._arrays.host import PLAIN, target, to_array
+from fastdrop._arrays.numbers import FULL, rate
+from fastdrop._noises.bernoulli import Dropout, dropout
+from fastdrop._noises.variational import local_reparameterization
+from fastdrop._stream.keys import Key, Rng, as_key_or_seed, natural
+from fastdrop.schedules import ScheduledRate
+
+# Elements that are dropped at a time, and of how many examples: see benchmarks/dropconnect.py. Fewer cost
+# calls, more leave the cache; one example at a time makes the products of backward dot products of vectors.
+_BUFFER = 1 << 20
+_EXAMPLES = 16
+
+
+def drop_connect(
+    x: ArrayLike,
+    weight: ArrayLike,
+    p: float,
+    key: Key | SupportsIndex,
+    *,
+    bias: ArrayLike | None = None,
+    per_example: bool = True,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Return ``x @ weight + bias`` with each weight and bias dropped with probability p, for each example.
+
+    Parameters
+    ----------
+    x : array_like of shape (n, features_in)
+        float32 or float64.
+    weight : array_like of shape (features_in, features_out)
+        Of x's dtype.
+    p : float
+        Probability to drop, in [0, 1].
+    key : Key or int
+        As in `dropout`.
+    bias : array_like of shape (features_out,), optional
+        Of x's dtype.
+    per_example : bool, default True
+        Draw for each example, rather than once for the batch.
+    out : ndarray of shape (n, features_out), optional
+        Where to write: of x's dtype, and free of overlap with the other arrays.
+
+    Returns
+    -------
+    ndarray of shape (n, features_out)
+        ``y[b] = x[b] @ dropped[b] + dropped_bias[b]``, where `dropped` is what `dropout` makes of the
+        weights repeated to (n, features_in, features_out), and dropped_bias what it makes of the bias
+        repeated to (n, features_out) under ``key.fold_in(0)``. The array of three axes never exists as
+        a whole: its parts take about ``2**20`` elements, or one row of weights if that is longer. If not
+        per_example the weights and the bias are dropped as they are, once.
+
+    Raises
+    ------
+    TypeError
+        If an array is neither float32 nor float64 or not of x's dtype, p is not real, or key is neither
+        a Key nor an int.
+    ValueError
+        If shapes don't fit, p is outside [0, 1], or out overlaps another array.
+
+    See Also
+    --------
+    drop_connect_inference : the mean of an activation over all masks.
+
+    References
+    ----------
+    Wan et al., "Regularization of Neural Networks using DropConnect", ICML 2013, algorithm 1. There p is
+    the probability to keep, and kept weights are not scaled.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> x, weight = np.ones((2, 3)), np.arange(6.0).reshape(3, 2)
+    >>> fd.drop_connect(x, weight, 0.5, fd.Key(42))
+    array([[12., 16.],
+           [ 0., 12.]])
+    >>> dropped = fd.dropout(np.broadcast_to(weight, (2, 3, 2)), 0.5, fd.Key(42))
+    >>> (x[:, None] @ dropped)[:, 0]
+    array([[12., 16.],
+           [ 0., 12.]])
+    """
+    x, weight = dense_arrays(x, weight)
+    arrays = [x, weight]
+    if bias is not None:
+        arrays.append(bias := checked_array("bias", bias, weight.shape[1:], x.dtype))
+    per_example = _varies(p) and per_example
+    y = _output(out, (len(x), weight.shape[1]), arrays)
+    if per_example:
+        _product(x, weight, p, key, y)
+    else:
+        np.matmul(x, dropout(weight, p, key), out=y)
+    if bias is not None:
+        repeated = np.broadcast_to(bias, y.shape) if per_example else bias
+        y += dropout(repeated, p, _bias_key(key))
+    return y
+
+
+def drop_connect_backward(
+    g: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike,
+    p: float,
+    key: Key | SupportsIndex,
+    *,
+    bias: bool = False,
+    per_example: bool = True,
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    """Return the gradients of `drop_connect` with respect to x, the weights and the bias.
+
+    Parameters
+    ----------
+    g : array_like of shape (n, features_out)
+        Gradient with respect to the output, of x's dtype.
+    x, weight, p, key, per_example
+        As given to `drop_connect`.
+    bias : bool, default False
+        Whether there was a bias.
+
+    Returns
+    -------
+    dx : ndarray of shape (n, features_in)
+        ``dx[b] = dropped[b] @ g[b]``.
+    dweight : ndarray of shape (features_in, features_out)
+        The sum over b of ``np.outer(x[b], g[b])``, dropped as the weights were for b.
+    dbias : ndarray of shape (features_out,), or None
+        The sum over b of ``g[b]``, dropped as the bias was for b; None without a bias.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `drop_connect`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> x, weight = np.ones((2, 3)), np.arange(6.0).reshape(3, 2)
+    >>> dx, dweight, dbias = fd.drop_connect_backward(np.ones((2, 2)), x, weight, 0.5, 42, bias=True)
+    >>> dx
+    array([[ 0., 10., 18.],
+           [ 2.,  0., 10.]])
+    >>> dweight
+    array([[2., 2.],
+           [2., 2.],
+           [2., 4.]])
+    >>> dbias
+    array([0., 4.])
+    """
+    x, weight = dense_arrays(x, weight)
+    g = checked_array("g", g, (len(x), weight.shape[1]), x.dtype)
+    if _varies(p) and per_example:
+        dx, dweight = _product_backward(g, x, weight, p, key)
+        return dx, dweight, dropout(g, p, _bias_key(key)).sum(0) if bias else None
+    dx, dweight = g @ dropout(weight, p, key).T, dropout(x.T @ g, p, key)
+    return dx, dweight, dropout(g.sum(0), p, _bias_key(key)) if bias else None
+
+
+def _product(
+    x: NDArray[Any], weight: NDArray[Any], p: float, key: Key | SupportsIndex, y: NDArray[Any]
+) -> None:
+    """Each example times its own dropped weights, into y."""
+    weight, y[...] = np.ascontiguousarray(weight), 0  # it is read for each example
+    for examples, inputs, block in _dropped(np.broadcast_to(weight, (len(x), *weight.shape)), p, key):
+        y[examples] += np.matmul(x[examples, None, inputs], block)[:, 0]
+
+
+def _product_backward(
+    g: NDArray[Any], x: NDArray[Any], weight: NDArray[Any], p: float, key: Key | SupportsIndex
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The gradients of `_product` with respect to x and the weights, both from dropped copies of g."""
+    weight = np.ascontiguousarray(weight)
+    dx, dweight = np.empty_like(x), np.zeros_like(weight)
+    finite = np.isfinite(weight).all()
+    for examples, inputs, block in _dropped(np.broadcast_to(g[:, None], (len(x), *weight.shape)), p, key):
+        by_input = block.swapaxes(0, 1)
+        dweight[inputs] += np.matmul(x[examples, inputs].T[:, None], by_input)[:, 0]
+        if finite:
+            dx[examples, inputs] = np.matmul(by_input, weight[inputs, :, None])[..., 0].T
+    if not finite:  # where such a weight is dropped it must give 0, and a dropped g times it is NaN
+        for examples, inputs, block in _dropped(np.broadcast_to(weight, (len(x), *weight.shape)), p, key):
+            dx[examples, inputs] = np.matmul(block, g[examples, :, None])[..., 0]
+    return dx, dweight
+
+
+def _dropped(
+    whole: NDArray[Any], p: float, key: Key | SupportsIndex
+) -> Iterator[tuple[slice, slice, NDArray[Any]]]:
+    """Parts of a 3-D array along its first two axes, dropped in a buffer, and which they are."""
+    n, features_in, features_out = whole.shape
+    inputs = _fitting(features_in, min(n, _EXAMPLES) * features_out)
+    examples = _fitting(n, inputs * features_out)
+    buffer = np.empty(examples * inputs * features_out, whole.dtype)
+    for b in range(0, n, examples):
+        for i in range(0, features_in, inputs):
+            part = whole[b : b + examples, i : i + inputs]
+            block = buffer[: part.size].reshape(part.shape)
+            np.copyto(block, part)
+            dropout(block, p, key, out=block, window=(whole.shape, (b, i, 0)))
+            yield slice(b, b + examples), slice(i, i + inputs), block
+
+
+def _fitting(rows: int, length: int) -> int:
+    """How many of rows of a length fit the buffer, at least one."""
+    return max(1, min(rows, _BUFFER // max(length, 1)))
+
+
+def _varies(p: float) -> bool:
+    """Whether masks differ: not where everything is kept, or everything is dropped."""
+    return 0 < rate(p)[0] < FULL
+
+
+def _bias_key(key: Key | SupportsIndex) -> Key:
+    return as_key_or_seed(key).fold_in(0)
+
+
+def dense_arrays(x: ArrayLike, weight: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The input and the weights of a dense layer, checked."""
+    inputs = checked_array("x", x, ("n", "features_in"))
+    return inputs, checked_array("weight", weight, (inputs.shape[1], "features_out"), inputs.dtype)
+
+
+def checked_array(
+    name: str, given: ArrayLike, shape: tuple[int | str, ...], dtype: np.dtype[Any] | None = None
+) -> NDArray[Any]:
+    """An array checked to be of a shape, in which a name is any length, and of a dtype that products take."""
+    got = np.asarray(given).dtype
+    if got not in PLAIN:
+        raise TypeError(f"{name} must be of float32 or float64, got {got}; use {name}.astype(np.float32)")
+    if dtype is not None and got != dtype:
+        raise TypeError(
+            f"{name} must be of the others' dtype {dtype}, got {got}; use {name}.astype(np.{dtype})"
+        )
+    array = to_array(given)
+    lengths = zip(shape, array.shape, strict=False)
+    if array.ndim != len(shape) or any(want != n for want, n in lengths if not isinstance(want, str)):
+        wanted = ", ".join(map(str, shape))
+        raise ValueError(f"{name} must have the shape ({wanted}), got {array.shape}")
+    return array
+
+
+def _output(out: NDArray[Any] | None, shape: tuple[int, ...], arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    """A new array for a product, or out, checked."""
+    dtype = arrays[0].dtype
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be an ndarray, got {type(out).__name__}; use np.empty({shape}, x.dtype)")
+    if out.shape != shape or out.dtype != dtype:
+        got = f"{out.dtype} {out.shape}"
+        raise ValueError(f"out must be {dtype} {shape}, got {got}; use np.empty({shape}, x.dtype)")
+    if any(np.may_share_memory(out, array) for array in arrays):
+        raise ValueError(f"out must not overlap another array; use np.empty({shape}, x.dtype)")
+    return out
+
+
+def drop_connect_moments(
+    x: ArrayLike, weight: ArrayLike, p: float, *, bias: ArrayLike | None = None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the mean and the variance that each output of `drop_connect` has over the masks.
+
+    Parameters
+    ----------
+    x, weight, bias
+        As in `drop_connect`.
+    p : float
+        Probability to drop, in [0, 1).
+
+    Returns
+    -------
+    mean : ndarray of shape (n, features_out)
+        ``x @ weight + bias``.
+    variance : ndarray of shape (n, features_out)
+        ``p / (1 - p) * (x**2 @ weight**2 + bias**2)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `drop_connect`, or if p is 1, where kept weights are infinite.
+
+    References
+    ----------
+    Wan et al., "Regularization of Neural Networks using DropConnect", ICML 2013, algorithm 2, for weights
+    that are scaled in training.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> x, weight = np.array([[1.0, 2.0]]), np.array([[3.0], [1.0]])
+    >>> fd.drop_connect_moments(x, weight, 0.5)
+    (array([[5.]]), array([[13.]]))
+    """
+    x, weight = dense_arrays(x, weight)
+    rate(p)
+    if p >= 1:
+        raise ValueError(f"p must be below 1 for the moments, got {p}; the variance is p / (1 - p)")
+    mean, variance = x @ weight, np.square(x) @ np.square(weight)
+    if bias is not None:
+        bias = checked_array("bias", bias, weight.shape[1:], x.dtype)
+        mean += bias
+        variance += np.square(bias)
+    variance *= float(p) / (1 - float(p))
+    return mean, variance
+
+
+def drop_connect_inference(
+    x: ArrayLike,
+    weight: ArrayLike,
+    p: float,
+    key: Key | SupportsIndex,
+    *,
+    bias: ArrayLike | None = None,
+    activation: Callable[[NDArray[Any]], NDArray[Any]],
+    samples: int = 100,
+) -> NDArray[Any]:
+    """Return the mean of an activation of `drop_connect` over the masks, by normals of its moments.
+
+    An output is a sum of as many independent terms as there are inputs, and so about normal if these are
+    many and none of them outweighs the others.
+
+    Parameters
+    ----------
+    x, weight, bias
+        As in `drop_connect`.
+    p : float
+        Probability to drop, in [0, 1).
+    key : Key or int
+        As in `dropout`. Sample s takes the normals of ``key.fold_in(s)``.
+    activation : callable
+        Makes an array of one of shape (n, features_out).
+    samples : int, default 100
+        How many normals are drawn for each output. The mean's error falls with their square root.
+
+    Returns
+    -------
+    ndarray
+        Of the activation's shape and x's dtype. One sample is held at a time; they are summed in float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `drop_connect_moments`, or if samples is not an integer above 0.
+
+    References
+    ----------
+    Wan et al., "Regularization of Neural Networks using DropConnect", ICML 2013, algorithm 2.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> x, weight = np.ones((1, 100)), np.full((100, 1), 0.01)
+    >>> def relu(u):
+    ...     return np.maximum(u - 1, 0)
+    >>> relu(x @ weight)  # of the mean
+    array([[0.]])
+    >>> fd.drop_connect_inference(x, weight, 0.5, fd.Key(42), activation=relu, samples=1000).round(3)
+    array([[0.04]])
+    """
+    if natural("samples", samples) == 0:
+        raise ValueError("samples must be above 0, got 0")
+    mean, variance = drop_connect_moments(x, weight, p, bias=bias)
+    key = as_key_or_seed(key)
+    total: Any = 0.0
+    for sample in range(samples):
+        draw = local_reparameterization(mean, variance, key.fold_in(sample))
+        total = total + np.asarray(activation(draw), np.float64)
+    return np.asarray(total / samples, mean.dtype)
+
+
+class DropConnect(Dropout):
+    """A dense layer whose weights are dropped in training, for each example anew.
+
+    In evaluation it returns ``x @ weight + bias``, the mean of what it returns in training. The mean of an
+    activation of that is another: `drop_connect_inference` computes it.
+
+    The layer keeps a reference to its last input, which the weights' gradient needs: don't change that in
+    place before backward. The weights it refers to are the caller's: update them in place. If that is done
+    between forward and backward, the gradient is that of the weights as they then are.
+
+    Parameters
+    ----------
+    p : float or callable, default 0.5
+        Probability to drop, in [0, 1].
+    weight : ndarray of shape (features_in, features_out)
+        float32 or float64. A pickle or deep copy of the layer has its own copy.
+    bias : ndarray of shape (features_out,), optional
+        Of the weights' dtype.
+    per_example : bool, default True
+        Draw for each example, rather than once for the batch.
+    rng
+        As in `Dropout`.
+
+    Attributes
+    ----------
+    weight_grad : ndarray
+        Gradient with respect to the weights, which `backward` adds to and `zero_grad` clears.
+    bias_grad : ndarray or None
+        The same for the bias.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p or rng is not as in `Dropout`, or weight or bias is no ndarray, or of another dtype or shape.
+
+    See Also
+    --------
+    fastdrop.drop_connect : the function under it.
+
+    References
+    ----------
+    Wan et al., "Regularization of Neural Networks using DropConnect", ICML 2013.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> weight = np.arange(6.0).reshape(3, 2)
+    >>> layer = fd.DropConnect(0.5, weight=weight, rng=42)
+    >>> y = layer(np.ones((2, 3)))
+    >>> y
+    array([[12., 16.],
+           [ 0., 12.]])
+    >>> dx = layer.backward(y)  # of the loss sum(y**2) / 2
+    >>> weight -= 0.1 * layer.weight_grad
+    >>> layer.zero_grad()
+    >>> layer.eval()(np.ones((1, 3))).round(1)
+    array([[ 1.2, -2.2]])
+    >>> layer
+    DropConnect(p=0.5, weight=float64 (3, 2), bias=None, per_example=True, rng=Key(42, draw=1))
+    """
+
+    def __init__(
+        self,
+        p: ScheduledRate = 0.5,
+        *,
+        weight: NDArray[Any],
+        bias: NDArray[Any] | None = None,
+        per_example: bool = True,
+        rng: Rng = None,
+    ) -> None:
+        super().__init__(p, rng=rng)
+        for name, array in (("weight", weight), ("bias", bias)):
+            if array is not None and not isinstance(array, np.ndarray):
+                kind = type(array).__name__
+                raise TypeError(f"{name} must be an ndarray, which the layer refers to, got {kind}")
+        checked_array("weight", weight, ("features_in", "features_out"))
+        if bias is not None:
+            checked_array("bias", bias, weight.shape[1:], weight.dtype)
+        self.weight, self.bias, self.per_example = weight, bias, per_example
+        self.weight_grad = np.zeros_like(weight)
+        self.bias_grad = None if bias is None else np.zeros_like(bias)
+        self._last_x: ArrayLike = ()
+
+    def zero_grad(self) -> None:
+        """Set the gradients to 0."""
+        self.weight_grad.fill(0)
+        if self.bias_grad is not None:
+            self.bias_grad.fill(0)
+
+    def forward(
+        self, x: ArrayLike, training: bool | None = None, *, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """Return x times the weights plus the bias, which are dropped in training.
+
+        Parameters
+        ----------
+        x : array_like of shape (n, features_in)
+            Of the weights' dtype.
+        training : bool, optional
+            For this call alone; by default `self.training`.
+        out : ndarray, optional
+            As in `fastdrop.drop_connect`; written in evaluation too.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fastdrop.drop_connect`; the key is then not advanced.
+        """
+        with self._turn:
+            if self.training if training is None else training:
+                y = super().forward(x, True, out=out)
+            else:
+                y = self._drop(x, 0.0, Key(0), out)
+                self._last_shape, self._last_value = y.shape, 0.0
+                self._last_seed, self._last_draw = 0, 0  # backward is that of training at p = 0
+            self._last_x = x
+            return y
+
+    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        return drop_connect(x, self.weight, p, key, bias=self.bias, per_example=self.per_example, out=out)
+
+    def _drop_backward(self, g: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        has_bias = self.bias is not None
+        dx, dweight, dbias = drop_connect_backward(
+            g, self._last_x, self.weight, p, key, bias=has_bias, per_example=self.per_example
+        )
+        y = target(out, dx)
+        np.copyto(y, dx)
+        self.weight_grad += dweight
+        if self.bias_grad is not None:
+            self.bias_grad += dbias
+        return y if out is None else out
+
+    def __repr__(self) -> str:
+        weight, bias = (None if a is None else f"{a.dtype} {a.shape}" for a in (self.weight, self.bias))
+        arrays = f"weight={weight}, bias={bias}, per_example={self.per_example}"
+        return f"{type(self).__name__}(p={self._shown}, {arrays}, rng={self.key})"

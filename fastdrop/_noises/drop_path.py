@@ -1,0 +1,179 @@
+"""Stochastic depth: whole samples of a residual branch dropped."""
+
+from __future__ import annotations
+
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastdrop._arrays.host import Window
+from fastdrop._arrays.numbers import FULL, Rate, rate
+from fastdrop._noises.bernoulli import Dropout, dropout, keep_mask
+from fastdrop._stream.keys import Key, Rng
+from fastdrop.schedules import ScheduledRate
+
+
+def drop_path(
+    x: ArrayLike,
+    p: Rate,
+    key: Key | SupportsIndex,
+    *,
+    mode: str = "row",
+    out: NDArray[Any] | None = None,
+    window: Window | None = None,
+) -> NDArray[Any]:
+    """Return x with whole samples dropped: stochastic depth of a residual branch.
+
+    Parameters
+    ----------
+    x : array_like, at least 1-D
+        Samples along the first axis, of a dtype that `dropout` takes.
+    p : float or ndarray
+        Probability to drop. For layer l of L the paper takes ``p_L * l / L``.
+    key, out, window
+        As in `dropout`.
+    mode : {"row", "batch"}, default "row"
+        Draw for each sample, or once for all.
+
+    Returns
+    -------
+    ndarray
+        As `dropout` with every axis shared but the first, or every axis.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dropout`, or if mode is another or x has no axis.
+
+    See Also
+    --------
+    surviving_rows : which samples stay, so that the branch need not be computed for the others.
+
+    References
+    ----------
+    Huang et al., "Deep Networks with Stochastic Depth", arXiv 1603.09382, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.drop_path(np.ones((4, 3)), 0.5, fd.Key(7))
+    array([[0., 0., 0.],
+           [2., 2., 2.],
+           [0., 0., 0.],
+           [2., 2., 2.]])
+    """
+    axes = path_axes(np.ndim(x), mode)
+    return dropout(x, p, key, shared_axes=axes, out=out, window=window)
+
+
+def path_axes(ndim: int, mode: str) -> tuple[int, ...]:
+    """The axes along which `drop_path` shares its draws."""
+    if mode not in ("row", "batch"):
+        raise ValueError(f'mode must be "row" or "batch", got {mode!r}')
+    if ndim == 0:
+        raise ValueError("drop_path needs samples along a first axis, got a 0-d array; use x[None]")
+    return tuple(range(1 if mode == "row" else 0, ndim))
+
+
+def drop_path_backward(
+    g: ArrayLike,
+    p: Rate,
+    key: Key | SupportsIndex,
+    *,
+    mode: str = "row",
+    out: NDArray[Any] | None = None,
+    window: Window | None = None,
+) -> NDArray[Any]:
+    """Return the gradient of `drop_path` with respect to its input: the same function of g.
+
+    Parameters
+    ----------
+    g : array_like
+        Gradient with respect to the output.
+    p, key, mode, out, window
+        As given to `drop_path`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.drop_path_backward(np.ones((4, 1)), 0.5, fd.Key(7)).ravel()
+    array([0., 2., 0., 2.])
+    """
+    return drop_path(g, p, key, mode=mode, out=out, window=window)
+
+
+def surviving_rows(samples: int, p: float, key: Key | SupportsIndex) -> tuple[NDArray[np.intp], float]:
+    """Return which samples `drop_path` keeps in row mode, and the scale of what is kept.
+
+    Parameters
+    ----------
+    samples : int
+        Length of the batch.
+    p : float
+        Probability to drop.
+    key : Key or int
+        As given to `drop_path`.
+
+    Returns
+    -------
+    rows : ndarray of intp
+        Indices of the samples that stay, ascending.
+    scale : float
+        1 / (1 - p) of the realised rate, by which `drop_path` multiplies them; 1 where p is 1.
+
+    Examples
+    --------
+    A residual branch f that is computed for the surviving samples only:
+
+    >>> import numpy as np, fastdrop as fd
+    >>> x, f = np.ones((4, 3)), np.square
+    >>> rows, scale = fd.surviving_rows(len(x), 0.5, fd.Key(7))
+    >>> rows, scale
+    (array([1, 3]), 2.0)
+    >>> y = x.copy()
+    >>> y[rows] += f(x[rows]) * scale
+    >>> np.array_equal(y, x + fd.drop_path(f(x), 0.5, fd.Key(7)))
+    True
+    """
+    threshold, scale = rate(p)
+    return np.flatnonzero(keep_mask(samples, p, key)), 1.0 if threshold == FULL else scale
+
+
+class DropPath(Dropout):
+    """Stochastic depth: dropout of whole samples of a residual branch.
+
+    Parameters
+    ----------
+    p : float or callable, default 0.5
+        Probability to drop, in [0, 1]. For layer l of L the paper takes ``p_L * l / L``.
+    mode : {"row", "batch"}, default "row"
+        Draw for each sample, or once for all.
+    rng
+        As in `Dropout`.
+
+    See Also
+    --------
+    fastdrop.surviving_rows : which samples stay, so that the branch need not be computed for the others.
+
+    References
+    ----------
+    Huang et al., "Deep Networks with Stochastic Depth", arXiv 1603.09382, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.DropPath(0.5, rng=7)(np.ones((5, 2)))[:, 0]
+    array([0., 2., 0., 2., 0.])
+    """
+
+    def __init__(self, p: ScheduledRate = 0.5, *, mode: str = "row", rng: Rng = None) -> None:
+        super().__init__(p, rng=rng)
+        path_axes(1, mode)
+        self.mode = mode
+
+    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        return drop_path(x, p, key, mode=self.mode, out=out)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(p={self._shown}, mode={self.mode!r}, rng={self.key})"

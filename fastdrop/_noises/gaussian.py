@@ -1,0 +1,392 @@
+"""Gaussian noise, multiplied and added."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from fastdrop._arrays.host import Axes, Window, any_array, result, target
+from fastdrop._arrays.numbers import Rate, rate, real
+from fastdrop._cpu.run import noise
+from fastdrop._noises._layer import NoiseLayer
+from fastdrop._noises.bernoulli import Dropout, dropout
+from fastdrop._stream.keys import Key, Rng
+from fastdrop.schedules import ScheduledRate
+
+
+def gaussian_dropout(
+    x: ArrayLike,
+    p: Rate,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    out: NDArray[Any] | None = None,
+    window: Window | None = None,
+) -> NDArray[Any]:
+    """Return x times noise of mean 1 and variance p / (1 - p), the mean and variance of dropout's.
+
+    Parameters
+    ----------
+    x : array_like, any shape
+        Of a dtype that `dropout` takes. Real and imaginary parts share their noise.
+    p : float or ndarray
+        The rate of the dropout that has this variance, in [0, 1). An array must broadcast to the
+        noise's shape: x's, with length 1 along the shared axes.
+    key, shared_axes, out, window
+        As in `dropout`.
+
+    Returns
+    -------
+    ndarray
+        ``x * (1 + sqrt(p / (1 - p)) * z)`` with the z of `normal`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dropout`, or if p is 1, where the variance is infinite.
+
+    References
+    ----------
+    Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
+    JMLR 15 (2014), section 10.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.gaussian_dropout(np.ones(4, np.float32), 0.5, fd.Key(42)).round(3)
+    array([ 1.975,  1.617, -0.197,  1.562], dtype=float32)
+    """
+    return noised("multiply", x, std_of(p), key, shared_axes, out, window)
+
+
+def gaussian_dropout_backward(
+    g: ArrayLike,
+    p: Rate,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    out: NDArray[Any] | None = None,
+    window: Window | None = None,
+) -> NDArray[Any]:
+    """Return the gradient of `gaussian_dropout` with respect to its input: the same function of g.
+
+    Parameters
+    ----------
+    g : array_like
+        Gradient with respect to the output.
+    p, key, shared_axes, out, window
+        As given to `gaussian_dropout`; `out` may be g.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> g = np.ones(1000)
+    >>> dx = fd.gaussian_dropout_backward(g, 0.5, fd.Key(42))
+    >>> np.array_equal(dx, fd.gaussian_dropout(g, 0.5, fd.Key(42)))
+    True
+    """
+    return gaussian_dropout(g, p, key, shared_axes=shared_axes, out=out, window=window)
+
+
+def gaussian_noise(
+    x: ArrayLike,
+    std: Rate,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    out: NDArray[Any] | None = None,
+    window: Window | None = None,
+) -> NDArray[Any]:
+    """Return x plus normal noise of mean 0.
+
+    Parameters
+    ----------
+    x : array_like, any shape
+        Of a dtype that `dropout` takes. A complex x gets independent noise in its real and imaginary
+        parts, each of variance ``std**2 / 2``.
+    std : float or ndarray
+        Standard deviation, finite and not negative. An array must broadcast to the noise's shape: x's,
+        with length 1 along the shared axes.
+    key, shared_axes, out, window
+        As in `dropout`.
+
+    Returns
+    -------
+    ndarray
+        ``x + std * z`` with the z of `normal`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dropout`, or if std is negative or not finite.
+
+    References
+    ----------
+    Bishop, "Training with Noise is Equivalent to Tikhonov Regularization", Neural Computation 7 (1995).
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.gaussian_noise(np.zeros(4), 0.1, fd.Key(42)).round(3)
+    array([ 0.098,  0.062, -0.12 ,  0.056])
+    """
+    return noised("shift", x, checked_std(std), key, shared_axes, out, window)
+
+
+def gaussian_noise_backward(
+    g: ArrayLike,
+    std: Rate,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    out: NDArray[Any] | None = None,
+    window: Window | None = None,
+) -> NDArray[Any]:
+    """Return the gradient of `gaussian_noise` with respect to its input: g itself, or out with g in it.
+
+    Parameters
+    ----------
+    g : array_like
+        Gradient with respect to the output.
+    std, key, shared_axes, window
+        As given to `gaussian_noise`; nothing depends on them.
+    out : ndarray, optional
+        Where to write; may be g.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.gaussian_noise_backward(np.ones(3), 0.1, fd.Key(42))
+    array([1., 1., 1.])
+    """
+    given = any_array(g)
+    if out is None:
+        return result(given, None)
+    if type(given) is not np.ndarray:
+        return dropout(g, 0.0, key, out=out)  # a copy
+    np.copyto(target(out, given), given)
+    return out
+
+
+def normal(
+    shape: SupportsIndex | Sequence[SupportsIndex],
+    key: Key | SupportsIndex,
+    *,
+    dtype: DTypeLike = np.float64,
+    shared_axes: Axes = (),
+    window: Window | None = None,
+) -> NDArray[Any]:
+    """Return the standard normals that Gaussian noise is made of.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+        Shape of the array to which the noise belongs.
+    key, shared_axes, window
+        As in `dropout`.
+    dtype : dtype, default float64
+        Of a kind that `dropout` takes. The numbers are the same in every precision, but for its rounding
+        and the further digits that float64 has: they change a radius by about 1e-5 near 0, by at most
+        1e-7 around four and 6e-6 around five, and by more beyond.
+
+    Returns
+    -------
+    ndarray
+        By Box and Muller's method: 32 digits of radius and angle each for float32 and less, which reach
+        6.76 standard deviations, and 64 for float64, which reach 9.49. `fastdrop.random` says which.
+
+    References
+    ----------
+    Box and Muller, "A Note on the Generation of Random Normal Deviates", Annals of Mathematical
+    Statistics 29 (1958).
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> fd.normal(4, fd.Key(42)).round(3)
+    array([ 0.975,  0.617, -1.197,  0.562])
+    """
+    zeros = np.zeros(shape, dtype)
+    return gaussian_noise(zeros, 1.0, key, shared_axes=shared_axes, out=zeros, window=window)
+
+
+def std_of(p: Rate) -> Rate:
+    """The standard deviation of Gaussian dropout at a rate, or an error."""
+    if not isinstance(p, np.ndarray):
+        rate(p)
+        if p >= 1:
+            raise ValueError(f"p must be below 1 for Gaussian dropout, got {p}; its variance is p / (1 - p)")
+        return math.sqrt(p / (1 - p))
+    if p.dtype.kind not in "fiu":
+        raise TypeError(f"p must be an array of real numbers in [0, 1), got {p.dtype}; use p.astype(float)")
+    wrong = p[~((p >= 0) & (p < 1))]
+    if wrong.size:
+        raise ValueError(f"p must be in [0, 1), got {wrong.flat[0]} in an array")
+    wide = p.astype(np.float64)
+    return np.sqrt(wide / (1 - wide))
+
+
+def checked_std(std: Rate, name: str = "std") -> Rate:
+    """A standard deviation, or an array of them, in float64, or an error."""
+    if isinstance(std, np.ndarray):
+        wrong = std[~((std >= 0) & (std < np.inf))]
+        if wrong.size:
+            raise ValueError(f"{name} must be finite and >= 0, got {wrong.flat[0]} in an array")
+        return std.astype(np.float64)
+    number = real(name, std)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{name} must be finite and >= 0, got {number}")
+    return number
+
+
+def noised(
+    formula: str,
+    x: ArrayLike,
+    std: Rate,
+    key: Key | SupportsIndex,
+    shared_axes: Axes = (),
+    out: NDArray[Any] | None = None,
+    window: Window | None = None,
+) -> NDArray[Any]:
+    """X times 1 + std * z if the formula is "multiply", x + std * z if it is "shift"."""
+    x = any_array(x)
+    y = target(out, x)
+    noise(formula, x, y, (std,), key, shared_axes, window)
+    return result(y, out)
+
+
+class GaussianDropout(Dropout):
+    """Gaussian dropout: in training x is multiplied with normal noise of mean 1.
+
+    Parameters
+    ----------
+    p : float or callable, default 0.5
+        The rate, or a schedule of it, of the dropout that has the noise's variance p / (1 - p), in [0, 1).
+    std : float, optional
+        The noise's standard deviation, instead of p.
+    alpha : float, optional
+        The noise's variance, instead of p.
+    rng
+        As in `Dropout`.
+
+    Attributes
+    ----------
+    p : float
+        May be set between calls.
+    std, alpha : float
+        Standard deviation and variance of the noise.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p, std or alpha is not real, or outside its range, or more than one is given.
+
+    See Also
+    --------
+    VariationalDropout : learns alpha.
+
+    References
+    ----------
+    Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
+    JMLR 15 (2014), section 10.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.GaussianDropout(0.2, rng=42)
+    >>> layer.alpha, layer.std
+    (0.25, 0.5)
+    >>> y = layer(np.ones(100_000))
+    >>> round(float(y.mean()), 2), round(float(y.std()), 2)
+    (1.0, 0.5)
+    >>> np.array_equal(layer.backward(np.ones(100_000)), y)
+    True
+    """
+
+    def __init__(
+        self,
+        p: ScheduledRate | None = None,
+        *,
+        std: float | None = None,
+        alpha: float | None = None,
+        rng: Rng = None,
+    ) -> None:
+        given = [name for name, value in (("p", p), ("std", std), ("alpha", alpha)) if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of p, std and alpha, got {' and '.join(given)}")
+        if std is not None:
+            alpha = float(checked_std(std)) ** 2
+        if alpha is not None:
+            variance = float(checked_std(alpha, "alpha"))
+            p = variance / (1 + variance)
+        super().__init__(0.5 if p is None else p, rng=rng)
+
+    def _checked(self, value: float) -> float:
+        std_of(value)
+        return float(value)
+
+    @property
+    def alpha(self) -> float:
+        """Variance of the noise."""
+        return self.p / (1 - self.p)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the noise."""
+        return math.sqrt(self.alpha)
+
+    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        return gaussian_dropout(x, p, key, out=out)
+
+
+class GaussianNoise(NoiseLayer):
+    """Additive normal noise in training.
+
+    Parameters
+    ----------
+    std : float or callable, default 0.1
+        Standard deviation, finite and not negative, or a function of the step.
+    rng
+        As in `Dropout`.
+
+    References
+    ----------
+    Bishop, "Training with Noise is Equivalent to Tikhonov Regularization", Neural Computation 7 (1995).
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.GaussianNoise(0.1, rng=42)
+    >>> y = layer(np.ones(100_000))
+    >>> round(float(y.mean()), 2), round(float(y.std()), 2)
+    (1.0, 0.1)
+    >>> layer.backward(np.ones(100_000)).max()  # the gradient passes as it is
+    np.float64(1.0)
+    """
+
+    _parameter = "std"
+
+    def __init__(self, std: ScheduledRate = 0.1, *, rng: Rng = None) -> None:
+        super().__init__(std, rng)
+
+    def _checked(self, value: float) -> float:
+        return float(checked_std(value))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the noise."""
+        return float(self._value)
+
+    @std.setter
+    def std(self, std: ScheduledRate) -> None:
+        self._set(std)
+
+    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        return gaussian_noise(x, p, key, out=out)
+
+    def _drop_backward(self, g: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        return gaussian_noise_backward(g, p, key, out=out)

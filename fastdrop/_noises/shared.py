@@ -1,0 +1,271 @@
+"""Layers whose draws are shared: over the space of feature maps, or over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastdrop._noises import bernoulli
+from fastdrop._noises.bernoulli import Dropout
+from fastdrop._stream.keys import Key, Rng, natural
+from fastdrop.schedules import ScheduledRate
+
+
+def check_data_format(data_format: str) -> None:
+    """Refuse what is neither channels first nor channels last."""
+    allowed = ("channels_first", "channels_last")
+    if data_format not in allowed:
+        raise ValueError(f"data_format must be one of {allowed}, got {data_format!r}")
+
+
+class _SpatialDropout(Dropout):
+    """One draw for each sample and channel, shared over the spatial axes."""
+
+    spatial: ClassVar[int]
+
+    def __init__(
+        self, p: ScheduledRate = 0.5, *, data_format: str = "channels_first", rng: Rng = None
+    ) -> None:
+        super().__init__(p, rng=rng)
+        check_data_format(data_format)
+        self.data_format = data_format
+
+    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        ndim = np.ndim(x)
+        if ndim != self.spatial + 2:
+            hint = "; use x[None] for one sample" if ndim == self.spatial + 1 else ""
+            name = type(self).__name__
+            raise ValueError(f"{name} needs {self.spatial + 2} axes, got shape {np.shape(x)}{hint}")
+        first = 2 if self.data_format == "channels_first" else 1
+        axes = tuple(range(first, first + self.spatial))
+        return bernoulli.dropout(x, p, key, shared_axes=axes, out=out)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(p={self._shown}, data_format={self.data_format!r}, rng={self.key})"
+
+
+class SpatialDropout1D(_SpatialDropout):
+    """Dropout of whole feature sequences.
+
+    Parameters
+    ----------
+    p : float or callable, default 0.5
+        Probability to drop, in [0, 1].
+    data_format : {"channels_first", "channels_last"}
+        Axes (n, c, length) or (n, length, c).
+    rng
+        As in `Dropout`.
+
+    References
+    ----------
+    Tompson et al., "Efficient Object Localization Using Convolutional Networks", arXiv 1411.4280,
+    section 3.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.SpatialDropout1D(0.5, data_format="channels_last", rng=7)(np.ones((1, 2, 5)))
+    array([[[0., 2., 0., 2., 0.],
+            [0., 2., 0., 2., 0.]]])
+    """
+
+    spatial = 1
+
+
+class SpatialDropout2D(_SpatialDropout):
+    """Dropout of whole feature maps.
+
+    Parameters
+    ----------
+    p : float or callable, default 0.5
+        Probability to drop, in [0, 1].
+    data_format : {"channels_first", "channels_last"}
+        Axes (n, c, h, w) or (n, h, w, c).
+    rng
+        As in `Dropout`.
+
+    References
+    ----------
+    Tompson et al., "Efficient Object Localization Using Convolutional Networks", arXiv 1411.4280,
+    section 3.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> y = fd.SpatialDropout2D(0.5, rng=7)(np.ones((1, 5, 2, 2)))
+    >>> y[0, :, 0, 0]
+    array([0., 2., 0., 2., 0.])
+    >>> bool((y == y[:, :, :1, :1]).all())
+    True
+    """
+
+    spatial = 2
+
+
+class SpatialDropout3D(_SpatialDropout):
+    """Dropout of whole feature volumes.
+
+    Parameters
+    ----------
+    p : float or callable, default 0.5
+        Probability to drop, in [0, 1].
+    data_format : {"channels_first", "channels_last"}
+        Axes (n, c, d, h, w) or (n, d, h, w, c).
+    rng
+        As in `Dropout`.
+
+    References
+    ----------
+    Tompson et al., "Efficient Object Localization Using Convolutional Networks", arXiv 1411.4280,
+    section 3.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.SpatialDropout3D(0.5, rng=7)(np.ones((1, 5, 1, 1, 1))).ravel()
+    array([0., 2., 0., 2., 0.])
+    """
+
+    spatial = 3
+
+
+class TemporalDropout(Dropout):
+    """Dropout of features over whole sequences: each sample drops the same features at every time.
+
+    A 3-D input is a batch of whole sequences, with new draws at each training call. A 2-D input is one
+    step of them, (batch, features): its draws stay until `reset_state`, and are those that a 3-D input
+    would have got.
+
+    Parameters
+    ----------
+    p : float or callable, default 0.5
+        Probability to drop, in [0, 1].
+    time_major : bool, default False
+        Axes (time, batch, features) rather than (batch, time, features).
+    rng
+        As in `Dropout`.
+
+    References
+    ----------
+    Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks",
+    arXiv 1512.05287, section 4 (the input part).
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> whole = fd.TemporalDropout(0.5, rng=7)(np.ones((1, 2, 5)))
+    >>> whole
+    array([[[0., 2., 0., 2., 0.],
+            [0., 2., 0., 2., 0.]]])
+    >>> steps = fd.TemporalDropout(0.5, rng=7)
+    >>> [bool((steps(np.ones((1, 5))) == whole[:, t]).all()) for t in range(2)]
+    [True, True]
+    >>> steps.reset_state()  # before the next sequence
+    """
+
+    def __init__(self, p: ScheduledRate = 0.5, *, time_major: bool = False, rng: Rng = None) -> None:
+        super().__init__(p, rng=rng)
+        self.time_major = time_major
+        self._sequence: Key | None = None  # the key of the sequence whose steps are coming
+        self._lengths: list[int] | None = None
+
+    def forward(
+        self,
+        x: ArrayLike,
+        training: bool | None = None,
+        *,
+        lengths: Sequence[int] | NDArray[Any] | None = None,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Return x with features dropped in training, and x itself in evaluation.
+
+        Parameters
+        ----------
+        x : array_like, 3-D or 2-D
+            Whole sequences, or one step of them.
+        training : bool, optional
+            For this call alone; by default `self.training`.
+        lengths : sequence of int, optional
+            Of each sample of a 3-D x. What lies behind is padding: it comes back as it is, also in
+            backward, and isn't touched where `out` is x.
+        out : ndarray, optional
+            As in `fastdrop.dropout`; not written in evaluation.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fastdrop.dropout`, or if x is neither 3-D nor 2-D, or lengths don't fit it.
+        """
+        with self._turn:
+            before = self._lengths
+            self._lengths = None if lengths is None else self._checked_lengths(lengths, np.shape(x))
+            try:
+                return super().forward(x, training, out=out)
+            except BaseException:
+                self._lengths = before
+                raise
+
+    __call__ = forward
+
+    def _key_for(self, x: ArrayLike) -> Key:
+        return self._sequence if self._sequence is not None and np.ndim(x) == 2 else self.key
+
+    def _drawn(self, x: ArrayLike, key: Key) -> None:
+        if np.ndim(x) != 2:
+            super()._drawn(x, key)
+        elif self._sequence is None:  # the first step of a sequence
+            self._sequence = key
+            super()._drawn(x, key)
+
+    def reset_state(self) -> None:
+        """Let the next step begin a new sequence, with new draws."""
+        self._sequence = None
+
+    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        if np.ndim(x) == 2:
+            return bernoulli.dropout(x, p, key, out=out)
+        if np.ndim(x) != 3:
+            raise ValueError(f"TemporalDropout needs 3 axes, or 2 for a step, got shape {np.shape(x)}")
+        time = 0 if self.time_major else 1
+        if self._lengths is None:
+            return bernoulli.dropout(x, p, key, shared_axes=time, out=out)
+        y = bernoulli.dropout(x, 0.0, key, out=out)  # a checked copy, or x itself
+        for sample, length in enumerate(self._lengths):
+            row = slice(sample, sample + 1)
+            part = y[:length, row] if self.time_major else y[row, :length]
+            origin = (0, sample, 0) if self.time_major else (sample, 0, 0)
+            bernoulli.dropout(part, p, key, shared_axes=time, out=part, window=(y.shape, origin))
+        return y
+
+    def _checked_lengths(self, lengths: Sequence[int] | NDArray[Any], shape: tuple[int, ...]) -> list[int]:
+        if len(shape) != 3:
+            raise ValueError(f"lengths go with whole sequences of 3 axes, got shape {shape}")
+        steps, samples = shape[:2] if self.time_major else shape[1::-1]
+        found = [natural("lengths", length, steps + 1) for length in lengths]
+        if len(found) != samples:
+            raise ValueError(f"lengths must have one entry for each of {samples} samples, got {len(found)}")
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs for the same masks, with the draw of the sequence under way."""
+        with self._turn:
+            return super().state_dict() | {"sequence": self._sequence and self._sequence.draw}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state that `state_dict` returned; see `Dropout.load_state_dict`."""
+        sequence = state.get("sequence") if isinstance(state, Mapping) else None
+        if sequence is not None:
+            try:
+                natural("sequence", sequence, 1 << 64)
+            except TypeError as error:
+                raise ValueError(f"state has a bad entry: {error}") from None
+        with self._turn:
+            super().load_state_dict(state)
+            self._sequence = None if sequence is None else Key(self.key.seed, sequence)
+            self._lengths = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(p={self._shown}, time_major={self.time_major}, rng={self.key})"

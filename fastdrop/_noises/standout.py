@@ -1,0 +1,277 @@
+"""Standout: dropout by a network that shares the layer's weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastdrop._arrays.host import real_array, target
+from fastdrop._arrays.numbers import real
+from fastdrop._cpu.run import Pass, fuse
+from fastdrop._noises._layer import NoiseLayer
+from fastdrop._stream.keys import Key, Rng
+
+_MOST = 700.0  # whose exponential is finite
+
+
+def standout_dropout(
+    h: ArrayLike,
+    a: ArrayLike,
+    key: Key | SupportsIndex,
+    *,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    inverted: bool = False,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Return h with each element kept with a probability that its pre-activation tells.
+
+    Parameters
+    ----------
+    h : array_like, any shape
+        Activations, of a real dtype that `dropout` takes.
+    a : array_like of real numbers, h's shape
+        Pre-activations of the same units, ``x @ weight``: the standout network has the layer's own weights.
+    key : Key or int
+        As in `dropout`.
+    alpha, beta : float
+        The probability to keep is ``sigmoid(alpha * a + beta)``; replications differ in where beta stands.
+    inverted : bool, default False
+        Divide what is kept by its probability, so that h is the mean. The paper doesn't.
+    out : ndarray, optional
+        As in `dropout`; may be h.
+
+    Returns
+    -------
+    ndarray
+        h, or that divided, where it is kept, and +0.0 elsewhere. A gradient isn't taken through the
+        probabilities, as in the paper's algorithm 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dropout`, or if a is of another shape, not real or not finite, or alpha or beta isn't finite.
+
+    See Also
+    --------
+    standout_keep_prob : the probabilities, with which the paper multiplies in evaluation.
+
+    References
+    ----------
+    Ba and Frey, "Adaptive Dropout for Training Deep Neural Networks", NeurIPS 2013, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> a = np.array([-9.0, -1.0, 0.0, 1.0, 9.0, 9.0])
+    >>> fd.standout_dropout(np.ones(6), a, fd.Key(42))
+    array([0., 0., 1., 1., 1., 1.])
+    """
+    x = real_array(h, "standout")
+    dropped = 1 - standout_keep_prob(a, alpha=alpha, beta=beta)
+    if dropped.shape != x.shape:
+        raise ValueError(f"a must have h's shape {x.shape}, got {dropped.shape}")
+    y = target(out, x)
+    fuse(Pass(scale=None if inverted else 1.0), x, y, dropped, key, (), None)
+    return y if out is None else out
+
+
+def standout_dropout_backward(
+    g: ArrayLike,
+    a: ArrayLike,
+    key: Key | SupportsIndex,
+    *,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    inverted: bool = False,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Return the gradient of `standout_dropout` with respect to h.
+
+    Parameters
+    ----------
+    g : array_like
+        Gradient with respect to the output.
+    a, key, alpha, beta, inverted
+        As given to `standout_dropout`.
+    out : ndarray, optional
+        Where to write; may be g.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.standout_dropout_backward(np.ones(4), np.zeros(4), fd.Key(42))
+    array([0., 0., 1., 1.])
+    """
+    return standout_dropout(g, a, key, alpha=alpha, beta=beta, inverted=inverted, out=out)
+
+
+def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -> NDArray[np.float64]:
+    """Return the probability with which `standout_dropout` keeps each unit.
+
+    Parameters
+    ----------
+    a : array_like of real numbers
+        Pre-activations.
+    alpha, beta : float
+        Finite.
+
+    Returns
+    -------
+    ndarray of float64
+        ``sigmoid(alpha * a + beta)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number isn't real or not finite.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> fd.standout_keep_prob([-1.0, 0.0, 1.0], alpha=2.0, beta=1.0).round(3)
+    array([0.269, 0.731, 0.953])
+    """
+    given = np.asarray(a)
+    if given.dtype.kind in "cOSUb":
+        raise TypeError(f"a must be of real numbers, got {given.dtype}; use a.astype(np.float32)")
+    v = _finite("alpha", alpha) * given.astype(np.float64) + _finite("beta", beta)
+    if not np.isfinite(v).all():
+        raise ValueError(f"a must be finite, got {given[~np.isfinite(v)].flat[0]}")
+    kept: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(v, -_MOST, _MOST)))
+    return kept
+
+
+def _finite(name: str, value: Any) -> float:
+    number = real(name, value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}")
+    return number
+
+
+class StandoutDropout(NoiseLayer):
+    """Dropout by a network that shares the layer's weights: large pre-activations are kept.
+
+    The layer keeps a reference to its last pre-activations: don't change them before backward.
+
+    Parameters
+    ----------
+    alpha, beta : float
+        The probability to keep is ``sigmoid(alpha * a + beta)``.
+    inverted : bool, default False
+        Divide what is kept by its probability, and leave evaluation alone. The paper's own form multiplies
+        with the probability in evaluation.
+    rng
+        As in `Dropout`.
+
+    References
+    ----------
+    Ba and Frey, "Adaptive Dropout for Training Deep Neural Networks", NeurIPS 2013.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.StandoutDropout(rng=42)
+    >>> a = np.array([-9.0, -1.0, 0.0, 1.0, 9.0, 9.0])
+    >>> layer(np.maximum(a, 0), a)
+    array([0., 0., 0., 1., 9., 9.])
+    >>> layer.backward(np.ones(6))
+    array([0., 0., 1., 1., 1., 1.])
+    >>> layer.eval()(np.maximum(a, 0), a).round(3)
+    array([0.   , 0.   , 0.   , 0.731, 8.999, 8.999])
+    """
+
+    _parameter = "alpha"
+
+    def __init__(
+        self, alpha: float = 1.0, beta: float = 0.0, *, inverted: bool = False, rng: Rng = None
+    ) -> None:
+        super().__init__(alpha, rng)
+        self.beta, self.inverted = _finite("beta", beta), inverted
+        self._last_a: ArrayLike = ()
+
+    def _checked(self, value: Any) -> Any:
+        return _finite("alpha", value)
+
+    @property
+    def alpha(self) -> float:
+        """What the pre-activations are multiplied with."""
+        return float(self._value)
+
+    def forward(  # type: ignore[override]
+        self,
+        h: ArrayLike,
+        a: ArrayLike,
+        training: bool | None = None,
+        *,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Return h with elements dropped in training; in evaluation h times the probability to keep.
+
+        Parameters
+        ----------
+        h, a : array_like
+            Activations and pre-activations, as in `fastdrop.standout_dropout`.
+        training : bool, optional
+            For this call alone; by default `self.training`.
+        out : ndarray, optional
+            As in `fastdrop.standout_dropout`; written in evaluation too, unless inverted.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fastdrop.standout_dropout`, or if out overlaps a; the key is then not advanced.
+        """
+        if out is not None and np.may_share_memory(out, a):
+            raise ValueError("out must not overlap a, which backward needs; use np.empty_like(h)")
+        with self._turn:
+            before, self._last_a = self._last_a, a
+            try:
+                if self.training if training is None else training:
+                    return super().forward(h, True, out=out)
+                y = self._expected(h, out)
+                super().forward(h, False)
+                return y
+            except BaseException:
+                self._last_a = before
+                raise
+
+    def __call__(  # type: ignore[override]
+        self,
+        h: ArrayLike,
+        a: ArrayLike,
+        training: bool | None = None,
+        *,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Return `forward` of the same arguments."""
+        return self.forward(h, a, training, out=out)
+
+    def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Return the gradient with respect to the last forward's h; see `Dropout.backward`."""
+        with self._turn:
+            dh = super().backward(g, out=out)
+            return dh if self._last_seed is not None else self._expected(dh, out)
+
+    def _expected(self, h: ArrayLike, out: NDArray[Any] | None) -> NDArray[Any]:
+        """What evaluation makes of h, or of its gradient."""
+        if self.inverted:
+            return h  # type: ignore[return-value]
+        x = real_array(h, "standout")
+        kept = standout_keep_prob(self._last_a, alpha=self.alpha, beta=self.beta)
+        if kept.shape != x.shape:
+            raise ValueError(f"a must have h's shape {x.shape}, got {kept.shape}")
+        y = target(out, x)
+        np.multiply(x, kept, out=y, casting="unsafe")
+        return y if out is None else out
+
+    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        return standout_dropout(
+            x, self._last_a, key, alpha=p, beta=self.beta, inverted=self.inverted, out=out
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.alpha}, {self.beta}, inverted={self.inverted}, rng={self.key})"

@@ -1,0 +1,257 @@
+"""Variational dropout: Gaussian noise whose variance is learned."""
+
+from __future__ import annotations
+
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastdrop._arrays.host import to_array, unmasked
+from fastdrop._arrays.numbers import reals
+from fastdrop._noises._layer import LearnedNoise
+from fastdrop._noises.gaussian import gaussian_noise, noised, normal
+from fastdrop._stream.keys import Key, Rng
+
+
+def local_reparameterization(mean: ArrayLike, variance: ArrayLike, key: Key | SupportsIndex) -> NDArray[Any]:
+    """Return normals of given means and variances: what a layer with Gaussian weights puts out.
+
+    For inputs A and weights of means theta and variances ``alpha * theta**2`` these are ``A @ theta`` and
+    ``A**2 @ (alpha * theta**2)``: one draw for each output instead of each weight and example.
+
+    Parameters
+    ----------
+    mean : array_like
+        Of a dtype that `dropout` takes, but complex.
+    variance : array_like of real numbers >= 0
+        Broadcastable to the means.
+    key : Key or int
+        As in `dropout`.
+
+    Returns
+    -------
+    ndarray
+        ``mean + sqrt(variance) * normal(mean.shape, key)``, of the means' dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the means are complex or of a dtype that `dropout` doesn't take, or a variance is negative.
+
+    References
+    ----------
+    Kingma, Salimans, Welling, "Variational Dropout and the Local Reparameterization Trick",
+    arXiv 1506.02557, section 2.2.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> mean, variance = np.zeros(3), np.array([0.0, 1.0, 4.0])
+    >>> y = fd.local_reparameterization(mean, variance, fd.Key(42))
+    >>> np.array_equal(y, np.sqrt(variance) * fd.normal(3, fd.Key(42)))
+    True
+    """
+    std = np.sqrt(_checked_variance(variance))
+    m = to_array(mean)
+    if m.dtype.kind == "c":
+        raise TypeError(f"means must be real, got {m.dtype}; use the real and imaginary parts")
+    return gaussian_noise(m, np.broadcast_to(std, m.shape), key)
+
+
+def local_reparameterization_backward(
+    g: ArrayLike, variance: ArrayLike, key: Key | SupportsIndex
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the gradients of `local_reparameterization` with respect to means and variances.
+
+    Parameters
+    ----------
+    g : array_like
+        Gradient with respect to the output.
+    variance, key
+        As given to `local_reparameterization`, but every variance above 0, where it has a gradient.
+
+    Returns
+    -------
+    dmean : ndarray
+        g itself.
+    dvariance : ndarray
+        ``g * z / (2 * sqrt(variance))``, of g's shape; sum it where the variance was broadcast.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> dmean, dvariance = fd.local_reparameterization_backward(np.ones(3), np.full(3, 4.0), fd.Key(42))
+    >>> np.allclose(dvariance, fd.normal(3, fd.Key(42)) / 4)
+    True
+    """
+    g = to_array(g)
+    factors = 0.5 / np.sqrt(_checked_variance(variance))
+    z = normal(g.shape, key, dtype=g.dtype)
+    return g, (g * z * factors).astype(g.dtype)
+
+
+def variational_kl(log_alpha: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the Kullback-Leibler divergence of variational dropout for one weight, and its slope.
+
+    It draws the noise's variance alpha upwards; a network's loss adds it for each weight, divided by
+    the number of training examples if the loss is a mean over them.
+
+    Parameters
+    ----------
+    log_alpha : array_like of float
+        Logarithm of alpha.
+
+    Returns
+    -------
+    kl : ndarray of float64
+        From the posterior of a weight to the log-uniform prior, but for a constant that makes it 0 where
+        alpha is infinite. Approximate: within .01 for every alpha.
+    slope : ndarray of float64
+        Its derivative with respect to log_alpha.
+
+    References
+    ----------
+    Molchanov, Ashukha, Vetrov, "Variational Dropout Sparsifies Deep Neural Networks", arXiv 1701.05369,
+    equation 14. It holds for every alpha; that of Kingma et al., arXiv 1506.02557, for alpha up to 1.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> kl, slope = fd.variational_kl([-2.0, 0.0, 8.0])
+    >>> kl.round(3), slope.round(3)
+    (array([1.541, 0.431, 0.   ]), array([-0.617, -0.359, -0.   ]))
+    """
+    a = reals("log_alpha", log_alpha)
+    level, rise, height = 1.8732, 1.48695, 0.63576
+    s = _sigmoid(level + rise * a)
+    kl = height * (1 - s) + 0.5 * np.logaddexp(0, -a)
+    return kl, -height * rise * s * (1 - s) - 0.5 * _sigmoid(-a)
+
+
+def _sigmoid(v: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 0.5 + 0.5 * np.tanh(0.5 * v)
+
+
+def _checked_variance(variance: ArrayLike) -> NDArray[np.float64]:
+    v = unmasked(variance)
+    if v.dtype.kind not in "fiu":
+        raise TypeError(f"variance must be real, got {v.dtype}; use its real part")
+    wrong = v[~((v >= 0) & (v < np.inf))]
+    if wrong.size:
+        raise ValueError(f"variance must be finite and >= 0, got {wrong.flat[0]}")
+    return v.astype(np.float64)
+
+
+class VariationalDropout(LearnedNoise):
+    """Gaussian dropout whose variance alpha is learned, one for all or one for each feature.
+
+    The layer keeps a reference to its last input, which the gradient of alpha needs: don't change that
+    in place before backward.
+
+    Parameters
+    ----------
+    alpha : float or array_like, default 1.0
+        The noise's variance at first, above 0 and finite. An array must broadcast to x, for example one
+        number for each feature.
+    rng
+        As in `Dropout`.
+
+    Attributes
+    ----------
+    log_alpha : ndarray of float64
+        What is learned; update it in place or set it.
+    log_alpha_grad : ndarray of float64
+        Its gradient, which `backward` and `regularizer` add to, and `zero_grad` clears.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If alpha is not real, not above 0 or not finite.
+
+    References
+    ----------
+    Kingma, Salimans, Welling, "Variational Dropout and the Local Reparameterization Trick",
+    arXiv 1506.02557, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.VariationalDropout(0.25, rng=42)
+    >>> x = np.ones(1000)
+    >>> y = layer(x)
+    >>> dx = layer.backward(y)  # of the loss sum(y**2) / 2
+    >>> divergence = layer.regularizer()
+    >>> layer.log_alpha -= 0.01 * layer.log_alpha_grad
+    >>> layer.zero_grad()
+    """
+
+    _parameter = "log_alpha"
+
+    def __init__(self, alpha: ArrayLike = 1.0, *, rng: Rng = None) -> None:
+        given = np.asarray(alpha)
+        if given.dtype.kind not in "fiu":
+            raise TypeError(f"alpha must be real, got {given.dtype}")
+        wrong = given[~((given > 0) & (given < np.inf))]
+        if wrong.size:
+            raise ValueError(f"alpha must be above 0 and finite, got {wrong.flat[0]}")
+        super().__init__(np.log(given, dtype=np.float64), rng)
+
+    @property
+    def log_alpha(self) -> NDArray[np.float64]:
+        """Logarithm of the noise's variance."""
+        value: NDArray[np.float64] = self._value
+        return value
+
+    @log_alpha.setter
+    def log_alpha(self, log_alpha: ArrayLike) -> None:
+        self._set(log_alpha)
+
+    @property
+    def log_alpha_grad(self) -> NDArray[np.float64]:
+        """Gradient with respect to `log_alpha`, added up since `zero_grad`."""
+        return self._grad
+
+    @property
+    def alpha(self) -> NDArray[np.float64]:
+        """Variance of the noise."""
+        alpha: NDArray[np.float64] = np.exp(self._value)
+        return alpha
+
+    def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Return the gradient with respect to x, and add that of log_alpha; see `Dropout.backward`."""
+        g = np.asarray(g)
+        before = g if out is None or not np.may_share_memory(out, g) else g.copy()
+        with self._turn:
+            dx = super().backward(g, out=out)
+            if self._last_x is not None:
+                each = (self._last_x.conj() * (dx - before)).real.astype(np.float64) / 2
+                self._grad += summed_to(each, self._value.shape)
+            return dx
+
+    def regularizer(self, scale: float = 1.0) -> float:
+        """Return scale times the divergence of `variational_kl`, and add its gradient.
+
+        Parameters
+        ----------
+        scale : float, default 1.0
+            The number of weights that each alpha stands for, divided by the number of training examples
+            if the loss is a mean over them.
+        """
+        kl, slope = variational_kl(self._value)
+        self._grad += scale * slope
+        return scale * float(kl.sum())
+
+    def _drop(self, x: ArrayLike, p: Any, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+        return noised("multiply", x, np.exp(0.5 * p), key, out=out)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(alpha={self.alpha.tolist()}, rng={self.key})"
+
+
+def summed_to(a: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """The sums over the axes along which an array of a shape was broadcast to a's."""
+    lead = a.ndim - len(shape)
+    axes = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1)
+    summed: NDArray[Any] = a.sum(axes).reshape(shape)
+    return summed

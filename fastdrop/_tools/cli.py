@@ -1,0 +1,149 @@
+"""The command line: `python -m fastdrop bench`, `info`, `selftest` or `stream`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; `arguments` defaults to the process's own."""
+    parser = argparse.ArgumentParser(prog="python -m fastdrop", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    bench = commands.add_parser("bench", help="time dropout beside the limits and its peers")
+    bench.set_defaults(run=_bench)
+    bench.add_argument("--sizes", type=_whole, nargs="+", metavar="N", help="elements, also as 2^16")
+    bench.add_argument("--rates", type=_rate, nargs="+", default=[0.5, 0.1], metavar="P")
+    bench.add_argument(
+        "--threads", type=_whole, nargs="+", metavar="N", help="for all contenders; default: one a core"
+    )
+    bench.add_argument("--rounds", type=_whole, default=21, help="samples of which the median is shown")
+    bench.add_argument(
+        "--seconds", type=float, default=math.inf, help="fewer rounds for sizes that take longer"
+    )
+    bench.add_argument("--contenders", nargs="+", metavar="NAME", help="which, in this order; default: all")
+    bench.add_argument("--first-call", action="store_true", help="time the first call of each turn")
+    bench.add_argument("--json", action="store_true", help="print plain data, with the machine's")
+    show = commands.add_parser("info", help="print versions, threads and processor")
+    show.set_defaults(run=_info)
+    show.add_argument("--json", action="store_true", help="print plain data")
+    test = commands.add_parser("selftest", help="check bits, statistics, threads and forks here")
+    test.set_defaults(run=_selftest)
+    _add_stream(commands.add_parser("stream", help="write random bits for a battery of tests"))
+    chosen = parser.parse_args(arguments)
+    chosen.run(parser, chosen)
+
+
+def _add_stream(parser: argparse.ArgumentParser) -> None:
+    from fastdrop._tools import bits
+
+    parser.set_defaults(run=_write_stream)
+    parser.description = (
+        "Raw words of the stream, or with --p bits of masks: at 0.5 as they are, at another rate made "
+        "equally probable by von Neumann's pairs. Bytes go to the standard output without end."
+    )
+    add = parser.add_argument
+    add("--p", type=_rate, metavar="P", help="rate of the masks, inside (0, 1)")
+    add("--seed", type=int, default=0, help="of the key (default: %(default)s)")
+    add("--draw", type=int, default=0, help="of the key (default: %(default)s)")
+    add("--vary", choices=bits.VARY, default=bits.VARY[0], help="what each part has anew")
+    add("--size", type=_whole, default=1 << 20, metavar="N", help="words or elements of a part")
+    add("--interleave", type=_whole, default=1, metavar="N", help="parts of which each gives a word in turn")
+    add("--bytes", type=_whole, metavar="N", help="how many, also as 2^30; default: without end")
+
+
+def _write_stream(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    from fastdrop import Key
+    from fastdrop._tools import bits
+
+    if chosen.size % 64:
+        parser.error(f"--size must be a multiple of 64, got {chosen.size}")
+    if chosen.p == 0:
+        parser.error("--p must be inside (0, 1), got 0")
+    settings = Key(chosen.seed, chosen.draw), chosen.p, chosen.vary, chosen.size, chosen.interleave
+    bits.write(sys.stdout.buffer, chosen.bytes, *settings)
+
+
+def _selftest(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    from fastdrop._tools import selftest
+
+    sys.exit(min(selftest.run(), 1))
+
+
+def _whole(text: str) -> int:
+    base, _, power = text.partition("^")
+    number = int(base) ** int(power) if power else int(base)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not 0 <= rate < 1:
+        raise argparse.ArgumentTypeError(f"must be in [0, 1), got {text}")
+    return rate
+
+
+def _bench(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    from fastdrop import get_num_threads
+    from fastdrop._tools import bench
+
+    names = chosen.contenders or list(bench.CONTENDERS)
+    if unknown := set(names) - set(bench.CONTENDERS):
+        parser.error(f"--contenders must be of {sorted(bench.CONTENDERS)}, got {sorted(unknown)}")
+    sizes = chosen.sizes or [2**10, 2**16, 2**18, 2**22, 2**25]
+    counts = chosen.threads or [get_num_threads()]
+
+    def measured() -> list[dict[str, Any]]:
+        settings = (chosen.rounds, names, chosen.first_call, chosen.seconds)
+        return [row for n in counts for row in bench.measure(sizes, chosen.rates, n, *settings)]
+
+    if chosen.json:
+        print(json.dumps(bench.taken(chosen.rounds) | {"results": measured()}, indent=1))
+        return
+    try:
+        from rich.console import Console
+    except ImportError:
+        parser.error("the table needs rich: pip install 'fastdrop-numpy[bench]', or use --json")
+    console = Console()
+    with console.status("measuring ..."):
+        rows = measured()
+    for threads, rate in product(counts, chosen.rates):
+        of = [row for row in rows if (row["threads"], row["p"]) == (threads, rate)]
+        console.print(_table(of, rate, threads))
+    machine = bench.info()
+    console.print(f"medians of {chosen.rounds} turns on {machine['processor']}, {machine['cores']} cores")
+
+
+def _table(rows: list[dict[str, Any]], rate: float, threads: int) -> Any:
+    from rich.table import Table
+
+    sizes = sorted({row["size"] for row in rows})
+    base = next(row["contender"] for row in rows if row["ratio"] == 1)
+    table = Table(title=f"float32, p = {rate}, {threads} threads: ns per element (times {base})")
+    table.add_column("elements")
+    for size in sizes:
+        table.add_column(f"{size:,}", justify="right")
+    for name in dict.fromkeys(row["contender"] for row in rows):
+        found = {row["size"]: row for row in rows if row["contender"] == name}
+        cells = (f"{found[n]['ns_per_element']:.3g} ({found[n]['ratio']:.2f}x)" for n in sizes)
+        table.add_row(name, *cells)
+    return table
+
+
+def _info(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    from fastdrop._tools import bench
+
+    machine = bench.info()
+    if chosen.json:
+        print(json.dumps(machine, indent=1))
+        return
+    for name, value in machine.items():
+        shown = " ".join(value) if isinstance(value, list) else "not installed" if value is None else value
+        print(f"{name.replace('_', ' '):24}{shown}")

@@ -1,0 +1,308 @@
+"""Many stochastic passes of one input: the mean, the variance and the likelihood of what they predict."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import copy_context
+from itertools import islice
+from typing import Any, NamedTuple, SupportsIndex, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastdrop._arrays.host import Axes
+from fastdrop._arrays.numbers import positive
+from fastdrop._stream.keys import Key, as_key_or_seed, natural
+
+Pass: TypeAlias = Callable[[Any, Key], ArrayLike]
+
+
+class Prediction(NamedTuple):
+    """What `mc_predict` found, in arrays of float64 of the shape that f returns.
+
+    Attributes
+    ----------
+    mean : ndarray
+        Over the samples.
+    variance : ndarray
+        Of one sample, about the mean; the sum of squares is divided by n - 1. NaN where n is 1.
+    standard_error : ndarray
+        Standard deviation of the mean, by which it would differ under another key. Of independent samples
+        it is ``sqrt(variance / n)``; of antithetic pairs it is that of the mean over their n / 2 means.
+        NaN where there is one of them.
+    n : int
+        Number of samples.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> found = fd.mc_predict(lambda x, key: fd.dropout(x, 0.5, key).sum(), np.ones(8), 100, fd.Key(42))
+    >>> np.allclose(found.standard_error, np.sqrt(found.variance / found.n))
+    True
+    """
+
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    standard_error: NDArray[np.float64]
+    n: int
+
+
+def mc_predict(
+    f: Pass,
+    x: Any,
+    n: SupportsIndex,
+    key: Key | SupportsIndex,
+    *,
+    antithetic: bool = False,
+    threads: SupportsIndex = 1,
+    progress: bool = False,
+) -> Prediction:
+    """Return mean and variance of n stochastic passes: what a network with dropout predicts, and how surely.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(x, key)`` makes one pass, all of whose noise is a function of the key. It returns finite real
+        numbers in an array, of the same shape for every key. Return probabilities and not logits to get
+        those that a classifier predicts.
+    x : object
+        Is handed to f as it is.
+    n : int
+        Number of passes, at least 1.
+    key : Key or int
+        Sample s gets ``key.fold_in(s)``: a number has its own noise, for every n. It is that of one
+        sub-network for a whole batch if f drops with ``shared_axes=0``, else each row has its own.
+    antithetic : bool, default False
+        Let samples 2s and 2s + 1 get ``key.fold_in(s)`` and its `Key.antithetic`. The mean's error is
+        smaller if f is about monotonic in the noise, and larger if it is about symmetric in it. n must
+        be even.
+    threads : int, default 1
+        How many passes run at once. With more than 1, f must change nothing outside, so no layers; give
+        the BLAS one thread. Results are the same to the bit for any number.
+    progress : bool, default False
+        Show a bar of the passes. Needs tqdm.
+
+    Returns
+    -------
+    Prediction
+        ``(mean, variance, standard_error, n)`` in float64. The outputs are added up as they come (Welford),
+        so memory does not depend on n; up to ``threads + 1`` of them are held at a time.
+
+    Raises
+    ------
+    TypeError
+        If n or threads is not an integer, key is not a key, or f returns something other than real numbers.
+    ValueError
+        If n or threads is less than 1, n is odd for antithetic pairs, or shapes differ.
+    ImportError
+        If a bar is asked for without tqdm.
+
+    Notes
+    -----
+    The variance is that of the network. An observation of precision tau has ``variance + 1 / tau``.
+
+    Two models, or two rates, are compared best under the same keys, where most of the noise cancels: pass
+    the difference of their outputs as f, and its standard error is that of the comparison.
+
+    References
+    ----------
+    Gal, Ghahramani, "Dropout as a Bayesian Approximation", arXiv 1506.02142, section 4; they divide by n.
+    Welford, "Note on a Method for Calculating Corrected Sums of Squares and Products", Technometrics 4.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> x, w1, w2 = np.ones((1, 4)), np.ones((4, 50)), np.ones((50, 1)) / 50
+    >>> def network(x, key, p=0.5):
+    ...     return fd.dropout(np.maximum(x @ w1, 0), p, key) @ w2
+    >>> found = fd.mc_predict(network, x, 400, fd.Key(42))
+    >>> found.mean.round(3), found.variance.round(3), found.standard_error.round(3)
+    (array([[3.965]]), array([[0.294]]), array([[0.027]]))
+
+    Layers take their key from each pass, and go on from the last one's unless it is set back:
+
+    >>> layers = [fd.Dropout(0.5), fd.Dropout(0.5)]
+    >>> def with_layers(x, key):
+    ...     for number, layer in enumerate(layers):
+    ...         layer.key = key.fold_in(number)
+    ...     return layers[1](np.maximum(layers[0](x, training=True) @ w1, 0), training=True) @ w2
+    >>> fd.mc_predict(with_layers, x, 400, fd.Key(42)).mean.shape
+    (1, 1)
+
+    Two rates under the same keys, and under different ones:
+
+    >>> same = fd.mc_predict(lambda x, k: network(x, k, 0.5) - network(x, k, 0.4), x, 400, 42)
+    >>> apart = fd.mc_predict(lambda x, k: network(x, k, 0.5) - network(x, k.fold_in(1), 0.4), x, 400, 42)
+    >>> same.standard_error.round(3), apart.standard_error.round(3)
+    (array([[0.015]]), array([[0.035]]))
+    """
+    samples = _Running()
+    means = _Running() if antithetic else samples  # the independent ones
+    for output in _outputs(f, x, n, key, antithetic, threads, progress):
+        samples.add(output)
+        if antithetic and samples.n % 2:
+            first = np.array(output, np.float64)  # a copy: f may write its next output to the same memory
+        elif antithetic:
+            means.add((first + output) / 2)
+    error = np.sqrt(means.variance() / means.n)
+    return Prediction(samples.mean, samples.variance(), np.asarray(error), samples.n)
+
+
+def predictive_log_likelihood(
+    f: Pass,
+    x: Any,
+    y: ArrayLike,
+    tau: float,
+    n: SupportsIndex,
+    key: Key | SupportsIndex,
+    *,
+    axis: Axes = (),
+    antithetic: bool = False,
+    threads: SupportsIndex = 1,
+    progress: bool = False,
+) -> NDArray[np.float64]:
+    """Return the logarithm of the density that n stochastic passes give to observations y.
+
+    Each pass predicts a normal about its output; the density is the mean of theirs. Where classes are
+    predicted, it is the logarithm of the mean that `mc_predict` finds for the label's probability.
+
+    Parameters
+    ----------
+    f, x, n, key, antithetic, threads, progress
+        As in `mc_predict`; the same sub-networks under the same key.
+    y : array_like of real numbers
+        Observations, of the shape that f returns.
+    tau : float
+        Precision of an observation, 1 / its variance; above 0 and finite.
+    axis : int or tuple of int, default ()
+        Axes along which the elements of y are one joint observation, such as the outputs of one example.
+
+    Returns
+    -------
+    ndarray of float64
+        ``logsumexp_t(-tau / 2 * (y - f_t)**2) - log n - log(2 pi) / 2 + log(tau) / 2`` for each observation,
+        of y's shape without the axes. Memory does not depend on n.
+
+    Raises
+    ------
+    TypeError, ValueError, ImportError
+        As `mc_predict`, or if y is not real, tau not above 0, an axis out of range, or f's output has
+        another shape than y.
+
+    References
+    ----------
+    Gal, Ghahramani, "Dropout as a Bayesian Approximation", arXiv 1506.02142, section 4.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> def noisy(x, key):
+    ...     return fd.gaussian_noise(x, 1.0, key)
+    >>> y = np.array([0.0, 3.0])
+    >>> fd.predictive_log_likelihood(noisy, np.zeros(2), y, 4.0, 1000, fd.Key(42)).round(2)
+    array([-1.03, -4.75])
+
+    The exact one, of a normal of variance 1 + 1 / tau:
+
+    >>> (-0.5 * y**2 / 1.25 - 0.5 * np.log(2 * np.pi * 1.25)).round(2)
+    array([-1.03, -4.63])
+    """
+    y, tau = _real("y must be", y), positive("tau", tau)
+    total: Any = -np.inf
+    for output in _outputs(f, x, n, key, antithetic, threads, progress, y.shape):
+        densities = np.log(tau / (2 * np.pi)) - tau * np.square(np.subtract(y, output, dtype=np.float64))
+        total = np.logaddexp(total, 0.5 * np.sum(densities, axis))
+    return np.asarray(total - np.log(natural("n", n)))
+
+
+class _Running:
+    """Mean and sum of squared deviations of arrays as they come."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.mean: NDArray[np.float64] = np.empty(0)
+
+    def add(self, value: NDArray[Any]) -> None:
+        if self.n == 0:
+            self.mean, self._squares, self._step = (np.zeros(value.shape) for _ in range(3))
+        self.n += 1
+        step = np.subtract(value, self.mean, out=self._step, dtype=np.float64)
+        self.mean += step / self.n
+        step *= step
+        step *= 1 - 1 / self.n
+        self._squares += step
+
+    def variance(self) -> NDArray[np.float64]:
+        if self.n == 1:
+            return np.full_like(self.mean, np.nan)
+        return np.asarray(self._squares / (self.n - 1))
+
+
+def _outputs(
+    f: Pass,
+    x: Any,
+    n: SupportsIndex,
+    key: Key | SupportsIndex,
+    antithetic: bool,
+    threads: SupportsIndex,
+    progress: bool,
+    shape: tuple[int, ...] | None = None,
+) -> Iterator[NDArray[Any]]:
+    """The output of each sample, in order, checked to be real and of one shape."""
+    n, threads, key = natural("n", n), natural("threads", threads), as_key_or_seed(key)
+    for name, number in (("n", n), ("threads", threads)):
+        if number == 0:
+            raise ValueError(f"{name} must be at least 1, got 0")
+    if antithetic and n % 2:
+        raise ValueError(f"n must be even for antithetic pairs, got {n}; use {n + 1}")
+    results = _in_turn(f, x, _keys(key, n, antithetic), threads)
+    for result in _with_bar(results, n) if progress else results:
+        output = _real("f must return", result)
+        shape = output.shape if shape is None else shape
+        if output.shape != shape:
+            raise ValueError(f"f must return the shape {shape} for every key, got {output.shape}")
+        yield output
+
+
+def _keys(key: Key, n: int, antithetic: bool) -> Iterable[Key]:
+    if not antithetic:
+        return (key.fold_in(s) for s in range(n))
+    return (k for s in range(n // 2) for k in (key.fold_in(s), key.fold_in(s).antithetic()))
+
+
+def _in_turn(f: Pass, x: Any, keys: Iterable[Key], threads: int) -> Iterator[ArrayLike]:
+    """Results of f in the order of the keys, at most `threads` of them under way or waiting.
+
+    Not joblib: while the first result is awaited it runs on without a bound, and to call it for `threads`
+    at a time took 10 ms each, which is more than many a pass.
+    """
+    if threads == 1:
+        yield from (f(x, key) for key in keys)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="fastdrop-mc") as pool:
+        # each in a copy of the caller's context, since np.errstate is part of it
+        calls = (pool.submit(copy_context().run, f, x, key) for key in keys)
+        waiting = deque(islice(calls, threads))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(islice(calls, 1))
+            yield result
+
+
+def _with_bar(results: Iterator[ArrayLike], n: int) -> Iterable[ArrayLike]:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        raise ImportError("progress=True needs tqdm; use pip install tqdm") from None
+    bar: Iterable[ArrayLike] = tqdm(results, total=n, unit=" samples")
+    return bar
+
+
+def _real(what: str, value: ArrayLike) -> NDArray[Any]:
+    array = np.asarray(value)
+    if not np.can_cast(array.dtype, np.float64):
+        raise TypeError(f"{what} real numbers, got {array.dtype}; use float64")
+    return array

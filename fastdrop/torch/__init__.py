@@ -1,0 +1,73 @@
+"""PyTorch modules and functions that drop with fastdrop's kernels, and what swaps them into a model.
+
+Functions take a key, as fastdrop's own do. A module takes its keys from torch's generator, so that
+`torch.manual_seed` and `torch.utils.checkpoint` rule over it as over torch.nn's, or, with `rng`, counts
+the draws of a key of its own: checkpoint then needs `checkpoint_contexts`, and in the workers of a
+DataLoader, which all begin with the same count, each wants another key: `module.key = key.fold_in(worker)`.
+
+Only CPU tensors are taken. Autograd keeps the key and nothing of the mask. Element-wise dropout runs in
+PyTorch's own threads, as many as `torch.set_num_threads` and `fastdrop.set_num_threads` both allow.
+`torch.compile` sees one operator, ``fastdrop::noise``. What a compiler makes of torch's generator is its
+own affair: compiled masks are the eager ones for modules with `rng`, and for others with the backends
+"eager" and "aot_eager".
+"""
+
+try:
+    import ml_dtypes as _ml_dtypes  # noqa: F401
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    message = f"fastdrop.torch needs {error.name}; use pip install 'fastdrop-numpy[torch]'"
+    raise ModuleNotFoundError(message, name=error.name) from None
+
+from fastdrop.torch._concrete import ConcreteDropout as ConcreteDropout
+from fastdrop.torch._concrete import concrete_dropout as concrete_dropout
+from fastdrop.torch._functions import alpha_dropout as alpha_dropout
+from fastdrop.torch._functions import bias_act_dropout as bias_act_dropout
+from fastdrop.torch._functions import drop_block as drop_block
+from fastdrop.torch._functions import drop_path as drop_path
+from fastdrop.torch._functions import dropout as dropout
+from fastdrop.torch._functions import dropout_add as dropout_add
+from fastdrop.torch._functions import gaussian_dropout as gaussian_dropout
+from fastdrop.torch._keys import key_tensor as key_tensor
+from fastdrop.torch._modules import AlphaDropout as AlphaDropout
+from fastdrop.torch._modules import DropBlock2d as DropBlock2d
+from fastdrop.torch._modules import Dropout as Dropout
+from fastdrop.torch._modules import Dropout1d as Dropout1d
+from fastdrop.torch._modules import Dropout2d as Dropout2d
+from fastdrop.torch._modules import Dropout3d as Dropout3d
+from fastdrop.torch._modules import DropPath as DropPath
+from fastdrop.torch._modules import FeatureAlphaDropout as FeatureAlphaDropout
+from fastdrop.torch._modules import GaussianDropout as GaussianDropout
+from fastdrop.torch._swap import Swapped as Swapped
+from fastdrop.torch._swap import checkpoint_contexts as checkpoint_contexts
+from fastdrop.torch._swap import replace_dropout as replace_dropout
+from fastdrop.torch._swap import restore_dropout as restore_dropout
+
+__all__ = [
+    "AlphaDropout",
+    "ConcreteDropout",
+    "DropBlock2d",
+    "DropPath",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "FeatureAlphaDropout",
+    "GaussianDropout",
+    "Swapped",
+    "alpha_dropout",
+    "bias_act_dropout",
+    "checkpoint_contexts",
+    "concrete_dropout",
+    "drop_block",
+    "drop_path",
+    "dropout",
+    "dropout_add",
+    "gaussian_dropout",
+    "key_tensor",
+    "replace_dropout",
+    "restore_dropout",
+]
+
+for _name in __all__:  # so that pickles and help() name no file
+    globals()[_name].__module__ = __name__

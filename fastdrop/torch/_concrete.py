@@ -1,0 +1,210 @@
+"""Concrete dropout of tensors: operators, and the module that learns its rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, SupportsIndex, TypeAlias
+
+import torch
+from torch.nn.functional import softplus
+
+import fastdrop as fd
+from fastdrop._noises.concrete import checked_temperature
+from fastdrop._stream.keys import Key, Rng
+from fastdrop.torch import _autograd as ops
+from fastdrop.torch import _keys as keys
+from fastdrop.torch._base import NoiseModule
+
+Tensor: TypeAlias = torch.Tensor
+_SETTINGS = "Tensor logit, Tensor key, float temperature, int[] axes"
+
+
+@torch.library.custom_op("fastdrop::concrete", mutates_args=(), schema=f"(Tensor x, {_SETTINGS}) -> Tensor")
+def _concrete(x: Tensor, logit: Tensor, key: Tensor, temperature: float, axes: Sequence[int]) -> Tensor:
+    options: dict[str, Any] = {"temperature": temperature, "shared_axes": tuple(axes)}
+    y = fd.concrete_dropout(ops.as_array(x), float(logit), keys.key_of(key), **options)
+    return ops.as_tensor(y)
+
+
+@torch.library.custom_op(
+    "fastdrop::concrete_backward",
+    mutates_args=(),
+    schema=f"(Tensor g, Tensor x, {_SETTINGS}) -> (Tensor, Tensor)",
+)
+def _backward(
+    g: Tensor, x: Tensor, logit: Tensor, key: Tensor, temperature: float, axes: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    options: dict[str, Any] = {"temperature": temperature, "shared_axes": tuple(axes)}
+    arrays = ops.as_array(g), ops.as_array(x)
+    dx, slope = fd.concrete_dropout_backward(*arrays, float(logit), keys.key_of(key), **options)
+    return ops.as_tensor(dx), torch.full_like(logit, slope)
+
+
+@_concrete.register_fake
+def _(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@_backward.register_fake
+def _(g: Tensor, x: Tensor, logit: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(logit)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, logit, key, temperature, axes = inputs
+    ctx.save_for_backward(x, logit, key)
+    ctx.settings = temperature, axes
+
+
+def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    dx, dlogit = _backward(g, *ctx.saved_tensors, *ctx.settings)
+    return dx, dlogit, None, None, None
+
+
+_concrete.register_autograd(_gradients, setup_context=_keep)
+
+
+def concrete_dropout(
+    x: Tensor,
+    logit: Tensor,
+    key: Key | SupportsIndex | Tensor,
+    *,
+    temperature: float = 0.1,
+    shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
+) -> Tensor:
+    """Return x times a relaxed mask, with gradients of x and of the logit: `fastdrop.concrete_dropout`.
+
+    Parameters
+    ----------
+    x : Tensor, any shape
+        On the CPU, of a real dtype that `dropout` takes.
+    logit : Tensor, 0-D
+        ``log(p / (1 - p))``.
+    key, temperature, shared_axes
+        As in `dropout` and `fastdrop.concrete_dropout`.
+
+    Returns
+    -------
+    Tensor
+        A new one in C order. It has first derivatives only.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastdrop.concrete_dropout`.
+
+    Examples
+    --------
+    >>> import torch, fastdrop as fd, fastdrop.torch as fdt
+    >>> logit = torch.zeros((), requires_grad=True)
+    >>> fdt.concrete_dropout(torch.ones(6), logit, fd.Key(42)).sum().backward()
+    >>> round(logit.grad.item(), 3)
+    -0.096
+    """
+    held = key if isinstance(key, torch.Tensor) else keys.key_tensor(key)
+    y: Tensor = _concrete(x, logit, held, float(temperature), ops.axes_of(shared_axes))
+    return y
+
+
+class ConcreteDropout(NoiseModule):
+    """Dropout whose rate is learned: `fastdrop.ConcreteDropout` as a module.
+
+    Parameters
+    ----------
+    p : float, default 0.1
+        The rate at first, in (0, 1).
+    temperature : float, default 0.1
+        How far the mask is from 0 and 1; 2/3 is usual for spatial dropout.
+    shared_axes : int or tuple of int, default ()
+        Axes that share their draws: (2, 3) is spatial dropout of images (n, c, h, w).
+    rng
+        As in `Dropout`.
+
+    Attributes
+    ----------
+    logit : Parameter, 0-D
+        ``log(p / (1 - p))``, which the optimiser learns. Add `regularizer` to the loss.
+    p : float
+        The rate now. Setting it makes a new `logit`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p isn't real or not inside (0, 1), or another parameter is not as above.
+
+    References
+    ----------
+    Gal, Hron, Kendall, "Concrete Dropout", arXiv 1705.07832.
+
+    Examples
+    --------
+    >>> import torch, fastdrop.torch as fdt
+    >>> drop, dense = fdt.ConcreteDropout(0.1, rng=42), torch.nn.Linear(3, 1)
+    >>> loss = dense(drop(torch.ones(10, 3))).square().mean()
+    >>> loss = loss + drop.regularizer(dense.weight, weight_scale=1e-4, entropy_scale=2e-2)
+    >>> loss.backward()
+    >>> drop.logit.grad is not None
+    True
+    """
+
+    logit: torch.nn.Parameter
+
+    def __init__(
+        self,
+        p: float = 0.1,
+        *,
+        temperature: float = 0.1,
+        shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
+        rng: Rng = None,
+    ) -> None:
+        super().__init__(p, rng=rng)
+        self.temperature, self.shared_axes = checked_temperature(temperature), shared_axes
+
+    def _check(self, p: float) -> None:
+        super()._check(p)
+        if not 0 < p < 1:
+            raise ValueError(f"p must be inside (0, 1), got {p}; its logit is infinite")
+
+    @property
+    def p(self) -> float:
+        """The rate now."""
+        return float(torch.sigmoid(self.logit.detach()))
+
+    @p.setter
+    def p(self, p: float) -> None:
+        self._check(p)
+        self.logit = torch.nn.Parameter(torch.tensor(math.log(p) - math.log1p(-p)))
+
+    def _noised(self, input: Tensor, key: Key | Tensor, numbers: ops.Numbers) -> Tensor:
+        options: dict[str, Any] = {"temperature": self.temperature, "shared_axes": self.shared_axes}
+        return concrete_dropout(input, self.logit, key, **options)
+
+    def regularizer(
+        self, weight: Tensor, *, weight_scale: float, entropy_scale: float, features: int | None = None
+    ) -> Tensor:
+        """Return the divergence from the prior, to be added to the loss.
+
+        Parameters
+        ----------
+        weight : Tensor
+            Weights that the dropout feeds, with features of the input on axis 1, as torch.nn has them.
+        weight_scale, entropy_scale : float
+            As in `fastdrop.ConcreteDropout.regularizer`.
+        features : int, optional
+            Number of draws for an example; by default ``weight.shape[1]``.
+
+        Returns
+        -------
+        Tensor, 0-D
+        """
+        a, p = self.logit, torch.sigmoid(self.logit)
+        entropy = p * softplus(-a) + (1 - p) * softplus(a)
+        count = weight.shape[1] if features is None else features
+        return weight_scale * weight.square().sum() * (1 + a.exp()) - entropy_scale * count * entropy
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        options = f"temperature={self.temperature}, shared_axes={self.shared_axes}"
+        rng = "" if self._key is None else f", rng={self.key}"
+        return f"p={self.p:.4g}, {options}{rng}"

@@ -1,0 +1,143 @@
+"""Fused passes over tensors, and the steps that they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+import fastdrop as fd
+from fastdrop._arrays.numbers import Rate
+from fastdrop.torch._autograd import (
+    Numbers,
+    Tensor,
+    as_array,
+    as_tensor,
+    batched,
+    noise,
+    plain_rate,
+    traced,
+    transformed,
+)
+from fastdrop.torch._keys import plain_key
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda z: z,
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "silu": functional.silu,
+}
+
+
+class _DropoutAdd(torch.autograd.Function):
+    """`fastdrop.dropout_add` of C-order tensors."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, residual: Tensor, p: float, key: Any, axes: Numbers) -> Tensor:
+        ctx.settings = "dropout", p, key, axes
+        return as_tensor(fd.dropout_add(as_array(x), as_array(residual), p, key, shared_axes=axes))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        dx = noise(g, *ctx.settings) if ctx.needs_input_grad[0] else None
+        return dx, g, None, None, None
+
+
+def dropout_add(x: Tensor, residual: Tensor, p: Rate | Tensor, key: Any, axes: Numbers) -> Tensor:
+    """Residual + dropout(x), fused where both lie in C order and are alike."""
+    if _fusible(x, residual):
+        return _DropoutAdd.apply(x, residual, plain_rate(p), plain_key(key), axes)
+    return residual + noise(x, "dropout", p, key, axes)
+
+
+def _fusible(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether arrays of these can go through a fused pass: all in memory in C order, and alike."""
+    given = [t for t in others if t is not None]
+    alike = all(t.shape == x.shape and t.dtype is x.dtype for t in given)
+    return alike and all(map(_lies_plainly, (x, *given))) and not transformed()
+
+
+def _lies_plainly(x: Tensor) -> bool:
+    return not traced(x) and x.is_contiguous()
+
+
+def _maybe(function: Callable[[Any], Any], value: Any) -> Any:
+    return None if value is None else function(value)
+
+
+class _BiasActDropout(torch.autograd.Function):
+    """`fastdrop.bias_act_dropout` of C-order tensors."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        p: float,
+        key: Any,
+        activation: str,
+        axes: Numbers,
+    ) -> Tensor:
+        ctx.save_for_backward(x, bias)
+        ctx.settings = p, key, activation, axes
+        arrays = as_array(x), _maybe(as_array, bias)
+        other = _maybe(as_array, residual)
+        options: dict[str, Any] = {"activation": activation, "residual": other, "shared_axes": axes}
+        return as_tensor(fd.bias_act_dropout(*arrays, p, key, **options))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, bias = ctx.saved_tensors
+        p, key, activation, axes = ctx.settings
+        again = torch.is_grad_enabled() or transformed()  # whether it will be differentiated
+        if again or batched(g):
+            wanted = [t for t, needed in zip((x, bias), ctx.needs_input_grad, strict=False) if needed]
+            with torch.enable_grad():
+                y = _in_steps(x, bias, None, *ctx.settings)
+            found = iter(torch.autograd.grad(y, wanted, g, create_graph=again))
+            dx, dbias = (next(found) if needed else None for needed in ctx.needs_input_grad[:2])
+        else:
+            options: dict[str, Any] = {"activation": activation, "shared_axes": axes}
+            arrays = as_array(g.contiguous()), as_array(x), _maybe(as_array, bias)
+            dx, dbias = fd.bias_act_dropout_backward(*arrays, p, key, **options)
+            dx, dbias = as_tensor(dx), _maybe(as_tensor, dbias)
+        return dx, dbias, g if ctx.needs_input_grad[2] else None, None, None, None, None
+
+
+def bias_act_dropout(
+    x: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    p: Rate | Tensor,
+    key: Any,
+    activation: str,
+    axes: Numbers,
+) -> Tensor:
+    """Dropout of an activation of x + bias, plus a residual: fused where all lie in C order."""
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"activation must be one of {tuple(_ACTIVATIONS)}, got {activation!r}")
+    if bias is not None and bias.shape != x.shape[-1:]:
+        allowed, got = tuple(x.shape[-1:]), tuple(bias.shape)
+        raise ValueError(f"bias must have the shape of x's last axis {allowed}, got {got}")
+    if _fusible(x, residual) and (bias is None or _lies_plainly(bias)):
+        return _BiasActDropout.apply(x, bias, residual, plain_rate(p), plain_key(key), activation, axes)
+    return _in_steps(x, bias, residual, p, key, activation, axes)
+
+
+def _in_steps(
+    x: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    p: Rate | Tensor,
+    key: Any,
+    activation: str,
+    axes: Numbers,
+) -> Tensor:
+    shifted = x if bias is None else (x + bias).to(x.dtype)
+    y = noise(_ACTIVATIONS[activation](shifted), "dropout", p, key, axes)
+    return y if residual is None else residual + y

@@ -1,0 +1,118 @@
+"""Keys as PyTorch has them: tensors, for graphs of torch.compile, and draws of torch's own generator."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, SupportsIndex, TypeAlias
+
+import torch
+from torch.nn import functional
+
+from fastdrop._stream.keys import Key, as_key_or_seed, signed, stream
+
+Tensor: TypeAlias = torch.Tensor
+
+# Modules without a key of their own take random draws of one seed, of which a million calls have two alike
+# in one run of five. A random seed would cost more than the rest of a call, and so would the 512 Philox keys
+# of these draws at their first use (.1 ms in a training step), but for the cache that is filled here.
+SEED, _DRAWS = 0x746F726368, 1 << 41
+for _high in range(_DRAWS >> 32):
+    stream(Key(SEED, _high << 32))
+_CPU = torch.device("cpu")
+
+
+def key_tensor(key: Key | SupportsIndex) -> Tensor:
+    """Return the key as a tensor, which functions take too: in `torch.compile` it may change.
+
+    A Key or an int is a constant there: a graph is compiled for the first, and again for each other.
+
+    Parameters
+    ----------
+    key : Key or int
+        As for `fastdrop.dropout`.
+
+    Returns
+    -------
+    Tensor
+        1-D, of int64, on the CPU: the draw, then the seed's 64-bit words, low first.
+
+    Examples
+    --------
+    >>> import torch, fastdrop as fd, fastdrop.torch as fdt
+    >>> fdt.key_tensor(fd.Key(42, draw=7))
+    tensor([ 7, 42])
+    >>> fdt.dropout(torch.ones(6), 0.5, fdt.key_tensor(fd.Key(42)))
+    tensor([0., 0., 2., 2., 2., 2.])
+    """
+    key = as_key_or_seed(key)
+    seed, words = key.seed, []
+    while seed >= 1 << 63:
+        words.append(signed(seed))
+        seed >>= 64
+    return torch.tensor([signed(key.draw), *words, seed], dtype=torch.int64, device=_CPU)
+
+
+def key_of(tensor: Tensor) -> Key:
+    """The key that `key_tensor` was given."""
+    draw, *words = (word % (1 << 64) for word in tensor.tolist())
+    return Key(sum(word << 64 * place for place, word in enumerate(words)), draw)
+
+
+@torch.library.custom_op("fastdrop::next_key", mutates_args=("key",), schema="(Tensor(a!) key) -> Tensor")
+def next_key(key: Tensor) -> Tensor:
+    """The key as it is, before it is made that of the next draw.
+
+    An operator, since inductor would recompute a mere clone for the backward pass, of the next key.
+    """
+    refuse_recomputation()
+    now = key.clone()
+    key.numpy()[0] += 1
+    return now
+
+
+@next_key.register_fake
+def _(key: Tensor) -> Tensor:
+    return torch.empty_like(key)
+
+
+def refuse_recomputation() -> None:
+    """Raise in a backward pass, where only checkpoint calls a forward, and needs the mask it had before."""
+    if torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            "a module with rng was called in a backward pass, where checkpoint needs its former mask; pass "
+            "checkpoint use_reentrant=False, context_fn=lambda: fastdrop.torch.checkpoint_contexts(model), "
+            "or leave rng out, as in torch.compile"
+        )
+
+
+def plain_key(key: Any) -> Any:
+    """The key as functions of arrays take it."""
+    return key_of(key) if isinstance(key, torch.Tensor) else key
+
+
+def random_key() -> Key:
+    """A key from torch's generator, over which torch.manual_seed and checkpoint rule."""
+    return Key(SEED, random_draw())
+
+
+def random_key_tensor() -> Tensor:
+    """As `random_key`, for a graph of torch.compile."""
+    return functional.pad(torch.randint(_DRAWS, (1,), device=_CPU), (0, 1), value=SEED)
+
+
+class _Own(threading.local):
+    """A thread's own tensor, to draw into: a new one for each draw takes twice as long."""
+
+    def __init__(self) -> None:
+        with torch.inference_mode(False):
+            self.draw = torch.empty((), dtype=torch.int64, device=_CPU)
+            self.number = self.draw.numpy()
+
+
+_own = _Own()
+
+
+def random_draw() -> int:
+    """The number of a random draw of the seed."""
+    _own.draw.random_(_DRAWS)
+    return _own.number.item()

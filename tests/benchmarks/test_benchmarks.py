@@ -1,0 +1,71 @@
+"""The benchmark programs at their smallest size, so that they can't rot."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastdrop as fd
+from fastdrop._cpu import calls
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+def program(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return runpy.run_path(str(FOLDER / f"{name}.py"))
+
+
+def test_parallel_from(monkeypatch, capsys):
+    threads, parallel_from = fd.get_num_threads(), calls.PARALLEL_FROM
+    program("parallel_from", monkeypatch)["main"](["--rounds", "1", "--powers", "5"])
+    assert capsys.readouterr().out.count("\n") >= 3
+    assert (fd.get_num_threads(), calls.PARALLEL_FROM) == (threads, parallel_from)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("masks", 10),
+        ("noise", 12),
+        ("dropconnect", 6),
+        ("monte_carlo", 2),
+        ("recurrent", 6),
+        ("dask_big", 2),
+    ],
+)
+def test_programs_of_cases(name, lines, monkeypatch, capsys):
+    threads = fd.get_num_threads()
+    found = program(name, monkeypatch)
+    found["run"](found["PARTS"], found["__doc__"], ["--rounds", "1", "--small"])
+    assert capsys.readouterr().out.count("\n") >= lines
+    assert fd.get_num_threads() == threads
+
+
+def test_torch_steps_also_as_plain_data(monkeypatch, capsys):
+    pytest.importorskip("torch", reason="this program is about PyTorch")
+    command = [sys.executable, "-W", "error", FOLDER / "torch_steps.py", "--rounds", "2", "--small"]
+    printed = subprocess.run([*command, "--threads", "1", "--json"], capture_output=True, text=True)
+    assert printed.returncode == 0, printed.stderr
+    data = json.loads(printed.stdout)
+    assert (data["rounds"], data["machine"]["threads"]) == (2, 1)
+    cases = [row["case"] for row in data["results"]]
+    assert len(cases) == len(set(cases)) == printed.stderr.count("\n")
+    assert [row["part"] for row in data["results"]] == ["gpt", "mlp", "calls", "calls", "memory"]
+    for row in data["results"]:
+        assert set(row["values"]) == {"p=0", "fastdrop", "torch.nn"}
+        assert min(row["values"].values()) > 0
+    found = program("torch_steps", monkeypatch)
+    found["run"](found["PARTS"][1:2], None, ["--rounds", "1", "--small"])
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_cuda_says_why_it_skips(monkeypatch, capsys):
+    found = program("gpu", monkeypatch)
+    if found["why_not"]() is None:
+        pytest.skip("there is a GPU: run benchmarks/gpu.py")
+    assert found["main"]([]) == 0
+    assert capsys.readouterr().out.startswith("skipped: ")

@@ -1,0 +1,313 @@
+"""The dashboard: its plots, its front page and the README's table, and all of it in a real browser."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from math import log
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "benchmarks"
+NEEDED = "chromium chromium-driver libjs-jquery libjs-jquery-flot libjs-bootstrap"
+NEEDED += " libjs-jquery-stupidtable node-blueimp-md5"
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """The programs in benchmarks/ that the dashboard is made by."""
+    names = ("history", "peers_results", "plots", "readme", "front_page")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        found = {name: __import__(name) for name in names}
+        yield type("Modules", (), found)
+    for name in names:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def results(modules):
+    return modules.peers_results.Results.read()
+
+
+@pytest.fixture(scope="module")
+def steps(modules):
+    return modules.peers_results.Results.read(modules.peers_results.STEPS)
+
+
+def test_readme_has_what_the_results_files_give(modules, results, steps):
+    text = modules.readme.README.read_text()
+    written = modules.readme.section(results) + modules.readme.steps(steps)
+    assert text == modules.readme.with_section(text, written)
+    assert modules.readme.PLOT.read_text() == modules.readme.plot(results)
+
+
+def test_readme_of_other_results_is_another(modules, results, steps):
+    readme = modules.readme
+    text = readme.README.read_text()
+    rows = [row | {"ns_per_element": row["ns_per_element"] * 2} for row in results.rows]
+    section = readme.section(results._replace(rows=rows))
+    assert readme.with_section(text, section + readme.steps(steps)) != text
+    last = steps.rows[-1]
+    slower = {**last, "values": {name: 2 * value for name, value in last["values"].items()}}
+    other = readme.steps(steps._replace(rows=[*steps.rows[:-1], slower]))
+    assert readme.with_section(text, readme.section(results) + other) != text
+
+
+def test_table_of_steps_has_the_models_first_and_the_ratios(modules, steps):
+    lines = [line for line in modules.readme.steps(steps).splitlines() if line.startswith("|")]
+    cases = [line.split(" | ")[0].strip("| ") for line in lines[2:]]
+    sizes = ("1,024", "65,536", "4,194,304")
+    assert cases == [
+        "character GPT, a step",
+        "MLP, a step",
+        *(f"Dropout {what}, {n}" for n in sizes for what in ("forward", "forward and backward")),
+        "peak memory, 33,554,432",
+    ]
+    rows = [
+        {"part": "gpt", "case": "a", "unit": "us", "values": {"p=0": 7, "fastdrop": 940, "torch.nn": 2350}}
+    ]
+    written = modules.readme.steps(steps._replace(rows=rows))
+    assert "| a | 7 us | 940 us | 2.4 ms | 2.5 |" in written
+
+
+def test_table_is_one_markdown_table_of_every_contender(modules, results):
+    lines = [line for line in modules.readme.section(results).splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(results.names())
+    assert {line.count("|") for line in lines} == {lines[0].count("|")}
+    numbers = re.findall(r"[\d.]+ \([\d.]+\)", "".join(lines))
+    assert len(numbers) == len(results.names()) * (lines[0].count("|") - 2)
+
+
+def test_results_name_machine_versions_and_date(results):
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", results.date)
+    assert {"processor", "cores", "numpy", "numba", "python"} <= set(results.machine)
+    assert results.values("threads") == [1, 2]
+    assert set(results.values("p")) == {0.1, 0.5}
+
+
+@pytest.mark.parametrize(("load", "said"), [(None, False), (0.4, False), (5.5, True)])
+def test_figures_of_a_busy_machine_say_so(modules, results, load, said):
+    taken = results._replace(load=load, machine=results.machine | {"cores": 2})
+    sentence = "busy with other work (load 5.5 on 2 cores)"
+    assert (sentence in modules.readme.section(taken)) == said
+    assert (sentence in modules.front_page.page(taken)) == said
+
+
+def test_bars_are_as_long_as_their_logarithms(modules, results):
+    """The least bar's logarithm over another's is that of the numbers beside them."""
+    size = results.values("size")[-1]
+    drawn = ElementTree.fromstring(modules.plots.bars(results, size, 0.5, 2))
+    widths = [float(bar.get("width")) for bar in drawn.iter(f"{SVG}rect") if "bar" in bar.get("class")]
+    times = sorted(results.row(name, size, 0.5, 2)["ns_per_element"] for name in results.names())
+    assert len(widths) == len(results.names())
+    scale = modules.plots.Scale([10, 1000], 0, 100)
+    assert [scale(v) for v in (10, 100, 1000)] == [0, 50, 100]
+    assert widths == sorted(widths)
+    longest = widths[-1] - widths[0]
+    for width, ns in zip(widths, times, strict=True):
+        expected = longest * log(ns / times[0]) / log(times[-1] / times[0])
+        assert abs(width - widths[0] - expected) < 0.3
+
+
+def test_curves_have_a_point_for_each_size(modules, results):
+    lines = modules.plots.peers(results, 0.5, 2)
+    drawn = ElementTree.fromstring(modules.plots.curves(lines, "title", {"threads": 1 << 14}))
+    curves = [line.get("points").split() for line in drawn.iter(f"{SVG}polyline")]
+    assert [len(points) for points in curves] == [len(results.values("size"))] * len(results.names())
+    assert "threads" in [text.text for text in drawn.iter(f"{SVG}text")]
+    names = [float(text.get("y")) for text in drawn.iter(f"{SVG}text") if "name" in (text.get("class") or "")]
+    assert len(names) == len(lines)
+    apart = sorted(names)
+    assert min(b - a for a, b in pairwise(apart)) >= 12.9
+    assert apart[-1] < 330
+
+
+def test_front_page_needs_nothing_from_elsewhere(modules, results):
+    page = modules.front_page.page(results)
+    assert not re.findall(r'(?:src|href)="(?!history/|data:,)|url\(|@import', page)
+    assert page.count("<svg") == 4
+    assert "prefers-color-scheme: dark" in page
+    assert "width=device-width" in page
+    assert "$" not in page
+
+
+def test_asv_loads_no_script_that_has_no_local_one(modules):
+    """An asv that wants others would otherwise show an empty page."""
+    import asv
+
+    page = (Path(asv.__file__).parent / "www" / "index.html").read_text()
+    wanted = re.findall(r'(?:src|href)="https://[^"]+/([^"/]+\.(?:js|css))"', page)
+    assert wanted
+    assert set(wanted) <= set(modules.history.LOCAL)
+
+
+def test_a_site_is_left_alone_where_scripts_are_missing(modules, tmp_path, monkeypatch):
+    monkeypatch.setattr(modules.history, "SYSTEM", tmp_path / "nowhere")
+    (tmp_path / "index.html").write_text("as it was")
+    modules.history.bring_scripts(tmp_path)
+    assert (tmp_path / "index.html").read_text() == "as it was"
+
+
+def test_benchmarks_that_were_not_run_are_left_out(modules, tmp_path):
+    summaries = tmp_path / "graphs" / "summary"
+    summaries.mkdir(parents=True)
+    (summaries / "functions.ran.time_new.json").write_text("[]")
+    known = {"functions.ran.time_new": {"unit": "seconds"}, "functions.never.time_new": {}}
+    (tmp_path / "index.json").write_text(json.dumps({"benchmarks": known, "tags": {}}))
+    modules.history.forget_unmeasured(tmp_path)
+    left = json.loads((tmp_path / "index.json").read_text())
+    assert left == {"benchmarks": {"functions.ran.time_new": {"unit": "seconds"}}, "tags": {}}
+
+
+@pytest.fixture(scope="module")
+def browser(modules):
+    """Headless Chromium."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver") and modules.history.available()):
+        pytest.skip(f"needs a browser and asv's scripts: apt-get install {NEEDED}")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    driver.set_page_load_timeout(60)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def site(modules, browser, tmp_path_factory):
+    """The address of a site published from three commits of a repository made here."""
+    folder = tmp_path_factory.mktemp("published")
+    publish(folder)
+    modules.front_page.main([str(folder / "site")])
+    handler = partial(Quiet, directory=folder / "site")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def publish(folder):
+    """Run three benchmarks of the suite as if of three commits, and publish what they gave."""
+    git = ["git", "-C", str(folder), "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    run([*git, "init", "--quiet", "--initial-branch=main"])
+    for n in range(3):
+        run([*git, "commit", "--quiet", "--allow-empty", f"--message=commit {n}"])
+    config = json.loads(re.sub(r"^\s*//.*$", "", (FOLDER / "asv.conf.json").read_text(), flags=re.MULTILINE))
+    del config["matrix"]
+    config |= {"repo": str(folder), "branches": ["main"], "benchmark_dir": str(FOLDER / "suite")}
+    config |= {"results_dir": "results", "html_dir": "site/history", "env_dir": "env"}
+    (folder / "asv.conf.json").write_text(json.dumps(config))
+    asv = [sys.executable, "-m", "asv", "--config", str(folder / "asv.conf.json")]
+    run([*asv, "machine", "--yes"], folder)
+    once = ["--attribute=rounds=1", "--attribute=repeat=2", "--attribute=warmup_time=0"]
+    only = ["--bench", r"^functions\.dropout\.(time_forward|track)|^layers\.Dropout\.time_forward"]
+    for commit in run([*git, "rev-list", "main"]).split():
+        run([*asv, "run", "--python=same", "--set-commit-hash", commit, *once, *only], folder)
+    run([*asv, "publish"], folder)
+
+
+def run(command, home=None):
+    """What a command prints, with settings of its own in a home of its own."""
+    settings = {"HOME": str(home), "FASTDROP_GRID": "smallest"} if home else {}
+    # asv takes what is in PYTHONPATH off the path, and puts what is in this there
+    environment = os.environ | {"ASV_PYTHONPATH": str(ROOT), "GIT_CONFIG_GLOBAL": os.devnull} | settings
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def wait_for(browser, script):
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    return WebDriverWait(browser, 30).until(lambda b: b.execute_script(script))
+
+
+def errors(browser):
+    return [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_browser_shows_the_front_page(browser, site, results):
+    browser.set_window_size(390, 844)
+    browser.get(f"{site}/index.html")
+    assert browser.execute_script("return document.querySelectorAll('figure svg').length") == 4
+    sizes = "return [...document.querySelectorAll('rect.bar')].map(bar => bar.getBoundingClientRect().width)"
+    bars = browser.execute_script(sizes)
+    assert len(bars) == 2 * len(results.names())
+    assert min(bars) > 1
+    texts = browser.execute_script(
+        "return [...document.querySelectorAll('svg text')].map(t => t.textContent)"
+    )
+    assert "fastdrop" in texts
+    wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert browser.execute_script(wide) <= 0  # nothing to scroll sideways on a phone
+    outside = """return [...document.querySelectorAll('svg')].flatMap(svg => {
+      const frame = svg.getBoundingClientRect();
+      return [...svg.querySelectorAll('text')].filter(text => {
+        const at = text.getBoundingClientRect();
+        return at.left < frame.left - 1 || at.right > frame.right + 1; }).map(text => text.textContent); })"""
+    assert browser.execute_script(outside) == []
+    assert errors(browser) == []
+
+
+def test_browser_shows_the_page_in_light_and_dark(browser, site):
+    colours = []
+    for scheme in ("light", "dark"):
+        feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
+        browser.get(f"{site}/index.html")
+        ask = "return ['body', 'svg .paper'].map(s => getComputedStyle(document.querySelector(s)))"
+        colours.append(browser.execute_script(f"{ask}.map(c => [c.backgroundColor, c.fill])"))
+    (light, light_paper), (dark, dark_paper) = colours
+    assert light[0] == light_paper[1] == "rgb(255, 255, 255)"
+    assert dark[0] == dark_paper[1] != light[0]
+
+
+def test_browser_shows_the_grid_of_benchmarks(browser, site):
+    browser.set_window_size(1200, 900)
+    browser.get(f"{site}/index.html")
+    browser.find_element("css selector", "a[href='history/index.html']").click()
+    shown = wait_for(browser, "return document.querySelectorAll('#summarygrid-display .btn').length")
+    assert shown == 3
+    assert "dropout.time_forward" in browser.execute_script("return document.body.innerText")
+    assert errors(browser) == []
+
+
+@pytest.mark.parametrize("page", ["summarylist", "regressions"])
+def test_browser_shows_the_list_and_the_regressions(browser, site, page):
+    browser.get("about:blank")
+    browser.get(f"{site}/history/index.html#/{page}")
+    assert wait_for(browser, f"return document.querySelector('#{page}-display').innerText.length > 20")
+    assert errors(browser) == []
+
+
+def test_browser_draws_a_graph_with_points(browser, site):
+    browser.get(f"{site}/history/index.html#functions.dropout.time_forward")
+    plot = "window.$ && $('#main-graph').data('plot')"
+    points = wait_for(browser, f"return {plot} && {plot}.getData().map(line => line.data)")
+    assert [len(line) for line in points] == [3]
+    assert all(seconds > 0 for _, seconds in points[0])
+    canvas = "const c = document.querySelector('#main-graph canvas'); return c.getContext('2d')"
+    assert wait_for(browser, f"{canvas}.getImageData(0, 0, c.width, c.height).data.some(v => v)")
+    assert errors(browser) == []

@@ -1,0 +1,226 @@
+"""Draws shared along axes, rates by element, windows and dtypes, against the reference bit for bit."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from arrays import DTYPES, EXAMPLES, LAYOUTS, frozen, normal, same_bits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastdrop as fd
+from fastdrop._cpu import calls as cpu_calls
+from fastdrop._cpu import run
+from fastdrop._stream import reference
+
+KEY = fd.Key(42, 3)
+
+
+@st.composite
+def calls(draw):
+    """Arguments of a call: x, p, shared axes, layout of x and of out, window; out of every family."""
+    full = draw(st.lists(st.integers(0, 12), max_size=4))
+    ndim = len(full)
+    origin = [draw(st.integers(0, n)) for n in full]
+    shape = tuple(draw(st.integers(0, n - o)) for n, o in zip(full, origin, strict=True))
+    shared = draw(st.lists(st.integers(-ndim, ndim - 1), unique_by=lambda a: a % ndim)) if ndim else []
+    mask = tuple(1 if axis - ndim in shared or axis in shared else n for axis, n in enumerate(shape))
+    p = draw(st.sampled_from([0.0, 1e-3, 0.25, 0.3, 0.5, 0.9, 1.0, "row", "full", "column"]))
+    if isinstance(p, str):
+        shapes = {"row": mask[-1:], "full": mask, "column": mask[:1] + (1,) * (ndim - 1) if ndim else ()}
+        p = np.random.default_rng(draw(st.integers(0, 9))).random(shapes[p])
+        p.flat[:2] = [0, 1][: p.size]
+    layouts = list(LAYOUTS) if ndim else ["contiguous"]
+    dtype = draw(st.sampled_from(DTYPES))
+    layout = draw(st.sampled_from(layouts))
+    layout_out = draw(st.sampled_from([None, "in place", *layouts]))
+    return shape, dtype, p, tuple(shared), layout, layout_out, (tuple(full), tuple(origin))
+
+
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
+@given(call=calls(), draw=st.integers(0, 3))
+def test_every_call_is_the_reference(call, draw):
+    shape, dtype, p, shared, layout, layout_out, window = call
+    key, x = fd.Key(7, draw), normal(*shape, dtype=dtype)
+    expected = reference.dropout(x, p, key, window, shared)
+    given_x = LAYOUTS[layout](x) if shape else x.copy()
+    out = None
+    if layout_out == "in place":
+        out = given_x
+    elif layout_out is not None:
+        out = (LAYOUTS[layout_out](np.zeros_like(x)) if shape else np.zeros_like(x)).astype(
+            given_x.dtype, copy=False
+        )
+    if layout_out != "in place":
+        given_x = frozen(given_x)
+    y = fd.dropout(given_x, p, key, shared_axes=shared, out=out, window=window)
+    assert out is None or y is out
+    assert y.dtype == given_x.dtype
+    assert same_bits(np.ascontiguousarray(y).astype(dtype).reshape(shape), expected)
+    mask = fd.keep_mask(shape, p, key, shared_axes=shared, window=window)
+    assert np.array_equal(mask, reference.keep_mask(shape, p, key, window, shared))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shared", [(), (1,), (0,), (2,), (0, 2), (1, 2), (0, 1, 2)])
+def test_bigger_arrays_and_a_broadcast_input(shared, dtype):
+    x = normal(6, 11, 1031, dtype=dtype)
+    for p in (0.1, np.linspace(0, 1, 1 if 2 in shared else 1031)):
+        assert same_bits(
+            fd.dropout(x, p, KEY, shared_axes=shared), reference.dropout(x, p, KEY, None, shared)
+        )
+    one = np.broadcast_to(x[:1, :1, :1], x.shape)
+    assert same_bits(
+        fd.dropout(one, 0.1, KEY, shared_axes=shared), reference.dropout(one, 0.1, KEY, None, shared)
+    )
+
+
+@pytest.mark.usefixtures("threads_set_back")
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("shared", [(), (1,), (0,), (2,), (0, 2)])
+def test_threads_streaming_and_blocks_give_the_same_bits(threads, shared, monkeypatch):
+    for name, value in {"PARALLEL_FROM": 1, "_PIECE": 5000, "_BIG": 1, "STREAM_FROM": 1}.items():
+        monkeypatch.setattr(cpu_calls, name, value)
+    monkeypatch.setattr(run, "_UNITS", 3000)
+    fd.set_num_threads(threads)
+    x = normal(13, 21, 260)
+    for p in (0.3, np.linspace(0, 1, 1 if 2 in shared else 260)):
+        assert same_bits(
+            fd.dropout(x, p, KEY, shared_axes=shared), reference.dropout(x, p, KEY, None, shared)
+        )
+
+
+def test_shared_elements_are_equal_and_nothing_bigger_is_held():
+    import tracemalloc
+
+    x = np.ones((64, 128, 512), np.float32)
+    y = np.empty_like(x)
+    fd.dropout(x, 0.5, KEY, shared_axes=1, out=y)
+    tracemalloc.start()
+    try:
+        fd.dropout(x, 0.5, KEY, shared_axes=1, out=y)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (y == y[:, :1]).all()
+    assert peak < 2**20  # y has 16 MiB
+
+
+def test_scalar_p_and_an_array_filled_with_it_give_the_same_bits():
+    x = normal(50, 3000)
+    for p in (0.0, 2**-33, 0.1, 0.25, 0.5, 1 - 2**-33, 1.0):
+        for shape in ((3000,), (50, 1), (50, 3000), (1, 1)):
+            assert same_bits(fd.dropout(x, np.full(shape, p), KEY), fd.dropout(x, p, KEY))
+    assert same_bits(fd.dropout(x, np.array(0.1), KEY), fd.dropout(x, 0.1, KEY))
+
+
+def test_rates_by_element_where_upper_digits_tie():
+    """T is U, or differs in the last digit alone: only all 32 digits decide."""
+    x = np.ones(3000, np.float32)
+    u = reference.uniforms(np.arange(3000, dtype=np.uint64), KEY).astype(np.float64)
+    for shift in (-1, 0, 1):
+        p = np.clip((u + shift) / 2**32, 0, 1)
+        assert np.array_equal(fd.dropout(x, p, KEY) == 0, np.full(3000, shift == 1))
+
+
+def test_16_bit_floats_are_rounded_once():
+    for dtype, carrier in ((np.float16, np.int16), (ml_dtypes.bfloat16, np.uint16)):
+        every = np.arange(2**16).astype(np.uint16).view(dtype)
+        y = fd.dropout(every, 0.3, KEY)
+        with np.errstate(invalid="ignore"):  # NumPy warns of signalling NaNs
+            expected = reference.dropout(every, 0.3, KEY)
+            nan = np.isnan(every.astype(np.float32))
+        assert np.array_equal(y[~nan].view(carrier), expected[~nan].view(carrier))
+        keep = fd.keep_mask(2**16, 0.3, KEY)
+        assert np.isnan(y[nan & keep].astype(np.float32)).all()  # and quiet
+        assert (y[nan & ~keep].view(carrier) == 0).all()
+
+
+def test_a_block_of_a_huge_array():
+    """At any origin; a walk over the whole would never end."""
+    x = np.ones((1000, 1000), np.float32)
+    y = np.empty_like(x)
+    full = (10**6, 10**6)
+    for origin in ((0, 0), (123_456, 654_321), (999_000, 999_000)):
+        fd.dropout(x, 0.3, KEY, out=y, window=(full, origin))
+        corner = reference.dropout(x[-3:, -700:], 0.3, KEY, (full, (origin[0] + 997, origin[1] + 300)))
+        assert same_bits(y[-3:, -700:].copy(), corner)
+
+
+@pytest.mark.parametrize(
+    ("axes", "error", "message"),
+    [
+        (2, ValueError, r"shared_axes must be in \[-2, 2\) for an array of 2 axes, got 2"),
+        ((0, -3), ValueError, "shared_axes must be in"),
+        ((0, 0), ValueError, "must not repeat an axis"),
+        ((0, -2), ValueError, "must not repeat an axis"),
+        ((0.0,), TypeError, "shared_axes must be an int or a tuple of ints"),
+        ("01", TypeError, "shared_axes must be an int or a tuple of ints"),
+        (None, TypeError, "shared_axes must be an int or a tuple of ints"),
+    ],
+)
+def test_refuses_axes(axes, error, message):
+    out = np.full((3, 4), 7.0)
+    with pytest.raises(error, match=message):
+        fd.dropout(np.ones((3, 4)), 0.5, 1, shared_axes=axes, out=out)
+    assert (out == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("p", "error", "message"),
+    [
+        (np.full(3, 0.5), ValueError, r"p must broadcast to the mask's shape \(3, 4\), got \(3,\)"),
+        (np.full((2, 3, 4), 0.5), ValueError, r"p must broadcast to the mask's shape \(3, 4\)"),
+        (np.array([0, 1, 0.5, 1.5]), ValueError, r"p must be in \[0, 1\], got 1.5 in an array"),
+        (np.array([0, 1, 0.5, np.nan]), ValueError, r"p must be in \[0, 1\], got nan in an array"),
+        (np.array(["a"] * 4), TypeError, "p must be an array of real numbers"),
+        (np.full(4, 0.5j), TypeError, "p must be an array of real numbers"),
+    ],
+)
+def test_refuses_arrays_of_rates(p, error, message):
+    out = np.full((3, 4), 7.0)
+    with pytest.raises(error, match=message):
+        fd.dropout(np.ones((3, 4)), p, 1, out=out)
+    assert (out == 7).all()
+    with pytest.raises(ValueError, match="p must broadcast to the mask's shape"):
+        fd.dropout(np.ones((3, 4)), np.full((3, 4), 0.5), 1, shared_axes=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("packed", [False, True])
+def test_apply_mask_is_onnx_dropout(dtype, packed):
+    for shape in ((), (1,), (7, 11), (300, 333)):
+        x = normal(*shape, dtype=dtype)
+        mask = np.random.default_rng(1).random(shape) < 0.7
+        given_mask = np.packbits(mask) if packed else mask
+        out = np.empty_like(x)
+        assert fd.apply_mask(x, given_mask, 0.3, packed=packed, out=out) is out
+        real = np.dtype(np.float32 if x.dtype.itemsize == 2 or dtype == np.complex64 else np.float64)
+        real = np.dtype(np.float32) if dtype == np.float32 else real
+        wide = x.astype(real) if x.dtype.kind != "c" else x
+        expected = (mask * wide * real.type(1 / 0.7)).astype(dtype)
+        assert np.array_equal(out, expected)
+        assert (np.asarray(out)[~mask] == 0).all()
+
+
+def test_apply_mask_broadcasts_and_selects():
+    x = np.array([[np.nan, 1.0], [-1.0, np.inf]])
+    assert fd.apply_mask(x, [[False], [True]], 0.5).tolist() == [[0, 0], [-2, np.inf]]
+    assert not np.signbit(fd.apply_mask(-np.ones(3), np.zeros(3, bool), 0.5)).any()
+    assert fd.apply_mask(np.ones(3), np.ones(3, bool), 1.0).tolist() == [0, 0, 0]
+    kept = fd.keep_mask((50, 60), 0.5, KEY)
+    assert same_bits(fd.apply_mask(normal(50, 60), kept, 0.5), fd.dropout(normal(50, 60), 0.5, KEY))
+
+
+@pytest.mark.parametrize(
+    ("mask", "packed", "error", "message"),
+    [
+        (np.ones(3), False, TypeError, "mask must be of bool or uint8, got float64"),
+        (np.ones(4, bool), False, ValueError, r"mask must broadcast to x's shape \(3,\), got \(4,\)"),
+        (np.ones((2, 3), bool), False, ValueError, "mask must broadcast"),
+        (np.ones(2, np.uint8), True, ValueError, r"packed mask for 3 elements must be uint8 \(1,\)"),
+        (np.ones(1, bool), True, ValueError, "packed mask"),
+    ],
+)
+def test_apply_mask_refuses(mask, packed, error, message):
+    with pytest.raises(error, match=message):
+        fd.apply_mask(np.ones(3), mask, 0.5, packed=packed)

@@ -1,0 +1,82 @@
+"""Exact moments against their definitions: sums over what can happen, and quadrature."""
+
+import numpy as np
+import pytest
+from exact import drop_block_rate as exact_rate
+
+from fastdrop import moments
+
+X = np.array([-2.0, 0.5, 3.0])
+
+
+def by_definition(values, probabilities):
+    """Moments of a discrete distribution, values along the first axis."""
+    weights = np.array(probabilities).reshape(-1, 1)
+    mean = (weights * values).sum(0)
+    second, third, fourth = ((weights * (values - mean) ** n).sum(0) for n in (2, 3, 4))
+    return mean, second, third / second**1.5, fourth / second**2 - 3
+
+
+@pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.9, 1e-3])
+def test_two_points(p):
+    p_realised = round(p * 2**32) / 2**32
+    q = 1 - p_realised
+    expected = by_definition(np.array([X / q, 0 * X]), [q, p_realised])
+    for got, exact in zip(moments.dropout(p, X), expected, strict=True):
+        assert np.allclose(got, exact, rtol=1e-12)
+    assert np.allclose(moments.dropout(p, X).mean, X, rtol=1e-15)
+    limit = -1.7580993408473766
+    a = (q * (1 + p_realised * limit**2)) ** -0.5
+    b = -a * p_realised * limit
+    expected = by_definition(np.array([a * X + b, a * limit + b + 0 * X]), [q, p_realised])
+    for got, exact in zip(moments.alpha_dropout(p, X), expected, strict=True):
+        assert np.allclose(got, exact, rtol=1e-9)
+
+
+def test_alpha_dropout_keeps_a_standard_normals_moments():
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    weights = weights / weights.sum()
+    for p in (0.05, 0.3, 0.9):
+        m = moments.alpha_dropout(p, nodes)
+        mean = weights @ m.mean
+        assert mean == pytest.approx(0, abs=1e-12)
+        assert weights @ (m.variance + m.mean**2) == pytest.approx(1, abs=1e-12)
+
+
+def test_normal_ones():
+    m = moments.gaussian_dropout(0.2, X)
+    assert np.array_equal(m.mean, X)
+    assert np.allclose(m.variance, X**2 / 4)
+    assert not m.skewness.any()
+    assert not m.kurtosis.any()
+    assert moments.gaussian_noise(0.5, X).variance.tolist() == [0.25] * 3
+
+
+def test_what_has_no_variance():
+    for m in (moments.dropout(0.0, X), moments.gaussian_noise(0.0, X), moments.alpha_dropout(0.0, X)):
+        assert np.array_equal(m.mean, X)
+        assert not m.variance.any()
+        assert np.isnan(m.skewness).all()
+        assert np.isnan(m.kurtosis).all()
+    for m in (moments.dropout(1.0, X), moments.alpha_dropout(1.0, X)):
+        assert not m.mean.any()
+        assert not m.variance.any()
+    assert np.isnan(moments.dropout(0.5, 0.0).skewness)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "p"), [(11, 11, 3, 0.1), (9, 14, 4, 0.2), (5, 3, 9, 0.4)]
+)
+def test_the_rate_of_blocks(height, width, size, p):
+    rate = moments.drop_block_rate(height, width, p, size)
+    assert rate.shape == (height, width)
+    assert rate.mean() == pytest.approx(exact_rate(height, width, size, p), abs=1e-9)
+    assert np.allclose(rate, rate[::-1, ::-1])
+
+
+def test_refuses():
+    for function in (moments.dropout, moments.gaussian_dropout):
+        with pytest.raises(ValueError, match="p must be in"):
+            function(1.5)
+    with pytest.raises(ValueError, match="p must be below 1"):
+        moments.gaussian_dropout(1.0)

@@ -1,0 +1,30 @@
+"""Tensors for tests: dtypes and comparisons with arrays."""
+
+import ml_dtypes
+import numpy as np
+import torch
+
+DTYPES = {
+    torch.float16: np.float16,
+    torch.bfloat16: ml_dtypes.bfloat16,
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.complex64: np.complex64,
+    torch.complex128: np.complex128,
+}
+
+
+def normal(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def to_array(x):
+    x = x.detach().resolve_conj().resolve_neg()
+    if x.dtype is torch.bfloat16:
+        return x.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return x.contiguous().numpy()
+
+
+def same(tensor, array):
+    ours = to_array(tensor)
+    return ours.dtype == array.dtype and ours.shape == array.shape and ours.tobytes() == array.tobytes()
