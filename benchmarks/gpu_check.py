@@ -52,7 +52,12 @@ BIAS_DIVISIONS = 2  # more of them, where there is a bias
 DIVISION, PRODUCT = r"(div|rem)\.[su]64", r"(mul|mad)\.(lo|hi)\.[su]64"
 INEXACT = r"mul\.f|mul\.ftz|.*\.(approx|full|ftz)\b"
 I64 = types.int64
-NUMBERS = {"multiply": 1, "shift": 1, "concrete": 5, "concrete_slope": 5}
+NUMBERS = {
+    ("normal", "multiply"): 1,
+    ("normal", "shift"): 1,
+    ("logistic", "concrete"): 5,
+    ("logistic", "concrete_slope"): 5,
+}
 
 
 def signatures(carrier: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
@@ -71,14 +76,14 @@ def signatures(carrier: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
         kernel = kernels.units_kernel(name, activation, biased, True)
         rates = types.uint32[::1], real[::1]
         yield f"rates {label}", kernel, (*arrays, layout, axes, places, places, *rates, *tail)
-    for name, count in NUMBERS.items():
+    for (draw, name), count in NUMBERS.items():
         numbers = types.UniTuple(real, count), I64, I64
-        yield f"noise {name}", kernels.noise_kernel(name), (a, a, types.UniTuple(I64, 5), *numbers)
+        yield f"noise {name}", kernels.noise_kernel(draw, name), (a, a, types.UniTuple(I64, 5), *numbers)
         layout = types.UniTuple(I64, 2), axes, places, places
-        kernel = kernels.noise_units_kernel(name)
+        kernel = kernels.noise_units_kernel(draw, name)
         yield f"noise of units {name}", kernel, (a, a, *layout, a, *numbers)
         if count == 1:
-            kernel = kernels.noise_units_kernel(name, True)
+            kernel = kernels.noise_units_kernel(draw, name, True)
             yield f"noise by units {name}", kernel, (a, a, *layout, real[::1], *numbers)
     yield "sums", kernels.sums_kernel(), (a, a, I64)
 

@@ -49,22 +49,13 @@ def _rate(p: float, name: str) -> tuple[int, float]:
     return threshold, FULL / max(FULL - threshold, 1)
 
 
-def rates(p: Rate, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """Threshold and scale: two numbers, or for an array p two arrays of the mask's shape."""
-    counting = dtype.type is np.uint8  # a mask is counted, not scaled
-    if not isinstance(p, np.ndarray):
-        threshold, scale = rate(p)
-        return threshold, 1.0 if counting else scale
+def checked_rates(p: NDArray[Any]) -> NDArray[np.float64]:
+    """An array of rates as float64 in C order; whether they are in [0, 1] is seen where they are read."""
+    if isinstance(p, np.ma.MaskedArray):
+        raise TypeError("p must not be a masked array; use p.filled(0)")
     if p.dtype.kind not in "fiu":
         raise TypeError(f"p must be an array of real numbers in [0, 1], got {p.dtype}; use p.astype(float)")
-    wrong = p[~((p >= 0) & (p <= 1))]
-    if wrong.size:
-        raise ValueError(f"p must be in [0, 1], got {wrong.flat[0]} in an array")
-    check_broadcast("p", p, shape)
-    counts = np.rint(p.astype(np.float64) * FULL)
-    scales = np.where(counts < FULL, 1 if counting else FULL / np.maximum(FULL - counts, 1), 0).astype(dtype)
-    thresholds = np.minimum(counts, FULL - 1).astype(np.uint32)
-    return np.broadcast_to(thresholds, shape), np.broadcast_to(scales, shape)
+    return np.ascontiguousarray(p, np.float64)
 
 
 def positive(name: str, value: float) -> float:
@@ -79,9 +70,7 @@ def check_broadcast(name: str, numbers: NDArray, shape: tuple[int, ...]) -> None
     """Refuse an array that is masked or doesn't broadcast to the mask's shape."""
     if isinstance(numbers, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array; use {name}.filled(0)")
-    try:
-        fits = np.broadcast_shapes(numbers.shape, shape) == shape
-    except ValueError:
-        fits = False
+    lengths = zip(reversed(numbers.shape), reversed(shape), strict=False)
+    fits = numbers.ndim <= len(shape) and all(n in (1, wanted) for n, wanted in lengths)
     if not fits:
         raise ValueError(f"{name} must broadcast to the mask's shape {shape}, got {numbers.shape}")

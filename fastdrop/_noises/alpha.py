@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import Axes, Window, any_real_array, result, target
 from fastdrop._arrays.numbers import FULL, rate
-from fastdrop._cpu.run import Pass, fuse
-from fastdrop._noises.bernoulli import Dropout, dropout
+from fastdrop._arrays.plan import Axes, Pass, Window
+from fastdrop._backends import fuse, planned
+from fastdrop._noises.bernoulli import Dropout
 from fastdrop._noises.shared import check_data_format
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.schedules import ScheduledRate
@@ -61,21 +62,32 @@ def alpha_dropout(
     >>> fd.alpha_dropout(np.zeros(4), 0.5, fd.Key(42)).round(4)
     array([-0.7792, -0.7792,  0.7792,  0.7792])
     """
-    a = any_real_array(x, "alpha dropout")
-    threshold, _ = rate(p)
-    if threshold == FULL:
-        return dropout(x, 1.0, key, shared_axes=shared_axes, out=out, window=window)
-    y = target(out, a)
-    scale, *constants = affine(p)
-    fuse(Pass("alpha", constants=tuple(constants), scale=scale), a, y, p, key, shared_axes, window)
-    return result(y, out)
+    plan = planned(x, out, shared_axes, window, real="alpha dropout")
+    fuse(_passes(p)[0], plan, p, key)
+    return plan.result  # type: ignore[no-any-return]
 
 
 def affine(p: float) -> tuple[float, float, float]:
     """The scale and shift of what is kept, and the value of what is dropped, at a realised rate below 1."""
-    dropped = rate(p)[0] / FULL
+    return _affine(rate(p)[0] / FULL)
+
+
+def _affine(dropped: float) -> tuple[float, float, float]:
     scale = ((1 - dropped) * (1 + dropped * SATURATION**2)) ** -0.5
     return scale, -scale * dropped * SATURATION, scale * (1 - dropped) * SATURATION
+
+
+def _passes(p: float) -> tuple[Pass, Pass]:
+    """What is done in forward, and in backward."""
+    return _passes_of(rate(p)[0])
+
+
+@lru_cache(maxsize=1024)
+def _passes_of(threshold: int) -> tuple[Pass, Pass]:
+    if threshold == FULL:
+        return Pass(), Pass()
+    scale, *constants = _affine(threshold / FULL)
+    return Pass("alpha", tuple(constants), scale=scale), Pass(scale=scale)
 
 
 def alpha_dropout_backward(
@@ -102,12 +114,9 @@ def alpha_dropout_backward(
     >>> fd.alpha_dropout_backward(np.ones(4), 0.5, fd.Key(42)).round(4)
     array([0.    , 0.    , 0.8864, 0.8864])
     """
-    g = any_real_array(g, "alpha dropout")
-    threshold, _ = rate(p)
-    y = target(out, g)
-    scale = affine(p)[0] if threshold < FULL else 0.0
-    fuse(Pass(scale=scale), g, y, p, key, shared_axes, window)
-    return result(y, out)
+    plan = planned(g, out, shared_axes, window, real="alpha dropout")
+    fuse(_passes(p)[1], plan, p, key)
+    return plan.result  # type: ignore[no-any-return]
 
 
 class AlphaDropout(Dropout):

@@ -8,28 +8,16 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import (
-    PLAIN,
-    Axes,
-    Window,
-    any_array,
-    as_lanes,
-    copy,
-    lanes_dtype,
-    output,
-    own_mask,
-    pieces,
-    result,
-    target,
-    to_array,
-    unmasked,
-    unpacked,
-)
-from fastdrop._arrays.numbers import Rate, rate
-from fastdrop._cpu.run import DROP, cpu, drop, fuse
+from fastdrop._arrays import host
+from fastdrop._arrays.numbers import FULL, Rate, rate
+from fastdrop._arrays.plan import Axes, Pass, Plan, Window, layout_of
+from fastdrop._backends import cpu, fuse, planned
 from fastdrop._noises._layer import NoiseLayer
 from fastdrop._stream.keys import Key, Rng, stream
 from fastdrop.schedules import Curriculum, ScheduledRate
+
+_DROP = Pass()
+_COUNT = Pass(scale=1.0)  # of a mask: what is kept stays 1
 
 
 def dropout(
@@ -106,20 +94,15 @@ def dropout(
            [[2., 2., 2.],
             [2., 2., 2.]]])
     """
-    if type(x) is not np.ndarray or x.dtype not in PLAIN:
-        x = any_array(x)
-        y, plain = target(out, x), False
-    else:
-        y = np.empty(x.shape, x.dtype) if out is None else output(out, x)
-        plain = shared_axes == () and window is None
-    if plain and not isinstance(p, np.ndarray):  # the quick way for small calls
-        threshold, scale = rate(p)
-        philox_key, draw = stream(key)
-        drop(x, y, 0, threshold, scale, philox_key, draw)
-    else:
-        fuse(DROP, x, y, p, key, shared_axes, window)
-        return result(y, out)
-    return y if out is None else out
+    if shared_axes == () and window is None and not isinstance(p, np.ndarray):
+        pair = host.flat_pair(x, out)
+        if pair is not None and 0 < (found := rate(p))[0] < FULL:  # the quick way for small calls
+            y, flat_x, flat_y = pair
+            cpu().drop_row(flat_x, flat_y, 0, *found, *stream(key))
+            return y
+    plan = planned(x, out, shared_axes, window)
+    fuse(_DROP, plan, p, key)
+    return plan.result  # type: ignore[no-any-return]
 
 
 def dropout_backward(
@@ -200,7 +183,8 @@ def keep_mask(
     array([63], dtype=uint8)
     """
     mask = np.ones(shape, np.uint8)
-    fuse(DROP, mask, mask, p, key, shared_axes, window)
+    layout = layout_of(mask.shape, False, shared_axes, window)
+    fuse(_COUNT, Plan(host, mask, mask, None, None, layout, None), p, key)
     return np.packbits(mask) if packed else mask.view(np.bool_)
 
 
@@ -246,24 +230,18 @@ def apply_mask(
     >>> fd.apply_mask(np.arange(4.0), np.array([0b10110000], np.uint8), 0.5, packed=True)
     array([0., 0., 4., 6.])
     """
-    x = to_array(x)
+    x = host.to_array(x)
     rate(p)
-    given = unmasked(mask)
-    keep = unpacked(given, x) if packed else own_mask(given, x)
+    given = host.unmasked(mask)
+    keep = host.unpacked(given, x) if packed else host.own_mask(given, x)
     return masked(x, keep, 1 / (1 - p) if p < 1 else 0.0, out)
 
 
 def masked(x: NDArray, keep: NDArray, scale: float, out: NDArray[Any] | None) -> NDArray[Any]:
     """X times a scale where a mask that broadcasts to it is not 0, else +0."""
-    y = target(out, x)
-    a, b = as_lanes(x), as_lanes(y)
-    dtype = lanes_dtype(a)
-    keep = np.broadcast_to(keep, x.shape).reshape(x.shape + (1,) * (a.ndim - x.ndim))
-    for part, kept, piece, _ in pieces(a, keep, b):
-        factors = np.multiply(kept, scale, dtype=dtype)
-        v = copy(part, piece)
-        cpu().units(v, v, v, piece, factors, 1, max(part.size, 1))
-    return y if out is None else out
+    plan = planned(x, out)
+    cpu().mask(plan, keep, scale)
+    return plan.result  # type: ignore[no-any-return]
 
 
 class Dropout(NoiseLayer):

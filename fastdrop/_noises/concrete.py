@@ -8,9 +8,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import Axes, Window, any_real_array, real_array, result, target, to_array
+from fastdrop._arrays.host import real_array, to_array
 from fastdrop._arrays.numbers import rate, real
-from fastdrop._cpu.run import noise
+from fastdrop._arrays.plan import Axes, Density, Window
+from fastdrop._backends import density, planned
 from fastdrop._noises._layer import LearnedNoise
 from fastdrop._stream.keys import Key, Rng
 
@@ -67,10 +68,9 @@ def concrete_dropout(
     >>> fd.concrete_dropout(np.ones(6), 0.0, fd.Key(42)).round(3)
     array([0.013, 0.   , 0.   , 0.   , 1.949, 1.851])
     """
-    x = any_real_array(x, "concrete dropout")
-    y = target(out, x)
-    noise("concrete", x, y, _numbers(logit, temperature), key, shared_axes, window)
-    return result(y, out)
+    plan = planned(x, out, shared_axes, window, real="concrete dropout")
+    density(Density("logistic", "concrete", _numbers(logit, temperature)), plan, key)
+    return plan.result  # type: ignore[no-any-return]
 
 
 def concrete_dropout_backward(
@@ -124,7 +124,8 @@ def concrete_dropout_backward(
         raise ValueError(f"g must be x's {x.dtype} {x.shape}, got {g.dtype} {g.shape}")
     slope = np.empty(x.shape, np.result_type(x.dtype, np.float32))
     np.multiply(g, x, out=slope, dtype=slope.dtype)
-    noise("concrete_slope", slope, slope, _numbers(logit, temperature), key, shared_axes, window)
+    what = Density("logistic", "concrete_slope", _numbers(logit, temperature))
+    density(what, planned(slope, slope, shared_axes, window), key)
     dx = concrete_dropout(
         g, logit, key, temperature=temperature, shared_axes=shared_axes, out=out, window=window
     )

@@ -7,8 +7,8 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import Window
 from fastdrop._arrays.numbers import FULL, Rate, rate
+from fastdrop._arrays.plan import Window
 from fastdrop._noises.bernoulli import Dropout, dropout, keep_mask
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.schedules import ScheduledRate

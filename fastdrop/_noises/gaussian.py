@@ -9,9 +9,9 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastdrop._arrays.host import Axes, Window, any_array, result, target
 from fastdrop._arrays.numbers import Rate, rate, real
-from fastdrop._cpu.run import noise
+from fastdrop._arrays.plan import Axes, Density, Window
+from fastdrop._backends import density, of, planned
 from fastdrop._noises._layer import NoiseLayer
 from fastdrop._noises.bernoulli import Dropout, dropout
 from fastdrop._stream.keys import Key, Rng
@@ -163,13 +163,10 @@ def gaussian_noise_backward(
     >>> fd.gaussian_noise_backward(np.ones(3), 0.1, fd.Key(42))
     array([1., 1., 1.])
     """
-    given = any_array(g)
     if out is None:
-        return result(given, None)
-    if type(given) is not np.ndarray:
-        return dropout(g, 0.0, key, out=out)  # a copy
-    np.copyto(target(out, given), given)
-    return out
+        arrays = of(g)
+        return arrays.given(arrays.array(g))  # type: ignore[no-any-return]
+    return dropout(g, 0.0, key, out=out)  # a copy
 
 
 def normal(
@@ -253,10 +250,9 @@ def noised(
     window: Window | None = None,
 ) -> NDArray[Any]:
     """X times 1 + std * z if the formula is "multiply", x + std * z if it is "shift"."""
-    x = any_array(x)
-    y = target(out, x)
-    noise(formula, x, y, (std,), key, shared_axes, window)
-    return result(y, out)
+    plan = planned(x, out, shared_axes, window)
+    density(Density("normal", formula, (std,)), plan, key)
+    return plan.result  # type: ignore[no-any-return]
 
 
 class GaussianDropout(Dropout):

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import real_array, target
 from fastdrop._arrays.numbers import real
-from fastdrop._cpu.run import Pass, fuse
+from fastdrop._arrays.plan import Pass
+from fastdrop._backends import fuse, planned
 from fastdrop._noises._layer import NoiseLayer
 from fastdrop._stream.keys import Key, Rng
 
@@ -74,9 +75,9 @@ def standout_dropout(
     dropped = 1 - standout_keep_prob(a, alpha=alpha, beta=beta)
     if dropped.shape != x.shape:
         raise ValueError(f"a must have h's shape {x.shape}, got {dropped.shape}")
-    y = target(out, x)
-    fuse(Pass(scale=None if inverted else 1.0), x, y, dropped, key, (), None)
-    return y if out is None else out
+    plan = planned(x, out)
+    fuse(Pass(scale=None if inverted else 1.0), plan, dropped, key)
+    return plan.result  # type: ignore[no-any-return]
 
 
 def standout_dropout_backward(

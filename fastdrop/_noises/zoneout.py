@@ -7,11 +7,14 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import Axes, Window, any_array, like, result, target, to_array
+from fastdrop._arrays.host import to_array
 from fastdrop._arrays.numbers import FULL, Rate, rate
-from fastdrop._cpu.run import DROP, Pass, fuse
-from fastdrop._noises.bernoulli import Dropout
+from fastdrop._arrays.plan import Axes, Pass, Window
+from fastdrop._backends import fuse, planned
+from fastdrop._noises.bernoulli import Dropout, dropout
 from fastdrop._stream.keys import Key
+
+_REPLACE, _KEEP = Pass("replace", scale=1.0), Pass(scale=1.0)
 
 
 def zoneout(
@@ -65,11 +68,9 @@ def zoneout(
     >>> fd.zoneout(np.arange(1.0, 7), -np.arange(1.0, 7), 0.5, fd.Key(42))
     array([-1., -2.,  3.,  4.,  5.,  6.])
     """
-    new = any_array(new)
-    other = like(new, previous, "previous", "new")
-    y = target(out, new, other)
-    fuse(Pass("replace", (other,), scale=1.0), new, y, p, key, shared_axes, window)
-    return result(y, out)
+    plan = planned(new, out, shared_axes, window, other=("previous", previous, "new"))
+    fuse(_REPLACE, plan, p, key)
+    return plan.result  # type: ignore[no-any-return]
 
 
 def zoneout_backward(
@@ -110,19 +111,11 @@ def zoneout_backward(
     >>> fd.zoneout_backward(np.arange(1.0, 7), 0.5, fd.Key(42))
     (array([0., 0., 3., 4., 5., 6.]), array([1., 2., 0., 0., 0., 0.]))
     """
-    g = any_array(g)
-    dnew, dprevious = target(out, g), _zeros_like(g)
-    fuse(Pass("replace", (g,), scale=1.0), dprevious, dprevious, p, key, shared_axes, window)
-    fuse(Pass(scale=1.0), g, dnew, p, key, shared_axes, window)
-    return result(dnew, out), result(dprevious, None)
-
-
-def _zeros_like(g: NDArray[Any]) -> NDArray[Any]:
-    if type(g) is np.ndarray:
-        return np.zeros(g.shape, g.dtype)
-    zeros = target(None, g)
-    fuse(DROP, g, zeros, 1.0, 0, (), None)
-    return zeros
+    of_new, zeros = planned(g, out, shared_axes, window), dropout(g, 1.0, key)
+    of_previous = planned(zeros, zeros, shared_axes, window, other=("g", of_new.arrays.given(of_new.x), "g"))
+    fuse(_REPLACE, of_previous, p, key)  # first, since the gradient of new may be written over g
+    fuse(_KEEP, of_new, p, key)
+    return of_new.result, of_previous.result
 
 
 class Zoneout(Dropout):
@@ -244,9 +237,8 @@ class Zoneout(Dropout):
 
 def _mean(new: ArrayLike, previous: ArrayLike, p: float, out: NDArray[Any] | None) -> NDArray[Any]:
     """The mean of `zoneout` at the realised rate, rounded once."""
-    new = to_array(new)
-    other = like(new, previous, "previous", "new")
-    y = target(out, new, other)
+    plan = planned(to_array(new), out, other=("previous", previous, "new"))
+    new, other, y = plan.x, plan.other, plan.y
     share = rate(p)[0] / FULL
     if share in (0, 1):  # what isn't chosen leaves no trace
         np.copyto(y, other if share else new)

@@ -35,7 +35,9 @@ MASKS = {
     (42, 0, 0.5): "3f1804aaaeea67b2",
     (42, 0, 0.1): "fffbfeeffffeeffb",
     (42, 1, 0.5): "01ae5f2a5ee0bf97",
-    (42, 2**32 + 1, 0.25): "7fbfdfb77fbfffaf",
+    (42, 2**32 + 1, 0.25): "dacfd76fbefd7ffe",
+    (42, 2**48 - 1, 0.25): "2e7ffbfeff3b53bf",
+    (42, 2**48 + 1, 0.25): "7fbfdfb77fbfffaf",
     (42, 2**63, 0.1): "fbfffffffdfddfdf",
     (2**70, 3, 0.9): "0000801040021000",
 }

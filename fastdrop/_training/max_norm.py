@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import Axes, axes_in, real_array, target
+from fastdrop._arrays.host import real_array, target
 from fastdrop._arrays.numbers import positive
+from fastdrop._arrays.plan import Axes, axes_in
 
 
 def max_norm(weight: ArrayLike, c: float, *, axis: Axes = 0, out: NDArray[Any] | None = None) -> NDArray[Any]:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import Axes
 from fastdrop._arrays.numbers import positive
+from fastdrop._arrays.plan import Axes
 from fastdrop._stream.keys import Key, as_key_or_seed, natural
 
 Pass: TypeAlias = Callable[[Any, Key], ArrayLike]

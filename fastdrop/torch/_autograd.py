@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 import fastdrop as fd
 from fastdrop._arrays.numbers import Rate
-from fastdrop._forks import loading
+from fastdrop._backends import loading
 from fastdrop._stream.keys import Key, stream, words
 from fastdrop.torch._keys import SEED, key_of, key_tensor, plain_key, random_draw
 

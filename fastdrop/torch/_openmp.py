@@ -62,28 +62,25 @@ def _part(job, x, y, number, count):
     threads, tiles = min(count, job.threads), (job.size + _TILE - 1) // _TILE
     at, end = tiles * number // threads * _TILE, min(tiles * (number + 1) // threads * _TILE, job.size)
     if at < end:
-        x, y, layout = x[at:end], y[at:end], (calls.NO_CYCLE, 0, end - at, 0, at)
-        draws = job.threshold, job.scale, job.key, job.draw
-        bernoulli.elements(formulas.drop, x, x, x, y, layout, draws, 0, job.far)
+        x, y, rows, no_bias = x[at:end], y[at:end], (end - at, 0, at), (bernoulli.NO_CYCLE, 0)
+        draw = job.threshold, job.scale, job.key, job.draw
+        bernoulli.elements(formulas.drop, x, x, x, y, rows, no_bias, draw, 0, job.far)
 
 
 @cache
-def _compiled(dtype: torch.dtype, sources: int) -> tuple[Any, int | None]:
+def _compiled(dtype: torch.dtype) -> tuple[Any, int | None]:
     """Dropout in a team of threads, and the address of what each of them calls.
 
-    The team is as big as for PyTorch's operations, so that it is theirs; threads are those with a part. The
-    stamp of sources is there for Numba's cache, as in `_cpu`.
+    The team is as big as for PyTorch's operations, so that it is theirs; threads are those with a part.
     """
     elements, itemsize = _ELEMENTS[dtype], dtype.itemsize
 
     def work(data):
-        _ = sources
         job = carray(data, 1, _JOB)[0]
         x, y = carray(pointer(job.x), job.size, elements), carray(pointer(job.y), job.size, elements)
         _part(job, x, y, np.int64(_number()), np.int64(_count()))
 
     def drop(work, x, y, size, threshold, scale, key, draw, far, threads, team):
-        _ = sources
         nbytes = size * itemsize
         if y != x and nbytes >= _HUGE_FROM:
             rest = -y % _PAGE
@@ -99,7 +96,8 @@ def _compiled(dtype: torch.dtype, sources: int) -> tuple[Any, int | None]:
             _part(job, a, b, 0, 1)
         return jobs.size  # so that they live until here
 
-    return jit(drop), callback(work, types.void(types.voidptr)).address
+    name = str(dtype)
+    return jit(drop, name), callback(work, types.void(types.voidptr), name).address
 
 
 def drawn(p: Any) -> tuple[int, float] | None:
@@ -129,6 +127,6 @@ def dropout(x: torch.Tensor, numbers: tuple[int, float, int, int], inplace: bool
     if size >= _SHARED_FROM and not pool.forked:  # a child would wait for its parent's threads
         team = torch.get_num_threads()
         threads = min(team, pool.usable(), size // _PIECE)
-    kernel, work = _compiled(x.dtype, calls.SOURCES)
+    kernel, work = _compiled(x.dtype)
     kernel(work, x.data_ptr(), address, size, *numbers, calls.distance(nbytes, address), threads, team)
     return y

@@ -176,8 +176,8 @@ def test_same_bits_for_layouts_windows_and_threads(layout, dtype, monkeypatch):
     whole = fd.concrete_dropout(x, 1.0, KEY)
     from fastdrop._cpu import calls
 
-    monkeypatch.setattr(calls, "_WORDS_PARALLEL_FROM", 1)
-    monkeypatch.setattr(calls, "_WORDS_PIECE", 1000)
+    monkeypatch.setattr(calls, "_DENSITY_PARALLEL_FROM", 1)
+    monkeypatch.setattr(calls, "_DENSITY_PIECE", 1000)
     assert same_bits(fd.concrete_dropout(x, 1.0, KEY), whole)
 
 
