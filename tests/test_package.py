@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pickle
 import pkgutil
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -87,13 +88,16 @@ def module_name(path):
 
 
 def imports(path):
-    """Everything that a file imports, also inside functions, as full names."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """The full names of all that a file imports, also inside functions, but not of what is for types alone."""
+    todo = [ast.parse(path.read_text())]
+    for node in todo:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: write the whole name of the module in an import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        todo += node.orelse if for_types else ast.iter_child_nodes(node)
 
 
 def test_imports_only_point_down():
@@ -174,6 +178,34 @@ def does_something(statement):
     if isinstance(statement, ast.Assign | ast.AnnAssign):
         return not isinstance(statement.value, ast.Name | ast.Attribute | ast.List | ast.Tuple)
     return not isinstance(statement, ast.Import | ast.ImportFrom)
+
+
+def test_the_readme_lists_the_parts_in_their_order():
+    rows = re.findall(r"^\| ([`\w].*?) \| ", (FOLDER.parent / "README.md").read_text(), re.MULTILINE)
+    floors = {
+        "__init__" if name == "fastdrop" else name: n
+        for n, row in enumerate(rows)
+        for name in in_backticks(row)
+    }
+    parts = {name.partition(".")[0] for name in MAY_IMPORT} - {"__main__"}
+    assert parts <= set(floors)
+    assert all(floors[below] <= floors[name] for name in parts for below in MAY_IMPORT[name])
+
+
+def in_backticks(text):
+    """What a text has in backticks."""
+    return re.findall(r"`(.*?)`", text)
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "benchmarks/README.md", "examples/README.md", "tests/dieharder.md"]
+)
+def test_pages_name_files_that_exist(page):
+    root, page = FOLDER.parent, FOLDER.parent / page
+    named = set(re.findall(r"[\w/]+\.py\b", page.read_text()))
+    inside = {path.name for path in FILES}
+    assert named
+    assert not [n for n in named - inside if not (root / n).exists() and not (page.parent / n).exists()]
 
 
 def printed_by(script):
@@ -312,6 +344,11 @@ def test_pickled_modules_name_no_file():
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout(0.5))
     assert_names_no_file(fdt.replace_dropout(model))
     assert_names_no_file(model)
+
+
+def test_names_of_tests_hold_no_address(request):
+    """Which would differ from process to process, so that pytest-xdist could not share the tests."""
+    assert not [item.nodeid for item in request.session.items if re.search("0x[0-9a-f]{8}", item.nodeid)]
 
 
 def test_every_public_name_has_a_runnable_example():
