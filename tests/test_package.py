@@ -88,7 +88,7 @@ def module_name(path):
 
 
 def imports(path):
-    """The full names of all that a file imports, also inside functions, but not of what is for types alone."""
+    """The full names of all that a file imports, also inside functions, but not for type checkers alone."""
     todo = [ast.parse(path.read_text())]
     for node in todo:
         if isinstance(node, ast.Import):
