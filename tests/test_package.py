@@ -59,7 +59,7 @@ MAY_NEED = {
     "ml_dtypes": {"torch"},
     "rich": {"_tools"},
     "tqdm": {"_training"},
-    "numba": {"_stream", "_lanes", "_cpu", "_cuda", "torch", "_tools"},
+    "numba": {"_stream", "_lanes", "_cpu", "_cuda", "_backends", "torch", "_tools"},
     "llvmlite": {"_lanes", "_cpu", "_cuda", "torch", "_tools"},
 }
 
@@ -175,8 +175,9 @@ def test_no_file_only_passes_names_on():
 
 def does_something(statement):
     """Whether a statement is more than an import, or another name for something."""
-    if isinstance(statement, ast.Assign | ast.AnnAssign):
-        return not isinstance(statement.value, ast.Name | ast.Attribute | ast.List | ast.Tuple)
+    if isinstance(statement, ast.Assign):
+        other_name = isinstance(statement.value, ast.Name | ast.Attribute)
+        return not other_name and ast.unparse(statement.targets[0]) != "__all__"
     return not isinstance(statement, ast.Import | ast.ImportFrom)
 
 
