@@ -15,7 +15,7 @@ from fastdrop._noises.variational import local_reparameterization
 from fastdrop._stream.keys import Key, Rng, as_key_or_seed, natural
 from fastdrop.schedules import ScheduledRate
 
-# Elements that are dropped at a time, and of how many examples: see benchmarks/dropconnect.py. Fewer cost
+# Elements that are dropped at a time, and of how many examples: see benchmarks/drop_connect.py. Fewer cost
 # calls, more leave the cache; one example at a time makes the products of backward dot products of vectors.
 _BUFFER = 1 << 20
 _EXAMPLES = 16
