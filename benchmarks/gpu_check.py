@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 import numba.cuda.dispatcher
 from numba import cuda, types
 
+from fastdrop._arrays.plan import ACTIVATIONS
 from fastdrop._cuda import kernels
-from fastdrop._lanes import formulas
 
 CAPABILITIES = ((8, 0), (9, 0))
 CARRIERS = {
@@ -67,7 +67,7 @@ def signatures(carrier: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     arrays, tail = (a, a, a, a), (types.UniTuple(real, 2), I64, I64)
     axes, places = types.UniTuple(I64, 5), types.UniTuple(I64, 3)
     for name, activation, biased in passes():
-        label = f"{name} {formulas.ACTIVATIONS[activation]}" if name.startswith(("act", "diff")) else name
+        label = f"{name} {ACTIVATIONS[activation]}" if name.startswith(("act", "diff")) else name
         label += " bias" * biased
         kernel = kernels.elements_kernel(name, activation, biased)
         yield f"elements {label}", kernel, (*arrays, types.UniTuple(I64, 7), I64, real, *tail)
@@ -92,7 +92,7 @@ def passes() -> Iterator[tuple[str, int, bool]]:
     """Formulas of Bernoulli noise, with the number of the activation, and whether there is a bias."""
     for name in ("drop", "alpha", "add", "replace"):
         yield name, 0, False
-    for activation in range(len(formulas.ACTIVATIONS)):
+    for activation in range(len(ACTIVATIONS)):
         for name in ("activate", "activate_add", "differentiate"):
             yield name, activation, True
             yield name, activation, False

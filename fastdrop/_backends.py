@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fastdrop._arrays import device, host
 from fastdrop._arrays.numbers import Rate, check_broadcast, checked_rates, rate
 from fastdrop._arrays.plan import Axes, Density, Pass, Plan, Rates, Window, layout_of
+from fastdrop._cpu.pool import alone as alone
 from fastdrop._stream.keys import Key, stream
 
 
@@ -106,11 +107,14 @@ def planned(
     """
     arrays = of(x)
     x = arrays.array(x)
-    if real:
+    pairs = x.dtype.kind == "c"
+    if pairs and real:
         host.refuse_complex(x, real)
+    layout = layout_of(x.shape, pairs, shared_axes, window)
+    if other is None and not biased:  # the usual case first
+        return Plan(arrays, x, arrays.target(out, x), None, None, layout, out)
     beside = None if other is None else _alike(arrays, x, *other)
     y = arrays.target(out, x) if beside is None else arrays.target(out, x, beside)
-    layout = layout_of(x.shape, x.dtype.kind == "c", shared_axes, window)
     return Plan(arrays, x, y, beside, _bias(arrays, x, bias) if biased else None, layout, out)
 
 
@@ -118,6 +122,8 @@ def _alike(arrays: ModuleType, x: Any, name: str, other: Any, name_of_x: str) ->
     """Another array, checked to be where x is and to have x's shape and dtype."""
     _same_place(arrays, other, name)
     other = arrays.array(other)
+    if other.shape == x.shape and other.dtype == x.dtype:
+        return other
     for what in ("shape", "dtype"):
         got, allowed = getattr(other, what), getattr(x, what)
         if got != allowed:
@@ -144,18 +150,22 @@ def _bias(arrays: ModuleType, x: Any, bias: Any) -> Any:
 
 def fuse(what: Pass, plan: Plan, p: Rate, key: Key | SupportsIndex) -> None:
     """Do a pass with Bernoulli noise of a rate, or of an array of them that broadcasts to the draws."""
-    if isinstance(p, np.ndarray):
-        _backend(plan).fuse(what, plan, _rates(what, plan, p), None, stream(key))
-        return
+    if type(p) is not float:  # the usual case first
+        if isinstance(p, np.ndarray):
+            _backend(plan).fuse(what, plan, _rates(what, plan, p), None, stream(key))
+            return
+        _refuse_device_rates(p)
+    threshold, scale = rate(p)
+    backend = cpu() if plan.arrays is host else gpu()
+    backend.fuse(what, plan, threshold, scale if what.scale is None else what.scale, stream(key))
+
+
+def _refuse_device_rates(p: Any) -> None:
     if hasattr(p, "__cuda_array_interface__"):
         raise TypeError(
             f"an array p must be a NumPy array, which is checked without waiting for the GPU, got "
             f"{type(p).__name__}; copy it to the host once"
         )
-    threshold, scale = rate(p)
-    if what.scale is not None:
-        scale = what.scale
-    _backend(plan).fuse(what, plan, threshold, scale, stream(key))
 
 
 def _rates(what: Pass, plan: Plan, p: NDArray[Any]) -> Rates:
@@ -168,13 +178,27 @@ def _rates(what: Pass, plan: Plan, p: NDArray[Any]) -> Rates:
     return made
 
 
-def density(what: Density, plan: Plan, key: Key | SupportsIndex) -> None:
-    """Do what a density says; an array of its number must broadcast to the draws."""
-    if what.by_draw:
+def density(
+    what: Density,
+    x: Any,
+    out: Any,
+    key: Key | SupportsIndex,
+    shared_axes: Axes = (),
+    window: Window | None = None,
+) -> Any:
+    """X with noise of a density, an array of whose number must broadcast to the draws."""
+    by_draw = what.by_draw
+    if shared_axes == () and window is None and not by_draw:  # the quick way for small calls
+        pair = host.flat_pair(x, out)
+        if pair is not None:
+            cpu().noise_row(what, *pair[1:], *stream(key))
+            return pair[0]
+    plan = planned(x, out, shared_axes, window)
+    if by_draw:
         what = what.checked()
-        draws = plan.layout.draws
-        check_broadcast("std", what.numbers[0], draws[: len(plan.x.shape)])
+        check_broadcast("std", what.numbers[0], plan.layout.draws[: len(plan.x.shape)])
     _backend(plan).density(what, plan, stream(key))
+    return plan.result
 
 
 def sum_rows(plan: Plan, bias: Any) -> Any:

@@ -70,6 +70,8 @@ def check_broadcast(name: str, numbers: NDArray, shape: tuple[int, ...]) -> None
     """Refuse an array that is masked or doesn't broadcast to the mask's shape."""
     if isinstance(numbers, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array; use {name}.filled(0)")
+    if numbers.shape == shape[len(shape) - numbers.ndim :]:  # the usual case first
+        return
     lengths = zip(reversed(numbers.shape), reversed(shape), strict=False)
     fits = numbers.ndim <= len(shape) and all(n in (1, wanted) for n, wanted in lengths)
     if not fits:

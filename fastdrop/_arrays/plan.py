@@ -17,6 +17,8 @@ from fastdrop._stream.keys import signed
 Window: TypeAlias = tuple[Sequence[int], Sequence[int]]
 Axes: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
+ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")  # formulas know one by its place here
+
 _LAYOUTS = 1024  # how many are remembered
 _MOST_BLOCKS = 64  # of a layout that are remembered with it
 
@@ -31,7 +33,7 @@ class Pass(NamedTuple):
     constants : tuple of float
         What the formula needs besides arrays.
     activation : int
-        The place of the activation in `fastdrop._lanes.ACTIVATIONS`.
+        The place of the activation in `ACTIVATIONS`.
     scale : float or None
         What kept elements are multiplied with, where it isn't 1 / (1 - p).
     """
@@ -156,12 +158,14 @@ class Layout:
         return tuple(found)
 
     @cached_property
+    def only(self) -> Rows | None:
+        """How the indices of all draws run, if they are rows a stride apart."""
+        return None if self._blocks is None or len(self._blocks) > 1 else self._blocks[0][1]
+
+    @cached_property
     def row(self) -> Rows | None:
         """The indices of all draws, if they follow each other."""
-        if self._blocks is None or len(self._blocks) > 1:
-            return None
-        rows = self._blocks[0][1]
-        return None if rows.stride else rows
+        return None if self.only is None or self.only.stride else self.only
 
     def blocks(self) -> Iterator[tuple[tuple[int, ...], Rows]]:
         """Parts of the array of draws, by their leading indices, whose elements are `Rows`."""
@@ -228,8 +232,11 @@ class Plan(NamedTuple):
 
 def layout_of(shape: tuple[int, ...], pairs: bool, shared_axes: Axes, window: Window | None) -> Layout:
     """The layout of an array; pairs are complex numbers, whose parts share their draw."""
-    axes = () if shared_axes == () else _numbers_of_axes(shared_axes)
-    return _layout(shape, pairs, axes, None if window is None else _numbers_of_window(window))
+    if shared_axes == () and window is None:  # the usual case first
+        return _layout(shape, pairs, (), None)
+    return _layout(
+        shape, pairs, _numbers_of_axes(shared_axes), None if window is None else _numbers_of_window(window)
+    )
 
 
 @lru_cache(maxsize=_LAYOUTS)

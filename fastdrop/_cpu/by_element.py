@@ -115,6 +115,17 @@ def read_rates(p, thresholds, scales, scale):
 
 
 @njit(forceinline=True)
+def spread_out(thresholds, scales, count, inner, all_thresholds, all_scales):
+    """Write each rate `inner` times, and begin again after so many rates, to the arrays' end."""
+    rate, left = 0, inner
+    for i in range(all_thresholds.size):
+        all_thresholds[i], all_scales[i] = thresholds[rate], scales[rate]
+        left -= 1
+        if left == 0:
+            rate, left = (rate + 1) % count, inner
+
+
+@njit(forceinline=True)
 def repeat(numbers, cycle):
     """Write numbers into an array again and again, to its end."""
     for i in range(cycle.size):

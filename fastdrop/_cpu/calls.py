@@ -70,6 +70,13 @@ def _read_rates_kernel() -> Any:
     return jit(kernel)
 
 
+def _spread_out_kernel() -> Any:
+    def kernel(thresholds, scales, count, inner, all_thresholds, all_scales):
+        by_element.spread_out(thresholds, scales, count, inner, all_thresholds, all_scales)
+
+    return jit(kernel)
+
+
 def _repeat_kernel() -> Any:
     def kernel(numbers, cycle):
         by_element.repeat(numbers, cycle)
@@ -124,7 +131,7 @@ def _density_kernel(draw_name: str, name: str) -> Any:
 
 
 _drop, _drop_by_element, _drop_by_row = _drop_kernel(), _drop_by_element_kernel(), _drop_by_row_kernel()
-_read_rates, _repeat = _read_rates_kernel(), _repeat_kernel()
+_read_rates, _spread_out, _repeat = _read_rates_kernel(), _spread_out_kernel(), _repeat_kernel()
 
 
 class Part(NamedTuple):
@@ -156,17 +163,21 @@ def drop(x: NDArray, y: NDArray, rows: Rows, threshold: int, scale: float, key: 
 
 def drop_row(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: int, draw: int) -> None:
     """As `drop` where indices follow each other from `start` on: plain dropout, in the fewest steps."""
-    size = x.size
-    if size < _BIG:
-        _drop(x, y, size, 0, start, threshold, scale, key, draw, distance(x.nbytes))
-        return
+    if x.size < _BIG:
+        _drop(x, y, x.size, 0, start, threshold, scale, key, draw, distance(x.nbytes))
+    else:
+        _drop_in_pieces(x, y, start, threshold, scale, key, draw)
 
+
+def _drop_in_pieces(
+    x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: int, draw: int
+) -> None:
     def piece(at: int, end: int) -> None:
         part, first = x[at:end], signed(start + at)
         _drop(part, y[at:end], part.size, 0, first, threshold, scale, key, draw, far)
 
     far = _far(y, start % TILE)
-    _share(piece, size, _parallel_from(threshold), _PIECE)
+    _share(piece, x.size, _parallel_from(threshold), _PIECE)
 
 
 def _far(y: NDArray, place: int = 0, run: int = 16) -> int:
@@ -201,22 +212,25 @@ def _share(piece: Callable[[int, int], None], size: int, parallel_from: int, ste
 
 def elements(what: Pass, part: Part, rows: Rows, draw: Draw) -> None:
     """A pass where U < threshold says which elements are dropped."""
-    kernel = _elements_kernel(what.formula, what.activation)
     x, other, bias, period, y = part
     if y.size < _BIG:
-        far = distance(y.nbytes)
-        kernel(x, other, bias, y, tuple(rows), (period, 0), draw, what.constants, far)
-        return
-    length, stride, start = rows
+        kernel = _elements_kernel(what.formula, what.activation)
+        kernel(x, other, bias, y, tuple(rows), (period, 0), draw, what.constants, distance(y.nbytes))
+    else:
+        _elements_in_pieces(what, part, rows, draw)
+
+
+def _elements_in_pieces(what: Pass, part: Part, rows: Rows, draw: Draw) -> None:
+    kernel, (length, stride, start) = _elements_kernel(what.formula, what.activation), rows
 
     def piece(at: int, end: int) -> None:
-        x, other, bias, _, y = part.cut(at, end)
+        x, other, bias, period, y = part.cut(at, end)
         phase = 0 if period == NO_CYCLE else at % period
         layout = min(length, end - at), stride, signed(start + at)
         kernel(x, other, bias, y, layout, (period, phase), draw, what.constants, far)
 
-    far = _far(y, start % TILE, 1 if stride else 16)
-    _share(piece, y.size, NO_CYCLE if stride else _parallel_from(draw[0]), _PIECE)
+    far = _far(part.y, start % TILE, 1 if stride else 16)
+    _share(piece, part.y.size, NO_CYCLE if stride else _parallel_from(draw[0]), _PIECE)
 
 
 def by_rate(
@@ -227,6 +241,9 @@ def by_rate(
     The rates follow each other, from the place `phase` on where it is one neighbour, and then begin again.
     """
     thresholds, scales, count = rates.thresholds, rates.scales, rates.count
+    if inner == 1 and x.size < _PIECE:
+        _drop_by_element(x, y, thresholds, scales, count, phase, start, key, draw)
+        return
 
     def rows(at: int, end: int) -> None:
         numbers = count, at // inner % count, inner, signed(start + at), key, draw
@@ -249,6 +266,13 @@ def rates(p: NDArray[np.float64], dtype: np.dtype[Any], scale: float) -> Rates:
     wrong = _read_rates(p.ravel(), found.thresholds, found.scales, scale)
     if wrong >= 0:
         raise ValueError(f"p must be in [0, 1], got {p.flat[wrong]} in an array")
+    return found
+
+
+def spread_out(rates: Rates, inner: int, size: int) -> Rates:
+    """The rates of so many elements, where each is that of `inner` neighbours."""
+    found = Rates(np.empty(size, np.uint32), np.empty(size, rates.scales.dtype), (size,))
+    _spread_out(*rates[:2], rates.count, inner, *found[:2])
     return found
 
 
@@ -297,6 +321,15 @@ def units(what: Pass, part: Part, factors: NDArray[Any], axes: Units) -> None:
 
 def _far_of_units(y: NDArray[Any], axes: Units) -> int:
     return _far(y, run=(axes.shared if axes.inner == 1 else axes.inner) * y.itemsize)
+
+
+def noise_row(what: Density, x: NDArray, y: NDArray, key: int, draw: int) -> None:
+    """As `noise` where indices run from 0, in the fewest steps."""
+    size = y.size
+    if size < _DENSITY_PARALLEL_FROM:
+        _density_kernel(what.draw, what.formula)(x, y, (size, 0, 0), what.numbers, key, draw)
+    else:
+        noise(what, x, y, Rows(size, 0, 0), key, draw)
 
 
 def noise(what: Density, x: NDArray, y: NDArray, rows: Rows, key: int, draw: int) -> None:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdrop._arrays.host import BUFFER, PLAIN, as_lanes, column_sums, copy, lanes_dtype, pieces, ready
+from fastdrop._arrays.host import (
+    BUFFER,
+    PLAIN,
+    READY,
+    as_lanes,
+    column_sums,
+    copy,
+    lanes_dtype,
+    pieces,
+)
 from fastdrop._arrays.numbers import FULL
 from fastdrop._arrays.plan import (
     Density,
@@ -25,6 +34,7 @@ from fastdrop._cpu import calls
 from fastdrop._cpu.bernoulli import NO_CYCLE, Units
 from fastdrop._cpu.calls import Draw, Part, drop
 from fastdrop._cpu.calls import drop_row as drop_row
+from fastdrop._cpu.calls import noise_row as noise_row
 from fastdrop._cpu.calls import rates as rates
 from fastdrop._stream.keys import TILE, signed
 
@@ -90,25 +100,41 @@ def _elements(what: Pass, plan: Plan, draw: Draw) -> None:
             calls.elements(what, part, rows, draw)
 
 
-def _parts(plan: Plan) -> Iterator[tuple[Part, Rows]]:
+def _parts(plan: Plan) -> Iterable[tuple[Part, Rows]]:
     """Parts of the arrays fit for the kernels, and how their indices run."""
-    x, y, other, bias = plan.x, plan.y, plan.other, plan.bias
-    fit = ready(x, y) and (other is None or ready(other, y))
-    cycle = None if bias is None else calls.repeated(bias)
+    fit = _fit(plan)
+    if fit and plan.layout.only is not None:
+        return ((_flat(plan), plan.layout.only),)
+    return _blocks(plan, fit)
+
+
+def _fit(plan: Plan) -> bool:
+    """Whether kernels can work on the arrays as they lie in memory."""
+    flags = plan.x.flags.num & plan.y.flags.num
+    if plan.other is not None:
+        flags &= plan.other.flags.num
+    return bool(flags & READY == READY) and plan.x.dtype.isnative
+
+
+def _flat(plan: Plan) -> Part:
+    """Arrays that lie as the kernels take them, flat."""
+    x, y, other = plan.x, plan.y, plan.other
+    if x.ndim != 1:
+        x, y = x.reshape(-1), y.reshape(-1)
+    other = x if other is None else other.reshape(-1)
+    if plan.bias is None:
+        return Part(x, other, x, NO_CYCLE, y)
+    return Part(x, other, calls.repeated(plan.bias), plan.bias.size, y)
+
+
+def _blocks(plan: Plan, fit: bool) -> Iterator[tuple[Part, Rows]]:
+    """As `_parts` of arrays whose indices don't follow each other, or that go through a buffer."""
     for at, rows in plan.layout.blocks():
         if fit:
-            yield _flat(plan, at, cycle), rows
+            other = None if plan.other is None else plan.other[at]
+            yield _flat(plan._replace(x=plan.x[at], y=plan.y[at], other=other)), rows
         else:
             yield from _buffered(plan, at, rows)
-
-
-def _flat(plan: Plan, at: tuple[int, ...], cycle: NDArray[Any] | None) -> Part:
-    """A block of arrays that lie as the kernels take them."""
-    x, y = plan.x[at].ravel() if at else plan.x.ravel(), plan.y[at].ravel() if at else plan.y.ravel()
-    other = x if plan.other is None else plan.other[at].ravel() if at else plan.other.ravel()
-    if cycle is None:
-        return Part(x, other, x, NO_CYCLE, y)
-    return Part(x, other, cycle, plan.bias.size, y)
 
 
 def _buffered(plan: Plan, at: tuple[int, ...], rows: Rows) -> Iterator[tuple[Part, Rows]]:
@@ -133,11 +159,8 @@ def _units(what: Pass, plan: Plan, draw: Draw) -> None:
     layout = plan.layout
     lead, shared, inner = layout.runs
     if lead == 0 and layout.count <= _UNITS and layout.row is not None and _direct(plan, shared, inner):
-        x, y = plan.x.ravel(), plan.y.ravel()
-        other = x if plan.other is None else plan.other.ravel()
-        factors = np.empty(layout.count, lanes_dtype(plan.x))
-        axes = Units(shared, inner, layout.row.start)
-        calls.drawn_units(what, Part(x, other, x, NO_CYCLE, y), factors, axes, draw)
+        factors = np.empty(layout.count, plan.x.dtype if plan.x.dtype in PLAIN else lanes_dtype(plan.x))
+        calls.drawn_units(what, _flat(plan), factors, Units(shared, inner, layout.row.start), draw)
         return
 
     def factor(into: Plan, _: Any) -> None:
@@ -149,8 +172,7 @@ def _units(what: Pass, plan: Plan, draw: Draw) -> None:
 
 def _direct(plan: Plan, shared: int, inner: int) -> bool:
     """Whether the kernel for units can work on the arrays as they lie."""
-    apart = ready(plan.x, plan.y) and (plan.other is None or ready(plan.other, plan.y))
-    return apart and plan.bias is None and (inner > 1 or not 2 < shared < _SHORT)
+    return _fit(plan) and plan.bias is None and (inner > 1 or not 2 < shared < _SHORT)
 
 
 def _by_factors(what: Pass, plan: Plan, draw: Callable[[Plan, Any], None]) -> None:
@@ -224,8 +246,10 @@ def _drop_by_rates(plan: Plan, given: Rates, key: Key) -> None:
     """Dropout with a rate for each element."""
     layout, row = plan.layout, plan.layout.row
     inner = repetition(given.shape, layout.draws)
-    if row is not None and ready(plan.x, plan.y) and (inner == 1 or inner >= _LONG):
-        calls.by_rate(plan.x.ravel(), plan.y.ravel(), given, inner, 0, row.start, *key)
+    if row is not None and inner and _fit(plan):
+        if 1 < inner < _LONG:
+            given, inner = calls.spread_out(given, inner, layout.count), 1
+        calls.by_rate(plan.x.reshape(-1), plan.y.reshape(-1), given, inner, 0, row.start, *key)
         return
     _drop_by_arrays(plan, *given.broadcast(layout.draws), key)
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from numba import njit
 
-from fastdrop._lanes import ACTIVATIONS
 from fastdrop._lanes.floats import fma
 from fastdrop._lanes.special import exp_or_zero, normal_cdf, sigmoid
 from fastdrop._lanes.vectors import splat_like, where, zero_where
 
-_NONE, _RELU, _GELU, _GELU_TANH, _SILU = range(len(ACTIVATIONS))
+_NONE, _RELU, _GELU, _GELU_TANH, _SILU = range(5)  # places in `fastdrop._arrays.plan.ACTIVATIONS`
 _TANH_SCALE, _CUBE = 1.5957691216057308, 0.044715  # 2 sqrt(2 / pi), and what is usual beside it
 
 

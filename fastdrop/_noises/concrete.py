@@ -8,10 +8,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import real_array, to_array
+from fastdrop._arrays.host import real_array, refuse_complex, to_array
 from fastdrop._arrays.numbers import rate, real
 from fastdrop._arrays.plan import Axes, Density, Window
-from fastdrop._backends import density, planned
+from fastdrop._backends import density, of
 from fastdrop._noises._layer import LearnedNoise
 from fastdrop._stream.keys import Key, Rng
 
@@ -68,9 +68,10 @@ def concrete_dropout(
     >>> fd.concrete_dropout(np.ones(6), 0.0, fd.Key(42)).round(3)
     array([0.013, 0.   , 0.   , 0.   , 1.949, 1.851])
     """
-    plan = planned(x, out, shared_axes, window, real="concrete dropout")
-    density(Density("logistic", "concrete", _numbers(logit, temperature)), plan, key)
-    return plan.result  # type: ignore[no-any-return]
+    given = of(x).array(x)
+    refuse_complex(given, "concrete dropout")
+    what = Density("logistic", "concrete", _numbers(logit, temperature))
+    return density(what, given, out, key, shared_axes, window)  # type: ignore[no-any-return]
 
 
 def concrete_dropout_backward(
@@ -125,7 +126,7 @@ def concrete_dropout_backward(
     slope = np.empty(x.shape, np.result_type(x.dtype, np.float32))
     np.multiply(g, x, out=slope, dtype=slope.dtype)
     what = Density("logistic", "concrete_slope", _numbers(logit, temperature))
-    density(what, planned(slope, slope, shared_axes, window), key)
+    density(what, slope, slope, key, shared_axes, window)
     dx = concrete_dropout(
         g, logit, key, temperature=temperature, shared_axes=shared_axes, out=out, window=window
     )

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.numbers import Rate
-from fastdrop._arrays.plan import Axes, Pass, Window
+from fastdrop._arrays.plan import ACTIVATIONS, Axes, Pass, Window
 from fastdrop._backends import fuse, of, planned, sum_rows
-from fastdrop._lanes import ACTIVATIONS
 from fastdrop._noises.bernoulli import dropout_backward
 from fastdrop._stream.keys import Key
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastdrop._arrays.numbers import Rate, rate, real
 from fastdrop._arrays.plan import Axes, Density, Window
-from fastdrop._backends import density, of, planned
+from fastdrop._backends import density, of
 from fastdrop._noises._layer import NoiseLayer
 from fastdrop._noises.bernoulli import Dropout, dropout
 from fastdrop._stream.keys import Key, Rng
@@ -250,9 +250,8 @@ def noised(
     window: Window | None = None,
 ) -> NDArray[Any]:
     """X times 1 + std * z if the formula is "multiply", x + std * z if it is "shift"."""
-    plan = planned(x, out, shared_axes, window)
-    density(Density("normal", formula, (std,)), plan, key)
-    return plan.result  # type: ignore[no-any-return]
+    what = Density("normal", formula, (std,))
+    return density(what, x, out, key, shared_axes, window)  # type: ignore[no-any-return]
 
 
 class GaussianDropout(Dropout):
