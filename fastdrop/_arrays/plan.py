@@ -328,13 +328,13 @@ class Rates(NamedTuple):
     shape: tuple[int, ...]
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """How many rates there are."""
         return math.prod(self.shape)
 
     def broadcast(self, draws: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Thresholds and scales with the shape of the draws."""
-        cut = (a[: self.count].reshape(self.shape) for a in (self.thresholds, self.scales))
+        cut = (a[: self.size].reshape(self.shape) for a in (self.thresholds, self.scales))
         thresholds, scales = (np.broadcast_to(a, draws) for a in cut)
         return thresholds, scales
 

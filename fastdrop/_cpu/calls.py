@@ -240,7 +240,7 @@ def by_rate(
 
     The rates follow each other, from the place `phase` on where it is one neighbour, and then begin again.
     """
-    thresholds, scales, count = rates.thresholds, rates.scales, rates.count
+    thresholds, scales, count = rates.thresholds, rates.scales, rates.size
     if inner == 1 and x.size < _PIECE:
         _drop_by_element(x, y, thresholds, scales, count, phase, start, key, draw)
         return
@@ -272,7 +272,7 @@ def rates(p: NDArray[np.float64], dtype: np.dtype[Any], scale: float) -> Rates:
 def spread_out(rates: Rates, inner: int, size: int) -> Rates:
     """The rates of so many elements, where each is that of `inner` neighbours."""
     found = Rates(np.empty(size, np.uint32), np.empty(size, rates.scales.dtype), (size,))
-    _spread_out(*rates[:2], rates.count, inner, *found[:2])
+    _spread_out(*rates[:2], rates.size, inner, *found[:2])
     return found
 
 

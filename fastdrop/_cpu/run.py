@@ -51,7 +51,7 @@ def fuse(what: Pass, plan: Plan, threshold: int | Rates, scale: Any, key: Key) -
     plan, layout = _in_lanes(plan), plan.layout
     if not plan.y.size:
         return
-    if isinstance(threshold, Rates) and threshold.count == 1:
+    if isinstance(threshold, Rates) and threshold.size == 1:
         threshold, scale = _only(threshold)
     if isinstance(threshold, Rates):
         _by_rates(what, plan, threshold, key)
@@ -280,8 +280,9 @@ def _drop_run_by_arrays(
         repeated += 1
     period = math.prod(x.shape[repeated:])
     if repeated and x.size and period <= BUFFER:
-        cycles = (np.resize(a[(0,) * repeated], period + TILE) for a in (thresholds, scales))
-        cycle = Rates(*cycles, (period,))
+        one = (0,) * repeated
+        t, s = (np.resize(a[one], period + TILE) for a in (thresholds, scales))
+        cycle = Rates(t, s, (period,))
         for part, target, first in pieces(x, y):
             at = signed(start + first)
             calls.by_rate(copy(part, target), target, cycle, 1, first % period, at, *key)

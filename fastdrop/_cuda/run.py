@@ -29,7 +29,7 @@ class _Launch(NamedTuple):
 
     at: int
     size: int
-    where: Units | Rows
+    where: Any  # `Units`, or `Rows` where each element has its draw
     rate: int
 
 
@@ -42,7 +42,7 @@ def fuse(what: Pass, plan: Plan, threshold: Any, scale: Any, key: tuple[int, int
         return
     layout, shape, stream = plan.layout, None, plan.x.stream
     if isinstance(threshold, Rates):
-        shape, count = threshold.shape, threshold.count
+        shape, count = threshold.shape, threshold.size
         arrays = threshold.thresholds[:count], threshold.scales[:count]
         thresholds, scales = (launch.upload(a, stream) for a in arrays)
     for each in _launches(layout, shape, shape is not None or bool(layout.shared)):

@@ -238,12 +238,11 @@ class Zoneout(Dropout):
 def _mean(new: ArrayLike, previous: ArrayLike, p: float, out: NDArray[Any] | None) -> NDArray[Any]:
     """The mean of `zoneout` at the realised rate, rounded once."""
     plan = planned(to_array(new), out, other=("previous", previous, "new"))
-    new, other, y = plan.x, plan.other, plan.y
-    share = rate(p)[0] / FULL
+    share, dtype = rate(p)[0] / FULL, plan.x.dtype
     if share in (0, 1):  # what isn't chosen leaves no trace
-        np.copyto(y, other if share else new)
+        np.copyto(plan.y, plan.other if share else plan.x)
     else:
-        wide = np.result_type(new.dtype, np.float32)
-        mean = share * other.astype(wide) + (1 - share) * new.astype(wide)
-        np.copyto(y, mean, casting="same_kind")
-    return y if out is None else out
+        wide = np.result_type(dtype, np.float32)
+        mean = share * plan.other.astype(wide) + (1 - share) * plan.x.astype(wide)
+        np.copyto(plan.y, mean, casting="same_kind")
+    return plan.result  # type: ignore[no-any-return]
