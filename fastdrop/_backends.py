@@ -185,6 +185,7 @@ def density(
     key: Key | SupportsIndex,
     shared_axes: Axes = (),
     window: Window | None = None,
+    real: str = "",
 ) -> Any:
     """X with noise of a density, an array of whose number must broadcast to the draws."""
     by_draw = what.by_draw
@@ -193,7 +194,7 @@ def density(
         if pair is not None:
             cpu().noise_row(what, *pair[1:], *stream(key))
             return pair[0]
-    plan = planned(x, out, shared_axes, window)
+    plan = planned(x, out, shared_axes, window, real=real)
     if by_draw:
         what = what.checked()
         check_broadcast("std", what.numbers[0], plan.layout.draws[: len(plan.x.shape)])

@@ -150,7 +150,7 @@ class Layout:
 
     @cached_property
     def _blocks(self) -> tuple[tuple[tuple[int, ...], Rows], ...] | None:
-        found = []
+        found: list[tuple[tuple[int, ...], Rows]] = []
         for block in self.place.blocks(self.draws):
             if len(found) == _MOST_BLOCKS:
                 return None

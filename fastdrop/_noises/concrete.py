@@ -8,10 +8,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import real_array, refuse_complex, to_array
+from fastdrop._arrays.host import real_array, to_array
 from fastdrop._arrays.numbers import rate, real
 from fastdrop._arrays.plan import Axes, Density, Window
-from fastdrop._backends import density, of
+from fastdrop._backends import density
 from fastdrop._noises._layer import LearnedNoise
 from fastdrop._stream.keys import Key, Rng
 
@@ -68,10 +68,8 @@ def concrete_dropout(
     >>> fd.concrete_dropout(np.ones(6), 0.0, fd.Key(42)).round(3)
     array([0.013, 0.   , 0.   , 0.   , 1.949, 1.851])
     """
-    given = of(x).array(x)
-    refuse_complex(given, "concrete dropout")
     what = Density("logistic", "concrete", _numbers(logit, temperature))
-    return density(what, given, out, key, shared_axes, window)  # type: ignore[no-any-return]
+    return density(what, x, out, key, shared_axes, window, "concrete dropout")  # type: ignore[no-any-return]
 
 
 def concrete_dropout_backward(
