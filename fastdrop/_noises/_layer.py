@@ -26,6 +26,7 @@ MOST_FORWARDS = 1024
 MOST_BYTES = 1 << 28
 
 _MIRROR = 1 << 63  # a draw number's bit that no next draw may reach
+_set_seed, _set_draw = (vars(Key)[name].__set__ for name in ("seed", "draw"))
 
 
 class Locked:
@@ -66,6 +67,16 @@ class Layer(Locked):
     _parameter: ClassVar[str] = "p"  # the name of that number
     _takes_schedules: ClassVar[bool] = True
     _function: ClassVar[str] = "dropout(x, p, key)"  # the function under the layer, for errors
+
+    def __init_subclass__(cls) -> None:
+        """Let a call be forward in a class of the user's too, as ``__call__ = forward`` does in ours.
+
+        A method that calls forward would take half a microsecond more.
+        """
+        super().__init_subclass__()
+        own = vars(cls)
+        if "forward" in own and "__call__" not in own:
+            type.__setattr__(cls, "__call__", own["forward"])
 
     def __init__(self, value: Any, rng: Rng) -> None:
         super().__init__()
@@ -274,16 +285,23 @@ class NoiseLayer(Layer):
     def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
         """A training forward of x, which isn't done yet."""
         shape = x.shape if type(x) is np.ndarray else np.shape(x)
-        return Forward(self._key, self._value, shape, window, kept)
+        # not Forward(...), which takes twice as long
+        return tuple.__new__(Forward, (self._key, self._value, shape, window, kept))
 
     def _done(self, forward: Forward) -> None:
         """Remember a training forward, and go on to the next key."""
         self._key = _after(forward.key)
-        self._forwards.append(forward)
+        waiting = self._forwards
+        waiting.append(forward)
         if forward.kept is not None:
             self._bytes += forward.nbytes()
-        while len(self._forwards) > MOST_FORWARDS or (self._bytes > MOST_BYTES and len(self._forwards) > 1):
-            self._bytes -= self._forwards.pop(0).nbytes()
+        while len(waiting) > MOST_FORWARDS or (self._bytes > MOST_BYTES and len(waiting) > 1):
+            self._forget(waiting.pop(0))
+
+    def _forget(self, forward: Forward) -> None:
+        """Count the memory of a forward no more."""
+        if forward.kept is not None:
+            self._bytes -= forward.nbytes()
 
     def _latest(self, g: ArrayLike) -> Forward:
         """The forward that backward of g belongs to."""
@@ -301,9 +319,7 @@ class NoiseLayer(Layer):
         if forward is self._evaluated:
             self._evaluated = None
             return
-        self._forwards.pop()
-        if forward.kept is not None:
-            self._bytes -= forward.nbytes()
+        self._forget(self._forwards.pop())
 
     def _nothing_left(self) -> str:
         name = type(self).__name__
@@ -327,12 +343,6 @@ class ArrayLayer(NoiseLayer):
 
     _passes_in_evaluation: ClassVar[bool] = True  # and returns it in evaluation
 
-    def __call__(
-        self, x: ArrayLike, training: bool | None = None, *, out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
-        """Return `forward` of the same arguments."""
-        return self.forward(x, training, out=out)
-
     def forward(
         self, x: ArrayLike, training: bool | None = None, *, out: NDArray[Any] | None = None
     ) -> NDArray[Any]:
@@ -354,6 +364,8 @@ class ArrayLayer(NoiseLayer):
         """
         return self._forward(x, training, out)
 
+    __call__ = forward
+
     def _forward(
         self,
         x: ArrayLike,
@@ -363,7 +375,8 @@ class ArrayLayer(NoiseLayer):
         kept: Any = None,
     ) -> NDArray[Any]:
         with self._lock:
-            if not self._trains(training):
+            mode = self.training if training is None else training
+            if mode is not True and not self._trains(mode):
                 return self._evaluate(x, out)
             forward = self._begin(x, window, kept)
             y = self._drop(x, forward, out)
@@ -392,7 +405,7 @@ class ArrayLayer(NoiseLayer):
             If g has another shape than what that forward returned; it then still waits for its backward.
         """
         with self._lock:
-            if not self._trains(None) and self._passes_in_evaluation:
+            if self.training is not True and not self._trains(None) and self._passes_in_evaluation:
                 return cast("NDArray[Any]", g)
             forward = self._latest(g)
             dx = self._drop_backward(g, forward, out)
@@ -418,17 +431,6 @@ class ElementwiseLayer(ArrayLayer):
     def __init__(self, value: Any, rng: Rng, shared_axes: Axes = ()) -> None:
         super().__init__(value, rng)
         self.shared_axes = checked_axes(shared_axes)
-
-    def __call__(
-        self,
-        x: ArrayLike,
-        training: bool | None = None,
-        *,
-        out: NDArray[Any] | None = None,
-        window: Window | None = None,
-    ) -> NDArray[Any]:
-        """Return `forward` of the same arguments."""
-        return self.forward(x, training, out=out, window=window)
 
     def forward(
         self,
@@ -459,6 +461,8 @@ class ElementwiseLayer(ArrayLayer):
             If training is neither a bool nor None, or as `fastdrop.dropout`; the key is then not advanced.
         """
         return self._forward(x, training, out, None if window is None else unchanging(window))
+
+    __call__ = forward
 
     def _axes(self, x: ArrayLike) -> Axes:
         """The axes of x that share draws."""
@@ -541,8 +545,8 @@ def _after(key: Key) -> Key:
     if draw & (_MIRROR - 1) == 0:
         return key.next()  # an error
     after = Key.__new__(Key)
-    object.__setattr__(after, "seed", key.seed)
-    object.__setattr__(after, "draw", draw)
+    _set_seed(after, key.seed)
+    _set_draw(after, draw)
     return after
 
 

@@ -492,6 +492,8 @@ class DropConnect(ArrayLayer, RateLayer):
         """
         return self._forward(x, training, out)
 
+    __call__ = forward
+
     def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
         inputs = unmasked(x)
         shape = *inputs.shape[:1], self.weight.shape[1]

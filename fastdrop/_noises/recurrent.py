@@ -250,10 +250,6 @@ class RecurrentDropout(Layer):
     def p(self, p: Sequence[float]) -> None:
         self._set(p)
 
-    def __call__(self, training: bool | None = None) -> RecurrentMasks:
-        """Return `forward` of the same argument."""
-        return self.forward(training)
-
     def forward(self, training: bool | None = None) -> RecurrentMasks:
         """Return the masks of the next sequence.
 
@@ -280,6 +276,8 @@ class RecurrentDropout(Layer):
                 for place, (p, gates) in enumerate(zip(rates, (*counts, None, None), strict=True))
             )
         )
+
+    __call__ = forward
 
     def _advice(self) -> str:
         return "a call returns the masks of a sequence, which take arrays: masks = layer(); masks.input(x)"

@@ -177,17 +177,6 @@ class TemporalDropout(ArrayLayer, RateLayer):
         self.time_major = time_major
         self._sequence: Key | None = None  # the key of the sequence whose steps are coming
 
-    def __call__(
-        self,
-        x: ArrayLike,
-        training: bool | None = None,
-        *,
-        lengths: Sequence[int] | NDArray[Any] | None = None,
-        out: NDArray[Any] | None = None,
-    ) -> NDArray[Any]:
-        """Return `forward` of the same arguments."""
-        return self.forward(x, training, lengths=lengths, out=out)
-
     def forward(
         self,
         x: ArrayLike,
@@ -217,6 +206,8 @@ class TemporalDropout(ArrayLayer, RateLayer):
         """
         found = None if lengths is None else self._checked_lengths(lengths, np.shape(x))
         return self._forward(x, training, out, kept=found)
+
+    __call__ = forward
 
     def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
         forward = super()._begin(x, window, kept)

@@ -205,17 +205,6 @@ class StandoutDropout(NoiseLayer):
         """What the pre-activations are multiplied with."""
         return float(self._value)
 
-    def __call__(
-        self,
-        h: ArrayLike,
-        a: ArrayLike,
-        training: bool | None = None,
-        *,
-        out: NDArray[Any] | None = None,
-    ) -> NDArray[Any]:
-        """Return `forward` of the same arguments."""
-        return self.forward(h, a, training, out=out)
-
     def forward(
         self,
         h: ArrayLike,
@@ -254,6 +243,8 @@ class StandoutDropout(NoiseLayer):
             elif not self.training:
                 self._evaluated = forward
             return y
+
+    __call__ = forward
 
     def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the gradient with respect to a forward's h, in either mode; see `Dropout.backward`."""

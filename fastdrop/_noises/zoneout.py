@@ -185,18 +185,6 @@ class Zoneout(NoiseLayer, RateLayer):
         super().__init__(p, rng)
         self.shared_axes = checked_axes(shared_axes)
 
-    def __call__(
-        self,
-        new: ArrayLike,
-        previous: ArrayLike,
-        training: bool | None = None,
-        *,
-        out: NDArray[Any] | None = None,
-        window: Window | None = None,
-    ) -> NDArray[Any]:
-        """Return `forward` of the same arguments."""
-        return self.forward(new, previous, training, out=out, window=window)
-
     def forward(
         self,
         new: ArrayLike,
@@ -229,6 +217,8 @@ class Zoneout(NoiseLayer, RateLayer):
             y = zoneout(new, previous, self._value, out=out, **self._draws(forward))
             self._done(forward)
             return y
+
+    __call__ = forward
 
     def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the gradients with respect to a training forward's new and previous; see `Dropout.backward`.
