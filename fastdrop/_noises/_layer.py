@@ -25,7 +25,8 @@ STATE_VERSION = 1
 MOST_FORWARDS = 1024
 MOST_BYTES = 1 << 28
 
-_MIRROR = 1 << 63  # a draw number's bit that no next draw may reach
+_MOST_DRAW = (1 << 63) - 1
+_new, _new_key = tuple.__new__, Key.__new__  # Forward(...) would take twice as long
 _set_seed, _set_draw = (vars(Key)[name].__set__ for name in ("seed", "draw"))
 
 
@@ -263,10 +264,11 @@ class NoiseLayer(Layer):
 
     _gradient: ClassVar[str] = "dropout_backward(g, p, layer.key)"  # the function under backward, for errors
     # The latest forward in evaluation mode, in layers whose gradient there depends on their input.
-    _evaluated: Forward | None = None
+    _evaluated: Forward | None
 
     def __init__(self, value: Any, rng: Rng) -> None:
         super().__init__(value, rng)
+        self._evaluated = None
         self._forwards: list[Forward] = []
         self._bytes = 0  # of their arrays
 
@@ -285,23 +287,28 @@ class NoiseLayer(Layer):
     def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
         """A training forward of x, which isn't done yet."""
         shape = x.shape if type(x) is np.ndarray else np.shape(x)
-        # not Forward(...), which takes twice as long
-        return tuple.__new__(Forward, (self._key, self._value, shape, window, kept))
+        return _new(Forward, (self._key, self._value, shape, window, kept))
 
     def _done(self, forward: Forward) -> None:
         """Remember a training forward, and go on to the next key."""
-        self._key = _after(forward.key)
+        last = forward[0]
+        draw = last.draw + 1
+        if draw & _MOST_DRAW == 0:
+            last.next()  # an error
+        self._key = key = _new_key(Key)  # last.next(), in a third of its time
+        _set_seed(key, last.seed)
+        _set_draw(key, draw)
         waiting = self._forwards
         waiting.append(forward)
-        if forward.kept is not None:
+        if forward[4] is not None:
             self._bytes += forward.nbytes()
-        while len(waiting) > MOST_FORWARDS or (self._bytes > MOST_BYTES and len(waiting) > 1):
-            self._forget(waiting.pop(0))
+        if len(waiting) > MOST_FORWARDS or self._bytes > MOST_BYTES:
+            self._forget_oldest()
 
-    def _forget(self, forward: Forward) -> None:
-        """Count the memory of a forward no more."""
-        if forward.kept is not None:
-            self._bytes -= forward.nbytes()
+    def _forget_oldest(self) -> None:
+        waiting = self._forwards
+        while len(waiting) > MOST_FORWARDS or (self._bytes > MOST_BYTES and len(waiting) > 1):
+            self._bytes -= waiting.pop(0).nbytes()
 
     def _latest(self, g: ArrayLike) -> Forward:
         """The forward that backward of g belongs to."""
@@ -310,7 +317,7 @@ class NoiseLayer(Layer):
         if forward is None:
             raise RuntimeError(self._nothing_left())
         shape = g.shape if type(g) is np.ndarray else np.shape(g)
-        if shape != forward.shape:
+        if shape != forward[2]:
             raise ValueError(f"g must have the last forward's shape {forward.shape}, got {shape}")
         return forward
 
@@ -319,7 +326,9 @@ class NoiseLayer(Layer):
         if forward is self._evaluated:
             self._evaluated = None
             return
-        self._forget(self._forwards.pop())
+        self._forwards.pop()
+        if forward[4] is not None:
+            self._bytes -= forward.nbytes()
 
     def _nothing_left(self) -> str:
         name = type(self).__name__
@@ -537,17 +546,6 @@ def unchanging(window: Window) -> Window:
         return tuple(full), tuple(origin)
     except (TypeError, ValueError):
         return window
-
-
-def _after(key: Key) -> Key:
-    """As `Key.next`, in a third of its time: nothing is checked but the last draw."""
-    draw = key.draw + 1
-    if draw & (_MIRROR - 1) == 0:
-        return key.next()  # an error
-    after = Key.__new__(Key)
-    _set_seed(after, key.seed)
-    _set_draw(after, draw)
-    return after
 
 
 def _named(value: object) -> str:
