@@ -119,7 +119,8 @@ class Layer(Locked):
     @property
     def key(self) -> Key:
         """The key of the next training forward."""
-        return self._key
+        with self._lock:
+            return self._key
 
     @key.setter
     def key(self, key: Key) -> None:
@@ -200,6 +201,9 @@ class Layer(Locked):
         for name in ("version", "layer"):
             if state[name] != expected[name]:
                 raise ValueError(f"state must have {name} {expected[name]!r}, got {state[name]!r}")
+        for name, value in state.items():
+            if isinstance(value, bool):  # which Python takes for 0 or 1
+                raise ValueError(f"state has a bad entry: {name} must be no bool, got {value}")
         try:
             key = Key(state["seed"], state["draw"])
             key.next()  # which a forward will need
@@ -335,9 +339,9 @@ class NoiseLayer(Layer):
         if not self.training:
             return f"{name}.backward in evaluation needs a forward in evaluation, one for each backward"
         return (
-            f"{name}.backward needs a training forward before it that no backward has gone through yet, of "
-            f"the latest {MOST_FORWARDS}; call forward first, or take layer.key before it and use "
-            f"fastdrop.{self._gradient}"
+            f"{name}.backward needs a training forward that no backward has gone through yet, and of the "
+            f"{MOST_FORWARDS} that a layer remembers at most none is left; call forward first, or take "
+            f"layer.key before it and use fastdrop.{self._gradient}"
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -516,9 +520,12 @@ class LearnedLayer(ElementwiseLayer):
         window: Window | None = None,
         kept: Any = None,
     ) -> NDArray[Any]:
+        self._check_apart(out, x)
+        return super()._forward(x, training, out, window, kept)
+
+    def _check_apart(self, out: NDArray[Any] | None, x: ArrayLike) -> None:
         if out is not None and np.may_share_memory(out, x):
             raise ValueError("out must not overlap x, which backward needs; use np.empty_like(x)")
-        return super()._forward(x, training, out, window, kept)
 
     def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
         inputs = to_array(x)

@@ -186,7 +186,7 @@ class AdaptiveDropout(ArrayLayer, RateLayer):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state that `state_dict` returned; see `Dropout.load_state_dict`."""
-        mean, inputs = _running_mean(state)
+        mean, inputs = self._running_mean(state)
         with self._lock:
             super().load_state_dict(state)
             self._mean, self._inputs, self.rates = mean, inputs, None
@@ -195,15 +195,22 @@ class AdaptiveDropout(ArrayLayer, RateLayer):
         options = {"adaptation_rate": self.adaptation_rate, "max_rate": self.max_rate, "axis": self.axis}
         return super()._arguments() | options
 
+    def _running_mean(self, state: Mapping[str, Any]) -> tuple[NDArray[np.float64] | None, int]:
+        """The mean and the number of inputs of a state, checked."""
+        given = state if isinstance(state, Mapping) else {}
+        mean, inputs = given.get("mean"), given.get("inputs", 0)
+        try:
+            count = natural("inputs", inputs, 1 << 63)
+            found = None if mean is None else reals("mean", mean).copy()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"state has a bad entry: {error}") from None
+        if (found is not None) != (count > 0) or (found is not None and not self._usable(found, count)):
+            wanted = "a mean of numbers >= 0, of a finite sum, for inputs > 0, and None for 0"
+            raise ValueError(f"state must have {wanted}, got {mean!r} for {inputs}")
+        return found, count
 
-def _running_mean(state: Mapping[str, Any]) -> tuple[NDArray[np.float64] | None, int]:
-    """The mean and the number of inputs of a state, checked."""
-    mean, inputs = (state.get(n) if isinstance(state, Mapping) else None for n in ("mean", "inputs"))
-    try:
-        count = natural("inputs", inputs or 0, 1 << 63)
-        found = None if mean is None else reals("mean", mean).copy()
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"state has a bad entry: {error}") from None
-    if found is not None and (found.ndim != 1 or not (np.isfinite(found) & (found >= 0)).all() or not count):
-        raise ValueError(f"state must have a mean of numbers >= 0 for inputs > 0, got {mean!r} for {inputs}")
-    return found, count
+    def _usable(self, mean: NDArray[np.float64], inputs: int) -> bool:
+        """Whether a forward can make rates of a running mean."""
+        with np.errstate(all="ignore"):
+            importance = mean / self._weight(inputs)
+            return mean.ndim == 1 and bool((importance >= 0).all()) and bool(np.isfinite(importance.sum()))

@@ -252,6 +252,7 @@ class ConcreteDropout(LearnedLayer):
 
     def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         key, logit, _, window, x = forward
+        self._check_apart(out, x)
         dx, slope = concrete_dropout_backward(g, x, logit, key, out=out, window=window, **self._options())
         self._grad += slope
         return dx

@@ -254,6 +254,7 @@ class VariationalDropout(LearnedLayer):
         return noised("multiply", x, np.exp(0.5 * log_alpha), key, self.shared_axes, out, window)
 
     def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        self._check_apart(out, forward.kept)
         g = to_array(g)
         before = g if out is None or not np.may_share_memory(out, g) else g.copy()
         dx = self._drop(g, forward, out)
