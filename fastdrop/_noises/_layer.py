@@ -481,9 +481,12 @@ class ElementwiseLayer(ArrayLayer):
         """The axes of x that share draws."""
         return self.shared_axes
 
+    def _axes_set(self) -> dict[str, Any]:
+        """The axes as `__repr__` shows them: only where there are any."""
+        return {"shared_axes": self.shared_axes} if self.shared_axes else {}
+
     def _arguments(self) -> dict[str, Any]:
-        shared = {"shared_axes": self.shared_axes} if self.shared_axes else {}
-        return super()._arguments() | shared
+        return super()._arguments() | self._axes_set()
 
 
 class LearnedLayer(ElementwiseLayer):

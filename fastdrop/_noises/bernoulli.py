@@ -424,4 +424,4 @@ class CurriculumDropout(Dropout):
     def _arguments(self) -> dict[str, Any]:
         if not isinstance(self.schedule, Curriculum):
             return super()._arguments()
-        return super()._arguments() | {"p": self.schedule.p, "gamma": self.schedule.gamma}
+        return {"p": self.schedule.p, "gamma": self.schedule.gamma, **self._axes_set()}
