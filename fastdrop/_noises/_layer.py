@@ -339,9 +339,9 @@ class NoiseLayer(Layer):
         if not self.training:
             return f"{name}.backward in evaluation needs a forward in evaluation, one for each backward"
         return (
-            f"{name}.backward needs a training forward that no backward has gone through yet, and of the "
-            f"{MOST_FORWARDS} that a layer remembers at most none is left; call forward first, or take "
-            f"layer.key before it and use fastdrop.{self._gradient}"
+            f"{name}.backward needs a training forward that no backward has gone through yet, and none is "
+            f"left (a layer remembers {MOST_FORWARDS} at most); call forward first, or take layer.key before "
+            f"it and use fastdrop.{self._gradient}"
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

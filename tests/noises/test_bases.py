@@ -97,7 +97,7 @@ def test_forwards_without_backward_are_bounded(kind, monkeypatch):
     assert sum(x() is not None for x in inputs) == (4 if kind in KEEPS_INPUTS else 0)
     for y, wanted in expected[:2:-1]:
         assert bits(layer.backward(gradient(y))) == wanted
-    with pytest.raises(RuntimeError, match="at most none is left"):
+    with pytest.raises(RuntimeError, match="none is left"):
         layer.backward(gradient(y))
     assert not any(x() is not None for x in inputs)
 
@@ -159,7 +159,7 @@ def test_what_is_no_mode_is_refused(kind, bad):
     before = layer.state_dict()
     for training in (True, False):
         layer.train(training)
-        message = rf"training must be True, False or None, got .*; a layer has its own .* fastdrop\.\w+\("
+        message = r"training must be True, False or None, got .*; a layer has its own .* fastdrop\.\w+\("
         with pytest.raises(TypeError, match=message):
             layer(*arguments, bad)
         with pytest.raises(TypeError, match=r"mode must be True or False, got .*; use train\(\) or eval\(\)"):

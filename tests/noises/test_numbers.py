@@ -133,7 +133,7 @@ def test_learned_numbers_take_no_schedule(kind):
     layer = kind(rng=1)
     before = layer.state_dict()
     state = {"schedule": "Constant", "p": 0.5, "step": 0}
-    with pytest.raises(ValueError, match="state has a bad entry: .* must not be a schedule"):
+    with pytest.raises(ValueError, match=r"state has a bad entry: .* must not be a schedule"):
         layer.load_state_dict(before | {kind._parameter: state})
     assert layer.state_dict() == before
     if kind is not fd.StandoutDropout:

@@ -123,7 +123,7 @@ def test_backward_is_that_of_one_forward_whatever_other_threads_do(kind):
     expected = [set(), set()]
     for n, alone in enumerate(layers):
         alone.key = fd.Key(42)
-        for draw in range(2 * CALLS + 1):
+        for _ in range(2 * CALLS + 1):
             alone(*inputs[n])
             expected[n].add(np.asarray(alone.backward(gradients[n])).tobytes())  # zoneout has two
     done = []
