@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 import fastdrop as fd
-from fastdrop._noises.fused import column_sums
+from fastdrop._arrays.host import column_sums
 from fastdrop._noises.variational import summed_to
 
 try:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 import fastdrop as fd
 from fastdrop._arrays.numbers import Rate, check_broadcast
 from fastdrop._arrays.plan import Axes, axes_in
-from fastdrop._cpu.pool import alone
+from fastdrop._backends import alone
 from fastdrop._noises.drop_path import path_axes
 from fastdrop._stream.keys import Key
 

@@ -45,6 +45,18 @@ def function(name: str, shape: ShapeOf = flat, dtypes: tuple[str, ...] = REAL, *
     return Case(name, make(public), make(public + "_backward"), shape, dtypes=dtypes)
 
 
+def backward_of(made: Any, s: Given) -> Call:
+    """The backward of a layer's one forward, which is made to wait for it again before each call."""
+    waiting = getattr(made, "_forwards", [None])  # before it had them a layer took any number of backwards
+    forward = waiting[-1]
+
+    def call() -> Any:
+        waiting[:] = [forward]
+        return made.backward(s.g, **s.out)
+
+    return call
+
+
 def layer(
     name: str,
     make: Callable[[Given], Any],
@@ -56,7 +68,7 @@ def layer(
     def backward(s: Given) -> Call:
         made = make(s)
         made(s.x)
-        return partial(made.backward, s.g, **s.out)
+        return backward_of(made, s)
 
     return Case(name, lambda s: partial(make(s), s.x, **s.out), backward, shape, dtypes=dtypes)
 
@@ -86,7 +98,7 @@ def standout_backward(s: Given) -> Call:
     """The layer takes pre-activations beside its input."""
     made = fd.StandoutDropout(rng=0)
     made(s.x, s.other)
-    return partial(made.backward, s.g, **s.out)
+    return backward_of(made, s)
 
 
 def recurrent_mask(s: Given) -> Any:

@@ -18,14 +18,19 @@ def rate(p: float, name: str = "p") -> tuple[int, float]:
 
     p is checked here. The scale is that of the realised rate: 2**32 / (2**32 - T).
     """
-    if type(p) is not float and not isinstance(p, (float, int, np.floating, np.integer)):
+    if type(p) is not float and not is_real(p):
         raise TypeError(f"{name} must be a real number in [0, 1], got {type(p).__name__}; use float({name})")
     return _rate(p, name)
 
 
+def is_real(value: object) -> bool:
+    """Whether a value is a real number, but no bool: ``dropout(x, True, key)`` is a mistake."""
+    return isinstance(value, (float, int, np.floating, np.integer)) and not isinstance(value, bool)
+
+
 def real(name: str, value: Any) -> float:
     """A real number as a float, or an error that names it."""
-    if not isinstance(value, (float, int, np.floating, np.integer)):
+    if not is_real(value):
         raise TypeError(f"{name} must be a real number, got {type(value).__name__}; use float({name})")
     try:
         return float(value)
@@ -35,8 +40,11 @@ def real(name: str, value: Any) -> float:
 
 def reals(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """Real numbers as an array, or an error that names them."""
+    given = np.asarray(values)
+    if given.dtype.kind not in "fiu" and not (given.dtype == object and all(map(is_real, given.flat))):
+        raise TypeError(f"{name} must be real numbers, got {given.dtype}; use float64")
     try:
-        return np.asarray(values, np.float64)
+        return given.astype(np.float64, copy=False)
     except OverflowError:
         raise ValueError(f"{name} must be floats, got an int beyond them") from None
 

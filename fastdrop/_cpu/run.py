@@ -9,16 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdrop._arrays.host import (
-    BUFFER,
-    PLAIN,
-    READY,
-    as_lanes,
-    column_sums,
-    copy,
-    lanes_dtype,
-    pieces,
-)
+from fastdrop._arrays.host import BUFFER, PLAIN, READY, as_lanes, column_sums, copy, lanes_dtype, pieces
 from fastdrop._arrays.numbers import FULL
 from fastdrop._arrays.plan import (
     Density,

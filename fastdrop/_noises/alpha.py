@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays.numbers import FULL, rate
 from fastdrop._arrays.plan import Axes, Pass, Window
 from fastdrop._backends import fuse, planned
+from fastdrop._noises._layer import Forward
 from fastdrop._noises.bernoulli import Dropout
 from fastdrop._noises.shared import check_data_format
 from fastdrop._stream.keys import Key, Rng
@@ -126,7 +127,7 @@ class AlphaDropout(Dropout):
     ----------
     p : float or callable, default 0.5
         Probability to drop, in [0, 1]; the paper uses .05 and .1.
-    rng
+    shared_axes, rng
         As in `Dropout`.
 
     References
@@ -142,14 +143,16 @@ class AlphaDropout(Dropout):
     (0.0, 1.0)
     """
 
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return alpha_dropout(x, p, key, shared_axes=self._shared(x), out=out)
+    _function = "alpha_dropout(x, p, key)"
+    _gradient = "alpha_dropout_backward(g, p, layer.key)"
 
-    def _drop_backward(self, g: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return alpha_dropout_backward(g, p, key, shared_axes=self._shared(g), out=out)
+    def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        key, p, _, window, _ = forward
+        return alpha_dropout(x, p, key, shared_axes=self._axes(x), out=out, window=window)
 
-    def _shared(self, x: ArrayLike) -> Axes:
-        return ()
+    def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        key, p, _, window, _ = forward
+        return alpha_dropout_backward(g, p, key, shared_axes=self._axes(g), out=out, window=window)
 
 
 class FeatureAlphaDropout(AlphaDropout):
@@ -185,6 +188,9 @@ class FeatureAlphaDropout(AlphaDropout):
            [ 0.7792,  0.7792,  0.7792]])
     """
 
+    _function = "alpha_dropout(x, p, key, shared_axes=...)"
+    _gradient = "alpha_dropout_backward(g, p, layer.key, shared_axes=...)"
+
     def __init__(
         self, p: ScheduledRate = 0.5, *, data_format: str = "channels_first", rng: Rng = None
     ) -> None:
@@ -192,12 +198,12 @@ class FeatureAlphaDropout(AlphaDropout):
         check_data_format(data_format)
         self.data_format = data_format
 
-    def _shared(self, x: ArrayLike) -> Axes:
+    def _axes(self, x: ArrayLike) -> Axes:
         ndim = np.ndim(x)
         if ndim < 2:
             shape = np.shape(x)
             raise ValueError(f"FeatureAlphaDropout needs axes for samples and channels, got shape {shape}")
         return tuple(range(2, ndim)) if self.data_format == "channels_first" else tuple(range(1, ndim - 1))
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(p={self._shown}, data_format={self.data_format!r}, rng={self.key})"
+    def _arguments(self) -> dict[str, Any]:
+        return super()._arguments() | {"data_format": self.data_format}

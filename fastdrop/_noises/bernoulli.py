@@ -12,7 +12,7 @@ from fastdrop._arrays import host
 from fastdrop._arrays.numbers import FULL, Rate, rate
 from fastdrop._arrays.plan import Axes, Pass, Plan, Window, layout_of
 from fastdrop._backends import cpu, fuse, planned
-from fastdrop._noises._layer import NoiseLayer
+from fastdrop._noises._layer import ElementwiseLayer, Forward, RateLayer
 from fastdrop._stream.keys import Key, Rng, stream
 from fastdrop.schedules import Curriculum, ScheduledRate
 
@@ -244,21 +244,19 @@ def masked(x: NDArray, keep: NDArray, scale: float, out: NDArray[Any] | None) ->
     return plan.result  # type: ignore[no-any-return]
 
 
-class Dropout(NoiseLayer):
+class Dropout(ElementwiseLayer, RateLayer):
     """Inverted dropout: in training each element is dropped with probability p.
 
-    A layer holds its rate, its key and the shape of its last input. It stores no mask: backward
-    recomputes it, and costs what forward costs.
-
-    Threads may share a layer, of this class or another: calls take turns, and each training forward gets
-    a draw of its own. But backward belongs to the layer's last forward, whichever thread called that:
-    threads that train at once need a layer each, say with ``rng=key.fold_in(thread)``, or the functions.
+    A layer holds its rate, its key and, of each training forward that waits for its backward, the shape,
+    the rate and the key. It stores no mask: backward recomputes it, and costs what forward costs.
 
     Parameters
     ----------
     p : float or callable, default 0.5
         Probability to drop, in [0, 1], or a schedule of it: one of `fastdrop.schedules` or any function of
         the step, which `step` advances.
+    shared_axes : int or tuple of int, default ()
+        Axes along which all elements share one draw, as in `fastdrop.dropout`.
     rng : None, int, Key, numpy.random.SeedSequence or numpy.random.Generator, optional
         Where the masks come from; None takes fresh entropy. Each training forward takes the next
         draw of this key.
@@ -269,17 +267,36 @@ class Dropout(NoiseLayer):
         The rate now; it, or a schedule, may be set between calls.
     key : Key
         The key of the next training forward.
+    shared_axes : tuple of int
+        Those given.
     training : bool
         Whether forward drops; True at first.
 
     Raises
     ------
     TypeError, ValueError
-        If p or rng is not of the kinds above.
+        If p, shared_axes or rng is not of the kinds above.
 
     See Also
     --------
     fastdrop.dropout : the function under it.
+
+    Notes
+    -----
+    Of this and every other layer with a backward:
+
+    A backward belongs to the latest training forward that no backward has gone through yet. So a network
+    may use a layer several times, and goes backward through them in the opposite order. A forward in
+    evaluation changes nothing in this. A backward uses the rate of its forward, whatever p is by then, and
+    one that fails leaves its forward as it is. In evaluation mode backward returns the gradient as it is.
+
+    Forwards that never see a backward, such as Monte Carlo passes, do no harm: a layer forgets the oldest
+    where more than 1,024 wait. A layer whose gradient needs its inputs also forgets them where those of
+    more than one have more than 256 MiB together.
+
+    Threads may share a layer: one call waits for another, and each training forward gets a draw of its
+    own. But a backward doesn't know its thread: threads that train at once need a layer each, say with
+    ``rng=key.fold_in(thread)``, or the functions.
 
     References
     ----------
@@ -298,22 +315,20 @@ class Dropout(NoiseLayer):
     array([1., 1., 1., 1., 1., 1.])
     >>> drop
     Dropout(p=0.5, rng=Key(42, draw=1))
+
+    Used twice, the first backward is that of the second use:
+
+    >>> once, again = drop(np.ones(6)), drop(np.ones(6))
+    >>> [bool((drop.backward(np.ones(6)) == y).all()) for y in (again, once)]
+    [True, True]
     """
 
-    def __init__(self, p: ScheduledRate = 0.5, *, rng: Rng = None) -> None:
-        super().__init__(p, rng)
+    def __init__(self, p: ScheduledRate = 0.5, *, shared_axes: Axes = (), rng: Rng = None) -> None:
+        super().__init__(p, rng, shared_axes)
 
-    @property
-    def p(self) -> float:
-        """Probability to drop."""
-        return float(self._value)
-
-    @p.setter
-    def p(self, p: ScheduledRate) -> None:
-        self._set(p)
-
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return dropout(x, p, key, out=out)
+    def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        key, p, _, window, _ = forward
+        return dropout(x, p, key, shared_axes=self._axes(x), out=out, window=window)
 
 
 class InvertedDropout(Dropout):
@@ -323,7 +338,7 @@ class InvertedDropout(Dropout):
     ----------
     keep_prob : float, default 0.5
         Probability to keep, in [0, 1]; p is ``1 - keep_prob``. A schedule can be set as p.
-    rng
+    shared_axes, rng
         As in `Dropout`.
 
     Examples
@@ -336,17 +351,18 @@ class InvertedDropout(Dropout):
     [0.0, 1.25]
     """
 
-    def __init__(self, keep_prob: float = 0.5, *, rng: Rng = None) -> None:
+    def __init__(self, keep_prob: float = 0.5, *, shared_axes: Axes = (), rng: Rng = None) -> None:
         rate(keep_prob, "keep_prob")
-        super().__init__(1 - keep_prob, rng=rng)
+        super().__init__(1 - keep_prob, shared_axes=shared_axes, rng=rng)
 
     @property
     def keep_prob(self) -> float:
         """Probability to keep."""
         return 1 - self.p
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(keep_prob={self.keep_prob}, rng={self.key})"
+    def _arguments(self) -> dict[str, Any]:
+        others = {name: value for name, value in super()._arguments().items() if name != "p"}
+        return {"keep_prob": self.keep_prob} | others
 
 
 class CurriculumDropout(Dropout):
@@ -358,7 +374,7 @@ class CurriculumDropout(Dropout):
         The rate that it tends to, in [0, 1].
     gamma : float
         How fast, finite and not negative: 10 over the number of updates is usual.
-    rng
+    shared_axes, rng
         As in `Dropout`.
 
     References
@@ -376,14 +392,14 @@ class CurriculumDropout(Dropout):
     0.0476
     """
 
-    def __init__(self, p: float = 0.5, *, gamma: float, rng: Rng = None) -> None:
-        super().__init__(Curriculum(p, gamma), rng=rng)
+    def __init__(self, p: float = 0.5, *, gamma: float, shared_axes: Axes = (), rng: Rng = None) -> None:
+        super().__init__(Curriculum(p, gamma), shared_axes=shared_axes, rng=rng)
 
     def on_epoch_end(self) -> None:
         """Advance the schedule, where its steps are epochs: gamma is then 10 over the number of these."""
         self.step()
 
-    def __repr__(self) -> str:
+    def _arguments(self) -> dict[str, Any]:
         if not isinstance(self.schedule, Curriculum):
-            return super().__repr__()
-        return f"{type(self).__name__}(p={self.schedule.p}, gamma={self.schedule.gamma}, rng={self.key})"
+            return super()._arguments()
+        return {"p": self.schedule.p, "gamma": self.schedule.gamma, **self._axes_set()}

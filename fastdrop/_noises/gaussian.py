@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastdrop._arrays.numbers import Rate, rate, real
 from fastdrop._arrays.plan import Axes, Density, Window
 from fastdrop._backends import density, of
-from fastdrop._noises._layer import NoiseLayer
+from fastdrop._noises._layer import ElementwiseLayer, Forward
 from fastdrop._noises.bernoulli import Dropout, dropout
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.schedules import ScheduledRate
@@ -230,6 +230,10 @@ def std_of(p: Rate) -> Rate:
 def checked_std(std: Rate, name: str = "std") -> Rate:
     """A standard deviation, or an array of them, in float64, or an error."""
     if isinstance(std, np.ndarray):
+        if std.dtype.kind not in "fiu":
+            raise TypeError(
+                f"{name} must be an array of real numbers, got {std.dtype}; use {name}.astype(float)"
+            )
         wrong = std[~((std >= 0) & (std < np.inf))]
         if wrong.size:
             raise ValueError(f"{name} must be finite and >= 0, got {wrong.flat[0]} in an array")
@@ -265,7 +269,7 @@ class GaussianDropout(Dropout):
         The noise's standard deviation, instead of p.
     alpha : float, optional
         The noise's variance, instead of p.
-    rng
+    shared_axes, rng
         As in `Dropout`.
 
     Attributes
@@ -302,12 +306,16 @@ class GaussianDropout(Dropout):
     True
     """
 
+    _function = "gaussian_dropout(x, p, key)"
+    _gradient = "gaussian_dropout_backward(g, p, layer.key)"
+
     def __init__(
         self,
         p: ScheduledRate | None = None,
         *,
         std: float | None = None,
         alpha: float | None = None,
+        shared_axes: Axes = (),
         rng: Rng = None,
     ) -> None:
         given = [name for name, value in (("p", p), ("std", std), ("alpha", alpha)) if value is not None]
@@ -318,7 +326,7 @@ class GaussianDropout(Dropout):
         if alpha is not None:
             variance = float(checked_std(alpha, "alpha"))
             p = variance / (1 + variance)
-        super().__init__(0.5 if p is None else p, rng=rng)
+        super().__init__(0.5 if p is None else p, shared_axes=shared_axes, rng=rng)
 
     def _checked(self, value: float) -> float:
         std_of(value)
@@ -334,18 +342,19 @@ class GaussianDropout(Dropout):
         """Standard deviation of the noise."""
         return math.sqrt(self.alpha)
 
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return gaussian_dropout(x, p, key, out=out)
+    def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        key, p, _, window, _ = forward
+        return gaussian_dropout(x, p, key, shared_axes=self._axes(x), out=out, window=window)
 
 
-class GaussianNoise(NoiseLayer):
+class GaussianNoise(ElementwiseLayer):
     """Additive normal noise in training.
 
     Parameters
     ----------
     std : float or callable, default 0.1
         Standard deviation, finite and not negative, or a function of the step.
-    rng
+    shared_axes, rng
         As in `Dropout`.
 
     References
@@ -364,9 +373,11 @@ class GaussianNoise(NoiseLayer):
     """
 
     _parameter = "std"
+    _function = "gaussian_noise(x, std, key)"
+    _gradient = "gaussian_noise_backward(g, std, layer.key)"
 
-    def __init__(self, std: ScheduledRate = 0.1, *, rng: Rng = None) -> None:
-        super().__init__(std, rng)
+    def __init__(self, std: ScheduledRate = 0.1, *, shared_axes: Axes = (), rng: Rng = None) -> None:
+        super().__init__(std, rng, shared_axes)
 
     def _checked(self, value: float) -> float:
         return float(checked_std(value))
@@ -380,8 +391,9 @@ class GaussianNoise(NoiseLayer):
     def std(self, std: ScheduledRate) -> None:
         self._set(std)
 
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return gaussian_noise(x, p, key, out=out)
+    def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        key, std, _, window, _ = forward
+        return gaussian_noise(x, std, key, shared_axes=self._axes(x), out=out, window=window)
 
-    def _drop_backward(self, g: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return gaussian_noise_backward(g, p, key, out=out)
+    def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        return gaussian_noise_backward(g, forward.value, forward.key, out=out)
