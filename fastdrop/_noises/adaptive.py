@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import real_array
 from fastdrop._arrays.numbers import rate, reals
-from fastdrop._noises.bernoulli import Dropout, dropout
+from fastdrop._noises._noise import REAL, Noise, register
+from fastdrop._noises.bernoulli import Dropout, dropout, dropout_backward
 from fastdrop._stream.keys import Key, Rng, natural
 from fastdrop.schedules import ScheduledRate
 
@@ -203,3 +204,22 @@ def _running_mean(state: Mapping[str, Any]) -> tuple[NDArray[np.float64] | None,
     if found is not None and (found.ndim != 1 or not (np.isfinite(found) & (found >= 0)).all() or not count):
         raise ValueError(f"state must have a mean of numbers >= 0 for inputs > 0, got {mean!r} for {inputs}")
     return found, count
+
+
+register(
+    Noise(
+        "adaptive_dropout",
+        dropout,
+        dropout_backward,
+        dtypes=REAL,
+        by_element=True,
+        self_adjoint=True,
+        layers=(AdaptiveDropout,),
+        beside=(importance_rates,),
+        moments="dropout",
+        lacks={
+            "CUDA": "the importance of the units is counted on the host",
+            "torch module": "the importance of the units is counted by NumPy, outside any graph",
+        },
+    )
+)

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays.host import Axes, Window, any_real_array, result, target
 from fastdrop._arrays.numbers import FULL, rate
 from fastdrop._cpu.run import Pass, fuse
+from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.bernoulli import Dropout, dropout
 from fastdrop._noises.shared import check_data_format
 from fastdrop._stream.keys import Key, Rng
@@ -192,3 +193,14 @@ class FeatureAlphaDropout(AlphaDropout):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(p={self._shown}, data_format={self.data_format!r}, rng={self.key})"
+
+
+register(
+    Noise(
+        "alpha_dropout",
+        alpha_dropout,
+        alpha_dropout_backward,
+        dtypes=REAL,
+        layers=(AlphaDropout, FeatureAlphaDropout),
+    )
+)

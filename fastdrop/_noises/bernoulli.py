@@ -28,6 +28,7 @@ from fastdrop._arrays.host import (
 from fastdrop._arrays.numbers import Rate, rate
 from fastdrop._cpu.run import DROP, cpu, drop, fuse
 from fastdrop._noises._layer import NoiseLayer
+from fastdrop._noises._noise import Noise, register
 from fastdrop._stream.keys import Key, Rng, stream
 from fastdrop.schedules import Curriculum, ScheduledRate
 
@@ -409,3 +410,16 @@ class CurriculumDropout(Dropout):
         if not isinstance(self.schedule, Curriculum):
             return super().__repr__()
         return f"{type(self).__name__}(p={self.schedule.p}, gamma={self.schedule.gamma}, rng={self.key})"
+
+
+register(
+    Noise(
+        "dropout",
+        dropout,
+        dropout_backward,
+        by_element=True,
+        self_adjoint=True,
+        layers=(Dropout, InvertedDropout, CurriculumDropout),
+        beside=(keep_mask, apply_mask),
+    )
+)

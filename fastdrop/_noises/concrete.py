@@ -12,6 +12,7 @@ from fastdrop._arrays.host import Axes, Window, any_real_array, real_array, resu
 from fastdrop._arrays.numbers import rate, real
 from fastdrop._cpu.run import noise
 from fastdrop._noises._layer import LearnedNoise
+from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._stream.keys import Key, Rng
 
 _MOST = 80.0  # beyond which the noise takes a logit for this: 1 / (1 - p) is then as large as float32 goes
@@ -305,3 +306,20 @@ class ConcreteDropout(LearnedNoise):
     def __repr__(self) -> str:
         options = f"temperature={self.temperature}, shared_axes={self.shared_axes}"
         return f"{type(self).__name__}(p={self.p}, {options}, rng={self.key})"
+
+
+register(
+    Noise(
+        "concrete_dropout",
+        concrete_dropout,
+        concrete_dropout_backward,
+        kind="density",
+        dtypes=REAL,
+        rate="logit",
+        layers=(ConcreteDropout,),
+        lacks={
+            "CUDA backward": "the logit's gradient is summed on the host; x's is `concrete_dropout` itself",
+            "moments": "those of a relaxed mask have no closed form",
+        },
+    )
+)

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import to_array
 from fastdrop._arrays.numbers import rate
+from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import Dropout, keep_mask, masked
 from fastdrop._noises.shared import check_data_format
 from fastdrop._stream.keys import Key, Rng, natural
@@ -215,3 +216,20 @@ class DropBlock2D(Dropout):
     def __repr__(self) -> str:
         options = "".join(f"{name}={value!r}, " for name, value in self.options.items())
         return f"{type(self).__name__}(p={self._shown}, {options}rng={self.key})"
+
+
+register(
+    Noise(
+        "drop_block",
+        drop_block,
+        drop_block_backward,
+        self_adjoint=True,
+        layers=(DropBlock2D,),
+        modules=("DropBlock2d",),
+        moments="drop_block_rate",
+        lacks={
+            "CUDA": "its mask grows from seeds on the host",
+            "dask": "its scale needs the whole mask",
+        },
+    )
+)

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import Window
 from fastdrop._arrays.numbers import FULL, Rate, rate
+from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import Dropout, dropout, keep_mask
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.schedules import ScheduledRate
@@ -177,3 +178,17 @@ class DropPath(Dropout):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(p={self._shown}, mode={self.mode!r}, rng={self.key})"
+
+
+register(
+    Noise(
+        "drop_path",
+        drop_path,
+        drop_path_backward,
+        by_element=True,
+        self_adjoint=True,
+        layers=(DropPath,),
+        beside=(surviving_rows,),
+        moments="dropout",
+    )
+)

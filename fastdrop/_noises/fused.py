@@ -23,6 +23,7 @@ from fastdrop._arrays.host import (
 )
 from fastdrop._arrays.numbers import Rate
 from fastdrop._cpu.run import Pass, cpu, fuse, sum_rows
+from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.bernoulli import dropout_backward
 from fastdrop._stream.keys import Key
 
@@ -276,3 +277,34 @@ def _activation_and_bias(x: Any, bias: ArrayLike | None, name: str) -> tuple[int
     if on_device and given.lanes.real is not x.lanes.real:
         raise ValueError(f"bias must have x's dtype {x.dtype} or {dtype}, got {given.dtype}")
     return allowed.index(name), given if on_device else given.astype(dtype)
+
+
+_TWO_INPUTS = "it has more inputs than a layer takes; the function is there"
+register(
+    Noise(
+        "dropout_add",
+        dropout_add,
+        dropout_add_backward,
+        like=("residual",),
+        by_element=True,
+        lacks={
+            "layer": _TWO_INPUTS,
+            "torch module": _TWO_INPUTS,
+            "moments": "they are those of `dropout`, with the residual added to the mean",
+        },
+    )
+)
+register(
+    Noise(
+        "bias_act_dropout",
+        bias_act_dropout,
+        bias_act_dropout_backward,
+        dtypes=REAL,
+        by_element=True,
+        lacks={
+            "layer": _TWO_INPUTS,
+            "torch module": _TWO_INPUTS,
+            "moments": "they are those of `dropout` for what the activation gives",
+        },
+    )
+)

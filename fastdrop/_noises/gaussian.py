@@ -13,6 +13,7 @@ from fastdrop._arrays.host import Axes, Window, any_array, result, target
 from fastdrop._arrays.numbers import Rate, rate, real
 from fastdrop._cpu.run import noise
 from fastdrop._noises._layer import NoiseLayer
+from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import Dropout, dropout
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.schedules import ScheduledRate
@@ -390,3 +391,28 @@ class GaussianNoise(NoiseLayer):
 
     def _drop_backward(self, g: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
         return gaussian_noise_backward(g, p, key, out=out)
+
+
+register(
+    Noise(
+        "gaussian_dropout",
+        gaussian_dropout,
+        gaussian_dropout_backward,
+        kind="density",
+        by_element=True,
+        self_adjoint=True,
+        layers=(GaussianDropout,),
+    )
+)
+register(
+    Noise(
+        "gaussian_noise",
+        gaussian_noise,
+        gaussian_noise_backward,
+        kind="density",
+        rate="std",
+        by_element=True,
+        layers=(GaussianNoise,),
+        beside=(normal,),
+    )
+)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._noises import bernoulli
+from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import Dropout
 from fastdrop._stream.keys import Key, Rng, natural
 from fastdrop.schedules import ScheduledRate
@@ -269,3 +270,29 @@ class TemporalDropout(Dropout):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(p={self._shown}, time_major={self.time_major}, rng={self.key})"
+
+
+register(
+    Noise(
+        "spatial_dropout",
+        bernoulli.dropout,
+        bernoulli.dropout_backward,
+        by_element=True,
+        self_adjoint=True,
+        layers=(SpatialDropout1D, SpatialDropout2D, SpatialDropout3D),
+        modules=("Dropout1d", "Dropout2d", "Dropout3d"),
+        moments="dropout",
+    )
+)
+register(
+    Noise(
+        "temporal_dropout",
+        bernoulli.dropout,
+        bernoulli.dropout_backward,
+        by_element=True,
+        self_adjoint=True,
+        layers=(TemporalDropout,),
+        moments="dropout",
+        lacks={"torch module": "of whole sequences it is `Dropout1d`; a mask that stays is a key there"},
+    )
+)

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays.host import Axes, Window, any_array, like, result, target, to_array
 from fastdrop._arrays.numbers import FULL, Rate, rate
 from fastdrop._cpu.run import DROP, Pass, fuse
+from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import Dropout
 from fastdrop._stream.keys import Key
 
@@ -255,3 +256,15 @@ def _mean(new: ArrayLike, previous: ArrayLike, p: float, out: NDArray[Any] | Non
         mean = share * other.astype(wide) + (1 - share) * new.astype(wide)
         np.copyto(y, mean, casting="same_kind")
     return y if out is None else out
+
+
+register(
+    Noise(
+        "zoneout",
+        zoneout,
+        zoneout_backward,
+        like=("previous",),
+        by_element=True,
+        layers=(Zoneout,),
+    )
+)
