@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from inspect import cleandoc, signature
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_NONE: Mapping[str, str] = MappingProxyType({})
 _ORDER = ("Parameters", "Returns", "Raises", "See Also", "Notes", "References", "Examples")
 
 
-def described_by(source: Callable[..., Any]) -> Callable[[_F], _F]:
+def described_by(source: Callable[..., Any], words: Mapping[str, str] = _NONE) -> Callable[[_F], _F]:
     """Return a decorator that completes a function's docstring, and leaves the function as it is.
 
     What the function's own docstring lacks comes from the source's: whole sections, and of the parameters
-    those that the function has. Its summary and its examples are always its own.
+    those that the function has, with some words for others. Its summary and examples are always its own.
     """
 
     def describe(function: _F) -> _F:
-        if function.__doc__ and source.__doc__:  # python -OO has none
-            own, others = _sections(function.__doc__), _sections(source.__doc__)
-            parameters = _parameters(function, own.get("Parameters", ""), others.get("Parameters", ""))
-            found = {**others, "Parameters": parameters, "Examples": "", **own} | {"Parameters": parameters}
-            parts = [f"{name}\n{'-' * len(name)}\n{found[name]}" for name in _ORDER if found.get(name)]
-            function.__doc__ = "\n\n".join([own[""], *parts]) + "\n"
+        if not function.__doc__ or not source.__doc__:  # python -OO has none
+            return function
+        text = source.__doc__
+        for word, other in words.items():
+            text = text.replace(word, other)
+        own, found = _sections(function.__doc__), _sections(text)
+        parameters = _parameters(function, own.get("Parameters", ""), found.get("Parameters", ""))
+        found |= {"Examples": "", **own, "Parameters": parameters}
+        parts = [f"{name}\n{'-' * len(name)}\n{found[name]}" for name in _ORDER if found.get(name)]
+        function.__doc__ = "\n\n".join([own[""], *parts]) + "\n"
         return function
 
     return describe
@@ -46,7 +53,7 @@ def _entries(text: str) -> Iterator[tuple[list[str], str]]:
     """Each entry of a section of parameters: the names, and what stands there about them."""
     lines = text.splitlines()
     starts = [n for n, line in enumerate(lines) if line and line[0] != " "]
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+    for start, end in pairwise([*starts, len(lines)]):
         names, colon, kind = lines[start].partition(" : ")
         yield names.split(", "), "\n".join([colon + kind, *lines[start + 1 : end]])
 
