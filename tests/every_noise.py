@@ -2,7 +2,6 @@
 
 from inspect import Parameter, signature
 
-import ml_dtypes  # noqa: F401
 import numpy as np
 from arrays import normal
 
@@ -16,7 +15,7 @@ SPECIAL = {
     "bias_act_dropout": lambda x: {"bias": normal(*x.shape[-1:], dtype=x.dtype, seed=8)},
     "drop_connect": lambda x: {"weight": normal(x.shape[1], 4, dtype=x.dtype, seed=8)},
     "embedding_dropout": lambda x: {"tokens": words(x), "weight": normal(9, 5, dtype=x.dtype, seed=8)},
-    "local_reparameterization": lambda x: {"variance": np.abs(normal(*x.shape, seed=8)) + 0.1},
+    "local_reparameterization": lambda x: {"variance": np.abs(normal(*x.shape, dtype=x.dtype, seed=8)) + 0.1},
     "token_dropout": lambda x: {"tokens": words(x), "replacement": 3},
 }
 
