@@ -171,7 +171,8 @@ def test_gradients_of_gradients_are_central_differences(case):
             direction = direction_of(arrays[m])
             second = np.vdot(grad(along, m)(*arrays), direction)
             assert second == pytest.approx(slope(along, arrays, m, direction), rel=1e-6, abs=1e-9)
-            assert abs(second) > 0.01
+            apart = CASES[case][0] == "zoneout" and n != m  # no element depends on both
+            assert second == 0 if apart else abs(second) > 0.01
 
 
 @cases
