@@ -421,5 +421,6 @@ register(
         self_adjoint=True,
         layers=(Dropout, InvertedDropout, CurriculumDropout),
         beside=(keep_mask, apply_mask),
+        modules=("Dropout",),
     )
 )
