@@ -110,8 +110,9 @@ class Noise:
 
     @property
     def is_plain(self) -> bool:
-        """Whether all that the function needs is arrays of one shape, a rate and a key."""
-        return self.has_function and self.needed == (self.first, *self.like, self.rate, "key")
+        """Whether all that the function needs is arrays of one shape, perhaps a rate, and a key."""
+        rate = (self.rate,) if self.rate else ()
+        return self.has_function and self.needed == (self.first, *self.like, *rate, "key")
 
     @property
     def public(self) -> tuple[Callable[..., Any], ...]:
