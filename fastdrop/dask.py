@@ -6,8 +6,11 @@ values of an array p only then are checked. Blocks are done in one thread each, 
 (`fastdrop.dropout` takes a dask array too, but as NumPy does: it computes all of it.)
 
 An array p belongs to the whole array: a NumPy array, or a dask array with any chunks, as a bias or a residual
-may be. `drop_block` isn't here, since its scale needs the whole mask, nor `drop_connect`, a product whose
-terms lie in several blocks. The extra ``dask`` installs what is needed.
+may be. `drop_block` isn't here, since its scale needs the whole mask. The extra ``dask`` installs what is
+needed.
+
+Sums over several blocks, which are gradients of what blocks share (a bias, weights, a logit), are made in
+float64, block by block: they are NumPy's to rounding. So are the products of `drop_connect`.
 
 Examples
 --------
@@ -23,19 +26,22 @@ True
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from inspect import signature
 from types import MappingProxyType
 from typing import Any, SupportsIndex
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 import fastdrop as fd
 from fastdrop._arrays.numbers import Rate, check_broadcast
 from fastdrop._arrays.plan import Axes, axes_in
 from fastdrop._backends import alone
+from fastdrop._noises._described import described_by
 from fastdrop._noises.drop_path import path_axes
-from fastdrop._stream.keys import Key
+from fastdrop._stream.keys import Key, natural
 
 try:
     import dask.array as da
@@ -44,7 +50,20 @@ except ModuleNotFoundError as error:
     message = f"fastdrop.dask needs {error.name}; use pip install 'fastdrop-numpy[dask]'"
     raise ModuleNotFoundError(message, name=error.name) from None
 
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
+_described_by = partial(
+    described_by,
+    words={
+        "float or ndarray\n": "float, ndarray or dask array\n",
+        "array_like": "dask array",
+        "ndarray\n": "dask array\n",
+        "ndarray of": "dask array of",
+    },
+)
+
+
+@_described_by(fd.dropout)
 def dropout(x: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()) -> da.Array:
     """Return x with each element dropped with probability p and the others scaled by 1/(1 - p).
 
@@ -52,11 +71,6 @@ def dropout(x: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, shared
     ----------
     x : dask array, any shape
         With known chunks, of a dtype that `fastdrop.dropout` takes.
-    p : float, ndarray or dask array
-        Probability to drop, in [0, 1]. An array must broadcast to the mask's shape: x's, with length 1
-        along the shared axes.
-    key, shared_axes
-        As in `fastdrop.dropout`.
 
     Returns
     -------
@@ -77,16 +91,27 @@ def dropout(x: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, shared
     array([[0., 0., 2.],
            [2., 2., 2.]])
     """
-    return _lazily(fd.dropout, x, p, key, shared_axes)
+    options = {"key": key, "shared_axes": shared_axes}
+    return _lazily(fd.dropout, x, rates={"p": p}, options=options)
 
 
+@_described_by(fd.dropout_backward)
 def dropout_backward(
     g: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()
 ) -> da.Array:
-    """Return the gradient of `dropout`: the same function of g, whatever its chunks; see `dropout`."""
-    return _lazily(fd.dropout_backward, g, p, key, shared_axes)
+    """Return the gradient of `dropout`: the same function of g, whatever its chunks.
+
+    Examples
+    --------
+    >>> import dask.array as da, fastdrop as fd, fastdrop.dask
+    >>> fd.dask.dropout_backward(da.ones(4, chunks=3), 0.5, fd.Key(42)).compute()
+    array([0., 0., 2., 2.])
+    """
+    options = {"key": key, "shared_axes": shared_axes}
+    return _lazily(fd.dropout_backward, g, rates={"p": p}, options=options)
 
 
+@_described_by(fd.keep_mask)
 def keep_mask(
     shape: SupportsIndex | Sequence[SupportsIndex],
     p: Rate | da.Array,
@@ -99,12 +124,12 @@ def keep_mask(
 
     Parameters
     ----------
-    shape : int or sequence of int
-        Shape of the array to which the mask belongs.
-    p, key, shared_axes
-        As in `dropout`.
     chunks
         As `dask.array.ones` takes them: a size, sizes by axis, ``x.chunks``.
+
+    Returns
+    -------
+    dask array of bool
 
     Examples
     --------
@@ -112,23 +137,16 @@ def keep_mask(
     >>> fd.dask.keep_mask(8, 0.5, fd.Key(42), chunks=3).compute()
     array([False, False,  True,  True,  True,  True,  True,  True])
     """
-    return _lazily(_mask, da.empty(shape, chunks=chunks, dtype=np.bool_), p, key, shared_axes, "keep_mask")
+    whole = da.empty(shape, chunks=chunks, dtype=np.bool_)
+    options = {"key": key, "shared_axes": shared_axes}
+    return _lazily(_mask, whole, "keep_mask", rates={"p": p}, options=options)
 
 
+@_described_by(fd.gaussian_dropout)
 def gaussian_dropout(
     x: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()
 ) -> da.Array:
-    """Return x times noise of mean 1 and variance p / (1 - p); see `fastdrop.gaussian_dropout`.
-
-    Parameters
-    ----------
-    x, p, key, shared_axes
-        As in `dropout`, with p below 1.
-
-    Returns
-    -------
-    dask array
-        What `fastdrop.gaussian_dropout` gives for the whole array, bit for bit on one kind of machine.
+    """Return x times noise of mean 1 and variance p / (1 - p), bit for bit on one kind of machine.
 
     Examples
     --------
@@ -136,27 +154,31 @@ def gaussian_dropout(
     >>> fd.dask.gaussian_dropout(da.ones(4, chunks=3), 0.5, fd.Key(42)).compute().round(3)
     array([ 1.975,  1.617, -0.197,  1.562])
     """
-    return _lazily(fd.gaussian_dropout, x, p, key, shared_axes)
+    options = {"key": key, "shared_axes": shared_axes}
+    return _lazily(fd.gaussian_dropout, x, rates={"p": p}, options=options)
 
 
+@_described_by(fd.gaussian_dropout_backward)
 def gaussian_dropout_backward(
     g: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()
 ) -> da.Array:
-    """Return the gradient of `gaussian_dropout`: the same function of g; see there."""
-    return _lazily(fd.gaussian_dropout_backward, g, p, key, shared_axes)
+    """Return the gradient of `gaussian_dropout`: the same function of g.
+
+    Examples
+    --------
+    >>> import dask.array as da, fastdrop as fd, fastdrop.dask
+    >>> fd.dask.gaussian_dropout_backward(da.ones(2, chunks=1), 0.5, fd.Key(42)).compute().round(3)
+    array([1.975, 1.617])
+    """
+    options = {"key": key, "shared_axes": shared_axes}
+    return _lazily(fd.gaussian_dropout_backward, g, rates={"p": p}, options=options)
 
 
+@_described_by(fd.gaussian_noise)
 def gaussian_noise(
     x: da.Array, std: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()
 ) -> da.Array:
-    """Return x plus normal noise of mean 0; its gradient is g itself. See `fastdrop.gaussian_noise`.
-
-    Parameters
-    ----------
-    x, key, shared_axes
-        As in `dropout`.
-    std : float, ndarray or dask array
-        Standard deviation, finite and not negative; an array as the p of `dropout`.
+    """Return x plus normal noise of mean 0.
 
     Examples
     --------
@@ -164,16 +186,97 @@ def gaussian_noise(
     >>> fd.dask.gaussian_noise(da.zeros(4, chunks=3), 0.1, fd.Key(42)).compute().round(3)
     array([ 0.098,  0.062, -0.12 ,  0.056])
     """
-    return _lazily(fd.gaussian_noise, x, std, key, shared_axes)
+    options = {"key": key, "shared_axes": shared_axes}
+    return _lazily(fd.gaussian_noise, x, rates={"std": std}, options=options)
 
 
-def alpha_dropout(x: da.Array, p: float, key: Key | SupportsIndex, *, shared_axes: Axes = ()) -> da.Array:
-    """Return x with elements set to SELU's limit, its moments kept; see `fastdrop.alpha_dropout`.
+@_described_by(fd.gaussian_noise_backward)
+def gaussian_noise_backward(
+    g: da.Array, std: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()
+) -> da.Array:
+    """Return the gradient of `gaussian_noise` with respect to its input: g itself.
+
+    Examples
+    --------
+    >>> import dask.array as da, fastdrop as fd, fastdrop.dask
+    >>> g = da.ones(3, chunks=2)
+    >>> fd.dask.gaussian_noise_backward(g, 0.1, fd.Key(42)) is g
+    True
+    """
+    return _known(g, "g")
+
+
+@_described_by(fd.normal)
+def normal(
+    shape: SupportsIndex | Sequence[SupportsIndex],
+    key: Key | SupportsIndex,
+    *,
+    dtype: DTypeLike = np.float64,
+    shared_axes: Axes = (),
+    chunks: Any = "auto",
+) -> da.Array:
+    """Return the standard normals that Gaussian noise is made of.
 
     Parameters
     ----------
-    x, p, key, shared_axes
-        As in `dropout`, with real numbers and one p.
+    chunks
+        As `dask.array.ones` takes them: a size, sizes by axis, ``x.chunks``.
+
+    Examples
+    --------
+    >>> import fastdrop as fd, fastdrop.dask
+    >>> fd.dask.normal(4, fd.Key(42), chunks=3).compute().round(3)
+    array([ 0.975,  0.617, -1.197,  0.562])
+    """
+    whole = da.empty(shape, chunks=chunks, dtype=dtype)
+    options = {"key": key, "shared_axes": shared_axes}
+    return _lazily(_normals, whole, "normal", options=options)
+
+
+@_described_by(fd.local_reparameterization)
+def local_reparameterization(
+    mean: da.Array, variance: ArrayLike | da.Array, key: Key | SupportsIndex
+) -> da.Array:
+    """Return normals of given means and variances: what a layer with Gaussian weights puts out.
+
+    Parameters
+    ----------
+    variance : float, ndarray or dask array of real numbers >= 0
+        Broadcastable to the means.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np, fastdrop as fd, fastdrop.dask
+    >>> mean, variance = da.zeros(3, chunks=2), np.array([0.0, 1.0, 4.0])
+    >>> fd.dask.local_reparameterization(mean, variance, fd.Key(42)).compute().round(3)
+    array([ 0.   ,  0.617, -2.393])
+    """
+    return _lazily(fd.local_reparameterization, mean, rates={"variance": variance}, options={"key": key})
+
+
+@_described_by(fd.local_reparameterization_backward)
+def local_reparameterization_backward(
+    g: da.Array, variance: ArrayLike | da.Array, key: Key | SupportsIndex
+) -> tuple[da.Array, da.Array]:
+    """Return the gradients of `local_reparameterization` with respect to means and variances.
+
+    Examples
+    --------
+    >>> import dask.array as da, fastdrop as fd, fastdrop.dask
+    >>> g = da.ones(3, chunks=2)
+    >>> dmean, dvariance = fd.dask.local_reparameterization_backward(g, 4.0, fd.Key(42))
+    >>> dvariance.compute().round(3)
+    array([ 0.244,  0.154, -0.299])
+    """
+    parts = _lazily(
+        fd.local_reparameterization_backward, g, rates={"variance": variance}, options={"key": key}
+    )
+    return g, _part(parts, 1)
+
+
+@_described_by(fd.alpha_dropout)
+def alpha_dropout(x: da.Array, p: float, key: Key | SupportsIndex, *, shared_axes: Axes = ()) -> da.Array:
+    """Return x with elements set to SELU's limit, then scaled and shifted to keep its moments.
 
     Examples
     --------
@@ -181,25 +284,127 @@ def alpha_dropout(x: da.Array, p: float, key: Key | SupportsIndex, *, shared_axe
     >>> fd.dask.alpha_dropout(da.zeros(4, chunks=3), 0.5, fd.Key(42)).compute().round(4)
     array([-0.7792, -0.7792,  0.7792,  0.7792])
     """
-    return _lazily(fd.alpha_dropout, x, p, key, shared_axes)
+    options = {"key": key, "shared_axes": shared_axes}
+    return _lazily(fd.alpha_dropout, x, options=options | {"p": p})
 
 
+@_described_by(fd.alpha_dropout_backward)
 def alpha_dropout_backward(
     g: da.Array, p: float, key: Key | SupportsIndex, *, shared_axes: Axes = ()
 ) -> da.Array:
-    """Return the gradient of `alpha_dropout`; see `fastdrop.alpha_dropout_backward`."""
-    return _lazily(fd.alpha_dropout_backward, g, p, key, shared_axes)
+    """Return the gradient of `alpha_dropout` with respect to its input.
+
+    Examples
+    --------
+    >>> import dask.array as da, fastdrop as fd, fastdrop.dask
+    >>> fd.dask.alpha_dropout_backward(da.ones(4, chunks=3), 0.5, fd.Key(42)).compute().round(4)
+    array([0.    , 0.    , 0.8864, 0.8864])
+    """
+    options = {"key": key, "shared_axes": shared_axes}
+    return _lazily(fd.alpha_dropout_backward, g, options=options | {"p": p})
 
 
+@_described_by(fd.concrete_dropout)
+def concrete_dropout(
+    x: da.Array,
+    logit: float,
+    key: Key | SupportsIndex,
+    *,
+    temperature: float = 0.1,
+    shared_axes: Axes = (),
+) -> da.Array:
+    """Return x times a relaxed dropout mask, which has a gradient with respect to its rate.
+
+    Examples
+    --------
+    >>> import dask.array as da, fastdrop as fd, fastdrop.dask
+    >>> fd.dask.concrete_dropout(da.ones(6, chunks=4), 0.0, fd.Key(42)).compute().round(3)
+    array([0.013, 0.   , 0.   , 0.   , 1.949, 1.851])
+    """
+    options = {"logit": logit, "key": key, "temperature": temperature, "shared_axes": shared_axes}
+    return _lazily(fd.concrete_dropout, x, options=options)
+
+
+@_described_by(fd.concrete_dropout_backward)
+def concrete_dropout_backward(
+    g: da.Array,
+    x: NDArray[Any] | da.Array,
+    logit: float,
+    key: Key | SupportsIndex,
+    *,
+    temperature: float = 0.1,
+    shared_axes: Axes = (),
+) -> tuple[da.Array, da.Array]:
+    """Return the gradients of `concrete_dropout` with respect to x and to the logit.
+
+    Returns
+    -------
+    dx : dask array
+        ``g * (1 - z) / (1 - p)``, in g's chunks.
+    dlogit : dask array of float64, 0-D
+        The sum of ``g * y * (p - z / temperature)``.
+
+    Examples
+    --------
+    >>> import dask, dask.array as da, fastdrop as fd, fastdrop.dask
+    >>> g = x = da.ones(6, chunks=4)
+    >>> dx, dlogit = dask.compute(*fd.dask.concrete_dropout_backward(g, x, 0.0, fd.Key(42)))
+    >>> dx.round(3), round(float(dlogit), 3)
+    (array([0.013, 0.   , 0.   , 0.   , 1.949, 1.851]), -0.096)
+    """
+    options = {"logit": logit, "key": key, "temperature": temperature, "shared_axes": shared_axes}
+    parts = _lazily(fd.concrete_dropout_backward, g, like={"x": x}, options=options)
+    return _part(parts, 0), _total(parts, 1, ())
+
+
+@_described_by(fd.standout_dropout)
+def standout_dropout(
+    h: da.Array,
+    a: NDArray[Any] | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    inverted: bool = False,
+) -> da.Array:
+    """Return h with each element kept with a probability that its pre-activation tells.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np, fastdrop as fd, fastdrop.dask
+    >>> a = np.array([-9.0, -1.0, 0.0, 1.0, 9.0, 9.0])
+    >>> fd.dask.standout_dropout(da.ones(6, chunks=4), a, fd.Key(42)).compute()
+    array([0., 0., 1., 1., 1., 1.])
+    """
+    options = {"key": key, "alpha": alpha, "beta": beta, "inverted": inverted}
+    return _lazily(fd.standout_dropout, h, like={"a": a}, options=options)
+
+
+@_described_by(fd.standout_dropout_backward)
+def standout_dropout_backward(
+    g: da.Array,
+    a: NDArray[Any] | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    inverted: bool = False,
+) -> da.Array:
+    """Return the gradient of `standout_dropout` with respect to h.
+
+    Examples
+    --------
+    >>> import dask.array as da, fastdrop as fd, fastdrop.dask
+    >>> fd.dask.standout_dropout_backward(da.ones(4, chunks=3), da.zeros(4), fd.Key(42)).compute()
+    array([0., 0., 1., 1.])
+    """
+    options = {"key": key, "alpha": alpha, "beta": beta, "inverted": inverted}
+    return _lazily(fd.standout_dropout_backward, g, like={"a": a}, options=options)
+
+
+@_described_by(fd.drop_path)
 def drop_path(x: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, mode: str = "row") -> da.Array:
-    """Return x with whole samples dropped; see `fastdrop.drop_path`.
-
-    Parameters
-    ----------
-    x, p, key
-        As in `dropout`, with samples along the first axis of x.
-    mode : {"row", "batch"}, default "row"
-        Draw for each sample, or once for all.
+    """Return x with whole samples dropped: stochastic depth of a residual branch.
 
     Examples
     --------
@@ -210,16 +415,68 @@ def drop_path(x: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, mode
            [0., 0.],
            [2., 2.]])
     """
-    return _lazily(fd.dropout, x, p, key, path_axes(np.ndim(x), mode), "drop_path")
+    axes = path_axes(np.ndim(x), mode)
+    options = {"key": key, "shared_axes": axes}
+    return _lazily(fd.dropout, x, "drop_path", rates={"p": p}, options=options)
 
 
+@_described_by(fd.drop_path_backward)
 def drop_path_backward(
     g: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, mode: str = "row"
 ) -> da.Array:
-    """Return the gradient of `drop_path`: the same function of g; see there."""
-    return _lazily(fd.dropout, g, p, key, path_axes(np.ndim(g), mode), "drop_path_backward")
+    """Return the gradient of `drop_path`: the same function of g.
+
+    Examples
+    --------
+    >>> import dask.array as da, fastdrop as fd, fastdrop.dask
+    >>> fd.dask.drop_path_backward(da.ones((4, 1), chunks=1), 0.5, fd.Key(7)).compute().ravel()
+    array([0., 2., 0., 2.])
+    """
+    axes = path_axes(np.ndim(g), mode)
+    options = {"key": key, "shared_axes": axes}
+    return _lazily(fd.dropout, g, "drop_path_backward", rates={"p": p}, options=options)
 
 
+@_described_by(fd.zoneout)
+def zoneout(
+    new: da.Array,
+    previous: NDArray[Any] | da.Array,
+    p: Rate | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+) -> da.Array:
+    """Return new with each element replaced, with probability p, by that of previous.
+
+    Examples
+    --------
+    >>> import dask.array as da, fastdrop as fd, fastdrop.dask
+    >>> new = da.arange(1.0, 7.0, chunks=4)
+    >>> fd.dask.zoneout(new, -new, 0.5, fd.Key(42)).compute()
+    array([-1., -2.,  3.,  4.,  5.,  6.])
+    """
+    options = {"key": key, "shared_axes": shared_axes}
+    return _lazily(fd.zoneout, new, rates={"p": p}, like={"previous": previous}, options=options)
+
+
+@_described_by(fd.zoneout_backward)
+def zoneout_backward(
+    g: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()
+) -> tuple[da.Array, da.Array]:
+    """Return the gradients of `zoneout` with respect to new and to previous.
+
+    Examples
+    --------
+    >>> import dask, dask.array as da, fastdrop as fd, fastdrop.dask
+    >>> dask.compute(*fd.dask.zoneout_backward(da.arange(1.0, 7.0, chunks=4), 0.5, fd.Key(42)))
+    (array([0., 0., 3., 4., 5., 6.]), array([1., 2., 0., 0., 0., 0.]))
+    """
+    options = {"key": key, "shared_axes": shared_axes}
+    parts = _lazily(fd.zoneout_backward, g, rates={"p": p}, options=options)
+    return _part(parts, 0), _part(parts, 1)
+
+
+@_described_by(fd.dropout_add)
 def dropout_add(
     x: da.Array,
     residual: NDArray[Any] | da.Array,
@@ -228,14 +485,7 @@ def dropout_add(
     *,
     shared_axes: Axes = (),
 ) -> da.Array:
-    """Return residual + dropout(x), block by block in one pass; see `fastdrop.dropout_add`.
-
-    Parameters
-    ----------
-    x, p, key, shared_axes
-        As in `dropout`.
-    residual : ndarray or dask array
-        Of x's shape and dtype.
+    """Return residual + dropout(x), block by block in one pass.
 
     Examples
     --------
@@ -243,16 +493,27 @@ def dropout_add(
     >>> fd.dask.dropout_add(da.ones(6, chunks=4), np.arange(6.0), 0.5, fd.Key(42)).compute()
     array([0., 1., 4., 5., 6., 7.])
     """
-    return _lazily(fd.dropout_add, x, p, key, shared_axes, arrays={"residual": residual})
+    options = {"key": key, "shared_axes": shared_axes}
+    return _lazily(fd.dropout_add, x, rates={"p": p}, like={"residual": residual}, options=options)
 
 
+@_described_by(fd.dropout_add_backward)
 def dropout_add_backward(
     g: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()
 ) -> tuple[da.Array, da.Array]:
-    """Return the gradients of `dropout_add`: that of `dropout`, and g itself."""
-    return _lazily(fd.dropout_backward, g, p, key, shared_axes, "dropout_add_backward"), g
+    """Return the gradients of `dropout_add`: that of `dropout`, and g itself.
+
+    Examples
+    --------
+    >>> import dask, dask.array as da, fastdrop as fd, fastdrop.dask
+    >>> dask.compute(*fd.dask.dropout_add_backward(da.ones(4, chunks=3), 0.5, fd.Key(42)))
+    (array([0., 0., 2., 2.]), array([1., 1., 1., 1.]))
+    """
+    options = {"key": key, "shared_axes": shared_axes}
+    return _lazily(fd.dropout_backward, g, "dropout_add_backward", rates={"p": p}, options=options), g
 
 
+@_described_by(fd.bias_act_dropout)
 def bias_act_dropout(
     x: da.Array,
     bias: NDArray[Any] | da.Array | None,
@@ -263,18 +524,7 @@ def bias_act_dropout(
     residual: NDArray[Any] | da.Array | None = None,
     shared_axes: Axes = (),
 ) -> da.Array:
-    """Return dropout of an activation of x + bias, plus a residual; see `fastdrop.bias_act_dropout`.
-
-    Parameters
-    ----------
-    x, p, key, shared_axes
-        As in `dropout`; x is real and has an axis.
-    bias : ndarray or dask array of shape ``x.shape[-1:]``, or None
-        Added to x.
-    activation : {"none", "relu", "gelu", "gelu_tanh", "silu"}, default "relu"
-        As in `fastdrop.bias_act_dropout`.
-    residual : ndarray or dask array, optional
-        Of x's shape and dtype, added at the end.
+    """Return dropout of an activation of x + bias, plus a residual, block by block in one pass.
 
     Examples
     --------
@@ -283,10 +533,18 @@ def bias_act_dropout(
     >>> fd.dask.bias_act_dropout(x, np.ones(4), 0.5, fd.Key(42)).compute()
     array([[0., 0., 4., 8.]])
     """
-    arrays = {"bias": bias, "residual": residual}
-    return _lazily(_activate, x, p, key, shared_axes, "bias_act_dropout", arrays, activation=activation)
+    options = {"key": key, "activation": activation, "shared_axes": shared_axes}
+    return _lazily(
+        fd.bias_act_dropout,
+        x,
+        rates={"p": p},
+        like={"residual": residual},
+        last={"bias": bias},
+        options=options,
+    )
 
 
+@_described_by(fd.bias_act_dropout_backward)
 def bias_act_dropout_backward(
     g: da.Array,
     x: NDArray[Any] | da.Array,
@@ -298,13 +556,6 @@ def bias_act_dropout_backward(
     shared_axes: Axes = (),
 ) -> tuple[da.Array, da.Array | None]:
     """Return the gradients of `bias_act_dropout` with respect to x and to the bias.
-
-    Parameters
-    ----------
-    g : dask array
-        Gradient with respect to the output.
-    x, bias, p, key, activation, shared_axes
-        As given to `bias_act_dropout`.
 
     Returns
     -------
@@ -322,80 +573,402 @@ def bias_act_dropout_backward(
     >>> dask.compute(fd.dask.bias_act_dropout_backward(g, x, np.ones(4), 0.5, fd.Key(42)))
     ((array([[0., 0., 2., 2.]]), array([0., 0., 2., 2.])),)
     """
-    arrays, name = {"x": x, "bias": bias}, "bias_act_dropout_backward"
-    dx = _lazily(_activate_backward, g, p, key, shared_axes, name, arrays, activation=activation)
+    dx = _lazily(
+        _activation_backward,
+        g,
+        "bias_act_dropout_backward",
+        rates={"p": p},
+        like={"x": x},
+        last={"bias": bias},
+        options={"key": key, "activation": activation, "shared_axes": shared_axes},
+    )
     if bias is None:
         return dx, None
     return dx, dx.sum(tuple(range(g.ndim - 1)), dtype=np.float64).astype(da.asarray(bias).dtype)
 
 
-def _lazily(
-    call: Callable[..., NDArray[Any]],
-    x: Any,
-    p: Any,
-    key: Any,
-    shared_axes: Axes,
-    name: str = "",
-    arrays: Mapping[str, Any] = MappingProxyType({}),
-    **options: Any,
+@_described_by(fd.token_dropout)
+def token_dropout(
+    tokens: da.Array,
+    p: Rate | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    replacement: SupportsIndex,
+    protected: Iterable[SupportsIndex] = (),
 ) -> da.Array:
-    """The function's results for all blocks of x; what can be checked without them is checked now."""
+    """Return tokens with each replaced, with probability p, by another, such as that of an unknown word.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np, fastdrop as fd, fastdrop.dask
+    >>> tokens = da.from_array(np.array([1, 17, 12, 15, 2, 0], np.uint16), chunks=4)
+    >>> fd.dask.token_dropout(tokens, 0.5, fd.Key(42), replacement=3, protected=(0, 1, 2)).compute()
+    array([ 1,  3, 12, 15,  2,  0], dtype=uint16)
+    """
+    words = tuple(protected) if isinstance(protected, Iterable) else protected
+    options = {"key": key, "replacement": replacement, "protected": words}
+    return _lazily(fd.token_dropout, tokens, rates={"p": p}, options=options)
+
+
+@_described_by(fd.embedding_dropout)
+def embedding_dropout(
+    tokens: da.Array, weight: NDArray[Any] | da.Array, p: Rate, key: Key | SupportsIndex
+) -> da.Array:
+    """Return the embeddings of tokens, with words dropped: a word at all its places, or at none.
+
+    Parameters
+    ----------
+    weight : ndarray or dask array of shape (vocabulary, features)
+        The embedding, of a dtype that `fastdrop.dropout` takes. Each block reads it by words, whole.
+
+    Returns
+    -------
+    dask array of shape (*tokens.shape, features)
+        In the tokens' chunks, and weight's along the features.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np, fastdrop as fd, fastdrop.dask
+    >>> tokens, weight = da.from_array(np.array([0, 3, 2]), chunks=2), np.arange(1.0, 9).reshape(4, 2)
+    >>> fd.dask.embedding_dropout(tokens, weight, 0.5, fd.Key(42)).compute()
+    array([[ 0.,  0.],
+           [14., 16.],
+           [10., 12.]])
+    """
+    tokens, table = _known(tokens, "tokens"), _known(da.asarray(weight), "weight")
+    if table.ndim != 2:
+        raise ValueError(f"weight must have the shape (vocabulary, features), got {table.shape}")
+    fd.embedding_dropout(tokens._meta, np.empty((len(table), 0), table.dtype), p, key)
+    axes = tuple(f"axis {n}" for n in range(tokens.ndim))
+    unique = f"embedding_dropout-{tokenize(tokens, table, p, key)}"
+    alike = {"dtype": table.dtype, "name": unique, "concatenate": True}
+    operands = tokens, axes, table.rechunk({0: -1}), ("word", "feature")
+    return da.blockwise(_embedded, (*axes, "feature"), *operands, p=p, key=key, **alike)
+
+
+@_described_by(fd.embedding_dropout_backward)
+def embedding_dropout_backward(
+    g: da.Array,
+    tokens: NDArray[Any] | da.Array,
+    p: Rate,
+    key: Key | SupportsIndex,
+    *,
+    vocabulary: SupportsIndex,
+) -> da.Array:
+    """Return the gradient of `embedding_dropout` with respect to weight, the sum of those of the blocks.
+
+    Returns
+    -------
+    dask array of shape (vocabulary, features)
+        In g's chunks along the features.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np, fastdrop as fd, fastdrop.dask
+    >>> g, tokens = da.ones((5, 2), chunks=2), np.array([3, 0, 2, 3, 0])
+    >>> fd.dask.embedding_dropout_backward(g, tokens, 0.5, fd.Key(42), vocabulary=4).compute()
+    array([[0., 0.],
+           [0., 0.],
+           [2., 2.],
+           [4., 4.]])
+    """
+    g, size = _known(g, "g"), natural("vocabulary", vocabulary)
+    words = da.asarray(tokens)
+    if g.shape[:-1] != words.shape or g.ndim != words.ndim + 1:
+        raise ValueError(f"g must have the shape (*{words.shape}, features), got {g.shape}")
+    words = words.rechunk(g.chunks[:-1])
+    fd.embedding_dropout_backward(g._meta, words._meta, p, key, vocabulary=size)
+    axes = tuple(f"axis {n}" for n in range(words.ndim))
+    unique = f"embedding_dropout_backward-{tokenize(g, words, p, key, size)}"
+    each = da.blockwise(
+        _embedded_backward,
+        (*axes, "word", "feature"),
+        *(g, (*axes, "feature"), words, axes),
+        p=p,
+        key=key,
+        vocabulary=size,
+        new_axes={"word": size},
+        adjust_chunks=dict.fromkeys(axes, _one),
+        dtype=np.float64,
+        name=unique,
+    )
+    return each.sum(tuple(range(words.ndim))).astype(g.dtype)
+
+
+@_described_by(fd.drop_connect)
+def drop_connect(
+    x: da.Array,
+    weight: NDArray[Any] | da.Array,
+    p: float,
+    key: Key | SupportsIndex,
+    *,
+    bias: NDArray[Any] | da.Array | None = None,
+    per_example: bool = True,
+) -> da.Array:
+    """Return ``x @ weight + bias`` with each weight and bias dropped with probability p, for each example.
+
+    Blocks are rows of x: the weights, and the features of a row, lie in one.
+
+    Returns
+    -------
+    dask array of shape (n, features_out)
+        In x's chunks along the examples. What each example is multiplied with has NumPy's bits; the
+        products, which BLAS sums in an order of its own, are NumPy's to rounding.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np, fastdrop as fd, fastdrop.dask
+    >>> x, weight = da.ones((2, 3), chunks=1), np.arange(6.0).reshape(3, 2)
+    >>> fd.dask.drop_connect(x, weight, 0.5, fd.Key(42)).compute()
+    array([[12., 16.],
+           [ 0., 12.]])
+    """
+    arrays = _dense(x, weight, bias)
+    options = {"p": p, "key": key, "per_example": per_example}
+    _check_dense(arrays, options)
+    alike = {"dtype": arrays["x"].dtype, "meta": arrays["x"]._meta}
+    return _by_rows(fd.drop_connect, "drop_connect", ("row", "output"), arrays, options, **alike)
+
+
+@_described_by(fd.drop_connect_backward)
+def drop_connect_backward(
+    g: da.Array,
+    x: NDArray[Any] | da.Array,
+    weight: NDArray[Any] | da.Array,
+    p: float,
+    key: Key | SupportsIndex,
+    *,
+    bias: bool = False,
+    per_example: bool = True,
+) -> tuple[da.Array, da.Array, da.Array | None]:
+    """Return the gradients of `drop_connect` with respect to x, the weights and the bias.
+
+    Examples
+    --------
+    >>> import dask, dask.array as da, numpy as np, fastdrop as fd, fastdrop.dask
+    >>> g, x, weight = da.ones((2, 2), chunks=1), np.ones((2, 3)), np.arange(6.0).reshape(3, 2)
+    >>> dx, dweight, _ = dask.compute(*fd.dask.drop_connect_backward(g, x, weight, 0.5, 42))
+    >>> dx
+    array([[ 0., 10., 18.],
+           [ 2.,  0., 10.]])
+    >>> dweight
+    array([[2., 2.],
+           [2., 2.],
+           [2., 4.]])
+    """
+    g = _known(g, "g")
+    arrays = _dense(da.asarray(x).rechunk({0: g.chunks[0]}), weight, None)
+    features, outputs = arrays["weight"].shape
+    if g.shape != (len(arrays["x"]), outputs):
+        raise ValueError(f"g must have the shape {(len(arrays['x']), outputs)}, got {g.shape}")
+    options = {"p": p, "key": key, "per_example": per_example}
+    _check_dense(arrays, options)
+    arrays, options = {"g": g.rechunk({1: -1}), **arrays}, options | {"bias": bias}
+    alike = {"dtype": g.dtype, "meta": g._meta}
+    name, axes = "drop_connect_backward", ("row", "feature")
+    parts = _by_rows(fd.drop_connect_backward, name, axes, arrays, options, **alike)
+    dbias = _total(parts, 2, (outputs,)).astype(g.dtype) if bias else None
+    return _part(parts, 0), _total(parts, 1, (features, outputs)).astype(g.dtype), dbias
+
+
+def _known(x: Any, name: str) -> da.Array:
+    """A dask array whose chunks are known, or an error."""
     if not isinstance(x, da.Array):
         kind = type(x).__name__
-        raise TypeError(f"x must be a dask array, got {kind}; use dask.array.from_array(x, chunks=...)")
+        raise TypeError(
+            f"{name} must be a dask array, got {kind}; use dask.array.from_array({name}, chunks=...)"
+        )
     if any(math.isnan(n) for n in x.shape):
-        raise ValueError(f"chunks must have known sizes, got shape {x.shape}; use x.compute_chunk_sizes()")
-    one: Any = p
-    if isinstance(p, (np.ndarray, da.Array)):
-        p, one = _aligned(p, x, shared_axes), np.zeros((1,) * x.ndim, p.dtype)
-    options |= {"key": key, "shared_axes": shared_axes}
-    others = [_beside(x, array, name) for name, array in arrays.items()]
-    metas = [getattr(array, "_meta", None) for array in others]
-    call(x._meta, *metas, one, **options, window=(x.shape, (0,) * x.ndim))
-    unique = f"{name or call.__name__}-{tokenize(call, x, p, others, options)}"
+        raise ValueError(
+            f"chunks must have known sizes, got shape {x.shape}; use {name}.compute_chunk_sizes()"
+        )
+    return x
+
+
+def _lazily(
+    call: Callable[..., Any],
+    x: Any,
+    name: str = "",
+    *,
+    rates: Mapping[str, Any] = _NONE,
+    like: Mapping[str, Any] = _NONE,
+    last: Mapping[str, Any] = _NONE,
+    options: Mapping[str, Any] = _NONE,
+) -> da.Array:
+    """The function's results for all blocks of x; what can be checked without them is checked now.
+
+    Other arguments go by their names in the function: numbers, or arrays of them, that broadcast to the
+    mask; arrays of x's shape; arrays of its last axis; and what is the same for all blocks.
+    """
+    x = _known(x, next(iter(signature(call).parameters)))
+    of_rates = {n: _aligned(n, a, x, options.get("shared_axes", ())) for n, a in rates.items() if _chunked(a)}
+    beside = {n: _beside(n, a, x, 0) for n, a in like.items() if a is not None}
+    beside |= {n: _beside(n, a, x, max(x.ndim - 1, 0)) for n, a in last.items() if a is not None}
+    blocks = of_rates | beside
+    given = {n: a for n, a in (*rates.items(), *like.items(), *last.items()) if n not in blocks}
+    same = {**options, **given}
+    metas = {n: a._meta for n, a in beside.items()}
+    metas |= {n: np.zeros((1,) * x.ndim, a.dtype) for n, a in of_rates.items()}  # whatever their values are
+    with np.errstate(all="ignore"):
+        call(x._meta, **metas, **same, window=(x.shape, (0,) * x.ndim))
+    unique = f"{name or call.__name__}-{tokenize(call, x, blocks, same)}"
+    settings = {"call": call, "names": tuple(blocks), "options": same}
     alike = {"dtype": x.dtype, "meta": x._meta}
-    return da.map_blocks(_block, x, p, *others, call=call, options=options, name=unique, **alike)
+    return da.map_blocks(_block, x, *blocks.values(), **settings, name=unique, **alike)
 
 
 def _block(
     x: NDArray[Any],
-    p: Any,
-    *others: NDArray[Any] | None,
-    call: Callable[..., NDArray[Any]],
+    *others: NDArray[Any],
+    call: Callable[..., Any],
+    names: tuple[str, ...],
     options: dict[str, Any],
     block_info: Any,
-) -> NDArray[Any]:
+) -> Any:
     """The function's result for a block of the array, where it lies."""
     origin = tuple(start for start, _ in block_info[0]["array-location"])
     with alone():
-        return call(x, *others, p, **options, window=(block_info[0]["shape"], origin))
+        arrays = dict(zip(names, others, strict=True))
+        return call(x, **arrays, **options, window=(block_info[0]["shape"], origin))
 
 
-def _beside(x: da.Array, array: Any, name: str) -> da.Array | None:
-    """Another array in x's chunks: of x's shape, or a bias."""
-    if array is None:
-        return None
-    array, first = da.asarray(array), max(x.ndim - 1, 0) if name == "bias" else 0
+def _chunked(number: Any) -> bool:
+    """Whether it is an array, which has a part for each block."""
+    return isinstance(number, (np.ndarray, da.Array))
+
+
+def _beside(name: str, array: Any, x: da.Array, first: int) -> da.Array:
+    """Another array in x's chunks, of the shape that x has from an axis on."""
+    array = da.asarray(array)
     if array.shape != x.shape[first:]:
         raise ValueError(f"{name} must have the shape {x.shape[first:]}, got {array.shape}")
     return array.rechunk(x.chunks[first:])
 
 
-def _aligned(p: Any, x: da.Array, shared_axes: Axes) -> da.Array:
-    """An array of rates with x's number of axes, in x's chunks along those that it isn't repeated along."""
+def _aligned(name: str, numbers: Any, x: da.Array, shared_axes: Axes) -> da.Array:
+    """An array of numbers with as many axes as x, in x's chunks along those that it isn't repeated along."""
     shared = axes_in(shared_axes, x.ndim)
-    check_broadcast("p", p, tuple(1 if axis in shared else n for axis, n in enumerate(x.shape)))
-    p = da.asarray(p)[(None,) * (x.ndim - p.ndim)]
-    return p.rechunk(tuple((1,) if n == 1 else cut for n, cut in zip(p.shape, x.chunks, strict=True)))
+    check_broadcast(name, numbers, tuple(1 if axis in shared else n for axis, n in enumerate(x.shape)))
+    numbers = da.asarray(numbers)[(None,) * (x.ndim - numbers.ndim)]
+    cuts = ((1,) if n == 1 else cut for n, cut in zip(numbers.shape, x.chunks, strict=True))
+    return numbers.rechunk(tuple(cuts))
 
 
-def _mask(x: NDArray[Any], p: Any, key: Any, **options: Any) -> NDArray[np.bool_]:
-    return fd.keep_mask(x.shape, p, key, **options)
+def _part(parts: da.Array, place: int) -> da.Array:
+    """One array, in the chunks of the parts, of a function that returns several."""
+    unique = f"{parts.name}-{place}"
+    alike = {"dtype": parts.dtype, "meta": parts._meta}
+    return da.map_blocks(_nth, parts, place=place, name=unique, **alike)
 
 
-def _activate(x: NDArray[Any], bias: Any, residual: Any, p: Any, key: Any, **options: Any) -> NDArray[Any]:
-    return fd.bias_act_dropout(x, bias, p, key, residual=residual, **options)
+def _total(parts: da.Array, place: int, shape: tuple[int, ...]) -> da.Array:
+    """The sum over blocks, in float64, of one result of a function that returns several."""
+    axes, new = tuple(range(parts.ndim)), tuple(range(parts.ndim, parts.ndim + len(shape)))
+    each = da.blockwise(
+        _summand,
+        axes + new,
+        parts,
+        axes,
+        place=place,
+        axes=parts.ndim,
+        new_axes=dict(zip(new, shape, strict=True)),
+        adjust_chunks=dict.fromkeys(axes, _one),
+        dtype=np.float64,
+        name=f"{parts.name}-{place}",
+    )
+    return each.sum(axes)
 
 
-def _activate_backward(*args: Any, **options: Any) -> NDArray[Any]:
-    return fd.bias_act_dropout_backward(*args, **options)[0]
+def _nth(parts: Any, place: int) -> Any:
+    return parts[place]
+
+
+def _summand(parts: Any, place: int, axes: int) -> NDArray[np.float64]:
+    """A block's result under axes that number the blocks."""
+    found: NDArray[np.float64] = np.asarray(parts[place], np.float64)[(None,) * axes]
+    return found
+
+
+def _one(length: int) -> int:
+    return 1
+
+
+def _mask(x: NDArray[Any], **options: Any) -> NDArray[np.bool_]:
+    return fd.keep_mask(x.shape, **options)
+
+
+def _normals(x: NDArray[Any], **options: Any) -> NDArray[Any]:
+    return fd.normal(x.shape, dtype=x.dtype, **options)
+
+
+def _activation_backward(g: NDArray[Any], **arguments: Any) -> NDArray[Any]:
+    return fd.bias_act_dropout_backward(g, **arguments)[0]
+
+
+def _embedded(tokens: NDArray[Any], weight: NDArray[Any], p: Any, key: Any) -> NDArray[Any]:
+    with alone():
+        return fd.embedding_dropout(tokens, weight, p, key)
+
+
+def _embedded_backward(
+    g: NDArray[Any], tokens: NDArray[Any], p: Any, key: Any, vocabulary: int
+) -> NDArray[np.float64]:
+    with alone():
+        dweight = fd.embedding_dropout_backward(g, tokens, p, key, vocabulary=vocabulary)
+    return np.asarray(dweight, np.float64)[(None,) * tokens.ndim]
+
+
+def _dense(x: Any, weight: Any, bias: Any) -> dict[str, da.Array]:
+    """The arrays of a dense layer, whole but for x's rows."""
+    x = _known(x, "x")
+    others = {"weight": weight, "bias": bias}
+    found = {name: da.asarray(array) for name, array in others.items() if array is not None}
+    return {"x": x.rechunk({1: -1}), **{name: array.rechunk(-1) for name, array in found.items()}}
+
+
+def _check_dense(arrays: dict[str, da.Array], options: dict[str, Any]) -> None:
+    """Refuse what `fastdrop.drop_connect` refuses, by a batch without examples."""
+    empty: dict[str, Any] = {
+        name: np.zeros(array.shape, array.dtype) for name, array in arrays.items() if name != "x"
+    }
+    x = arrays["x"]
+    fd.drop_connect(np.zeros((0, *x.shape[1:]), x.dtype), **empty, **(options | {"per_example": True}))
+
+
+_AXES = {
+    "g": ("row", "output"),
+    "x": ("row", "feature"),
+    "weight": ("feature", "output"),
+    "bias": ("output",),
+}
+
+
+def _by_rows(
+    call: Callable[..., Any],
+    name: str,
+    axes: tuple[str, ...],
+    arrays: dict[str, da.Array],
+    options: dict[str, Any],
+    **alike: Any,
+) -> da.Array:
+    """The results of a function of a dense layer's arrays for the blocks of rows."""
+    x = arrays["x"]
+    starts = da.from_array(np.cumsum([0, *x.chunks[0][:-1]]), chunks=1)
+    operands = [part for name, array in arrays.items() for part in (array, _AXES[name])]
+    unique = f"{name}-{tokenize(call, arrays, options)}"
+    settings = {"call": call, "names": tuple(arrays), "full": x.shape, "options": options}
+    how = {"align_arrays": False, "concatenate": True, "name": unique}
+    return da.blockwise(_rows, axes, *operands, starts, ("row",), **settings, **how, **alike)
+
+
+def _rows(
+    *arrays: NDArray[Any],
+    call: Callable[..., Any],
+    names: tuple[str, ...],
+    full: tuple[int, ...],
+    options: dict[str, Any],
+) -> Any:
+    """The function's result for a block of rows, whose first one comes last."""
+    *given, start = arrays
+    with alone():
+        return call(**dict(zip(names, given, strict=True)), **options, window=(full, (int(start[0]), 0)))

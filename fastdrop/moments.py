@@ -15,6 +15,7 @@ from fastdrop._arrays.numbers import FULL, rate, reals
 from fastdrop._noises.alpha import affine
 from fastdrop._noises.drop_block import block_layout
 from fastdrop._noises.gaussian import checked_std, std_of
+from fastdrop._noises.standout import standout_keep_prob
 
 
 class Moments(NamedTuple):
@@ -168,6 +169,92 @@ def gaussian_noise(std: float, x: ArrayLike = 0.0) -> Moments:
     return _normal(x, np.full_like(x, checked_std(std)))
 
 
+def zoneout(p: float, new: ArrayLike, previous: ArrayLike) -> Moments:
+    """Return the moments of `fastdrop.zoneout` for a given state and the one before.
+
+    Parameters
+    ----------
+    p : float
+        Probability to keep the previous value, in [0, 1].
+    new, previous : array_like
+        What the step computed, and the state before it; they broadcast.
+
+    Returns
+    -------
+    Moments
+        Mean ``q * new + p * previous``, which the layer returns in evaluation, variance
+        ``p * q * (new - previous)**2``, where q = 1 - p.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p is not real or outside [0, 1].
+
+    References
+    ----------
+    Krueger et al., "Zoneout: Regularizing RNNs by Randomly Preserving Hidden Activations",
+    arXiv 1606.01305.
+
+    Examples
+    --------
+    >>> from fastdrop import moments
+    >>> m = moments.zoneout(0.25, [1.0, 4.0], 0.0)
+    >>> m.mean, m.variance
+    (array([0.75, 3.  ]), array([0.1875, 3.    ]))
+    """
+    kept, before = np.broadcast_arrays(reals("new", new), reals("previous", previous))
+    return _two_points(kept, before, rate(p)[0] / FULL)
+
+
+def standout_dropout(
+    a: ArrayLike,
+    h: ArrayLike = 1.0,
+    *,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    inverted: bool = False,
+) -> Moments:
+    """Return the moments of `fastdrop.standout_dropout` for given pre-activations and activations.
+
+    Parameters
+    ----------
+    a : array_like
+        Pre-activations.
+    h : array_like, default 1
+        Activations; a and h broadcast.
+    alpha, beta, inverted
+        As in `fastdrop.standout_dropout`.
+
+    Returns
+    -------
+    Moments
+        Mean ``h * q``, which the layer returns in evaluation, and variance ``h**2 * q * (1 - q)``, where
+        q = sigmoid(alpha * a + beta); if inverted, h and ``h**2 * (1 - q) / q``. Where q rounds to 0 all
+        is 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number isn't real or not finite.
+
+    References
+    ----------
+    Ba and Frey, "Adaptive Dropout for Training Deep Neural Networks", NeurIPS 2013, section 3.
+
+    Examples
+    --------
+    >>> from fastdrop import moments
+    >>> m = moments.standout_dropout([0.0, 1.0], 2.0)
+    >>> m.mean.round(3), m.variance.round(3)
+    (array([1.   , 1.462]), array([1.   , 0.786]))
+    """
+    dropped = np.rint((1 - standout_keep_prob(a, alpha=alpha, beta=beta)) * FULL) / FULL
+    dropped, x = np.broadcast_arrays(dropped, reals("h", h))
+    if inverted:
+        x = np.divide(x, 1 - dropped, out=np.zeros(x.shape), where=dropped < 1)
+    return _two_points(x, np.zeros_like(x), dropped)
+
+
 def drop_block_rate(height: int, width: int, p: float, block_size: int = 7) -> NDArray[np.float64]:
     """Return the probability that `fastdrop.drop_block` drops each element of an image.
 
@@ -209,16 +296,14 @@ def drop_block_rate(height: int, width: int, p: float, block_size: int = 7) -> N
     return 1 - (1 - rate(gamma)[0] / FULL) ** np.multiply.outer(*covers)
 
 
-def _two_points(kept: NDArray[Any], dropped: NDArray[Any], p: float) -> Moments:
+def _two_points(kept: NDArray[Any], dropped: NDArray[Any], p: float | NDArray[Any]) -> Moments:
     """Moments of what is `dropped` with probability p and else `kept`."""
     q, step = 1 - p, kept - dropped
     variance = step**2 * p * q
-    undefined = np.full_like(variance, np.nan)
-    skewness, kurtosis = undefined, undefined
-    if 0 < p < 1:
-        skewness = np.where(variance > 0, np.sign(step) * (1 - 2 * q) / np.sqrt(p * q), np.nan)
-        kurtosis = np.where(variance > 0, (1 - 6 * p * q) / (p * q), np.nan)
-    return _arrays(p * dropped + q * kept, variance, skewness, kurtosis)
+    both = np.where(variance > 0, p * q, np.nan)
+    return _arrays(
+        p * dropped + q * kept, variance, np.sign(step) * (1 - 2 * q) / np.sqrt(both), 1 / both - 6
+    )
 
 
 def _normal(mean: NDArray[Any], std: NDArray[Any]) -> Moments:

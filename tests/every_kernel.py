@@ -7,6 +7,7 @@ import fastdrop as fd
 from fastdrop._arrays.host import as_lanes, lanes_dtype
 from fastdrop._arrays.plan import Pass, Rates, Rows
 from fastdrop._cpu import bernoulli, calls
+from fastdrop._noises._noise import NOISES
 from fastdrop._stream.keys import TILE, stream
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
@@ -62,6 +63,19 @@ def activated(name, added):
     return call
 
 
+def of(noise, options=lambda x: {}):
+    """A call of a noise by its record, its other arrays like x and its rate 0.3."""
+
+    def call(x, out, put):
+        rate = (0.3,) if noise.rate else ()
+        noise.function(x, *(put(x) for _ in noise.like), *rate, KEY, out=out, **options(x))
+
+    return call
+
+
+PLAIN = [n for n in NOISES.values() if n.is_plain and n.takes("shared_axes") and n.takes("window")]
+
+
 def rates(x, put):
     return put(np.resize([0.0, 0.3, 1.0, 0.6], x.shape))
 
@@ -77,12 +91,9 @@ CALLS = {
     "by feature": lambda x, out, put: fd.dropout(x, rates(x[-1:], put), KEY, out=out),
     "shared first": lambda x, out, put: fd.dropout(x, 0.3, KEY, shared_axes=0, out=out),
     "shared last": lambda x, out, put: fd.dropout(x, 0.3, KEY, shared_axes=-1, out=out),
-    "Gaussian": lambda x, out, put: fd.gaussian_dropout(x, 0.3, KEY, out=out),
-    "noise": lambda x, out, put: fd.gaussian_noise(x, 0.3, KEY, out=out, window=window(x)),
-    "concrete": lambda x, out, put: fd.concrete_dropout(x, 0.3, KEY, out=out),
-    "alpha": lambda x, out, put: fd.alpha_dropout(x, 0.3, KEY, out=out),
+    **{noise.name: of(noise) for noise in PLAIN},
+    **{f"{noise.name} in a window": of(noise, lambda x: {"window": window(x)}) for noise in PLAIN},
     "shared alpha": lambda x, out, put: fd.alpha_dropout(x, 0.3, KEY, shared_axes=-1, out=out),
-    "add": lambda x, out, put: fd.dropout_add(x, put(x), 0.3, KEY, out=out),
     "mask": lambda x, out, put: fd.apply_mask(x, put(np.resize([True, False, True], x.shape)), 0.3, out=out),
     "cycled rates": drop_by,
     "cycled bias": fused,

@@ -8,6 +8,7 @@ import numpy as np
 
 import fastdrop as fd
 from fastdrop._noises._layer import NoiseLayer
+from fastdrop._noises._noise import NOISES
 
 
 class Case(NamedTuple):
@@ -24,27 +25,6 @@ class Case(NamedTuple):
 
 WEIGHT = np.random.default_rng(1).standard_normal((9, 5)).astype(np.float32)
 ROWS, IMAGES = (8, 9), (2, 5, 8, 9)
-CASES = {
-    fd.AdaptiveDropout: Case(lambda rng: fd.AdaptiveDropout(0.3, rng=rng), (ROWS,), follows_inputs=True),
-    fd.AlphaDropout: Case(lambda rng: fd.AlphaDropout(0.3, rng=rng), (ROWS,)),
-    fd.ConcreteDropout: Case(lambda rng: fd.ConcreteDropout(0.3, rng=rng), (ROWS,)),
-    fd.CurriculumDropout: Case(lambda rng: _risen(fd.CurriculumDropout(0.5, gamma=1.0, rng=rng)), (ROWS,)),
-    fd.DropBlock2D: Case(lambda rng: fd.DropBlock2D(0.3, block_size=2, rng=rng), (IMAGES,)),
-    fd.DropConnect: Case(lambda rng: fd.DropConnect(0.3, weight=WEIGHT.copy(), rng=rng), (ROWS,)),
-    fd.DropPath: Case(lambda rng: fd.DropPath(0.3, rng=rng), ((64, 2),)),
-    fd.Dropout: Case(lambda rng: fd.Dropout(0.3, rng=rng), (ROWS,)),
-    fd.FeatureAlphaDropout: Case(lambda rng: fd.FeatureAlphaDropout(0.3, rng=rng), ((8, 8, 3),)),
-    fd.GaussianDropout: Case(lambda rng: fd.GaussianDropout(0.3, rng=rng), (ROWS,)),
-    fd.GaussianNoise: Case(lambda rng: fd.GaussianNoise(0.3, rng=rng), (ROWS,)),
-    fd.InvertedDropout: Case(lambda rng: fd.InvertedDropout(0.7, rng=rng), (ROWS,)),
-    fd.SpatialDropout1D: Case(lambda rng: fd.SpatialDropout1D(0.3, rng=rng), ((8, 8, 3),)),
-    fd.SpatialDropout2D: Case(lambda rng: fd.SpatialDropout2D(0.3, rng=rng), ((8, 8, 3, 2),)),
-    fd.SpatialDropout3D: Case(lambda rng: fd.SpatialDropout3D(0.3, rng=rng), ((8, 8, 3, 2, 2),)),
-    fd.StandoutDropout: Case(lambda rng: fd.StandoutDropout(rng=rng), (ROWS, ROWS)),
-    fd.TemporalDropout: Case(lambda rng: fd.TemporalDropout(0.3, rng=rng), ((8, 3, 9),)),
-    fd.Zoneout: Case(lambda rng: fd.Zoneout(0.3, rng=rng), (ROWS, ROWS)),
-    fd.VariationalDropout: Case(lambda rng: fd.VariationalDropout(0.3, rng=rng), (ROWS,)),
-}
 
 
 def _risen(layer):
@@ -52,7 +32,40 @@ def _risen(layer):
     return layer
 
 
+# What layers are made of that take more than a rate of 0.3, and what they take that aren't for any array.
+MADE = {
+    fd.CurriculumDropout: lambda rng: _risen(fd.CurriculumDropout(0.5, gamma=1.0, rng=rng)),
+    fd.DropBlock2D: lambda rng: fd.DropBlock2D(0.3, block_size=2, rng=rng),
+    fd.DropConnect: lambda rng: fd.DropConnect(0.3, weight=WEIGHT.copy(), rng=rng),
+    fd.InvertedDropout: lambda rng: fd.InvertedDropout(0.7, rng=rng),
+    fd.StandoutDropout: lambda rng: fd.StandoutDropout(rng=rng),
+}
+SHAPES = {
+    fd.DropBlock2D: IMAGES,
+    fd.DropPath: (64, 2),
+    fd.FeatureAlphaDropout: (8, 8, 3),
+    fd.SpatialDropout1D: (8, 8, 3),
+    fd.SpatialDropout2D: (8, 8, 3, 2),
+    fd.SpatialDropout3D: (8, 8, 3, 2, 2),
+    fd.TemporalDropout: (8, 3, 9),
+}
+FOLLOW_INPUTS = {fd.AdaptiveDropout}
+
+
 def classes():
-    """Every layer class of the package with forward and backward, also one that has no case yet."""
-    public = (getattr(fd, name) for name in fd.__all__)
-    return [c for c in public if inspect.isclass(c) and issubclass(c, NoiseLayer)]
+    """Every layer class of the noises.
+
+    But `RecurrentDropout`, which makes masks, and is no function of an array.
+    """
+    found = [layer for noise in NOISES.values() for layer in noise.layers]
+    return [c for c in found if c is not fd.RecurrentDropout]
+
+
+def _case(kind):
+    parameters = inspect.signature(kind.forward).parameters.values()
+    arrays = [each for each in parameters if each.name != "self" and each.default is inspect.Parameter.empty]
+    make = MADE.get(kind, lambda rng: kind(0.3, rng=rng))
+    return Case(make, (SHAPES.get(kind, ROWS),) * len(arrays), kind in FOLLOW_INPUTS)
+
+
+CASES = {kind: _case(kind) for kind in classes()}

@@ -1,11 +1,13 @@
 """The table: what is timed of fastdrop, a line for each public function and layer.
 
-A name is that of the public function or layer, and after two underscores which variant.
+A name is that of the public function or layer, and after two underscores which variant. A noise has its lines
+from its record: here stands what no record tells, such as the shapes that it is for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +16,7 @@ import numpy as np
 import fastdrop as fd
 
 from .given import Given, Shape, dense, flat, images, normals, rows, sequences, volumes
-from .grid import EVERY, PRODUCT, REAL
+from .grid import PRODUCT, REAL
 
 Call = Callable[[], Any]
 Make = Callable[[Given], Call]
@@ -32,19 +34,6 @@ class Case(NamedTuple):
     dtypes: tuple[str, ...] = REAL
 
 
-def function(name: str, shape: ShapeOf = flat, dtypes: tuple[str, ...] = REAL, **options: Any) -> Case:
-    """A case of a function of (x, p, key) with its backward."""
-
-    def make(called: str) -> Make:
-        def forward(s: Given) -> Call:
-            return partial(getattr(fd, called), s.x, s.p, s.key, **options, **s.out)
-
-        return forward
-
-    public = name.partition("__")[0]
-    return Case(name, make(public), make(public + "_backward"), shape, dtypes=dtypes)
-
-
 def backward_of(made: Any, s: Given) -> Call:
     """The backward of a layer's one forward, which is made to wait for it again before each call."""
     waiting = getattr(made, "_forwards", [None])  # before it had them a layer took any number of backwards
@@ -57,48 +46,164 @@ def backward_of(made: Any, s: Given) -> Call:
     return call
 
 
-def layer(
-    name: str,
-    make: Callable[[Given], Any],
-    shape: ShapeOf = flat,
-    dtypes: tuple[str, ...] = REAL,
-) -> Case:
-    """A case of a layer of one input."""
-
-    def backward(s: Given) -> Call:
-        made = make(s)
-        made(s.x)
-        return backward_of(made, s)
-
-    return Case(name, lambda s: partial(make(s), s.x, **s.out), backward, shape, dtypes=dtypes)
-
-
-def activation(name: str) -> Case:
-    """A case of the fused pass through an activation, with a bias."""
-    options = {"activation": name}
-    return Case(
-        f"bias_act_dropout__{name}",
-        lambda s: partial(fd.bias_act_dropout, s.x, s.other[0], s.p, s.key, **options, **s.out),
-        lambda s: partial(fd.bias_act_dropout_backward, s.g, s.x, s.other[0], s.p, s.key, **options, **s.out),
-        rows,
-    )
-
-
 def weights(s: Given) -> np.ndarray:
     """Square weights for an input."""
     return normals((s.x.shape[1], s.x.shape[1]), s.x.dtype.name, 3)
 
 
+def tokens(s: Given) -> np.ndarray:
+    """Words for an embedding of s.x."""
+    return np.random.default_rng(0).integers(len(s.x), size=len(s.x))
+
+
+# What functions are given for the arguments that they need, by name; others get the first array, x.
+ARGUMENTS: dict[str, Callable[[Given], Any]] = {
+    "a": lambda s: s.other,
+    "bias": lambda s: s.other[0],
+    "g": lambda s: s.g,
+    "key": lambda s: s.key,
+    "logit": lambda s: 0.0,
+    "p": lambda s: s.p,
+    "previous": lambda s: s.other,
+    "replacement": lambda s: 0,
+    "residual": lambda s: s.other,
+    "std": lambda s: s.p,
+    "tokens": tokens,
+    "variance": lambda s: np.square(s.other),
+    "vocabulary": lambda s: len(s.x),
+}
+WEIGHTS = {"drop_connect": weights, "embedding_dropout": lambda s: s.x}
+SHAPES: dict[str, ShapeOf] = {  # of functions and layers that aren't for any
+    "AdaptiveDropout": rows,
+    "DropBlock2D": images,
+    "DropBlock2d": images,
+    "DropConnect": dense,
+    "DropPath": sequences,
+    "Dropout1d": sequences,
+    "Dropout2d": images,
+    "Dropout3d": volumes,
+    "FeatureAlphaDropout": images,
+    "SpatialDropout1D": sequences,
+    "SpatialDropout2D": images,
+    "SpatialDropout3D": volumes,
+    "TemporalDropout": sequences,
+    "Zoneout": rows,
+    "bias_act_dropout": rows,
+    "drop_block": images,
+    "drop_connect": dense,
+    "drop_path": sequences,
+    "embedding_dropout": rows,
+}
+OPTIONS: dict[str, dict[str, Any]] = {"drop_block": {"block_size": 3}}
+OTHER_OUTPUT = ("drop_connect", "embedding_dropout", "token_dropout")  # not of x's shape and dtype
+MADE: dict[str, Callable[[Given], Any]] = {  # layers that take more than a rate, or another number
+    "CurriculumDropout": lambda s: fd.CurriculumDropout(s.p, gamma=0.1, rng=0),
+    "DropBlock2D": lambda s: fd.DropBlock2D(s.p, block_size=3, rng=0),
+    "DropConnect": lambda s: fd.DropConnect(s.p, weight=weights(s), rng=0),
+    "InvertedDropout": lambda s: fd.InvertedDropout(1 - s.p, rng=0),
+    "StandoutDropout": lambda s: fd.StandoutDropout(rng=0),
+}
+
+
+class Record(NamedTuple):
+    """What the suite needs of a noise's record; an old commit has none, and is asked for it."""
+
+    name: str
+    function: Callable[..., Any]
+    backward: Callable[..., Any] | None
+    dtypes: tuple[str, ...] = REAL
+    layers: tuple[type, ...] = ()
+    modules: tuple[str, ...] = ()
+    lacks: frozenset[str] = frozenset()
+
+    def given(self, s: Given, backward: bool = False) -> dict[str, Any]:
+        """The arguments that its function needs, or its gradient."""
+        function = self.backward if backward and self.backward else self.function
+        parameters = inspect.signature(function).parameters.values()
+        names = [each.name for each in parameters if each.default is inspect.Parameter.empty]
+        made = {name: ARGUMENTS.get(name, lambda s: s.x)(s) for name in names}
+        return made | ({"weight": WEIGHTS[self.name](s)} if "weight" in names else {})
+
+
+def records() -> list[Record]:
+    """The noises, by their records or, in a commit that has none, by public names."""
+    try:
+        from fastdrop._noises._noise import INTEGERS, NOISES
+    except ImportError:
+        return list(_by_names())
+    found = []
+    for noise in NOISES.values():
+        dtypes = REAL if noise.dtypes == INTEGERS else noise.dtypes  # of the embedding beside them
+        parts = noise.name, noise.function, noise.backward, dtypes, noise.layers
+        found.append(Record(*parts, noise.modules, frozenset(noise.lacks)))
+    return found
+
+
+def _by_names() -> Iterator[Record]:
+    public = {name: getattr(fd, name) for name in getattr(fd, "__all__", ())}
+    for name, function in public.items():
+        if inspect.isfunction(function) and not name.endswith("_backward"):
+            names = list(inspect.signature(function).parameters)
+            known = "weight" not in names or name in WEIGHTS
+            if "key" in names and names[0] in ("x", "h", "mean", "new", "tokens") and known:
+                yield Record(name, function, public.get(f"{name}_backward"))
+    layers = (each for each in public.values() if inspect.isclass(each) and hasattr(each, "forward"))
+    modules = ("Dropout", "Dropout2d", "GaussianDropout", "AlphaDropout", "DropPath")
+    yield Record("layers", fd.dropout, None, REAL, tuple(layers), modules)
+
+
+def function(record: Record, variant: str = "", shape: ShapeOf | None = None, **options: Any) -> Case:
+    """A case of a noise's function and its gradient, with options."""
+    options = OPTIONS.get(record.name, {}) | options
+    has_out = "out" in inspect.signature(record.function).parameters and record.name not in OTHER_OUTPUT
+
+    def make(function: Callable[..., Any] | None, backward: bool) -> Make | None:
+        if function is None:
+            return None
+        taken = inspect.signature(function).parameters
+        known = {name: value for name, value in options.items() if name in taken}
+
+        def calls(s: Given) -> Call:
+            out = s.out if "out" in taken and has_out else {}
+            return partial(function, **record.given(s, backward), **known, **out)
+
+        return calls
+
+    forward, backward = make(record.function, False), make(record.backward, True)
+    shape = shape or SHAPES.get(record.name, flat)
+    return Case(record.name + variant, forward, backward, shape, has_out, record.dtypes)
+
+
+def layer(
+    name: str,
+    make: Callable[[Given], Any] | None = None,
+    shape: ShapeOf | None = None,
+    dtypes: tuple[str, ...] = REAL,
+) -> Case:
+    """A case of a layer, of one array or two."""
+    public = name.partition("__")[0]
+    kind = getattr(fd, public, None)
+    make = make or MADE.get(public, lambda s: kind(s.p, rng=0))
+    needed = list(inspect.signature(kind.forward).parameters.values()) if kind else []
+    arrays = [each for each in needed[1:] if each.default is inspect.Parameter.empty]
+
+    def inputs(s: Given) -> tuple[np.ndarray, ...]:
+        return (s.x, s.other)[: max(1, len(arrays))]
+
+    def backward(s: Given) -> Call:
+        made = make(s)
+        made(*inputs(s))
+        return partial(made.backward, s.g, **s.out)
+
+    def forward(s: Given) -> Call:
+        return partial(make(s), *inputs(s), **s.out)
+
+    return Case(name, forward, backward, shape or SHAPES.get(public, flat), dtypes=dtypes)
+
+
 def rates_by_feature(s: Given) -> np.ndarray:
     """A rate for each feature, all of them p."""
     return np.full(s.x.shape[-1], s.p)
-
-
-def standout_backward(s: Given) -> Call:
-    """The layer takes pre-activations beside its input."""
-    made = fd.StandoutDropout(rng=0)
-    made(s.x, s.other)
-    return backward_of(made, s)
 
 
 def recurrent_mask(s: Given) -> Any:
@@ -111,13 +216,16 @@ def one_pass(s: Given) -> Callable[[np.ndarray, fd.Key], np.ndarray]:
     return lambda x, key: fd.dropout(x, s.p, key)
 
 
-def tokens(s: Given) -> np.ndarray:
-    """Words for an embedding of s.x."""
-    return np.random.default_rng(0).integers(len(s.x), size=len(s.x))
-
-
+RECORDS = {record.name: record for record in records()}
+OF_FUNCTIONS = {n: r for n, r in RECORDS.items() if n == r.function.__name__}
+ACTIVATED = "bias_act_dropout"  # is timed by activations alone
 FUNCTIONS = [
-    function("dropout", dtypes=EVERY),
+    *(function(record) for name, record in OF_FUNCTIONS.items() if name != ACTIVATED),
+    *(
+        function(OF_FUNCTIONS[ACTIVATED], f"__{name}", activation=name)
+        for name in ("relu", "gelu", "gelu_tanh", "silu")
+        if ACTIVATED in OF_FUNCTIONS
+    ),
     Case("dropout__transposed", lambda s: partial(fd.dropout, s.x.T, s.p, s.key, **s.out), None, rows, False),
     Case(
         "dropout__by_feature",
@@ -125,51 +233,15 @@ FUNCTIONS = [
         lambda s: partial(fd.dropout_backward, s.g, rates_by_feature(s), s.key, **s.out),
         rows,
     ),
-    function("dropout__window", rows, window=((1 << 16, 1 << 16), (123, 457))),
+    function(OF_FUNCTIONS["dropout"], "__window", rows, window=((1 << 16, 1 << 16), (123, 457))),
     Case("keep_mask", lambda s: partial(fd.keep_mask, s.x.shape, s.p, s.key), out=False),
     Case("keep_mask__packed", lambda s: partial(fd.keep_mask, s.x.shape, s.p, s.key, packed=True), out=False),
     Case("apply_mask", lambda s: partial(fd.apply_mask, s.x, s.other >= 0, s.p, **s.out)),
-    function("drop_path", sequences),
     Case("surviving_rows", lambda s: partial(fd.surviving_rows, s.x.size, s.p, s.key), out=False),
-    function("drop_block", images, block_size=3),
-    function("alpha_dropout"),
-    function("gaussian_dropout"),
-    function("gaussian_noise"),
     Case("normal", lambda s: partial(fd.normal, s.x.shape, s.key, dtype=s.x.dtype), out=False),
-    Case(
-        "local_reparameterization",
-        lambda s: partial(fd.local_reparameterization, s.x, np.square(s.other), s.key),
-        lambda s: partial(fd.local_reparameterization_backward, s.g, np.square(s.other), s.key),
-        out=False,
-    ),
     Case("variational_kl", lambda s: partial(fd.variational_kl, s.x), out=False),
-    Case(
-        "concrete_dropout",
-        lambda s: partial(fd.concrete_dropout, s.x, 0.0, s.key, **s.out),
-        lambda s: partial(fd.concrete_dropout_backward, s.g, s.x, 0.0, s.key, **s.out),
-    ),
-    Case(
-        "standout_dropout",
-        lambda s: partial(fd.standout_dropout, s.x, s.other, s.key, **s.out),
-        lambda s: partial(fd.standout_dropout_backward, s.g, s.other, s.key, **s.out),
-    ),
     Case("standout_keep_prob", lambda s: partial(fd.standout_keep_prob, s.x), out=False),
     Case("importance_rates", lambda s: partial(fd.importance_rates, np.abs(s.x), s.p), out=False),
-    Case(
-        "dropout_add",
-        lambda s: partial(fd.dropout_add, s.x, s.other, s.p, s.key, **s.out),
-        lambda s: partial(fd.dropout_add_backward, s.g, s.p, s.key, **s.out),
-        dtypes=EVERY,
-    ),
-    *map(activation, ("relu", "gelu", "gelu_tanh", "silu")),
-    Case(
-        "drop_connect",
-        lambda s: partial(fd.drop_connect, s.x, weights(s), s.p, s.key),
-        lambda s: partial(fd.drop_connect_backward, s.g, s.x, weights(s), s.p, s.key),
-        dense,
-        False,
-        PRODUCT,
-    ),
     Case(
         "drop_connect_moments",
         lambda s: partial(fd.drop_connect_moments, s.x, weights(s), s.p),
@@ -189,21 +261,6 @@ FUNCTIONS = [
         PRODUCT,
     ),
     Case("max_norm", lambda s: partial(fd.max_norm, s.x, 1.0, **s.out), shape=rows),
-    Case(
-        "zoneout",
-        lambda s: partial(fd.zoneout, s.x, s.other, s.p, s.key, **s.out),
-        lambda s: partial(fd.zoneout_backward, s.g, s.p, s.key, **s.out),
-    ),
-    Case(
-        "embedding_dropout",
-        lambda s: partial(fd.embedding_dropout, tokens(s), s.x, s.p, s.key, **s.out),
-        lambda s: partial(fd.embedding_dropout_backward, s.g, tokens(s), s.p, s.key, vocabulary=len(s.x)),
-        rows,
-        out=False,
-    ),
-    Case(
-        "token_dropout", lambda s: partial(fd.token_dropout, tokens(s), s.p, s.key, replacement=0), out=False
-    ),
     Case("mc_predict", lambda s: partial(fd.mc_predict, one_pass(s), s.x, 8, s.key), out=False),
     Case(
         "predictive_log_likelihood",
@@ -218,40 +275,21 @@ FUNCTIONS = [
     ),
 ]
 
+MASKS = "RecurrentDropout"  # makes masks, and is no function of an array
 LAYERS = [
-    layer("Dropout", lambda s: fd.Dropout(s.p, rng=0), dtypes=EVERY),
-    layer("InvertedDropout", lambda s: fd.InvertedDropout(1 - s.p, rng=0)),
-    layer("CurriculumDropout", lambda s: fd.CurriculumDropout(s.p, gamma=0.1, rng=0)),
-    layer("SpatialDropout1D", lambda s: fd.SpatialDropout1D(s.p, rng=0), sequences),
-    layer("SpatialDropout2D", lambda s: fd.SpatialDropout2D(s.p, rng=0), images),
+    *(
+        layer(each.__name__, dtypes=record.dtypes)
+        for record in RECORDS.values()
+        for each in record.layers
+        if each.__name__ != MASKS
+    ),
     layer(
         "SpatialDropout2D__channels_last",
         lambda s: fd.SpatialDropout2D(s.p, data_format="channels_last", rng=0),
-        images,
     ),
-    layer("SpatialDropout3D", lambda s: fd.SpatialDropout3D(s.p, rng=0), volumes),
-    layer("TemporalDropout", lambda s: fd.TemporalDropout(s.p, rng=0), sequences),
-    layer(
-        "TemporalDropout__time_major", lambda s: fd.TemporalDropout(s.p, time_major=True, rng=0), sequences
-    ),
-    layer("GaussianDropout", lambda s: fd.GaussianDropout(s.p, rng=0)),
-    layer("GaussianNoise", lambda s: fd.GaussianNoise(s.p, rng=0)),
-    layer("VariationalDropout", lambda s: fd.VariationalDropout(s.p, rng=0)),
-    layer("AlphaDropout", lambda s: fd.AlphaDropout(s.p, rng=0)),
-    layer("FeatureAlphaDropout", lambda s: fd.FeatureAlphaDropout(s.p, rng=0), images),
-    layer("ConcreteDropout", lambda s: fd.ConcreteDropout(s.p, rng=0)),
-    layer("AdaptiveDropout", lambda s: fd.AdaptiveDropout(s.p, rng=0), rows),
+    layer("TemporalDropout__time_major", lambda s: fd.TemporalDropout(s.p, time_major=True, rng=0)),
     Case(
-        "StandoutDropout",
-        lambda s: partial(fd.StandoutDropout(rng=0), s.x, s.other, **s.out),
-        standout_backward,
-    ),
-    layer("DropPath", lambda s: fd.DropPath(s.p, rng=0), sequences),
-    layer("DropBlock2D", lambda s: fd.DropBlock2D(s.p, block_size=3, rng=0), images),
-    layer("DropConnect", lambda s: fd.DropConnect(s.p, weight=weights(s), rng=0), dense, PRODUCT),
-    Case("Zoneout", lambda s: partial(fd.Zoneout(s.p, rng=0), s.x, s.other, **s.out), shape=rows),
-    Case(
-        "RecurrentDropout",
+        MASKS,
         lambda s: partial(recurrent_mask(s), s.x),
         lambda s: partial(recurrent_mask(s).backward, np.stack([s.g] * 4)),
         rows,

@@ -1,4 +1,7 @@
-"""Times of fastdrop in PyTorch and dask, skipped where these or the integrations aren't there."""
+"""Times of the integrations; PyTorch's with autograd, dask's of graphs that are ready.
+
+A case is named as the package and what is timed of it. The noises' come from their records.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .cases import Call, Case, Make
-from .given import Given, Shape, flat, images, rows
+import numpy as np
+
+from .cases import OF_FUNCTIONS, OPTIONS, RECORDS, SHAPES, Call, Case, Make, Record
+from .given import Given, Shape, flat, rows
 from .measures import timed
 
 FLOATS = ("float16", "float32", "float64")  # that a tensor can be made of
+MODULE_SHAPES = SHAPES | {"DropPath": rows}
 
 
 def _integration(name: str) -> Any:
@@ -22,44 +28,73 @@ def _integration(name: str) -> Any:
     return module
 
 
-def _torch(name: str, call: Callable[[Any, Any, Given], Any], shape: Callable[[int], Shape] = flat) -> Case:
+def _torch(
+    name: str,
+    call: Callable[[Any, Any, Given], Any],
+    shape: Callable[[int], Shape] = flat,
+    dtypes: tuple[str, ...] = FLOATS,
+    argument: Callable[[Given], np.ndarray] = lambda s: s.x,
+    has_gradient: bool = True,
+) -> Case:
     """A case of call(fastdrop.torch, tensor, given), and of its gradient."""
 
     def forward(s: Given) -> Call:
         import torch
 
-        return partial(call, _integration("torch"), torch.from_numpy(s.x), s)
+        return partial(call, _integration("torch"), torch.from_numpy(argument(s)), s)
 
     def backward(s: Given) -> Call:
         import torch
 
-        x, g = torch.from_numpy(s.x).requires_grad_(), torch.from_numpy(s.g)
+        x, g = torch.from_numpy(argument(s)).requires_grad_(), torch.from_numpy(s.g)
         y = call(_integration("torch"), x, s)
         return lambda: torch.autograd.grad(y, x, g, retain_graph=True)
 
-    return Case(f"torch__{name}", forward, backward, shape, out=False, dtypes=FLOATS)
+    return Case(f"torch__{name}", forward, backward if has_gradient else None, shape, False, dtypes)
 
 
-def _module(name: str, shape: Callable[[int], Shape] = flat) -> Case:
+def _function(record: Record) -> Case:
+    """A case of a noise's function; the gradient is that of its first array of real numbers."""
+
+    def differentiated(s: Given) -> str:
+        arrays = {n: a for n, a in record.given(s).items() if isinstance(a, np.ndarray)}
+        return next((n for n, a in arrays.items() if a.dtype.kind == "f"), next(iter(arrays)))
+
+    def call(fdt: Any, x: Any, s: Given) -> Any:
+        import torch
+
+        given = record.given(s)
+        tensors = [n for n, value in given.items() if isinstance(value, np.ndarray) or n == "logit"]
+        given |= {n: torch.from_numpy(np.asarray(given[n])) for n in tensors} | {differentiated(s): x}
+        return getattr(fdt, record.name)(**given, **OPTIONS.get(record.name, {}))
+
+    return _torch(
+        record.name,
+        call,
+        SHAPES.get(record.name, flat),
+        tuple(dtype for dtype in record.dtypes if dtype in FLOATS),
+        lambda s: record.given(s)[differentiated(s)],
+        record.backward is not None,
+    )
+
+
+def _module(name: str) -> Case:
     """A case of a module of p, training."""
-    return _torch(name, lambda fdt, x, s: getattr(fdt, name)(s.p)(x), shape)
+    return _torch(name, lambda fdt, x, s: getattr(fdt, name)(s.p)(x), MODULE_SHAPES.get(name, flat))
 
 
-def _residual(s: Given) -> Any:
-    import torch
-
-    return torch.from_numpy(s.other)
-
-
-def _dask(call: Callable[[Any, Any, Given], Any]) -> Make:
-    """A call of call(fastdrop.dask, array, given) over four chunks, by dask's threads or none."""
+def _dask(record: Record, backward: bool = False) -> Make:
+    """A call of a noise's function, or its gradient, over four chunks, by dask's threads or none."""
 
     def forward(s: Given) -> Call:
         module = _integration("dask")
         import dask.array
 
-        chunks = (max(1, len(s.x) // 4), *s.x.shape[1:])
-        lazy = call(module, dask.array.from_array(s.x, chunks=chunks), s)
+        given = record.given(s, backward)
+        first, x = next(iter(given.items()))
+        chunks = (max(1, len(x) // 4), *x.shape[1:])
+        given[first] = dask.array.from_array(x, chunks=chunks)
+        lazy = getattr(module, f"{record.name}_backward" if backward else record.name)(**given)
         threads = importlib.import_module("fastdrop").get_num_threads()
         scheduler = "synchronous" if threads == 1 else "threads"
         return lambda: dask.compute(lazy, scheduler=scheduler, num_workers=threads)
@@ -67,40 +102,22 @@ def _dask(call: Callable[[Any, Any, Given], Any]) -> Make:
     return forward
 
 
-def _dask_of(name: str) -> Make:
-    """The same of a function of (x, p, key)."""
-    return _dask(lambda fdd, x, s: getattr(fdd, name)(x, s.p, s.key))
+def _dask_case(record: Record) -> Case:
+    made = _dask(record), _dask(record, True) if record.backward else None
+    shape = rows if record.name == "bias_act_dropout" else _DASK_SHAPES.get(record.name, flat)
+    return Case(f"dask__{record.name}", *made, shape, False, record.dtypes)
 
 
+_DASK_SHAPES = {name: SHAPES[name] for name in ("drop_connect", "embedding_dropout")}  # others take any
 CASES = [
-    _torch("dropout", lambda fdt, x, s: fdt.dropout(x, s.p, s.key)),
-    _torch("gaussian_dropout", lambda fdt, x, s: fdt.gaussian_dropout(x, s.p, s.key)),
-    _torch("alpha_dropout", lambda fdt, x, s: fdt.alpha_dropout(x, s.p, s.key)),
-    _torch("dropout_add", lambda fdt, x, s: fdt.dropout_add(x, _residual(s), s.p, s.key)),
-    _torch(
-        "bias_act_dropout", lambda fdt, x, s: fdt.bias_act_dropout(x, _residual(s)[0], s.p, s.key), shape=rows
-    ),
-    _module("Dropout"),
-    _module("Dropout2d", images),
-    _module("GaussianDropout"),
-    _module("AlphaDropout"),
-    _module("DropPath", rows),
+    *(_function(record) for record in OF_FUNCTIONS.values() if "torch function" not in record.lacks),
     *(
-        Case(f"dask__{name}", _dask_of(name), _dask_of(f"{name}_backward"), out=False)
-        for name in ("dropout", "gaussian_dropout", "alpha_dropout", "drop_path")
+        _module(name)
+        for record in RECORDS.values()
+        if "torch module" not in record.lacks
+        for name in record.modules or [layer.__name__ for layer in record.layers]
+        if name not in ("Zoneout", "StandoutDropout")  # which take two arrays
     ),
-    Case(
-        "dask__dropout_add",
-        _dask(lambda fdd, x, s: fdd.dropout_add(x, s.other, s.p, s.key)),
-        _dask_of("dropout_add_backward"),
-        out=False,
-    ),
-    Case(
-        "dask__bias_act_dropout",
-        _dask(lambda fdd, x, s: fdd.bias_act_dropout(x, s.other[0], s.p, s.key)),
-        _dask(lambda fdd, x, s: fdd.bias_act_dropout_backward(x, s.x, s.other[0], s.p, s.key)),
-        rows,
-        out=False,
-    ),
+    *(_dask_case(record) for record in OF_FUNCTIONS.values() if "dask" not in record.lacks),
 ]
 globals().update(timed(CASES))

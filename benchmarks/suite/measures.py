@@ -41,10 +41,10 @@ def calls_of(case: Case, size: int, p: float, dtype: str) -> dict[str, Call]:
         calls = {"forward": case.forward(ready), "new": case.forward(new)}
         if case.backward:
             calls["backward"] = case.backward(ready)
+        for call in calls.values():
+            call()
     except MISSING as error:
         raise NotImplementedError(str(error)) from error
-    for call in calls.values():
-        call()
     return calls
 
 

@@ -246,9 +246,7 @@ def _layout(
     axes: tuple[int, ...],
     window: tuple[tuple[int, ...], tuple[int, ...]] | None,
 ) -> Layout:
-    if window is not None:
-        check_window(window, shape)
-    place = Place(shape, (0,) * len(shape)) if window is None else Place(*window)
+    place = Place(shape, (0,) * len(shape)) if window is None else Place(*window_of(window, shape))
     shared = axes_in(axes, len(shape)) if axes else frozenset()
     place = Place(reduced(place.full, shared), reduced(place.origin, shared, 0))
     if pairs:
@@ -298,9 +296,9 @@ def _numbers_of_window(window: Window) -> tuple[tuple[int, ...], tuple[int, ...]
         raise TypeError(f"window must be (full_shape, origin), two tuples of ints, got {window!r}") from None
 
 
-def check_window(window: tuple[tuple[int, ...], tuple[int, ...]], shape: tuple[int, ...]) -> None:
-    """Refuse a window that doesn't hold a block of the shape."""
-    full, origin = window
+def window_of(window: Window, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Full shape and origin as ints, checked to hold a block of the shape."""
+    full, origin = _numbers_of_window(window)
     ends = [o + n for o, n in zip(origin, shape, strict=False)]
     inside = all(o >= 0 and end <= f for f, o, end in zip(full, origin, ends, strict=False))
     if not (len(full) == len(origin) == len(shape) and inside):
@@ -308,6 +306,7 @@ def check_window(window: tuple[tuple[int, ...], tuple[int, ...]], shape: tuple[i
         raise ValueError(f"window must place the block inside the full array, got block {shape} at {at}")
     if math.prod(full) > 1 << 64:
         raise ValueError(f"window's full shape must have at most 2**64 elements, got {full}")
+    return full, origin
 
 
 class Rates(NamedTuple):

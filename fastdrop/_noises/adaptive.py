@@ -12,7 +12,8 @@ from fastdrop._arrays.host import real_array
 from fastdrop._arrays.numbers import rate, reals
 from fastdrop._arrays.plan import Window
 from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
-from fastdrop._noises.bernoulli import dropout
+from fastdrop._noises._noise import REAL, Noise, register
+from fastdrop._noises.bernoulli import dropout, dropout_backward
 from fastdrop._stream.keys import Rng, natural
 from fastdrop.schedules import ScheduledRate
 
@@ -215,3 +216,22 @@ class AdaptiveDropout(ArrayLayer, RateLayer):
         with np.errstate(all="ignore"):
             importance = mean / self._weight(inputs)
             return mean.ndim == 1 and bool((importance >= 0).all()) and bool(np.isfinite(importance.sum()))
+
+
+register(
+    Noise(
+        "adaptive_dropout",
+        dropout,
+        dropout_backward,
+        dtypes=REAL,
+        by_element=True,
+        self_adjoint=True,
+        layers=(AdaptiveDropout,),
+        beside=(importance_rates,),
+        moments="dropout",
+        lacks={
+            "CUDA": "the importance of the units is counted on the host",
+            "torch module": "the importance of the units is counted by NumPy, outside any graph",
+        },
+    )
+)

@@ -12,6 +12,7 @@ from fastdrop._arrays.numbers import FULL, rate
 from fastdrop._arrays.plan import Axes, Pass, Window
 from fastdrop._backends import fuse, planned
 from fastdrop._noises._layer import Forward
+from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.bernoulli import Dropout
 from fastdrop._noises.shared import check_data_format
 from fastdrop._stream.keys import Key, Rng
@@ -207,3 +208,14 @@ class FeatureAlphaDropout(AlphaDropout):
 
     def _arguments(self) -> dict[str, Any]:
         return super()._arguments() | {"data_format": self.data_format}
+
+
+register(
+    Noise(
+        "alpha_dropout",
+        alpha_dropout,
+        alpha_dropout_backward,
+        dtypes=REAL,
+        layers=(AlphaDropout, FeatureAlphaDropout),
+    )
+)

@@ -13,6 +13,7 @@ from fastdrop._arrays.numbers import FULL, Rate, rate
 from fastdrop._arrays.plan import Axes, Pass, Plan, Window, layout_of
 from fastdrop._backends import cpu, fuse, planned
 from fastdrop._noises._layer import ElementwiseLayer, Forward, RateLayer
+from fastdrop._noises._noise import Noise, register
 from fastdrop._stream.keys import Key, Rng, stream
 from fastdrop.schedules import Curriculum, ScheduledRate
 
@@ -403,3 +404,17 @@ class CurriculumDropout(Dropout):
         if not isinstance(self.schedule, Curriculum):
             return super()._arguments()
         return {"p": self.schedule.p, "gamma": self.schedule.gamma, **self._axes_set()}
+
+
+register(
+    Noise(
+        "dropout",
+        dropout,
+        dropout_backward,
+        by_element=True,
+        self_adjoint=True,
+        layers=(Dropout, InvertedDropout, CurriculumDropout),
+        beside=(keep_mask, apply_mask),
+        modules=("Dropout",),
+    )
+)

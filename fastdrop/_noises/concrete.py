@@ -13,6 +13,7 @@ from fastdrop._arrays.numbers import rate, real
 from fastdrop._arrays.plan import Axes, Density, Window
 from fastdrop._backends import density
 from fastdrop._noises._layer import Forward, LearnedLayer
+from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._stream.keys import Key, Rng
 
 _MOST = 80.0  # beyond which the noise takes a logit for this: 1 / (1 - p) is then as large as float32 goes
@@ -309,3 +310,20 @@ class ConcreteDropout(LearnedLayer):
     def _arguments(self) -> dict[str, Any]:
         others = {name: value for name, value in super()._arguments().items() if name != "logit"}
         return {"p": self.p, "temperature": self.temperature} | others
+
+
+register(
+    Noise(
+        "concrete_dropout",
+        concrete_dropout,
+        concrete_dropout_backward,
+        kind="density",
+        dtypes=REAL,
+        rate="logit",
+        layers=(ConcreteDropout,),
+        lacks={
+            "CUDA backward": "the logit's gradient is summed on the host; x's is `concrete_dropout` itself",
+            "moments": "those of a relaxed mask have no closed form",
+        },
+    )
+)

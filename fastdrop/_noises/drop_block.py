@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays.host import to_array
 from fastdrop._arrays.numbers import rate
 from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
+from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import keep_mask, masked
 from fastdrop._noises.shared import check_data_format
 from fastdrop._stream.keys import Key, Rng, natural
@@ -218,3 +219,20 @@ class DropBlock2D(ArrayLayer, RateLayer):
 
     def _arguments(self) -> dict[str, Any]:
         return super()._arguments() | self.options
+
+
+register(
+    Noise(
+        "drop_block",
+        drop_block,
+        drop_block_backward,
+        self_adjoint=True,
+        layers=(DropBlock2D,),
+        modules=("DropBlock2d",),
+        moments="drop_block_rate",
+        lacks={
+            "CUDA": "its mask grows from seeds on the host",
+            "dask": "its scale needs the whole mask",
+        },
+    )
+)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import PLAIN, target, to_array, unmasked
 from fastdrop._arrays.numbers import FULL, rate
-from fastdrop._arrays.plan import Window
+from fastdrop._arrays.plan import Window, window_of
 from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
+from fastdrop._noises._noise import PRODUCT, Noise, register
 from fastdrop._noises.bernoulli import dropout
 from fastdrop._noises.variational import local_reparameterization
 from fastdrop._stream.keys import Key, Rng, as_key_or_seed, natural
@@ -32,6 +33,7 @@ def drop_connect(
     bias: ArrayLike | None = None,
     per_example: bool = True,
     out: NDArray[Any] | None = None,
+    window: Window | None = None,
 ) -> NDArray[Any]:
     """Return ``x @ weight + bias`` with each weight and bias dropped with probability p, for each example.
 
@@ -51,6 +53,8 @@ def drop_connect(
         Draw for each example, rather than once for the batch.
     out : ndarray of shape (n, features_out), optional
         Where to write: of x's dtype, and free of overlap with the other arrays.
+    window : (full_shape, origin), optional
+        x is rows of a longer batch: ``((n, features_in), (row, 0))`` for those from a row on.
 
     Returns
     -------
@@ -95,14 +99,17 @@ def drop_connect(
     if bias is not None:
         arrays.append(bias := checked_array("bias", bias, weight.shape[1:], x.dtype))
     per_example = _varies(p) and per_example
+    rows = _rows_of(window, x)
     y = _output(out, (len(x), weight.shape[1]), arrays)
     if per_example:
-        _product(x, weight, p, key, y)
+        _product(x, weight, p, key, rows, y)
     else:
         np.matmul(x, dropout(weight, p, key), out=y)
     if bias is not None:
-        repeated = np.broadcast_to(bias, y.shape) if per_example else bias
-        y += dropout(repeated, p, _bias_key(key))
+        if per_example:
+            y += dropout(np.broadcast_to(bias, y.shape), p, _bias_key(key), window=rows.window(y.shape))
+        else:
+            y += dropout(bias, p, _bias_key(key))
     return y
 
 
@@ -115,6 +122,7 @@ def drop_connect_backward(
     *,
     bias: bool = False,
     per_example: bool = True,
+    window: Window | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
     """Return the gradients of `drop_connect` with respect to x, the weights and the bias.
 
@@ -122,7 +130,7 @@ def drop_connect_backward(
     ----------
     g : array_like of shape (n, features_out)
         Gradient with respect to the output, of x's dtype.
-    x, weight, p, key, per_example
+    x, weight, p, key, per_example, window
         As given to `drop_connect`.
     bias : bool, default False
         Whether there was a bias.
@@ -158,46 +166,83 @@ def drop_connect_backward(
     """
     x, weight = dense_arrays(x, weight)
     g = checked_array("g", g, (len(x), weight.shape[1]), x.dtype)
+    rows = _rows_of(window, x)
     if _varies(p) and per_example:
-        dx, dweight = _product_backward(g, x, weight, p, key)
-        return dx, dweight, dropout(g, p, _bias_key(key)).sum(0) if bias else None
+        dx, dweight = _product_backward(g, x, weight, p, key, rows)
+        dbias = dropout(g, p, _bias_key(key), window=rows.window(g.shape)).sum(0) if bias else None
+        return dx, dweight, dbias
     dx, dweight = g @ dropout(weight, p, key).T, dropout(x.T @ g, p, key)
     return dx, dweight, dropout(g.sum(0), p, _bias_key(key)) if bias else None
 
 
+class _Rows(NamedTuple):
+    """Which rows of a batch an input is: from the first on, of so many."""
+
+    batch: int
+    first: int
+
+    def window(self, shape: tuple[int, ...], *origin: int) -> Window:
+        """The place of a block that begins at an origin in what the rows have, an array of a shape."""
+        row, *others = origin or (0,) * len(shape)
+        return (self.batch, *shape[1:]), (self.first + row, *others)
+
+
+def _rows_of(window: Window | None, x: NDArray[Any]) -> _Rows:
+    if window is None:
+        return _Rows(len(x), 0)
+    full, origin = window_of(window, x.shape)
+    if full[1] != x.shape[1]:
+        raise ValueError(f"window must have x's {x.shape[1]} features, got {full[1]}; give whole rows")
+    return _Rows(full[0], origin[0])
+
+
 def _product(
-    x: NDArray[Any], weight: NDArray[Any], p: float, key: Key | SupportsIndex, y: NDArray[Any]
+    x: NDArray[Any],
+    weight: NDArray[Any],
+    p: float,
+    key: Key | SupportsIndex,
+    rows: _Rows,
+    y: NDArray[Any],
 ) -> None:
     """Each example times its own dropped weights, into y."""
     weight, y[...] = np.ascontiguousarray(weight), 0  # it is read for each example
-    for examples, inputs, block in _dropped(np.broadcast_to(weight, (len(x), *weight.shape)), p, key):
+    for examples, inputs, block in _dropped(np.broadcast_to(weight, (len(x), *weight.shape)), p, key, rows):
         y[examples] += np.matmul(x[examples, None, inputs], block)[:, 0]
 
 
 def _product_backward(
-    g: NDArray[Any], x: NDArray[Any], weight: NDArray[Any], p: float, key: Key | SupportsIndex
+    g: NDArray[Any],
+    x: NDArray[Any],
+    weight: NDArray[Any],
+    p: float,
+    key: Key | SupportsIndex,
+    rows: _Rows,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """The gradients of `_product` with respect to x and the weights, both from dropped copies of g."""
     weight = np.ascontiguousarray(weight)
+    gs, weights = (np.broadcast_to(a, (len(x), *weight.shape)) for a in (g[:, None], weight))
     dx, dweight = np.empty_like(x), np.zeros_like(weight)
     finite = np.isfinite(weight).all()
-    for examples, inputs, block in _dropped(np.broadcast_to(g[:, None], (len(x), *weight.shape)), p, key):
+    for examples, inputs, block in _dropped(gs, p, key, rows):
         by_input = block.swapaxes(0, 1)
         dweight[inputs] += np.matmul(x[examples, inputs].T[:, None], by_input)[:, 0]
         if finite:
             dx[examples, inputs] = np.matmul(by_input, weight[inputs, :, None])[..., 0].T
     if not finite:  # where such a weight is dropped it must give 0, and a dropped g times it is NaN
-        for examples, inputs, block in _dropped(np.broadcast_to(weight, (len(x), *weight.shape)), p, key):
+        for examples, inputs, block in _dropped(weights, p, key, rows):
             dx[examples, inputs] = np.matmul(block, g[examples, :, None])[..., 0]
     return dx, dweight
 
 
 def _dropped(
-    whole: NDArray[Any], p: float, key: Key | SupportsIndex
+    whole: NDArray[Any], p: float, key: Key | SupportsIndex, rows: _Rows
 ) -> Iterator[tuple[slice, slice, NDArray[Any]]]:
-    """Parts of a 3-D array along its first two axes, dropped in a buffer, and which they are."""
+    """Parts of a 3-D array along its first two axes, dropped in a buffer, and which they are.
+
+    How many inputs a part has depends on the whole batch, so that rows have the sums that they have there.
+    """
     n, features_in, features_out = whole.shape
-    inputs = _fitting(features_in, min(n, _EXAMPLES) * features_out)
+    inputs = _fitting(features_in, min(rows.batch, _EXAMPLES) * features_out)
     examples = _fitting(n, inputs * features_out)
     buffer = np.empty(examples * inputs * features_out, whole.dtype)
     for b in range(0, n, examples):
@@ -205,7 +250,7 @@ def _dropped(
             part = whole[b : b + examples, i : i + inputs]
             block = buffer[: part.size].reshape(part.shape)
             np.copyto(block, part)
-            dropout(block, p, key, out=block, window=(whole.shape, (b, i, 0)))
+            dropout(block, p, key, out=block, window=rows.window(whole.shape, b, i, 0))
             yield slice(b, b + examples), slice(i, i + inputs), block
 
 
@@ -512,7 +557,7 @@ class DropConnect(ArrayLayer, RateLayer):
         return drop_connect(x, self.weight, forward.value, forward.key, out=out, **options)
 
     def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
-        options = {"bias": self.bias is not None, "per_example": self.per_example}
+        options: dict[str, Any] = {"bias": self.bias is not None, "per_example": self.per_example}
         dx, dweight, dbias = drop_connect_backward(
             g, forward.kept, self.weight, forward.value, forward.key, **options
         )
@@ -527,3 +572,21 @@ class DropConnect(ArrayLayer, RateLayer):
         weight, bias = (None if a is None else f"{a.dtype} {a.shape}" for a in (self.weight, self.bias))
         options = f"weight={weight}, bias={bias}, per_example={self.per_example}"
         return f"{type(self).__name__}(p={self._arguments()['p']}, {options}, rng={self.key})"
+
+
+register(
+    Noise(
+        "drop_connect",
+        drop_connect,
+        drop_connect_backward,
+        dtypes=PRODUCT,
+        layers=(DropConnect,),
+        beside=(drop_connect_moments, drop_connect_inference),
+        moments="drop_connect_moments",
+        lacks={
+            "CUDA": "its products are NumPy's",
+            "torch function": "its products are NumPy's; there, drop the weights that a product takes",
+            "torch module": "its products are NumPy's; there, drop the weights that a product takes",
+        },
+    )
+)

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.numbers import FULL, Rate, rate
 from fastdrop._arrays.plan import Axes, Window
+from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import Dropout, dropout, keep_mask
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.schedules import ScheduledRate
@@ -180,3 +181,17 @@ class DropPath(Dropout):
 
     def _arguments(self) -> dict[str, Any]:
         return super()._arguments() | {"mode": self.mode}
+
+
+register(
+    Noise(
+        "drop_path",
+        drop_path,
+        drop_path_backward,
+        by_element=True,
+        self_adjoint=True,
+        layers=(DropPath,),
+        beside=(surviving_rows,),
+        moments="dropout",
+    )
+)

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays.numbers import Rate
 from fastdrop._arrays.plan import ACTIVATIONS, Axes, Pass, Window
 from fastdrop._backends import fuse, of, planned, sum_rows
+from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.bernoulli import dropout_backward
 from fastdrop._stream.keys import Key
 
@@ -236,3 +237,34 @@ def _options(x: ArrayLike, bias: ArrayLike | None) -> dict[str, Any]:
     if np.ndim(x) == 0:
         raise ValueError("a bias needs x's last axis, got a 0-d array; use x[None]")
     return {"real": "an activation", "biased": True, "bias": bias}
+
+
+_TWO_INPUTS = "it has more inputs than a layer takes; the function is there"
+register(
+    Noise(
+        "dropout_add",
+        dropout_add,
+        dropout_add_backward,
+        like=("residual",),
+        by_element=True,
+        lacks={
+            "layer": _TWO_INPUTS,
+            "torch module": _TWO_INPUTS,
+            "moments": "they are those of `dropout`, with the residual added to the mean",
+        },
+    )
+)
+register(
+    Noise(
+        "bias_act_dropout",
+        bias_act_dropout,
+        bias_act_dropout_backward,
+        dtypes=REAL,
+        by_element=True,
+        lacks={
+            "layer": _TWO_INPUTS,
+            "torch module": _TWO_INPUTS,
+            "moments": "they are those of `dropout` for what the activation gives",
+        },
+    )
+)

@@ -13,6 +13,7 @@ from fastdrop._arrays.numbers import Rate, rate, real
 from fastdrop._arrays.plan import Axes, Density, Window
 from fastdrop._backends import density, of
 from fastdrop._noises._layer import ElementwiseLayer, Forward
+from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import Dropout, dropout
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.schedules import ScheduledRate
@@ -397,3 +398,28 @@ class GaussianNoise(ElementwiseLayer):
 
     def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         return gaussian_noise_backward(g, forward.value, forward.key, out=out)
+
+
+register(
+    Noise(
+        "gaussian_dropout",
+        gaussian_dropout,
+        gaussian_dropout_backward,
+        kind="density",
+        by_element=True,
+        self_adjoint=True,
+        layers=(GaussianDropout,),
+    )
+)
+register(
+    Noise(
+        "gaussian_noise",
+        gaussian_noise,
+        gaussian_noise_backward,
+        kind="density",
+        rate="std",
+        by_element=True,
+        layers=(GaussianNoise,),
+        beside=(normal,),
+    )
+)

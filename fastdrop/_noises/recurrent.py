@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays.host import target, to_array
 from fastdrop._arrays.numbers import rate
 from fastdrop._noises._layer import Layer
-from fastdrop._noises.bernoulli import dropout
+from fastdrop._noises._noise import Noise, register
+from fastdrop._noises.bernoulli import dropout, dropout_backward
 from fastdrop._noises.fused import dropout_add
 from fastdrop._stream.keys import Key, Rng, natural
 
@@ -293,3 +294,21 @@ class RecurrentDropout(Layer):
 
 def _gate_keys(key: Key, gates: int | None) -> tuple[Key, ...]:
     return tuple(key.fold_in(gate) for gate in range(gates or 1))
+
+
+register(
+    Noise(
+        "recurrent_dropout",
+        dropout,
+        dropout_backward,
+        by_element=True,
+        self_adjoint=True,
+        layers=(RecurrentDropout,),
+        beside=(RecurrentMasks, SequenceMask),
+        moments="dropout",
+        lacks={
+            "CUDA": "the inputs are repeated for the gates on the host",
+            "torch module": "torch.nn's cells do all gates and steps in one call, which takes no masks",
+        },
+    )
+)

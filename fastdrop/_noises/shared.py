@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays.plan import Axes, Window
 from fastdrop._noises import bernoulli
 from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
+from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import Dropout
 from fastdrop._stream.keys import Key, Rng, natural
 from fastdrop.schedules import ScheduledRate
@@ -273,3 +274,29 @@ class TemporalDropout(ArrayLayer, RateLayer):
 
     def _arguments(self) -> dict[str, Any]:
         return super()._arguments() | {"time_major": self.time_major}
+
+
+register(
+    Noise(
+        "spatial_dropout",
+        bernoulli.dropout,
+        bernoulli.dropout_backward,
+        by_element=True,
+        self_adjoint=True,
+        layers=(SpatialDropout1D, SpatialDropout2D, SpatialDropout3D),
+        modules=("Dropout1d", "Dropout2d", "Dropout3d"),
+        moments="dropout",
+    )
+)
+register(
+    Noise(
+        "temporal_dropout",
+        bernoulli.dropout,
+        bernoulli.dropout_backward,
+        by_element=True,
+        self_adjoint=True,
+        layers=(TemporalDropout,),
+        moments="dropout",
+        lacks={"torch module": "of whole sequences it is `Dropout1d`; a mask that stays is a key there"},
+    )
+)

@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import real_array, target
 from fastdrop._arrays.numbers import real
-from fastdrop._arrays.plan import Pass
+from fastdrop._arrays.plan import Pass, Window
 from fastdrop._backends import fuse, planned
 from fastdrop._noises._layer import Forward, NoiseLayer
+from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._stream.keys import Key, Rng
 
 _MOST = 700.0  # whose exponential is finite
@@ -27,6 +28,7 @@ def standout_dropout(
     beta: float = 0.0,
     inverted: bool = False,
     out: NDArray[Any] | None = None,
+    window: Window | None = None,
 ) -> NDArray[Any]:
     """Return h with each element kept with a probability that its pre-activation tells.
 
@@ -42,8 +44,8 @@ def standout_dropout(
         The probability to keep is ``sigmoid(alpha * a + beta)``; replications differ in where beta stands.
     inverted : bool, default False
         Divide what is kept by its probability, so that h is the mean. The paper doesn't.
-    out : ndarray, optional
-        As in `dropout`; may be h.
+    out, window
+        As in `dropout`; out may be h, and a belongs to the block.
 
     Returns
     -------
@@ -89,6 +91,7 @@ def standout_dropout_backward(
     beta: float = 0.0,
     inverted: bool = False,
     out: NDArray[Any] | None = None,
+    window: Window | None = None,
 ) -> NDArray[Any]:
     """Return the gradient of `standout_dropout` with respect to h.
 
@@ -96,7 +99,7 @@ def standout_dropout_backward(
     ----------
     g : array_like
         Gradient with respect to the output.
-    a, key, alpha, beta, inverted
+    a, key, alpha, beta, inverted, window
         As given to `standout_dropout`.
     out : ndarray, optional
         Where to write; may be g.
@@ -107,7 +110,8 @@ def standout_dropout_backward(
     >>> fd.standout_dropout_backward(np.ones(4), np.zeros(4), fd.Key(42))
     array([0., 0., 1., 1.])
     """
-    return standout_dropout(g, a, key, alpha=alpha, beta=beta, inverted=inverted, out=out)
+    options: dict[str, Any] = {"alpha": alpha, "beta": beta, "inverted": inverted}
+    return standout_dropout(g, a, key, **options, out=out, window=window)
 
 
 def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -> NDArray[np.float64]:
@@ -275,3 +279,21 @@ class StandoutDropout(NoiseLayer):
 
     def _arguments(self) -> dict[str, Any]:
         return super()._arguments() | {"beta": self.beta, "inverted": self.inverted}
+
+
+register(
+    Noise(
+        "standout_dropout",
+        standout_dropout,
+        standout_dropout_backward,
+        dtypes=REAL,
+        like=("a",),
+        rate="",
+        self_adjoint=True,
+        layers=(StandoutDropout,),
+        beside=(standout_keep_prob,),
+        lacks={
+            "CUDA": "the probabilities are computed on the host",
+        },
+    )
+)

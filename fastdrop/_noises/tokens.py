@@ -12,6 +12,7 @@ from fastdrop._arrays.host import real_type, target, to_array
 from fastdrop._arrays.numbers import Rate
 from fastdrop._arrays.plan import Window
 from fastdrop._backends import cpu, planned
+from fastdrop._noises._noise import INTEGERS, Noise, register
 from fastdrop._noises.bernoulli import dropout, keep_mask
 from fastdrop._stream.keys import Key, integer, natural
 
@@ -244,3 +245,34 @@ def _table(weight: ArrayLike) -> NDArray[Any]:
     if table.ndim != 2:
         raise ValueError(f"weight must have the shape (vocabulary, features), got {table.shape}")
     return table
+
+
+_BY_WORD = "it drops rows of an embedding, which a network has of its own"
+_ON_HOST = "words are looked up on the host"
+_NUMBERS = "tokens are numbers of words, not quantities"
+register(
+    Noise(
+        "token_dropout",
+        token_dropout,
+        dtypes=INTEGERS,
+        by_element=True,
+        lacks={
+            "backward": _NUMBERS,
+            "layer": "it prepares data, before a network",
+            "CUDA": "it prepares data, on the host",
+            "torch module": "it prepares data, before a network",
+            "autograd": _NUMBERS,
+            "moments": _NUMBERS,
+        },
+    )
+)
+register(
+    Noise(
+        "embedding_dropout",
+        embedding_dropout,
+        embedding_dropout_backward,
+        by_element=True,
+        moments="dropout",
+        lacks={"layer": _BY_WORD, "CUDA": _ON_HOST, "torch module": _BY_WORD},
+    )
+)

@@ -9,13 +9,26 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import to_array, unmasked
 from fastdrop._arrays.numbers import reals
-from fastdrop._arrays.plan import Axes
+from fastdrop._arrays.plan import Axes, Window
 from fastdrop._noises._layer import Forward, LearnedLayer
-from fastdrop._noises.gaussian import gaussian_noise, noised, normal
+from fastdrop._noises._noise import REAL, Noise, register
+from fastdrop._noises.gaussian import (
+    gaussian_dropout,
+    gaussian_dropout_backward,
+    gaussian_noise,
+    noised,
+    normal,
+)
 from fastdrop._stream.keys import Key, Rng
 
 
-def local_reparameterization(mean: ArrayLike, variance: ArrayLike, key: Key | SupportsIndex) -> NDArray[Any]:
+def local_reparameterization(
+    mean: ArrayLike,
+    variance: ArrayLike,
+    key: Key | SupportsIndex,
+    *,
+    window: Window | None = None,
+) -> NDArray[Any]:
     """Return normals of given means and variances: what a layer with Gaussian weights puts out.
 
     For inputs A and weights of means theta and variances ``alpha * theta**2`` these are ``A @ theta`` and
@@ -27,8 +40,8 @@ def local_reparameterization(mean: ArrayLike, variance: ArrayLike, key: Key | Su
         Of a dtype that `dropout` takes, but complex.
     variance : array_like of real numbers >= 0
         Broadcastable to the means.
-    key : Key or int
-        As in `dropout`.
+    key, window
+        As in `dropout`; the variance belongs to the block.
 
     Returns
     -------
@@ -57,11 +70,15 @@ def local_reparameterization(mean: ArrayLike, variance: ArrayLike, key: Key | Su
     m = to_array(mean)
     if m.dtype.kind == "c":
         raise TypeError(f"means must be real, got {m.dtype}; use the real and imaginary parts")
-    return gaussian_noise(m, np.broadcast_to(std, m.shape), key)
+    return gaussian_noise(m, np.broadcast_to(std, m.shape), key, window=window)
 
 
 def local_reparameterization_backward(
-    g: ArrayLike, variance: ArrayLike, key: Key | SupportsIndex
+    g: ArrayLike,
+    variance: ArrayLike,
+    key: Key | SupportsIndex,
+    *,
+    window: Window | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the gradients of `local_reparameterization` with respect to means and variances.
 
@@ -69,7 +86,7 @@ def local_reparameterization_backward(
     ----------
     g : array_like
         Gradient with respect to the output.
-    variance, key
+    variance, key, window
         As given to `local_reparameterization`, but every variance above 0, where it has a gradient.
 
     Returns
@@ -88,7 +105,7 @@ def local_reparameterization_backward(
     """
     g = to_array(g)
     factors = 0.5 / np.sqrt(_checked_variance(variance))
-    z = normal(g.shape, key, dtype=g.dtype)
+    z = normal(g.shape, key, dtype=g.dtype, window=window)
     return g, (g * z * factors).astype(g.dtype)
 
 
@@ -274,3 +291,40 @@ def summed_to(a: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     axes = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1)
     summed: NDArray[Any] = a.sum(axes).reshape(shape)
     return summed
+
+
+register(
+    Noise(
+        "local_reparameterization",
+        local_reparameterization,
+        local_reparameterization_backward,
+        kind="density",
+        dtypes=REAL,
+        like=("variance",),
+        rate="",
+        lacks={
+            "layer": "the means and variances come from weights that a network has of its own",
+            "CUDA": "the roots of the variances are taken on the host",
+            "torch function": "in torch it is a line of tensors, which torch differentiates",
+            "torch module": "the means and variances come from weights that a network has of its own",
+            "moments": "its arguments are the mean and the variance of a normal",
+        },
+    )
+)
+register(
+    Noise(
+        "variational_dropout",
+        gaussian_dropout,
+        gaussian_dropout_backward,
+        kind="density",
+        by_element=True,
+        self_adjoint=True,
+        layers=(VariationalDropout,),
+        beside=(variational_kl,),
+        moments="gaussian_dropout",
+        lacks={
+            "CUDA": "the gradient of alpha is summed on the host",
+            "torch module": "its learned variance needs a gradient that the function there doesn't have",
+        },
+    )
+)

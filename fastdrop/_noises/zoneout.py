@@ -12,6 +12,7 @@ from fastdrop._arrays.numbers import FULL, Rate, rate
 from fastdrop._arrays.plan import Axes, Pass, Window
 from fastdrop._backends import fuse, planned
 from fastdrop._noises._layer import Forward, NoiseLayer, RateLayer, checked_axes, unchanging
+from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import dropout
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.schedules import ScheduledRate
@@ -260,3 +261,15 @@ def _mean(new: ArrayLike, previous: ArrayLike, p: float, out: NDArray[Any] | Non
         mean = share * plan.other.astype(wide) + (1 - share) * plan.x.astype(wide)
         np.copyto(plan.y, mean, casting="same_kind")
     return plan.result  # type: ignore[no-any-return]
+
+
+register(
+    Noise(
+        "zoneout",
+        zoneout,
+        zoneout_backward,
+        like=("previous",),
+        by_element=True,
+        layers=(Zoneout,),
+    )
+)

@@ -1,5 +1,6 @@
 """The asv suite on its smallest grid: every benchmark once in this process, and `asv check`."""
 
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -86,6 +87,23 @@ def test_every_public_name_has_a_benchmark(suite):
     timed = {benchmark.name.split(".")[1].partition("__")[0] for benchmark, _ in suite}
     timed |= {f"{name}_backward" for name in timed}
     assert set(fd.__all__) - timed - NOT_TIMED == set()
+
+
+def test_an_old_commit_without_records_has_the_benchmarks_too(suite, monkeypatch):
+    names = {case.name for module in ("functions", "layers") for case in cases_of(f"suite.{module}")}
+    monkeypatch.setitem(sys.modules, "fastdrop._noises._noise", None)
+    for name in ("suite.cases", "suite.functions", "suite.layers", "suite.integrations"):
+        monkeypatch.delitem(sys.modules, name)
+    found = {case.name for module in ("functions", "layers") for case in cases_of(f"suite.{module}")}
+    assert found == names
+    integrations = {case.name for case in cases_of("suite.integrations")}
+    assert {"torch__dropout", "torch__Dropout2d", "dask__bias_act_dropout"} <= integrations
+
+
+def cases_of(module):
+    """The cases that a module makes benchmarks of."""
+    made = vars(importlib.import_module(module)).values()
+    return [each.case for each in made if isinstance(each, type) and hasattr(each, "case")]
 
 
 def test_tracked_numbers_have_units(suite):

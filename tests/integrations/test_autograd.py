@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from arrays import normal, same_bits
 from autograd import elementwise_grad, grad, make_jvp
+from every_noise import FUNCTIONS, arguments
 
 import fastdrop as fd
 from fastdrop import autograd as fda
+from fastdrop._noises.variational import summed_to
 
 KEY = fd.Key(42, 3)
 SHAPE = (4, 3, 4, 5)
@@ -21,32 +23,81 @@ WINDOW = ((9, 3, 4, 5), (4, 0, 0, 0))
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
 SMOOTH = ACTIVATIONS[2:]
 
+NO_GRADIENT = {"standout_dropout": ("a",)}  # of these arrays
+
+
+def of_records():
+    """Functions of fastdrop.autograd, by the arrays that have gradients and the other arguments."""
+    for noise in FUNCTIONS:
+        if "autograd" not in noise.lacks:
+            given = arguments(noise, SHAPE, np.float64)
+            names = [n for n, a in given.items() if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
+            names = [n for n in names if n not in NO_GRADIENT.get(noise.name, ())]
+            rest = {n: a for n, a in given.items() if n not in names}
+            yield noise.name, {n: given[n] for n in names}, rest
+
+
 # name, the arrays that gradients are taken of, the other arguments
-CASES = {
-    "dropout": ("dropout", (X,), {"p": 0.3}),
-    "dropout by rates": ("dropout", (X,), {"p": RATES}),
-    "dropout shared": ("dropout", (X,), {"p": 0.3, "shared_axes": (2, 3)}),
-    "dropout window": ("dropout", (X,), {"p": 0.3, "window": WINDOW}),
-    "gaussian_dropout": ("gaussian_dropout", (X,), {"p": 0.3}),
-    "gaussian_noise": ("gaussian_noise", (X,), {"std": 0.3}),
-    "alpha_dropout": ("alpha_dropout", (X,), {"p": 0.3}),
-    "drop_path": ("drop_path", (X,), {"p": 0.4}),
-    "drop_block": ("drop_block", (X,), {"p": 0.3, "block_size": 2}),
-    "dropout_add": ("dropout_add", (X, OTHER), {"p": 0.3, "shared_axes": 1}),
-    "local_reparameterization": ("local_reparameterization", (X, OTHER**2 + 0.1), {}),
-    "one variance": ("local_reparameterization", (X, BIAS**2 + 0.1), {}),
-} | {a: ("bias_act_dropout", (X, BIAS), {"p": 0.3, "activation": a}) for a in ACTIVATIONS}
+CASES = (
+    {name: (name, arrays, options) for name, arrays, options in of_records()}
+    | {
+        "dropout by rates": ("dropout", {"x": X}, {"p": RATES}),
+        "dropout shared": ("dropout", {"x": X}, {"p": 0.3, "shared_axes": (2, 3)}),
+        "dropout window": ("dropout", {"x": X}, {"p": 0.3, "window": WINDOW}),
+        "drop_block of 2": ("drop_block", {"x": X}, {"p": 0.3, "block_size": 2}),
+        "dropout_add shared": ("dropout_add", {"x": X, "residual": OTHER}, {"p": 0.3, "shared_axes": 1}),
+        "one variance": (
+            "local_reparameterization",
+            {"mean": X, "variance": BIAS**2 + 0.1},
+            {"window": WINDOW},
+        ),
+        "the logit": (
+            "concrete_dropout",
+            {"x": X, "logit": np.array(-0.7)},
+            {"temperature": 2 / 3, "shared_axes": 1, "window": WINDOW},
+        ),
+        "zoneout shared": ("zoneout", {"new": X, "previous": OTHER}, {"p": RATES, "shared_axes": 0}),
+        "inverted": ("standout_dropout", {"h": X}, {"a": OTHER, "beta": 0.3, "inverted": True}),
+        "with a bias": (
+            "drop_connect",
+            {"x": X[0, 0], "weight": WEIGHTS[0, 0].T, "bias": OTHER[0, 0, :, 0]},
+            {"p": 0.4, "window": ((9, 5), (3, 0))},
+        ),
+        "by batch": (
+            "drop_connect",
+            {"x": X[0, 0], "weight": WEIGHTS[0, 0].T},
+            {"p": 0.4, "per_example": False},
+        ),
+    }
+    | {a: ("bias_act_dropout", {"x": X, "bias": BIAS}, {"p": 0.3, "activation": a}) for a in ACTIVATIONS}
+)
+NOT_BY_ELEMENT = ("drop_connect", "embedding_dropout")
+ONCE = ("concrete_dropout", "drop_connect")  # whose gradients have none with respect to all arrays
 
 cases = pytest.mark.parametrize("case", CASES)
 
 
 def function(case):
+    """The function of the arrays in their order, and these."""
     name, arrays, options = CASES[case]
-    return partial(getattr(fda, name), key=KEY, **options), arrays
+
+    def call(*given):
+        return getattr(fda, name)(**dict(zip(arrays, given, strict=True)), **options, key=KEY)
+
+    return call, [a.copy() for a in arrays.values()]
+
+
+def weights_like(y, seed=2):
+    return WEIGHTS if y.shape == SHAPE else normal(*y.shape, dtype=np.float64, seed=seed)
+
+
+def direction_of(array):
+    return normal(*array.shape, dtype=np.float64, seed=3)
 
 
 def loss(f, *arrays):
-    return anp.sum(WEIGHTS * f(*arrays) ** 2)
+    y = f(*arrays)
+    return anp.sum(weights_like(y) * y**2)
 
 
 def slope(of, arrays, n, direction, step=1e-5):
@@ -55,13 +106,17 @@ def slope(of, arrays, n, direction, step=1e-5):
     return (ends[0] - ends[1]) / (2 * step)
 
 
+def test_every_noise_is_here():
+    assert {name for name, *_ in of_records()} <= set(vars(fda))
+
+
 @cases
 def test_values_are_those_of_numpy(case):
     name, arrays, options = CASES[case]
     f, _ = function(case)
-    expected = getattr(fd, name)(*arrays, key=KEY, **options)
-    assert same_bits(f(*arrays), expected)
-    assert not np.array_equal(expected, arrays[0])
+    expected = getattr(fd, name)(**arrays, key=KEY, **options)
+    assert same_bits(f(*arrays.values()), expected)
+    assert not np.array_equal(expected, next(iter(arrays.values())))
 
 
 @cases
@@ -69,16 +124,41 @@ def test_gradients_are_central_differences(case):
     f, arrays = function(case)
     of = partial(loss, f)
     for n, array in enumerate(arrays):
-        direction = DIRECTION if array.ndim > 1 else DIRECTION[0, 0, 0]
+        direction = direction_of(array)
         g = grad(of, n)(*arrays)
-        assert (g.shape, g.dtype) == (array.shape, array.dtype)
+        assert (np.shape(g), np.asarray(g).dtype) == (array.shape, array.dtype)
         assert np.abs(g).max() > 0.01
         assert np.vdot(g, direction) == pytest.approx(slope(of, arrays, n, direction), rel=1e-6)
     both = grad(of, tuple(range(len(arrays))))(*arrays)
     assert all(np.array_equal(g, grad(of, n)(*arrays)) for n, g in enumerate(both))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in SMOOTH])
+@cases
+def test_gradients_are_those_of_the_backward_function(case):
+    name, arrays, options = CASES[case]
+    backward = getattr(fd, f"{name}_backward")
+    taken = inspect.signature(backward).parameters
+    y, given = getattr(fd, name)(**arrays, key=KEY, **options), arrays | options | {"key": KEY}
+    known = {n: a for n, a in given.items() if n in taken}
+    if "bias" in taken and isinstance(taken["bias"].default, bool):
+        known["bias"] = "bias" in arrays
+    if "vocabulary" in taken:
+        known["vocabulary"] = len(arrays["weight"])
+    g = normal(*y.shape, dtype=np.float64, seed=5)
+    found = backward(g, **known)
+    found = found if isinstance(found, tuple) else (found,)
+    f, values = function(case)
+    for n, (name, array) in enumerate(arrays.items()):
+        ours = grad(lambda *a: anp.sum(g * f(*a)), n)(*values)
+        theirs = found[n]
+        if name == "variance":  # of each element
+            theirs = summed_to(theirs, array.shape)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+        else:
+            assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c not in SMOOTH and CASES[c][0] not in ONCE])
 def test_gradients_of_gradients_are_central_differences(case):
     f, arrays = function(case)
     for n in range(len(arrays)):
@@ -86,21 +166,23 @@ def test_gradients_of_gradients_are_central_differences(case):
 
             def along(*given, n=n, f=f):
                 g = grad(partial(loss, f), n)(*given)
-                return anp.sum(g * (OTHER if g.ndim > 1 else BIAS))
+                return anp.sum(g * weights_like(g, 1))
 
-            direction = DIRECTION if arrays[m].ndim > 1 else DIRECTION[0, 0, 0]
+            direction = direction_of(arrays[m])
             second = np.vdot(grad(along, m)(*arrays), direction)
-            assert second == pytest.approx(slope(along, arrays, m, direction), rel=1e-6)
-            assert abs(second) > 0.01
+            assert second == pytest.approx(slope(along, arrays, m, direction), rel=1e-6, abs=1e-9)
+            apart = CASES[case][0] == "zoneout" and n != m  # no element depends on both
+            assert second == 0 if apart else abs(second) > 0.01
 
 
 @cases
 def test_forward_derivatives_are_central_differences(case):
     f, arrays = function(case)
     for n, array in enumerate(arrays):
-        direction = DIRECTION if array.ndim > 1 else DIRECTION[0, 0, 0]
-        if array.shape != SHAPE:
-            with pytest.raises(NotImplementedError, match=r"no forward mode with respect to (bias|variance)"):
+        direction = direction_of(array)
+        if CASES[case][0] in NOT_BY_ELEMENT or array.shape != f(*arrays).shape:
+            name = list(CASES[case][1])[n]
+            with pytest.raises(NotImplementedError, match=f"no forward mode with respect to {name}"):
                 make_jvp(f, n)(*arrays)(direction)
             continue
         y, tangent = make_jvp(f, n)(*arrays)(direction)
@@ -179,14 +261,35 @@ def test_what_has_no_gradient_and_no_place():
         fda.dropout(X, 0.5, KEY, out=X.copy())
 
 
+def test_what_has_one_gradient_only():
+    square = partial(loss, partial(fda.concrete_dropout, logit=0.3, key=KEY))
+    second = grad(lambda x: anp.sum(grad(square)(x) * OTHER))(X)
+    assert np.vdot(second, DIRECTION) == pytest.approx(
+        slope(lambda x: np.sum(grad(square)(x) * OTHER), [X], 0, DIRECTION), rel=1e-6
+    )
+    with pytest.raises(NotImplementedError, match="_logit_backward has no gradient with respect to g"):
+        grad(lambda x: grad(lambda a: loss(partial(fda.concrete_dropout, x, key=KEY), a))(0.3))(X)
+    with pytest.raises(NotImplementedError, match="drop_connect has no second derivative"):
+        grad(
+            lambda x: anp.sum(
+                grad(lambda w: loss(partial(fda.drop_connect, x, p=0.5, key=KEY), w))(WEIGHTS[0, 0].T)
+            )
+        )(X[0, 0])
+    with pytest.raises(NotImplementedError, match="standout_dropout has no gradient with respect to a"):
+        grad(lambda a: anp.sum(fda.standout_dropout(X, a, KEY)))(X)
+
+
 def test_signatures_are_those_of_the_functions_without_out():
-    names = {name for name, _, _ in CASES.values()}
-    for name in names:
+    public = {name for name, f in vars(fda).items() if inspect.isfunction(f) and f.__module__ == fda.__name__}
+    public = {name for name in public if not name.startswith("_")}
+    assert public == {name for name, *_ in of_records()}
+    for name in public:
         parameters = dict(inspect.signature(getattr(fd, name)).parameters)
         parameters.pop("out", None)
-        assert inspect.signature(getattr(fda, name)).parameters == parameters
-    public = {name for name, value in vars(fda).items() if callable(value) and hasattr(value, "__wrapped__")}
-    assert {name for name in public if not name.startswith("_")} == names
+        ours = inspect.signature(getattr(fda, name)).parameters
+        assert list(ours) == list(parameters)
+        assert all(ours[n].default == parameters[n].default for n in parameters)
+        assert all(ours[n].kind == parameters[n].kind for n in parameters)
 
 
 def test_a_training_loop_learns():

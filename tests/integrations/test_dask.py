@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from arrays import DTYPES, normal, same_bits
 from dask.base import tokenize
+from every_noise import FUNCTIONS, arguments, backward_arguments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastdrop as fd
 from fastdrop import dask as fdd
 from fastdrop._cpu import calls, pool
+from fastdrop._noises import drop_connect
 
 KEY = fd.Key(42, 3)
 SHAPE = (7, 12, 10)
@@ -22,71 +24,150 @@ CHUNKS = ((3, 1, 3), (5, 7), (10,))
 RATES = np.linspace(0, 1, 10)
 OTHER, BIAS = normal(*SHAPE, seed=1), normal(10, seed=2)
 
-# name, positional arguments after x, options
-CASES = {
-    "dropout": ("dropout", (0.3, KEY), {}),
-    "an int key": ("dropout", (0.3, 7), {}),
-    "shared": ("dropout", (0.3, KEY), {"shared_axes": (0, -1)}),
-    "one axis shared": ("dropout", (0.3, KEY), {"shared_axes": 1}),
-    "rates of features": ("dropout", (RATES, KEY), {}),
-    "rates of samples": ("dropout", (RATES[:7, None, None], KEY), {"shared_axes": (1, 2)}),
-    "rates of elements": ("dropout", (np.resize(RATES, SHAPE), KEY), {}),
-    "one rate in an array": ("dropout", (np.array(0.3), KEY), {}),
-    "dropout_backward": ("dropout_backward", (0.3, KEY), {}),
-    "gaussian_dropout": ("gaussian_dropout", (0.3, KEY), {"shared_axes": 1}),
-    "gaussian_dropout by rates": ("gaussian_dropout", (RATES / 2, KEY), {}),
-    "gaussian_dropout_backward": ("gaussian_dropout_backward", (0.3, KEY), {}),
-    "gaussian_noise": ("gaussian_noise", (0.3, KEY), {}),
-    "gaussian_noise by features": ("gaussian_noise", (RATES, KEY), {}),
-    "alpha_dropout": ("alpha_dropout", (0.3, KEY), {}),
-    "alpha_dropout_backward": ("alpha_dropout_backward", (0.3, KEY), {}),
-    "drop_path": ("drop_path", (0.5, KEY), {}),
-    "drop_path of a batch": ("drop_path", (0.5, KEY), {"mode": "batch"}),
-    "drop_path_backward": ("drop_path_backward", (0.5, KEY), {}),
-    "dropout_add": ("dropout_add", (OTHER, 0.3, KEY), {"shared_axes": 1}),
-    "dropout_add by rates": ("dropout_add", (OTHER, RATES, KEY), {}),
-    "bias_act_dropout": ("bias_act_dropout", (BIAS, 0.3, KEY), {"residual": OTHER}),
-    "bias_act_dropout by rates": ("bias_act_dropout", (BIAS, RATES, KEY), {"activation": "none"}),
-    "no bias": ("bias_act_dropout", (None, 0.3, KEY), {"activation": "silu", "shared_axes": 0}),
-} | {a: ("bias_act_dropout", (BIAS, 0.3, KEY), {"activation": a}) for a in ("gelu", "gelu_tanh")}
+
+def of_records():
+    """Functions of fastdrop.dask with all that they need, but the key."""
+    for noise in FUNCTIONS:
+        if "dask" not in noise.lacks:
+            given_args = arguments(noise, SHAPE)
+            yield noise.name, given_args
+            if noise.backward:
+                g = normal(*noise.function(**given_args, key=KEY).shape, seed=9)
+                yield noise.backward.__name__, backward_arguments(noise, given_args, g)
+
+
+# name, arguments: the first is the one that is cut into chunks
+X = normal(*SHAPE)
+CASES = {name: (name, given_args | {"key": KEY}) for name, given_args in of_records()} | {
+    case: (name, {"x": X, "key": KEY} | given_args)
+    for case, name, given_args in (
+        ("an int key", "dropout", {"p": 0.3, "key": 7}),
+        ("shared", "dropout", {"p": 0.3, "shared_axes": (0, -1)}),
+        ("one axis shared", "dropout", {"p": 0.3, "shared_axes": 1}),
+        ("rates of features", "dropout", {"p": RATES}),
+        ("rates of samples", "dropout", {"p": RATES[:7, None, None], "shared_axes": (1, 2)}),
+        ("rates of elements", "dropout", {"p": np.resize(RATES, SHAPE)}),
+        ("one rate in an array", "dropout", {"p": np.array(0.3)}),
+        ("gaussian_dropout shared", "gaussian_dropout", {"p": 0.3, "shared_axes": 1}),
+        ("gaussian_dropout by rates", "gaussian_dropout", {"p": RATES / 2}),
+        ("gaussian_noise by features", "gaussian_noise", {"std": RATES}),
+        (
+            "concrete_dropout shared",
+            "concrete_dropout",
+            {"logit": -1.0, "shared_axes": 0, "temperature": 0.5},
+        ),
+        ("drop_path of a batch", "drop_path", {"p": 0.5, "mode": "batch"}),
+        ("dropout_add shared", "dropout_add", {"residual": OTHER, "p": 0.3, "shared_axes": 1}),
+        ("dropout_add by rates", "dropout_add", {"residual": OTHER, "p": RATES}),
+        ("a residual", "bias_act_dropout", {"bias": BIAS, "p": 0.3, "residual": OTHER}),
+        ("bias_act_dropout by rates", "bias_act_dropout", {"bias": BIAS, "p": RATES, "activation": "none"}),
+        (
+            "no bias",
+            "bias_act_dropout",
+            {"bias": None, "p": 0.3, "activation": "silu", "shared_axes": 0},
+        ),
+        ("gelu", "bias_act_dropout", {"bias": BIAS, "p": 0.3, "activation": "gelu"}),
+        ("gelu_tanh", "bias_act_dropout", {"bias": BIAS, "p": 0.3, "activation": "gelu_tanh"}),
+    )
+}
+CASES |= {
+    "zoneout by rates": ("zoneout", {"new": X, "previous": OTHER, "p": RATES, "key": KEY, "shared_axes": 0}),
+    "a variance for all": ("local_reparameterization", {"mean": X, "variance": 0.5, "key": KEY}),
+    "variances of features": ("local_reparameterization", {"mean": X, "variance": RATES, "key": KEY}),
+    "inverted": ("standout_dropout", {"h": X, "a": OTHER, "key": KEY, "beta": 0.5, "inverted": True}),
+    "protected": (
+        "token_dropout",
+        CASES["token_dropout"][1] | {"protected": iter((1, 2)), "p": RATES},
+    ),
+    "rates of words": ("embedding_dropout", CASES["embedding_dropout"][1] | {"p": RATES[:9]}),
+    "with a bias": ("drop_connect", CASES["drop_connect"][1] | {"bias": normal(4, seed=7)}),
+    "by batch": ("drop_connect", CASES["drop_connect"][1] | {"per_example": False}),
+}
+# results that are sums over blocks, or of BLAS
+ROUNDED = {
+    "bias_act_dropout_backward": {1},
+    "concrete_dropout_backward": {1},
+    "drop_connect": {0},
+    "drop_connect_backward": {0, 1},
+    "embedding_dropout_backward": {0},
+}
 cases = pytest.mark.parametrize("case", CASES)
 
 
-def both(case, x, chunks=CHUNKS):
-    """The lazy result, and NumPy's for the whole array."""
-    name, given_args, options = CASES[case]
-    lazy = getattr(fdd, name)(da.from_array(x, chunks=chunks), *given_args, **options)
-    return lazy, getattr(fd, name)(x, *given_args, **options)
+def in_chunks(x):
+    return da.from_array(x, chunks=CHUNKS if x.shape == SHAPE else 4)
+
+
+def results(found):
+    return found if isinstance(found, tuple) else (found,)
+
+
+def both(case, chunked=in_chunks, **changed):
+    """The lazy results, and NumPy's for the whole array."""
+    name, given_args = CASES[case]
+    given_args = {n: list(a) if hasattr(a, "__next__") else a for n, a in given_args.items()} | changed
+    first = next(iter(given_args))
+    lazy = getattr(fdd, name)(**(given_args | {first: chunked(given_args[first])}))
+    return results(lazy), results(getattr(fd, name)(**given_args))
 
 
 def refuse(*args, **kwargs):
     raise AssertionError("computed early")
 
 
+def check(case, found, expected):
+    for place, (y, exact) in enumerate(zip(found, expected, strict=True)):
+        if y is None:
+            assert exact is None
+        elif place in ROUNDED.get(CASES[case][0], ()):
+            assert y.dtype == np.asarray(exact).dtype
+            np.testing.assert_allclose(y, exact, rtol=1e-5, atol=1e-5 * np.abs(exact).max())
+        else:
+            assert same_bits(y, exact)
+
+
+def test_every_noise_is_here():
+    assert {name for name, _ in of_records()} <= set(vars(fdd))
+    assert len(CASES) > 40
+
+
 @cases
 @pytest.mark.parametrize("scheduler", ["sync", "threads"])
 def test_bits_are_those_of_numpy(case, scheduler):
-    lazy, expected = both(case, normal(*SHAPE))
-    assert same_bits(lazy.compute(scheduler=scheduler), expected)
+    lazy, expected = both(case)
+    check(case, dask.compute(*lazy, scheduler=scheduler), expected)
+
+
+@pytest.mark.parametrize("name", ["drop_connect", "with a bias", "drop_connect_backward"])
+def test_weights_are_dropped_as_in_the_whole_batch(name, monkeypatch):
+    """Products and sums of small integers are exact: these have NumPy's bits, also in parts of inputs."""
+    monkeypatch.setattr(drop_connect, "_BUFFER", 32)
+    arrays = {n: np.rint(3 * a) for n, a in CASES[name][1].items() if isinstance(a, np.ndarray)}
+    lazy, expected = both(name, p=0.5, **arrays)
+    for y, exact in zip(dask.compute(*lazy, scheduler="sync"), expected, strict=True):
+        assert np.array_equal(y, exact)
 
 
 @cases
 def test_chunks_dtype_and_meta_stay(case):
-    lazy, _ = both(case, normal(*SHAPE))
-    assert lazy.chunks == CHUNKS
-    assert lazy.dtype == np.float32
-    assert type(lazy._meta) is np.ndarray
-    assert (lazy._meta.dtype, lazy._meta.ndim) == (np.float32, 3)
-    assert lazy.name.startswith(CASES[case][0])
+    lazy, expected = both(case)
+    for y, exact in zip(lazy, expected, strict=True):
+        if y is None:
+            continue
+        assert (y.shape, y.dtype) == (np.shape(exact), np.asarray(exact).dtype)
+        assert (y._meta.dtype, y._meta.ndim) == (y.dtype, y.ndim)
+        if y.shape == SHAPE:
+            assert y.chunks == CHUNKS
+            assert type(y._meta) is np.ndarray
+    assert lazy[0].name.startswith(CASES[case][0]) or "_backward" in CASES[case][0]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dtypes(dtype):
-    x = normal(*SHAPE, dtype=dtype)
     for case in ("dropout", "shared", "rates of features", "gaussian_noise", "drop_path"):
-        lazy, expected = both(case, x)
+        (lazy,), expected = both(case, x=normal(*SHAPE, dtype=dtype))
         assert lazy.dtype == dtype
-        assert same_bits(lazy.compute(scheduler="sync"), expected)
+        assert same_bits(lazy.compute(scheduler="sync"), *expected)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -160,9 +241,15 @@ def test_keep_mask(chunks):
     assert fdd.keep_mask(SHAPE, RATES, KEY, chunks=CHUNKS).chunks == CHUNKS
 
 
+@pytest.mark.parametrize("chunks", ["auto", 5, CHUNKS])
+def test_normals(chunks):
+    for options in ({}, {"shared_axes": 1}, {"dtype": np.float32}):
+        lazy = fdd.normal(SHAPE, KEY, chunks=chunks, **options)
+        assert same_bits(lazy.compute(scheduler="sync"), fd.normal(SHAPE, KEY, **options))
+
+
 def test_what_comes_after_does_not_change_the_mask():
-    x = normal(*SHAPE)
-    lazy, expected = both("dropout", x)
+    (lazy,), (expected,) = both("dropout")
     assert same_bits(lazy[2:5, ::2].rechunk(2).compute(scheduler="sync"), expected[2:5, ::2].copy())
 
 
@@ -174,19 +261,29 @@ def test_another_key_gives_another_mask_and_another_name():
     assert not np.array_equal(one.compute(), other.compute())
 
 
+def never(x):
+    """An array whose blocks complain when they are computed."""
+    alike = {"dtype": x.dtype, "meta": np.ones((0,) * x.ndim, x.dtype)}
+    return da.map_blocks(refuse, da.ones(x.shape, chunks=3), **alike)
+
+
 @cases
 def test_nothing_is_computed_early(case):
-    name, given_args, options = CASES[case]
     with dask.config.set(scheduler=refuse):
-        x = da.map_blocks(refuse, da.ones(SHAPE, chunks=CHUNKS), dtype=np.float32, meta=np.ones((0, 0, 0)))
-        lazy = getattr(fdd, name)(x, *given_args, **options)
-        if name in ("dropout", "dropout_backward"):
-            getattr(fdd, name)(x, da.map_blocks(refuse, da.ones(10, chunks=5), dtype=float), KEY)
-        fdd.keep_mask(SHAPE, 0.3, KEY, chunks=CHUNKS)
-        with pytest.raises(AssertionError, match="computed early"):
-            lazy.compute()
+        lazy, _ = both(case, never)
+        for y in lazy:
+            if y is not None:
+                with pytest.raises(AssertionError, match="computed early"):
+                    y.compute()
     with pytest.raises(AssertionError, match="computed early"):
-        lazy.compute(scheduler="sync")  # here x's own blocks complain
+        lazy[0].compute(scheduler="sync")  # here x's own blocks complain
+
+
+def test_rates_and_masks_are_not_computed_early():
+    rates = da.map_blocks(refuse, da.ones(10, chunks=5), dtype=float)
+    with dask.config.set(scheduler=refuse):
+        fdd.dropout(da.from_array(X, chunks=CHUNKS), rates, KEY)
+        fdd.keep_mask(SHAPE, 0.3, KEY, chunks=CHUNKS)
 
 
 @pytest.mark.usefixtures("threads_set_back")
@@ -243,8 +340,8 @@ def client():
 
 def test_a_cluster_of_processes_gives_the_same_bits(client):
     for case in CASES:
-        lazy, expected = both(case, normal(*SHAPE))
-        assert same_bits(lazy.compute(), expected), case
+        lazy, expected = both(case)
+        check(case, dask.compute(*lazy), expected)
     size = 300_000
     lazy = fdd.dropout(da.ones(size, chunks=size // 11), 0.3, KEY)
     kept = client.persist(lazy)
@@ -309,6 +406,21 @@ def refused():
         TypeError,
         "an activation needs real numbers",
     )
+    yield "zoneout", (OTHER, x, 0.3, KEY), TypeError, "new must be a dask array, got ndarray"
+    yield "zoneout", (x, x[1:], 0.3, KEY), ValueError, r"previous must have the shape \(7, 12, 10\), got"
+    yield "concrete_dropout", (x, np.nan, KEY), ValueError, "logit must be finite, got nan"
+    yield "concrete_dropout", (x, RATES, KEY), TypeError, "logit must be a real number"
+    yield "standout_dropout", (x, x[0], KEY), ValueError, r"a must have the shape \(7, 12, 10\), got"
+    yield "local_reparameterization", (x, -1.0, KEY), ValueError, "variance must be finite and >= 0, got -1"
+    yield "local_reparameterization", (x, RATES[:9], KEY), ValueError, "variance must broadcast"
+    yield "drop_connect", (x, OTHER, 0.3, KEY), ValueError, r"x must have the shape \(n, features_in\), got"
+    yield "drop_connect", (x[0], OTHER[0].T[:9], 0.3, KEY), TypeError, "weight must be of the others' dtype"
+    yield "drop_connect", (x[0], da.ones((9, 4)), 0.3, KEY), ValueError, r"must have the shape \(10, feat"
+    yield "drop_connect", (x[0], da.ones((10, 4)), 1.3, KEY), ValueError, r"p must be in \[0, 1\], got 1.3"
+    rows, table = da.ones(4, dtype=int, chunks=2), np.ones((9, 2))
+    yield "embedding_dropout", (rows, OTHER, 0.3, KEY), ValueError, r"weight must have the shape \(vocab"
+    yield "embedding_dropout", (x, table, 0.3, KEY), TypeError, "tokens must be integers, got float64"
+    yield "embedding_dropout", (rows, table, RATES, KEY), ValueError, "p must broadcast to the mask's shape"
     yield "bias_act_dropout_backward", (x, x[0], BIAS, 0.3, KEY), ValueError, r"x must have the shape \(7, 12"
 
 

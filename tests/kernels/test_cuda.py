@@ -4,6 +4,8 @@ import functools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import NamedTuple
 
 import exact
 import ml_dtypes
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 from arrays import DTYPES, normal, same_bits
 from device_arrays import SIMULATED, empty_like, install, ndarray
+from every_layer import CASES
+from every_noise import FUNCTIONS, arguments
 from numba import cuda
 
 import fastdrop as fd
@@ -18,6 +22,7 @@ from fastdrop._arrays.device import DeviceArray
 from fastdrop._arrays.plan import Density, Rows
 from fastdrop._cpu import calls as cpu_calls
 from fastdrop._cuda import launch
+from fastdrop._noises._noise import NOISES, Noise
 from fastdrop._noises.concrete import _numbers
 from fastdrop._stream.keys import stream
 
@@ -72,30 +77,46 @@ def differentiated(g, x, bias, *args, **kwargs):
     return fd.bias_act_dropout_backward(g, x, bias, *args, **kwargs)[0]
 
 
+class Call(NamedTuple):
+    """A function of arrays of one shape, how many it takes, its noise, and a rate or nothing."""
+
+    function: Callable
+    arrays: int
+    noise: Noise
+    rate: tuple = (0.3,)
+
+
 def calls(dtype=np.float32):
-    """Functions of x's like with a rate, and how many other arrays of x's shape they take."""
-    real = {fd.alpha_dropout: 0, fd.alpha_dropout_backward: 0, fd.concrete_dropout: 0}
-    both = {fd.dropout: 0, fd.gaussian_dropout: 0, fd.gaussian_noise: 0, fd.dropout_add: 1, fd.zoneout: 1}
-    return both if np.dtype(dtype).kind == "c" else both | real
+    """The noises that CUDA takes and that need no more than arrays of one shape, and one's gradient."""
+    taken = [n for n in NOISES.values() if "CUDA" not in n.lacks and np.dtype(dtype).name in n.dtypes]
+    taken = [n for n in taken if n.is_plain and n.takes("window") and n.takes("shared_axes")]
+    found = [Call(n.function, 1 + len(n.like), n, (0.3,) if n.rate else ()) for n in taken]
+    alpha = [call.noise for call in found if call.function is fd.alpha_dropout]
+    return found + [Call(noise.backward, 1, noise) for noise in alpha]
 
 
-def operands(function, *shape, dtype=np.float32):
-    arrays = tuple(normal(*shape, dtype=dtype, seed=seed) for seed in range(1 + calls()[function]))
-    if function in (fd.dropout, fd.zoneout):  # NaNs leave no trace where they aren't chosen
+def operands(call, *shape, dtype=np.float32):
+    arrays = tuple(normal(*shape, dtype=dtype, seed=seed) for seed in range(call.arrays))
+    if call.function in (fd.dropout, fd.zoneout):  # NaNs leave no trace where they aren't chosen
         arrays[0].ravel()[: arrays[0].size // 3] = np.nan
     return arrays
 
 
-every_noise = pytest.mark.parametrize("function", calls(), ids=lambda f: f.__name__)
+def check_call(call, arrays, key, **options):
+    check(call.function, arrays, *call.rate, key, **options)
+
+
+BERNOULLI = [call for call in calls() if call.noise.kind == "Bernoulli"]
+every_noise = pytest.mark.parametrize("call", calls(), ids=lambda call: call.function.__name__)
 
 
 @on_device
 @pytest.mark.parametrize("p", [0, 1e-3, 0.1, 0.25, 0.5, 0.9, 1])
 @pytest.mark.parametrize("key", [KEY, KEY.antithetic()], ids=str)
 def test_rates(p, key):
-    for function in (fd.dropout, fd.dropout_add, fd.zoneout, fd.alpha_dropout, fd.alpha_dropout_backward):
-        check(function, operands(function, 1100), p, key)
-        check(function, operands(function, 7, 5), p, key, shared_axes=0)
+    for call in BERNOULLI:
+        check(call.function, operands(call, 1100), p, key)
+        check(call.function, operands(call, 7, 5), p, key, shared_axes=0)
     if p < 1:
         check(fd.gaussian_dropout, normal(100), p, key)
     check(fd.gaussian_noise, normal(100), p, key)
@@ -105,18 +126,18 @@ def test_rates(p, key):
 
 @on_device
 @every_noise
-def test_sizes(function):
+def test_sizes(call):
     for size in (0, 1, 7, 8, 9, 31, 32, 33, 1023, 1024, 1025, 2049):
-        check(function, operands(function, size), 0.3, KEY)
-    check(function, operands(function, 0, 3), 0.3, KEY, shared_axes=0)
+        check_call(call, operands(call, size), KEY)
+    check_call(call, operands(call, 0, 3), KEY, shared_axes=0)
 
 
 @on_device
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dtypes(dtype):
-    for function in calls(dtype):
-        check(function, operands(function, 3, 50, dtype=dtype), 0.3, KEY)
-        check(function, operands(function, 3, 50, dtype=dtype), 0.3, KEY.antithetic(), shared_axes=1)
+    for call in calls(dtype):
+        check_call(call, operands(call, 3, 50, dtype=dtype), KEY)
+        check_call(call, operands(call, 3, 50, dtype=dtype), KEY.antithetic(), shared_axes=1)
 
 
 @on_device
@@ -132,28 +153,28 @@ def test_dtypes(dtype):
         ((2, 2, 30), ((2**24, 2**24, 2**16), (2**24 - 2, 2**24 - 2, 2**16 - 30))),
     ],
 )
-def test_windows(function, shape, window):
-    check(function, operands(function, *shape), 0.25, KEY, window=window)
-    check(function, operands(function, *shape), 0.25, KEY, window=window, shared_axes=-1)
+def test_windows(call, shape, window):
+    check_call(call, operands(call, *shape), KEY, window=window)
+    check_call(call, operands(call, *shape), KEY, window=window, shared_axes=-1)
 
 
 @on_device
 @every_noise
-def test_shared_axes(function):
-    x, window = operands(function, 3, 4, 5, 6), ((7, 9, 11, 6), (3, 4, 5, 0))
+def test_shared_axes(call):
+    x, window = operands(call, 3, 4, 5, 6), ((7, 9, 11, 6), (3, 4, 5, 0))
     for shared in (0, 1, 2, (2, 3), (0, 2), (1, 3), (0, 1, 2, 3), (0, 2, 3)):
-        check(function, x, 0.3, KEY, shared_axes=shared)
-    check(function, x, 0.3, KEY, shared_axes=(0, 2), window=window)
-    check(function, x, 0.3, KEY, shared_axes=(1, 3), window=window)
+        check_call(call, x, KEY, shared_axes=shared)
+    check_call(call, x, KEY, shared_axes=(0, 2), window=window)
+    check_call(call, x, KEY, shared_axes=(1, 3), window=window)
 
 
 @on_device
 @every_noise
-def test_a_grid_smaller_than_the_work(function, monkeypatch):
+def test_a_grid_smaller_than_the_work(call, monkeypatch):
     monkeypatch.setattr(launch, "BLOCKS", 1)
     monkeypatch.setattr(launch, "THREADS", 32)
-    check(function, operands(function, 3000), 0.3, KEY)
-    check(function, operands(function, 6, 30, 5), 0.3, KEY, shared_axes=1)
+    check_call(call, operands(call, 3000), KEY)
+    check_call(call, operands(call, 6, 30, 5), KEY, shared_axes=1)
 
 
 @on_device
@@ -161,29 +182,36 @@ def test_a_grid_smaller_than_the_work(function, monkeypatch):
 def test_rates_by_element(shape):
     p = np.random.default_rng(1).random(shape)
     p.flat[0] = 1
-    for function in (fd.dropout, fd.dropout_add, fd.zoneout):
-        x = operands(function, 3, 4, 5, 6)
-        check(function, x, p, KEY)
-        check(function, x, p, KEY.antithetic(), window=((4, 4, 6, 6), (1, 0, 1, 0)))
+    for call in BERNOULLI:
+        if call.noise.by_element:
+            x = operands(call, 3, 4, 5, 6)
+            check(call.function, x, p, KEY)
+            check(call.function, x, p, KEY.antithetic(), window=((4, 4, 6, 6), (1, 0, 1, 0)))
 
 
 @on_device
 def test_rates_by_unit():
     p = np.random.default_rng(1).random((4, 1, 1)).astype(np.float32)
-    for function in (fd.dropout, fd.dropout_add, fd.zoneout):
-        check(function, operands(function, 3, 4, 5, 6), p, KEY, shared_axes=(2, 3))
-        check(function, operands(function, 3, 4, 5, dtype=np.complex64), p[:, 0], KEY, shared_axes=2)
+    for call in BERNOULLI:
+        if call.noise.by_element:
+            x = operands(call, 3, 4, 5, 6)
+            check(call.function, x, p, KEY, shared_axes=(2, 3))
+            x = operands(call, 3, 4, 5, dtype=np.complex64)
+            check(call.function, x, p[:, 0], KEY, shared_axes=2)
 
 
 @on_device
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("function", [fd.gaussian_dropout, fd.gaussian_noise])
-def test_gaussian_with_an_array(function, dtype):
+def test_densities_by_element(dtype):
     """Not the CPU's bits: that multiplies the normals, and adds 1 or x, in further passes."""
-    std, x = np.random.default_rng(1).random((4, 1)), normal(3, 4, 5, dtype=dtype)
-    for shared in ((), 2):
-        y = function(ndarray(x), std, KEY, shared_axes=shared)
-        assert near(y.get(), *getattr(exact, function.__name__)(x, std, KEY, shared_axes=shared))
+    std = np.random.default_rng(1).random((4, 1))
+    for call in calls(dtype):
+        if call.noise.kind == "density" and call.noise.by_element:
+            function, x = call.function, operands(call, 3, 4, 5, dtype=dtype)
+            given = [ndarray(a) for a in x]
+            for shared in ((), 2):
+                y = function(*given, std, KEY, shared_axes=shared)
+                assert near(y.get(), *getattr(exact, function.__name__)(*x, std, KEY, shared_axes=shared))
 
 
 @on_device
@@ -272,23 +300,35 @@ def test_concrete_slope(dtype, key):
     np.testing.assert_allclose(y.reshape(3, 100), (above - below) / 2e-5, rtol=2e-4, atol=2e-6)
 
 
+ON_GPU = [n for n in NOISES.values() if not {"CUDA", "CUDA backward"} & n.lacks.keys()]
+
+
 @on_device
-def test_layers():
-    x, g = normal(6, 5, 4), normal(6, 5, 4, seed=1)
-    for make in (
-        lambda: fd.Dropout(0.3, rng=1),
-        lambda: fd.SpatialDropout1D(0.3, data_format="channels_last", rng=1),
-        lambda: fd.GaussianDropout(0.3, rng=1),
-        lambda: fd.GaussianNoise(0.3, rng=1),
-        lambda: fd.AlphaDropout(0.3, rng=1),
-        lambda: fd.FeatureAlphaDropout(0.3, rng=1),
-        lambda: fd.DropPath(0.3, rng=1),
-    ):
-        ours, theirs = make(), make()
-        for _ in range(2):
-            assert same_bits(ours(ndarray(x)).get(), theirs(x))
-            assert same_bits(ours.backward(ndarray(g)).get(), theirs.backward(g))
-        assert ours(given := ndarray(x), training=False) is given
+@pytest.mark.parametrize(
+    "kind", [c for noise in ON_GPU for c in noise.layers], ids=lambda kind: kind.__name__
+)
+def test_layers(kind):
+    ours, theirs, inputs = CASES[kind].make(1), CASES[kind].make(1), CASES[kind].arguments()
+    for _ in range(2):
+        y = ours(*map(ndarray, inputs))
+        assert same_bits(y.get(), theirs(*inputs))
+        g = normal(*y.shape, seed=1)
+        found, expected = ours.backward(ndarray(g)), theirs.backward(g)
+        for dx, exactly in zip(
+            *((a if isinstance(a, tuple) else (a,)) for a in (found, expected)), strict=True
+        ):
+            assert same_bits(dx.get(), exactly)
+    if len(inputs) == 1:
+        assert ours(given := ndarray(inputs[0]), training=False) is given
+
+
+@on_device
+@pytest.mark.parametrize("noise", [n for n in FUNCTIONS if "CUDA" in n.lacks], ids=lambda noise: noise.name)
+def test_noises_that_are_not_for_a_gpu_say_so(noise):
+    given = arguments(noise, (3, 5))
+    given |= {name: ndarray(a) for name, a in given.items() if isinstance(a, np.ndarray)}
+    with pytest.raises(TypeError):
+        noise.function(**given, key=KEY)
 
 
 @on_device

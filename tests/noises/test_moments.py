@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from exact import drop_block_rate as exact_rate
 
+import fastdrop as fd
 from fastdrop import moments
 
 X = np.array([-2.0, 0.5, 3.0])
@@ -31,6 +32,27 @@ def test_two_points(p):
     expected = by_definition(np.array([a * X + b, a * limit + b + 0 * X]), [q, p_realised])
     for got, exact in zip(moments.alpha_dropout(p, X), expected, strict=True):
         assert np.allclose(got, exact, rtol=1e-9)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_zoneout(p):
+    p_realised, previous = round(p * 2**32) / 2**32, np.array([1.0, -0.5, 7.0])
+    expected = by_definition(np.array([X, previous]), [1 - p_realised, p_realised])
+    for got, exact in zip(moments.zoneout(p, X, previous), expected, strict=True):
+        assert np.allclose(got, exact, rtol=1e-9)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_standout(inverted):
+    a, h = np.array([-3.0, 0.3, 2.0]), np.array([1.5, -2.0, 0.5])
+    found = moments.standout_dropout(a, h, alpha=0.7, beta=-0.2, inverted=inverted)
+    for i, q in enumerate(fd.standout_keep_prob(a, alpha=0.7, beta=-0.2)):
+        kept = h[i : i + 1] / q if inverted else h[i : i + 1]
+        expected = by_definition(np.array([kept, 0 * kept]), [q, 1 - q])
+        for got, exact in zip(found, expected, strict=True):
+            assert np.allclose(got[i], exact, rtol=1e-7)
+    never = moments.standout_dropout(-700.0, 2.0, inverted=inverted)
+    assert (never.mean, never.variance) == (0, 0)
 
 
 def test_alpha_dropout_keeps_a_standard_normals_moments():
