@@ -27,7 +27,13 @@ from fastdrop.torch._functions import drop_block as drop_block
 from fastdrop.torch._functions import drop_path as drop_path
 from fastdrop.torch._functions import dropout as dropout
 from fastdrop.torch._functions import dropout_add as dropout_add
+from fastdrop.torch._functions import embedding_dropout as embedding_dropout
 from fastdrop.torch._functions import gaussian_dropout as gaussian_dropout
+from fastdrop.torch._functions import gaussian_noise as gaussian_noise
+from fastdrop.torch._functions import local_reparameterization as local_reparameterization
+from fastdrop.torch._functions import standout_dropout as standout_dropout
+from fastdrop.torch._functions import token_dropout as token_dropout
+from fastdrop.torch._functions import zoneout as zoneout
 from fastdrop.torch._keys import key_tensor as key_tensor
 from fastdrop.torch._modules import AlphaDropout as AlphaDropout
 from fastdrop.torch._modules import DropBlock2d as DropBlock2d
@@ -36,8 +42,13 @@ from fastdrop.torch._modules import Dropout1d as Dropout1d
 from fastdrop.torch._modules import Dropout2d as Dropout2d
 from fastdrop.torch._modules import Dropout3d as Dropout3d
 from fastdrop.torch._modules import DropPath as DropPath
+from fastdrop.torch._modules import EmbeddingDropout as EmbeddingDropout
 from fastdrop.torch._modules import FeatureAlphaDropout as FeatureAlphaDropout
 from fastdrop.torch._modules import GaussianDropout as GaussianDropout
+from fastdrop.torch._modules import GaussianNoise as GaussianNoise
+from fastdrop.torch._modules import StandoutDropout as StandoutDropout
+from fastdrop.torch._modules import TokenDropout as TokenDropout
+from fastdrop.torch._modules import Zoneout as Zoneout
 from fastdrop.torch._swap import Swapped as Swapped
 from fastdrop.torch._swap import checkpoint_contexts as checkpoint_contexts
 from fastdrop.torch._swap import replace_dropout as replace_dropout
@@ -52,9 +63,14 @@ __all__ = [
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "EmbeddingDropout",
     "FeatureAlphaDropout",
     "GaussianDropout",
+    "GaussianNoise",
+    "StandoutDropout",
     "Swapped",
+    "TokenDropout",
+    "Zoneout",
     "alpha_dropout",
     "bias_act_dropout",
     "checkpoint_contexts",
@@ -63,10 +79,16 @@ __all__ = [
     "drop_path",
     "dropout",
     "dropout_add",
+    "embedding_dropout",
     "gaussian_dropout",
+    "gaussian_noise",
     "key_tensor",
+    "local_reparameterization",
     "replace_dropout",
     "restore_dropout",
+    "standout_dropout",
+    "token_dropout",
+    "zoneout",
 ]
 
 for _name in __all__:  # so that pickles and help() name no file

@@ -27,6 +27,7 @@ MAKERS = {
         {"shared_axes": (2, 3)},
     ),
     "GaussianDropout": (lambda **k: fdt.GaussianDropout(0.3, **k), fd.gaussian_dropout, {}),
+    "GaussianNoise": (lambda **k: fdt.GaussianNoise(0.3, **k), fd.gaussian_noise, {}),
     "DropPath": (lambda **k: fdt.DropPath(0.3, mode="batch", **k), fd.drop_path, {"mode": "batch"}),
     "DropBlock2d": (lambda **k: fdt.DropBlock2d(0.3, 2, **k), fd.drop_block, {"block_size": 2}),
 }
@@ -104,6 +105,9 @@ def test_signatures_reprs_and_errors_are_those_of_torch(name):
 def test_errors_of_the_other_modules():
     with pytest.raises(ValueError, match="p must be below 1"):
         fdt.GaussianDropout(1.0)
+    with pytest.raises(ValueError, match="std must be finite and >= 0, got -1"):
+        fdt.GaussianNoise(-1)
+    assert repr(fdt.GaussianNoise(2, True)) == "GaussianNoise(std=2.0, inplace=True)"
     with pytest.raises(ValueError, match="mode must be"):
         fdt.DropPath(mode="column")
     with pytest.raises(ValueError, match="block_size must be at least 1"):
