@@ -1,15 +1,15 @@
-"""PyTorch modules and functions that drop with fastdrop's kernels, and what swaps them into a model.
+"""Noises of PyTorch tensors by fastdrop's kernels: functions, modules, and what swaps them into a model.
 
-Functions take a key, as fastdrop's own do. A module takes its keys from torch's generator, so that
-`torch.manual_seed` and `torch.utils.checkpoint` rule over it as over torch.nn's, or, with `rng`, counts
-the draws of a key of its own: checkpoint then needs `checkpoint_contexts`, and in the workers of a
-DataLoader, which all begin with the same count, each wants another key: `module.key = key.fold_in(worker)`.
+A function takes a key, as fastdrop's own functions do. A module takes its keys from torch's generator, so
+that `torch.manual_seed` and `torch.utils.checkpoint` work as with torch.nn's dropout. With `rng` it counts
+the draws of a key of its own. Then checkpoint needs `checkpoint_contexts`, and since all workers of a
+DataLoader begin with the same count, each should get another key: ``module.key = key.fold_in(worker)``.
 
-Only CPU tensors are taken. Autograd keeps the key and nothing of the mask. Element-wise dropout runs in
-PyTorch's own threads, as many as `torch.set_num_threads` and `fastdrop.set_num_threads` both allow.
-`torch.compile` sees one operator, ``fastdrop::noise``. What a compiler makes of torch's generator is its
-own affair: compiled masks are the eager ones for modules with `rng`, and for others with the backends
-"eager" and "aot_eager".
+Only CPU tensors are taken. Autograd keeps the key and no mask. Element-wise dropout runs in PyTorch's own
+threads, as many as `torch.set_num_threads` and `fastdrop.set_num_threads` both allow.
+A graph of `torch.compile` holds operators, such as ``fastdrop::noise``. Compiled modules with `rng` give the
+masks that they give in eager mode. Those without give them with the backends "eager" and "aot_eager"; other
+backends may draw otherwise from torch's generator.
 """
 
 try:

@@ -38,7 +38,9 @@ def as_array(x: Tensor) -> NDArray[Any]:
 
 
 def integers_or_floats(x: Tensor) -> NDArray[Any]:
-    """The tensor's memory as an array, of tokens too."""
+    """The memory of a second tensor as an array, which may hold tokens."""
+    if x.layout is not torch.strided or x.is_nested:
+        raise _not_dense(x)
     if x.is_floating_point() or x.is_complex():
         return as_array(x)
     _check_device(x)
@@ -84,19 +86,26 @@ def _run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool = Fa
             return openmp.dropout(x, (*drawn, *stream(key)), inplace)
     if batched(x):
         return _run_batch(x, other, settings)
-    for tensor in (x,) if other is None else (x, other):
-        _check_dense(tensor)
-    if NOISES[name].shape is not None:
-        return as_tensor(_of_arrays(as_array(x), other, settings, None))
+    if x.layout is not torch.strided or x.is_nested:
+        raise _not_dense(x)
     if inplace:
         return _run_in_place(x, other, settings)
-    if x.is_contiguous():
-        return as_tensor(_of_arrays(as_array(x), other, settings, None))
+    if x.is_contiguous() or NOISES[name].shape is not None:
+        return as_tensor(_of_arrays(as_array(x), other, settings))
     y = torch.empty_like(x)
     if y.is_contiguous():
         return _run(y.copy_(x), other, settings, True)
     # PyTorch copies between memory formats faster than our functions read arrays that are not in C order.
     return y.copy_(_run(x.resolve_conj().resolve_neg().contiguous(), other, settings, True))
+
+
+def _of_arrays(
+    x: NDArray[Any], other: Tensor | None, settings: Settings, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """A noise of the first tensor's array and the second tensor."""
+    name, rates, key, numbers = settings
+    arrays = (x,) if other is None else (x, integers_or_floats(other))
+    return NOISES[name].of_arrays(arrays, rates, key, numbers, out)
 
 
 def _run_batch(x: Tensor, other: Tensor | None, settings: Settings) -> Tensor:
@@ -107,10 +116,10 @@ def _run_batch(x: Tensor, other: Tensor | None, settings: Settings) -> Tensor:
     return _op(x, other, key_tensor(key), name, rates, numbers)
 
 
-def _check_dense(x: Tensor) -> None:
-    if x.layout is not torch.strided or x.is_nested:
-        kind = "a nested one; use x.unbind()" if x.is_nested else f"{x.layout}; use x.to_dense()"
-        raise TypeError(f"dropout needs a dense tensor, got {kind}")
+def _not_dense(x: Tensor) -> TypeError:
+    """The error that names the tensor's layout and what to do."""
+    kind = "a nested one; use x.unbind()" if x.is_nested else f"{x.layout}; use x.to_dense()"
+    return TypeError(f"dropout needs a dense tensor, got {kind}")
 
 
 def _run_in_place(x: Tensor, other: Tensor | None, settings: Settings) -> Tensor:
@@ -119,14 +128,6 @@ def _run_in_place(x: Tensor, other: Tensor | None, settings: Settings) -> Tensor
     array = as_array(x)
     _of_arrays(array, other, settings, array)
     return x
-
-
-def _of_arrays(
-    x: NDArray[Any], other: Tensor | None, settings: Settings, out: NDArray[Any] | None
-) -> NDArray[Any]:
-    name, rates, key, numbers = settings
-    arrays = (x,) if other is None else (x, integers_or_floats(other))
-    return NOISES[name].of_arrays(arrays, rates, key, numbers, out)
 
 
 class _Noise(torch.autograd.Function):
@@ -269,13 +270,19 @@ _op.register_autograd(_op_backward, setup_context=_keep_settings)
 
 def axes_of(axes: SupportsIndex | Sequence[SupportsIndex]) -> Any:
     """Shared axes as a tuple."""
-    return (axes,) if isinstance(axes, SupportsIndex) else tuple(axes)
+    # not isinstance(axes, SupportsIndex), which takes 7 us
+    return (axes,) if hasattr(axes, "__index__") else tuple(axes)
+
+
+def plain_rates(rates: Sequence[Any]) -> tuple[Any, ...]:
+    """Rates as functions of arrays take them."""
+    if len(rates) == 1 and type(rates[0]) is float:  # the usual case first
+        return tuple(rates)
+    return tuple(map(plain_rate, rates))
 
 
 def plain_rate(p: Any) -> Any:
-    """The rate as functions of arrays take it. An array is copied, so that backward has the same one."""
-    if type(p) is float:  # the usual case first
-        return p
+    """One of them. An array is copied, so that backward has the same one."""
     given = p.numpy() if isinstance(p, torch.Tensor) else p
     return given.copy() if isinstance(given, np.ndarray) else given
 
@@ -311,7 +318,7 @@ def noise(
     if traced(x) or (other is not None and traced(other)):
         y = _traced_noise(x, name, rates, key, numbers, other)
         return x.copy_(y) if inplace else y
-    settings = name, tuple([plain_rate(rate) for rate in rates]), plain_key(key), numbers
+    settings = name, plain_rates(rates), plain_key(key), numbers
     if torch._C._are_functorch_transforms_active():
         y = _Noise.apply(x, other, settings, False)
         return x.copy_(y) if inplace else y

@@ -1,4 +1,4 @@
-"""Concrete dropout of tensors: operators, and the module that learns its rate."""
+"""Concrete dropout of tensors: its operators, the function, and the module that learns the rate."""
 
 from __future__ import annotations
 
