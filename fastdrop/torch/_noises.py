@@ -43,6 +43,15 @@ def _by_axes(function: Callable[..., NDArray[Any]]) -> Callable[..., NDArray[Any
     return call
 
 
+def _elementwise(
+    function: Callable[..., NDArray[Any]], backward: Callable[..., NDArray[Any]] | None = None
+) -> dict[str, Noise]:
+    """The entry of a noise by a rate and shared axes, and that of its gradient where it is another noise."""
+    name, gradient = function.__name__, (backward or function).__name__
+    found = {name: Noise(_by_axes(function), gradient)}
+    return found if backward is None else found | {gradient: Noise(_by_axes(backward), gradient)}
+
+
 def _drop_block(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: Out) -> NDArray[Any]:
     (x,), (p,), (size, shared) = arrays, rates, numbers
     return fd.drop_block(x, p, key, block_size=size, shared_channels=bool(shared), out=out)
@@ -92,11 +101,10 @@ def _times_normal(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out:
 
 
 NOISES: dict[str, Noise] = {
-    "dropout": Noise(_by_axes(fd.dropout), "dropout"),
-    "gaussian_dropout": Noise(_by_axes(fd.gaussian_dropout), "gaussian_dropout"),
+    **_elementwise(fd.dropout),
+    **_elementwise(fd.gaussian_dropout),
+    **_elementwise(fd.alpha_dropout, fd.alpha_dropout_backward),
     "gaussian_noise": Noise(_by_axes(fd.gaussian_noise), PASSED),
-    "alpha_dropout": Noise(_by_axes(fd.alpha_dropout), "alpha_dropout_backward"),
-    "alpha_dropout_backward": Noise(_by_axes(fd.alpha_dropout_backward), "alpha_dropout_backward"),
     "drop_block": Noise(_drop_block, "drop_block"),
     "zoneout": Noise(_by_axes(fd.zoneout), "zoneout_new", "zoneout_previous"),
     "zoneout_new": Noise(_zoneout_new, "zoneout_new"),
