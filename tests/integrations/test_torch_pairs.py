@@ -2,6 +2,10 @@
 
 import copy
 import inspect
+import shutil
+import sysconfig
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ import fastdrop.torch as fdt  # noqa: E402
 from fastdrop.torch._noises import NOISES, PASSED  # noqa: E402
 
 nn = torch.nn
+COMPILER = shutil.which("g++") and (Path(sysconfig.get_paths()["include"]) / "Python.h").exists()
 KEY = fd.Key(42, draw=7)
 SHAPE = (3, 4, 5, 7)
 REALS = [dtype for dtype in DTYPES if not dtype.is_complex]
@@ -215,14 +220,13 @@ def test_every_derivative_of_the_table_is_in_the_table():
 
 @compiles
 @pytest.mark.parametrize("name", [*calls(), "token_dropout"])
-@pytest.mark.parametrize("backend", ["aot_eager"])
-def test_graphs_give_what_eager_mode_gives(name, backend):
+def test_graphs_give_what_eager_mode_gives(name):
     torch._dynamo.reset()
     function, tensors = {
         **calls(),
         "token_dropout": (lambda t: fdt.token_dropout(t, 0.5, KEY, **OPTIONS), (TOKENS,)),
     }[name]
-    compiled = torch.compile(function, fullgraph=True, backend=backend)
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     y, expected = compiled(*tensors), function(*tensors)
     assert torch.equal(y, expected)
     if y.requires_grad:
@@ -230,6 +234,28 @@ def test_graphs_give_what_eager_mode_gives(name, backend):
         found, wanted = (torch.autograd.grad(t, tensors, g) for t in (y, expected))
         for got, want in zip(found, wanted, strict=True):
             torch.testing.assert_close(got, want)
+
+
+@compiles
+@pytest.mark.skipif(not COMPILER, reason="inductor needs a C++ compiler")
+def test_inductor_gives_what_eager_mode_gives():
+    torch._dynamo.reset()
+    functions, tensors = zip(*calls().values(), strict=True)
+
+    def step(*tensors):
+        ready = iter(tensors)
+        return [
+            function(*islice(ready, count)).sin() for function, count in zip(functions, counts, strict=True)
+        ]
+
+    counts = [len(given) for given in tensors]
+    leaves = [t.detach().clone().requires_grad_() for given in tensors for t in given]
+    found = []
+    for call in (torch.compile(step, fullgraph=True), step):
+        outputs = call(*leaves)
+        found.append([*outputs, *torch.autograd.grad(sum(y.square().sum() for y in outputs), leaves)])
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want)
 
 
 @compiles
