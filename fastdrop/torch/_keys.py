@@ -118,4 +118,5 @@ _own = _Own()
 def random_draw() -> int:
     """The number of a random draw of the seed."""
     _own.draw.random_(_DRAWS)
-    return _own.number.item()
+    number: int = _own.number.item()
+    return number

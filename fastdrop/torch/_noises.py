@@ -97,7 +97,8 @@ def _local(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: Out) -
 
 def _times_normal(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: Out) -> NDArray[Any]:
     (g,) = arrays
-    return np.multiply(g, fd.normal(g.shape, key, dtype=g.dtype), out=out)
+    y: NDArray[Any] = np.multiply(g, fd.normal(g.shape, key, dtype=g.dtype), out=out)
+    return y
 
 
 NOISES: dict[str, Noise] = {
