@@ -8,16 +8,14 @@ from typing import Any, SupportsIndex, TypeAlias
 import torch
 from torch.nn import functional
 
-from fastdrop._stream.keys import Key, as_key_or_seed, signed, stream
+from fastdrop._stream.keys import Key, as_key_or_seed, signed
 
 Tensor: TypeAlias = torch.Tensor
 
-# Modules without a key of their own take random draws of one seed, of which a million calls have two alike
-# in one run of five. A random seed would cost more than the rest of a call, and so would the 512 Philox keys
-# of these draws at their first use (.1 ms in a training step), but for the cache that is filled here.
-SEED, _DRAWS = 0x746F726368, 1 << 41
-for _high in range(_DRAWS >> 32):
-    stream(Key(SEED, _high << 32))
+# Modules without a key of their own take random draws of one seed. Draws below 2**48 all have the Philox key
+# of their seed, which is cached. Another random seed for each would cost more than the rest of a call.
+# Of a million draws two are alike once in five hundred runs.
+SEED, _DRAWS = 0x746F726368, 1 << 48
 _CPU = torch.device("cpu")
 
 
