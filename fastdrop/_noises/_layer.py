@@ -306,12 +306,9 @@ class NoiseLayer(Layer):
         waiting.append(forward)
         if forward[4] is not None:
             self._bytes += forward.nbytes()
-        if len(waiting) > MOST_FORWARDS or self._bytes > MOST_BYTES:
-            self._forget_oldest()
-
-    def _forget_oldest(self) -> None:
-        waiting = self._forwards
-        while len(waiting) > MOST_FORWARDS or (self._bytes > MOST_BYTES and len(waiting) > 1):
+            while self._bytes > MOST_BYTES and len(waiting) > 1:
+                self._bytes -= waiting.pop(0).nbytes()
+        if len(waiting) > MOST_FORWARDS:
             self._bytes -= waiting.pop(0).nbytes()
 
     def _latest(self, g: ArrayLike) -> Forward:
