@@ -81,6 +81,7 @@ class Layer(Locked):
 
     def __init__(self, value: Any, rng: Rng) -> None:
         super().__init__()
+        self._value: Any
         self._set(value)
         self.key = as_key(rng)
         self.training = True
@@ -96,8 +97,9 @@ class Layer(Locked):
             schedule = value
         if schedule is not None and not self._takes_schedules:
             raise TypeError(f"{self._parameter} must not be a schedule, got {schedule!r}; use a number")
-        self._value: Any = self._checked(value if schedule is None else schedule(step))
-        self._schedule, self._step = schedule, step
+        number = self._checked(value if schedule is None else schedule(step))
+        with self._lock:
+            self._value, self._schedule, self._step = number, schedule, step
 
     @property
     def schedule(self) -> Callable[[int], float] | None:
