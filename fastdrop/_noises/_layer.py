@@ -82,6 +82,7 @@ class Layer(Locked):
 
     def __init__(self, value: Any, rng: Rng) -> None:
         super().__init__()
+        self._value: Any
         self._set(value)
         self.key = as_key(rng)
         self.training = True
@@ -97,8 +98,9 @@ class Layer(Locked):
             schedule = value
         if schedule is not None and not self._takes_schedules:
             raise TypeError(f"{self._parameter} must not be a schedule, got {schedule!r}; use a number")
-        self._value: Any = self._checked(value if schedule is None else schedule(step))
-        self._schedule, self._step = schedule, step
+        number = self._checked(value if schedule is None else schedule(step))
+        with self._lock:
+            self._value, self._schedule, self._step = number, schedule, step
 
     @property
     def schedule(self) -> Callable[[int], float] | None:
@@ -307,12 +309,9 @@ class NoiseLayer(Layer):
         waiting.append(forward)
         if forward[4] is not None:
             self._bytes += forward.nbytes()
-        if len(waiting) > MOST_FORWARDS or self._bytes > MOST_BYTES:
-            self._forget_oldest()
-
-    def _forget_oldest(self) -> None:
-        waiting = self._forwards
-        while len(waiting) > MOST_FORWARDS or (self._bytes > MOST_BYTES and len(waiting) > 1):
+            while self._bytes > MOST_BYTES and len(waiting) > 1:
+                self._bytes -= waiting.pop(0).nbytes()
+        if len(waiting) > MOST_FORWARDS:
             self._bytes -= waiting.pop(0).nbytes()
 
     def _latest(self, g: ArrayLike) -> Forward:
