@@ -17,12 +17,8 @@ from .given import Given, Shape, flat, rows
 from .measures import timed
 
 FLOATS = ("float16", "float32", "float64")  # that a tensor can be made of
-OTHER_MODULES = (
-    "EmbeddingDropout",
-    "StandoutDropout",
-    "TokenDropout",
-    "Zoneout",
-)  # not of a rate and an array
+# modules that aren't made of a rate, or take two arrays
+OTHER_MODULES = ("EmbeddingDropout", "StandoutDropout", "TokenDropout", "Zoneout")
 MODULE_SHAPES = SHAPES | {"DropPath": rows}
 
 
