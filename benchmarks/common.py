@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import fastdrop as fd
-from fastdrop._tools.bench import seconds_in_turns, taken
+from fastdrop._tools.bench import circumstances, seconds_in_turns
 
 Part = Callable[[int, bool], None]
 _SHOWN: list[dict[str, Any]] = []  # of the part that runs
@@ -49,7 +49,7 @@ def run(
     before = fd.get_num_threads()
     fd.set_num_threads(chosen.threads)
     try:
-        found = taken(chosen.rounds)
+        found = circumstances(chosen.rounds)
         if apart:
             with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as fresh:
                 rows = list(chain.from_iterable(fresh.map(_rows, parts, repeat(chosen))))

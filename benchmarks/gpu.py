@@ -5,7 +5,7 @@
     python benchmarks/gpu.py [--rounds 21] [--skip-tests]
 
 It needs the extra cuda and pytest, and compares with PyTorch if that is there and finds the GPU. First come
-the tests of tests/test_cuda.py on the device against the CPU's kernels, then times by CUDA events.
+the tests of tests/kernels/test_cuda.py on the device against the CPU's kernels, then times by CUDA events.
 Without a GPU it says so and ends.
 
 What to expect, on paper, since no figure of a GPU exists yet. An H100 (SXM) moves 3.35 TB/s, and at 1.755
@@ -49,7 +49,7 @@ import numpy as np
 import fastdrop as fd
 
 KEY = fd.Key(0)
-TESTS = Path(__file__).parents[1] / "tests" / "test_cuda.py"
+TESTS = Path(__file__).parents[1] / "tests" / "kernels" / "test_cuda.py"
 
 
 def why_not() -> str | None:

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 import numba.cuda.dispatcher
 from numba import cuda, types
 
+from fastdrop._arrays.plan import ACTIVATIONS
 from fastdrop._cuda import kernels
-from fastdrop._lanes import formulas
 
 CAPABILITIES = ((8, 0), (9, 0))
 CARRIERS = {
@@ -52,7 +52,12 @@ BIAS_DIVISIONS = 2  # more of them, where there is a bias
 DIVISION, PRODUCT = r"(div|rem)\.[su]64", r"(mul|mad)\.(lo|hi)\.[su]64"
 INEXACT = r"mul\.f|mul\.ftz|.*\.(approx|full|ftz)\b"
 I64 = types.int64
-NUMBERS = {"multiply": 1, "shift": 1, "concrete": 5, "concrete_slope": 5}
+NUMBERS = {
+    ("normal", "multiply"): 1,
+    ("normal", "shift"): 1,
+    ("logistic", "concrete"): 5,
+    ("logistic", "concrete_slope"): 5,
+}
 
 
 def signatures(carrier: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
@@ -62,7 +67,7 @@ def signatures(carrier: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     arrays, tail = (a, a, a, a), (types.UniTuple(real, 2), I64, I64)
     axes, places = types.UniTuple(I64, 5), types.UniTuple(I64, 3)
     for name, activation, biased in passes():
-        label = f"{name} {formulas.ACTIVATIONS[activation]}" if name.startswith(("act", "diff")) else name
+        label = f"{name} {ACTIVATIONS[activation]}" if name.startswith(("act", "diff")) else name
         label += " bias" * biased
         kernel = kernels.elements_kernel(name, activation, biased)
         yield f"elements {label}", kernel, (*arrays, types.UniTuple(I64, 7), I64, real, *tail)
@@ -71,14 +76,14 @@ def signatures(carrier: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
         kernel = kernels.units_kernel(name, activation, biased, True)
         rates = types.uint32[::1], real[::1]
         yield f"rates {label}", kernel, (*arrays, layout, axes, places, places, *rates, *tail)
-    for name, count in NUMBERS.items():
+    for (draw, name), count in NUMBERS.items():
         numbers = types.UniTuple(real, count), I64, I64
-        yield f"noise {name}", kernels.noise_kernel(name), (a, a, types.UniTuple(I64, 5), *numbers)
+        yield f"noise {name}", kernels.noise_kernel(draw, name), (a, a, types.UniTuple(I64, 5), *numbers)
         layout = types.UniTuple(I64, 2), axes, places, places
-        kernel = kernels.noise_units_kernel(name)
+        kernel = kernels.noise_units_kernel(draw, name)
         yield f"noise of units {name}", kernel, (a, a, *layout, a, *numbers)
         if count == 1:
-            kernel = kernels.noise_units_kernel(name, True)
+            kernel = kernels.noise_units_kernel(draw, name, True)
             yield f"noise by units {name}", kernel, (a, a, *layout, real[::1], *numbers)
     yield "sums", kernels.sums_kernel(), (a, a, I64)
 
@@ -87,7 +92,7 @@ def passes() -> Iterator[tuple[str, int, bool]]:
     """Formulas of Bernoulli noise, with the number of the activation, and whether there is a bias."""
     for name in ("drop", "alpha", "add", "replace"):
         yield name, 0, False
-    for activation in range(len(formulas.ACTIVATIONS)):
+    for activation in range(len(ACTIVATIONS)):
         for name in ("activate", "activate_add", "differentiate"):
             yield name, activation, True
             yield name, activation, False

@@ -168,7 +168,7 @@ def rates(rounds: int, small: bool) -> None:
     calls: Calls = {
         "dropout": lambda: fd.dropout(h, 0.5, KEY, out=y),
         "adaptive": lambda: adaptive(h, out=y),
-        "its backward": lambda: adaptive.backward(a, out=y),
+        "its backward": lambda: fd.dropout_backward(a, adaptive.rates, KEY, out=y),
         "standout": lambda: standout(h, a, out=y),
     }
     report("rates by activation", calls, rounds)

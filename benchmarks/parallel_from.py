@@ -2,7 +2,7 @@
 
 A tight loop over one kernel flatters threads that are still awake. Here each timed call comes after
 what a training loop does in between: nothing, a NumPy pass, a matrix product (after which OpenBLAS's
-threads go on spinning), a PyTorch operation. `fastdrop._cpu.PARALLEL_FROM` is the size
+threads go on spinning), a PyTorch operation. `fastdrop._cpu.calls.PARALLEL_FROM` is the size
 from which sharing gains more than it loses over all of them.
 
     python benchmarks/parallel_from.py [--rounds 41] [--p 0.5]

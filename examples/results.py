@@ -22,7 +22,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fastdrop._tools.bench import info
+from fastdrop._tools.info import info
 
 FOLDER = Path(__file__).parent
 PROGRAMS = (

@@ -1,5 +1,6 @@
 """fastdrop: dropout for NumPy at the cost of a multiply, with no stored mask."""
 
+import typing as _typing
 from importlib import import_module as _import_module
 
 from fastdrop import moments as moments
@@ -157,9 +158,14 @@ for _name in __all__:
     if callable(globals()[_name]):  # so that pickles and help() name no file
         globals()[_name].__module__ = __name__
 
+if _typing.TYPE_CHECKING:
+    from fastdrop import autograd as autograd
+    from fastdrop import dask as dask
+    from fastdrop import torch as torch
+else:
 
-def __getattr__(name: str) -> object:
-    """Import a public subpackage that needs another package when it is asked for first."""
-    if name in ("autograd", "dask", "torch"):
-        return _import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        """Import a public module that needs another package when it is asked for first."""
+        if name in ("autograd", "dask", "torch"):
+            return _import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

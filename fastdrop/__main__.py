@@ -1,4 +1,4 @@
-"""`python -m fastdrop`: the command line."""
+"""What `python -m fastdrop` starts."""
 
 from fastdrop._tools.cli import main
 

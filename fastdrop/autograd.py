@@ -35,10 +35,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 import fastdrop as fd
-from fastdrop._arrays.host import Axes, Window
+from fastdrop._arrays.host import column_sums
 from fastdrop._arrays.numbers import Rate
+from fastdrop._arrays.plan import Axes, Window
 from fastdrop._noises._described import described_by
-from fastdrop._noises.fused import column_sums
 from fastdrop._noises.variational import summed_to
 from fastdrop._stream.keys import Key
 

@@ -36,9 +36,9 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 import fastdrop as fd
-from fastdrop._arrays.host import Axes, axes_in
 from fastdrop._arrays.numbers import Rate, check_broadcast
-from fastdrop._cpu.pool import alone
+from fastdrop._arrays.plan import Axes, axes_in
+from fastdrop._backends import alone
 from fastdrop._noises._described import described_by
 from fastdrop._noises.drop_path import path_axes
 from fastdrop._stream.keys import Key, natural

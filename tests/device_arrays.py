@@ -46,10 +46,10 @@ def install(monkeypatch):
     cupy.empty_like = empty_like
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     if SIMULATED:
-        from fastdrop._cuda import kernels
+        from fastdrop._cuda import launch
 
-        monkeypatch.setattr(kernels, "argument", _simulated)
-        monkeypatch.setattr(kernels, "THREADS", 32)  # the simulator makes a thread of Python for each
+        monkeypatch.setattr(launch, "argument", _simulated)
+        monkeypatch.setattr(launch, "THREADS", 32)  # the simulator makes a thread of Python for each
 
 
 def _simulated(lanes):

@@ -5,6 +5,7 @@ import numpy as np
 
 import fastdrop as fd
 from fastdrop._arrays.host import as_lanes, lanes_dtype
+from fastdrop._arrays.plan import Pass, Rates, Rows
 from fastdrop._cpu import bernoulli, calls
 from fastdrop._noises._noise import NOISES
 from fastdrop._stream.keys import TILE, stream
@@ -28,15 +29,16 @@ def _cycled(x, put):
 
 def drop_by(x, out, put):
     a, thresholds, scales = _cycled(x, put)
-    calls.drop_by(a.ravel(), as_lanes(out).ravel(), thresholds, scales, 5, 3, 1001, *stream(KEY))
+    rates = Rates(thresholds, scales, (5,))
+    calls.by_rate(a.ravel(), as_lanes(out).ravel(), rates, 1, 3, 1001, *stream(KEY))
 
 
 def fused(x, out, put):
     a, _, _ = _cycled(x, put)
     bias = put(np.resize(np.arange(5, dtype=lanes_dtype(a)), 5 + TILE))
     a, b = a.ravel(), as_lanes(out).ravel()
-    numbers = a.size, 0, 9, 1 << 30, 4 / 3, (), *stream(KEY)
-    calls.fused("activate_add", 2, a, a, bias, 5, b, *numbers)
+    what, draw = Pass("activate_add", activation=2), (1 << 30, 4 / 3, *stream(KEY))
+    calls.elements(what, calls.Part(a, a, bias, 5, b), Rows(a.size, 0, 9), draw)
 
 
 def units(shared, inner):
@@ -47,7 +49,8 @@ def units(shared, inner):
             factors = put(np.resize(np.array([0, 1, 2], lanes_dtype(a)), outer * inner))
             part = outer * shared * inner
             b[part:] = a[part:]
-            calls.units(a[:part], a[:part], a[:part], b[:part], factors, shared, inner)
+            arrays = calls.Part(a[:part], a[:part], a[:part], calls.NO_CYCLE, b[:part])
+            calls.units(Pass(), arrays, factors, calls.Units(shared, inner, 0))
 
     return call
 
@@ -84,6 +87,7 @@ CALLS = {
     "mirrored": lambda x, out, put: fd.dropout(x, 0.1, KEY.antithetic(), out=out),
     "window": lambda x, out, put: fd.dropout(x, 0.3, KEY, out=out, window=window(x)),
     "by element": lambda x, out, put: fd.dropout(x, rates(x, put), KEY, out=out),
+    "by row": lambda x, out, put: fd.dropout(x, rates(x[..., :1], put), KEY, out=out),
     "by feature": lambda x, out, put: fd.dropout(x, rates(x[-1:], put), KEY, out=out),
     "shared first": lambda x, out, put: fd.dropout(x, 0.3, KEY, shared_axes=0, out=out),
     "shared last": lambda x, out, put: fd.dropout(x, 0.3, KEY, shared_axes=-1, out=out),

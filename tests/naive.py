@@ -23,8 +23,15 @@ def philox(counter: list[int], key: list[int]) -> list[int]:
 
 
 def key_words(seed: int, draw: int) -> list[int]:
-    spawn = (draw % 2**63 // WORD,) if draw % 2**63 >= WORD else ()
+    high = draw % 2**63 // 2**48
+    spawn = (high,) if high else ()
     return [int(w) for w in np.random.SeedSequence(seed, spawn_key=spawn).generate_state(2, np.uint32)]
+
+
+def counter(number: int, domain: int, plane: int, draw: int) -> list[int]:
+    """Philox's counter of a block."""
+    middle = draw // WORD % 2**16
+    return [number % WORD, number // WORD, domain * 2**24 + middle * 2**8 + plane, draw % WORD]
 
 
 def uniform(index: int, seed: int, draw: int) -> int:
@@ -35,7 +42,7 @@ def uniform(index: int, seed: int, draw: int) -> int:
     number = 8 * tile + block
     total = 0
     for plane in range(32):
-        words = philox([number % WORD, number // WORD, plane, draw % WORD], key_words(seed, draw))
+        words = philox(counter(number, 0, plane, draw), key_words(seed, draw))
         total = 2 * total + (words[word] // 2**bit) % 2
     return WORD - 1 - total if draw >= 2**63 else total
 
@@ -62,10 +69,7 @@ def normal(index: int, seed: int, draw: int, bits: int) -> float:
     group, place = divmod(index, 32)
     word, block = divmod(place, 8)
     number, pair = 8 * group + block, word // 2 * 2
-    high, low = (
-        philox([number % WORD, number // WORD, 2**24 + plane, draw % WORD], key_words(seed, draw))
-        for plane in (0, 1)
-    )
+    high, low = (philox(counter(number, 1, plane, draw), key_words(seed, draw)) for plane in (0, 1))
     radius, angle = (high[i] if bits == 32 else high[i] * WORD + low[i] for i in (pair, pair + 1))
     u = Fraction(2 * radius + 1, 2 ** (bits + 1))
     minus_log = -math.log(u) if u < Fraction(1, 2) else -math.log1p(-float(1 - u))
@@ -79,10 +83,7 @@ def logistic(index: int, seed: int, draw: int, bits: int) -> float:
     group, place = divmod(index, 32)
     word, block = divmod(place, 8)
     number = 8 * group + block
-    high, low = (
-        philox([number % WORD, number // WORD, 2 * 2**24 + plane, draw % WORD], key_words(seed, draw))[word]
-        for plane in (0, 1)
-    )
+    high, low = (philox(counter(number, 2, plane, draw), key_words(seed, draw))[word] for plane in (0, 1))
     u = Fraction(2 * (high if bits == 32 else high * WORD + low) + 1, 2 ** (bits + 1))
     u = 1 - u if draw >= 2**63 else u
     return (

@@ -1,4 +1,4 @@
-"""Tensors for tests: dtypes and comparisons with arrays."""
+"""Tensors for tests: their dtypes, their layouts, and comparisons with arrays."""
 
 import ml_dtypes
 import numpy as np
@@ -11,6 +11,17 @@ DTYPES = {
     torch.float64: np.float64,
     torch.complex64: np.complex64,
     torch.complex128: np.complex128,
+}
+
+
+# Layouts of a tensor of four axes, and what gives them to a tensor in C order.
+LAYOUTS = {
+    "contiguous": lambda x: x.clone(),
+    "channels_last": lambda x: x.to(memory_format=torch.channels_last),
+    "permuted": lambda x: x.permute(1, 3, 0, 2).contiguous().permute(2, 0, 3, 1),
+    "sliced": lambda x: torch.stack([x, x], -1)[..., 0],
+    "expanded": lambda x: x[:1, :, :1].expand_as(x),
+    "flipped": lambda x: x.flip(1).transpose(0, 1).contiguous().transpose(0, 1),
 }
 
 

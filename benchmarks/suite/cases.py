@@ -34,6 +34,18 @@ class Case(NamedTuple):
     dtypes: tuple[str, ...] = REAL
 
 
+def backward_of(made: Any, s: Given) -> Call:
+    """The backward of a layer's one forward, which is made to wait for it again before each call."""
+    waiting = getattr(made, "_forwards", [None])  # before it had them a layer took any number of backwards
+    forward = waiting[-1]
+
+    def call() -> Any:
+        waiting[:] = [forward]
+        return made.backward(s.g, **s.out)
+
+    return call
+
+
 def weights(s: Given) -> np.ndarray:
     """Square weights for an input."""
     return normals((s.x.shape[1], s.x.shape[1]), s.x.dtype.name, 3)

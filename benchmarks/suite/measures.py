@@ -17,6 +17,7 @@ import fastdrop as fd
 from .cases import Call, Case
 from .given import Given, named
 from .grid import DTYPES, ONE_SIZE, PEAK_SIZES, RATES, ROUNDS, SIZES, THREADS
+from .timing import bench
 
 MISSING = (AttributeError, ImportError)  # the case is newer than the commit, or its package not installed
 FOUR = ["size", "p", "threads", "dtype"]
@@ -77,15 +78,13 @@ class _Timed:
 
     def track_multiplies(self, *point: Any) -> float:
         """The forward's time as a multiple of np.multiply's of an array of as many elements."""
-        from fastdrop._tools.bench import seconds_in_turns
-
         size, _, _, dtype = point
         given = Given.of((size,), dtype, 0.5, True)
         calls = {
             "forward": self.calls["forward"],
             "multiply": lambda: np.multiply(given.x, 2, out=given.out["out"]),
         }
-        medians = seconds_in_turns(calls, ROUNDS, max(1, (1 << 14) // size))
+        medians = bench.seconds_in_turns(calls, ROUNDS, max(1, (1 << 14) // size))
         return medians["forward"] / medians["multiply"]
 
 

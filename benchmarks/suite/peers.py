@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from .grid import PEER_SIZES, RATES, ROUNDS, THREADS
 from .measures import use_threads
+from .timing import bench
 
-try:
-    from fastdrop._tools.bench import CONTENDERS, measure
-except ImportError:  # an old commit
-    CONTENDERS = {}
+CONTENDERS = bench.CONTENDERS if bench else {}
 
 PEERS = [
     "np.copyto",
@@ -36,7 +34,7 @@ class Dropout:
         use_threads(threads)
 
     def track_share(self, peer: str, size: int, p: float, threads: int) -> float:
-        peers, ours = measure([size], [p], threads, ROUNDS, [peer, "fastdrop"])
+        peers, ours = bench.measure([size], [p], threads, ROUNDS, [peer, "fastdrop"])
         return float(ours["us_per_call"] / peers["us_per_call"])
 
 

@@ -40,6 +40,9 @@ class Lanes(NamedTuple):
         }
 
 
+WHERE = "on a GPU"  # where these arrays are, for messages
+
+
 class DeviceArray:
     """A C-order array on a GPU: what the kernels need, and the object that a caller gave.
 
@@ -101,6 +104,46 @@ def _stream_of(owner: Any) -> int:
 
 def _library(owner: Any) -> str:
     return type(owner).__module__.partition(".")[0]
+
+
+def array(x: Any) -> DeviceArray:
+    """X as kernels need it."""
+    return x if isinstance(x, DeviceArray) else DeviceArray(x)
+
+
+def target(out: Any, *arrays: DeviceArray) -> DeviceArray:
+    """The array to write to: a new one like the first array, or out, checked against all of them."""
+    if out is None:
+        return empty_like(arrays[0])
+    for other in arrays[1:]:
+        device_output(out, other)
+    return device_output(out, arrays[0])
+
+
+def given(y: DeviceArray) -> Any:
+    """A new array as its caller gets it: of the library of the array that it was made like."""
+    return y.owner
+
+
+def overlap(out: Any, x: DeviceArray) -> bool:
+    """Whether an array of a caller's may share memory with x."""
+    return device_output(out, x).overlaps(x)
+
+
+def real_type(x: DeviceArray) -> np.dtype[Any]:
+    """The dtype of the numbers that x's lanes are computed with."""
+    return np.dtype(x.lanes.real)
+
+
+def as_bias(bias: DeviceArray, x: DeviceArray) -> DeviceArray:
+    """A bias, checked to be of the type that x has in lanes: nothing is converted on a GPU."""
+    if real_type(bias) != real_type(x):
+        raise ValueError(f"bias must have x's dtype {x.dtype} or {real_type(x)}, got {bias.dtype}")
+    return bias
+
+
+def no_bias(x: DeviceArray) -> None:
+    """What stands for a bias where there is none: CUDA has kernels without."""
 
 
 def empty_like(x: DeviceArray) -> DeviceArray:

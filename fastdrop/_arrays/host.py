@@ -1,41 +1,42 @@
-"""Arrays on their way to the kernels: checked, viewed as lanes, cut into flat pieces."""
+"""Arrays of NumPy on their way to the kernels: checked, viewed as lanes, cut into flat pieces."""
 
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Iterator, Sequence
-from typing import Any, SupportsIndex, TypeAlias
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-from fastdrop._arrays.device import DeviceArray, device_output, empty_like
-
-Window: TypeAlias = tuple[Sequence[int], Sequence[int]]
-Axes: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
 PLAIN = frozenset({np.dtype(np.float32), np.dtype(np.float64)})  # what the kernels take as it is
 _DTYPES = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
 _CARRIERS = {"float16": np.dtype(np.int16), "bfloat16": np.dtype(np.uint16)}
 _LANES = {np.int16: np.float32, np.uint16: np.float32}
 BUFFER = 1 << 16  # elements of the buffer through which arrays that are not C-order go
+_ROWS = 1 << 16  # elements that are summed while they are in the cache
 # bits of ndarray.flags.num
 _OWNED = 0x004
 READY = 0x101  # C-contiguous and aligned: the kernels can work on it as it lies in memory
 _WRITABLE = READY | 0x400
 
+WHERE = "in memory"  # where these arrays are, for messages
 
-def to_array(x: ArrayLike) -> NDArray[Any]:
+
+def array(x: ArrayLike) -> NDArray[Any]:
     """X as a plain array of a dtype that is taken, in any byte order."""
-    if type(x) is not np.ndarray:
-        if hasattr(x, "__cuda_array_interface__"):
-            raise TypeError("this function takes no arrays on a GPU; copy x to the host")
-        x = unmasked(x)
+    x = unmasked(x)
     if x.dtype not in PLAIN and x.dtype.name not in _DTYPES:
         allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
         raise TypeError(f"dropout needs {allowed}, got {x.dtype}; use x.astype(np.float32)")
     return x
+
+
+def to_array(x: ArrayLike) -> NDArray[Any]:
+    """As `array`, for functions that arrays on a GPU don't reach."""
+    if hasattr(x, "__cuda_array_interface__"):
+        raise TypeError("this function takes no arrays on a GPU; copy x to the host")
+    return array(x)
 
 
 def unmasked(x: ArrayLike) -> NDArray[Any]:
@@ -45,44 +46,17 @@ def unmasked(x: ArrayLike) -> NDArray[Any]:
     return np.asarray(x)
 
 
-def any_array(x: ArrayLike) -> NDArray[Any]:
-    """As `to_array`, or a `DeviceArray` where x is on a GPU, which goes through the same hands."""
-    if type(x) is not np.ndarray and hasattr(x, "__cuda_array_interface__"):
-        return DeviceArray(x)  # type: ignore[return-value]
-    return to_array(x)
-
-
 def real_array(x: ArrayLike, what: str) -> NDArray[Any]:
     """As `to_array`, but no complex numbers."""
-    return _real(to_array(x), what)
+    a = to_array(x)
+    refuse_complex(a, what)
+    return a
 
 
-def any_real_array(x: ArrayLike, what: str) -> NDArray[Any]:
-    """As `any_array`, but no complex numbers."""
-    return _real(any_array(x), what)
-
-
-def _real(x: NDArray[Any], what: str) -> NDArray[Any]:
+def refuse_complex(x: Any, what: str) -> None:
+    """Refuse an array of complex numbers."""
     if x.dtype.kind == "c":
         raise TypeError(f"{what} needs real numbers, got {x.dtype}; use x.real and x.imag")
-    return x
-
-
-def like(x: NDArray[Any], other: ArrayLike, name: str, of: str = "x") -> NDArray[Any]:
-    """The other array, checked to be where x is and to have x's shape and dtype."""
-    other = any_array(other)
-    same_place(x, other, name)
-    for what in ("shape", "dtype"):
-        got, allowed = getattr(other, what), getattr(x, what)
-        if got != allowed:
-            raise ValueError(f"{name} must have {of}'s {what} {allowed}, got {got}")
-    return other
-
-
-def same_place(x: Any, other: Any, name: str) -> None:
-    """Refuse an array that isn't where x is: in memory, or on a GPU."""
-    if type(other) is not type(x):
-        raise TypeError(f"{name} must be on a GPU if x is and only then; copy one of them")
 
 
 def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
@@ -107,11 +81,19 @@ def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(out)
 
 
-def target(out: Any, *arrays: Any) -> NDArray[Any]:
+def flat_pair(x: Any, out: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None:
+    """An array to write to, and x and this array flat, where kernels take both as they lie; else None."""
+    if type(x) is not np.ndarray or x.dtype not in PLAIN or not x.size:
+        return None
+    y = np.empty(x.shape, x.dtype) if out is None else output(out, x)
+    if x.flags.num & y.flags.num & READY != READY:
+        return None
+    given = y if out is None else out
+    return (given, x, y) if x.ndim == 1 else (given, x.ravel(), y.ravel())
+
+
+def target(out: Any, *arrays: NDArray[Any]) -> NDArray[Any]:
     """The plain array to write to: a new one like the first array, or out, checked against all of them."""
-    if type(arrays[0]) is not np.ndarray:
-        on_device = [empty_like(arrays[0])] if out is None else [device_output(out, a) for a in arrays]
-        return on_device[0]  # type: ignore[return-value]
     if out is None:
         return np.empty(arrays[0].shape, arrays[0].dtype)
     for other in arrays[1:]:
@@ -119,17 +101,38 @@ def target(out: Any, *arrays: Any) -> NDArray[Any]:
     return output(out, arrays[0])
 
 
-def overlap(out: Any, x: Any) -> bool:
+def given(y: NDArray[Any]) -> NDArray[Any]:
+    """A new array as its caller gets it."""
+    return y
+
+
+def overlap(out: NDArray[Any], x: NDArray[Any]) -> bool:
     """Whether an array of a caller's may share memory with x."""
-    if type(x) is np.ndarray:
-        return bool(np.may_share_memory(out, x))
-    return device_output(out, x).overlaps(x)
+    return bool(np.may_share_memory(out, x))
 
 
-def result(y: Any, out: Any) -> NDArray[Any]:
-    """What a caller gets: out if given, else the new array, on a GPU its library's."""
-    found: NDArray[Any] = out if out is not None else y if type(y) is np.ndarray else y.owner
-    return found
+def real_type(x: NDArray[Any]) -> np.dtype[Any]:
+    """The dtype of the numbers that x's lanes are computed with."""
+    return x.dtype if x.dtype in PLAIN else lanes_dtype(as_lanes(x))
+
+
+def as_bias(bias: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
+    """A bias in the type that x has in lanes."""
+    return bias.astype(real_type(x))
+
+
+def column_sums(y: NDArray[Any]) -> NDArray[Any]:
+    """The sums over all axes but the last: of some rows in y's type, then of those in float64."""
+    rows = y.reshape(math.prod(y.shape[:-1]), y.shape[-1])
+    step = max(1, _ROWS // max(y.shape[-1], 1))
+    wide = lanes_dtype(as_lanes(y))
+    parts = [rows[i : i + step].sum(0, dtype=wide) for i in range(0, len(rows), step)]
+    return np.asarray(parts, np.float64).sum(0) if parts else np.zeros(y.shape[-1:])
+
+
+def no_bias(x: NDArray[Any]) -> NDArray[Any]:
+    """What stands for a bias where there is none: kernels always add one."""
+    return np.zeros(x.shape[-1:], real_type(x))
 
 
 def _same_elements(a: NDArray, b: NDArray) -> bool:
@@ -171,37 +174,6 @@ def unpacked(mask: NDArray, x: NDArray) -> NDArray:
         got = f"{mask.dtype} {mask.shape}"
         raise ValueError(f"a packed mask for {x.size} elements must be uint8 ({length},), got {got}")
     return np.unpackbits(mask, count=x.size).reshape(x.shape)
-
-
-def window_of(window: Window, shape: tuple[int, ...]) -> tuple[list[int], list[int]]:
-    """Full shape and origin as ints, checked to hold a block of the shape."""
-    try:
-        full, origin = ([operator.index(n) for n in part] for part in window)
-    except (TypeError, ValueError, AttributeError):
-        raise TypeError(f"window must be (full_shape, origin), two tuples of ints, got {window!r}") from None
-    ends = [o + n for o, n in zip(origin, shape, strict=False)]
-    inside = all(o >= 0 and end <= f for f, o, end in zip(full, origin, ends, strict=False))
-    if not (len(full) == len(origin) == len(shape) and inside):
-        at = f"{tuple(origin)} in {tuple(full)}"
-        raise ValueError(f"window must place the block inside the full array, got block {shape} at {at}")
-    if math.prod(full) > 1 << 64:
-        raise ValueError(f"window's full shape must have at most 2**64 elements, got {tuple(full)}")
-    return full, origin
-
-
-def axes_in(axes: Axes, ndim: int, name: str = "shared_axes") -> set[int]:
-    """Axes as numbers from 0, checked against the number of axes."""
-    try:
-        # not isinstance(axes, SupportsIndex), which takes 7 us
-        numbers = [operator.index(axis) for axis in ((axes,) if hasattr(axes, "__index__") else axes)]
-    except TypeError:
-        raise TypeError(f"{name} must be an int or a tuple of ints, got {axes!r}") from None
-    found = {axis + ndim if axis < 0 else axis for axis in numbers}
-    if not found <= set(range(ndim)):
-        raise ValueError(f"{name} must be in [-{ndim}, {ndim}) for an array of {ndim} axes, got {axes}")
-    if len(found) < len(numbers):
-        raise ValueError(f"{name} must not repeat an axis, got {axes}")
-    return found
 
 
 def as_lanes(a: NDArray) -> NDArray:

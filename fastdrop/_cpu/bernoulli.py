@@ -1,13 +1,17 @@
-"""The CPU kernels in plain Python on lanes: bit planes decided in registers, then a formula.
+"""The CPU kernels of Bernoulli noise, in plain Python on lanes: planes in registers, then a formula.
 
-They work on 1-D C-order arrays, and become machine code in `fastdrop._cpu`, one piece for each formula.
+They work on 1-D C-order arrays, and become machine code in `fastdrop._cpu.calls`, one for each formula.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
+from fastdrop._arrays.plan import Rows
+from fastdrop._lanes import draws, formulas
 from fastdrop._lanes.memory import (
     fence,
     load,
@@ -18,84 +22,45 @@ from fastdrop._lanes.memory import (
     store_streaming,
     store_where,
 )
-from fastdrop._lanes.vectors import (
-    LANES,
-    any_nonzero,
-    iota,
-    join,
-    lower_twice,
-    narrow,
-    splat,
-    splat_like,
-    upper_twice,
-)
-from fastdrop._stream import philox
-from fastdrop._stream.keys import BERNOULLI, DOMAIN_SHIFT, MIRROR_SHIFT, TILE
+from fastdrop._lanes.vectors import LANES, iota, join, lower_twice, splat, upper_twice
+from fastdrop._stream.keys import TILE
 
 _TILE = np.int64(TILE)
 _GROUPS = TILE // LANES  # groups of eight neighbours in a tile
 _WORDS = 4  # words in a Philox block; group g holds bit g // 4 of word g % 4
-_BLOCKS = np.uint64(LANES)  # Philox blocks in a tile, one a lane
-_ALL = np.uint32(0xFFFFFFFF)
 _NONE = np.uint32(0)
 _ONE = np.uint32(1)
-_TOP_DIGIT = np.uint32(0x80000000)
-_WORD = np.uint64(0xFFFFFFFF)
 _ROW = _WORDS * LANES  # neighbours that share a bit number
 _LINE = 64  # bytes of a cache line
 # Where arrays lie: in the nearest caches, maybe beyond them, or so far beyond that y is written past them
 NEAR, FAR, PAST = 0, 1, 2
-_PLANES = np.uint64(BERNOULLI << DOMAIN_SHIFT)  # counter word 2 of plane 0
-
-_philox4x32 = njit(forceinline=True)(philox.philox4x32)
-_compare_digit = njit(forceinline=True)(philox.compare_digit)
+NO_CYCLE = 1 << 62  # the period of a bias that goes on for as long as x
 
 
-@njit(forceinline=True)
-def words(block, number, key, draw):
-    """The four words of Philox blocks, under a counter word 2."""
-    low_key, high_key = splat_like(key & _WORD, block), splat_like(key >> np.uint64(32), block)
-    high, c2, c3 = block >> np.uint64(32), splat_like(number, block), splat_like(draw & _WORD, block)
-    w0, w1, w2, w3 = _philox4x32(block, high, c2, c3, low_key, high_key)
-    return narrow(w0), narrow(w1), narrow(w2), narrow(w3)
+# What kernels take beside arrays. They come as plain tuples, which Numba looks at in .1 us, where named
+# ones take 2 us, and get their names inside.
+class Draw(NamedTuple):
+    """Which elements are dropped, how others are scaled, and the Philox key and draw word."""
+
+    threshold: int
+    scale: float
+    key: int
+    draw: int
 
 
-@njit(forceinline=True)
-def digits(tile, plane, key, draw):
-    """One digit of U for a tile: bit k, lane b of vector w is that of element 32k + 8w + b."""
-    return words(iota() + tile * _BLOCKS, _PLANES | np.uint64(plane), key, draw)
+class Cycle(NamedTuple):
+    """Where biases repeat: element i has that at (phase + i) % period."""
+
+    period: int
+    phase: int
 
 
-@njit(forceinline=True)
-def mirror(draw):
-    """A word to flip words with: all ones if the draw is an antithetic one, else none."""
-    return splat(_ALL if draw >> np.uint64(MIRROR_SHIFT) else _NONE)
+class Units(NamedTuple):
+    """The axes (outer, shared, inner) of an array, and the index of the first unit's draw."""
 
-
-@njit(forceinline=True)
-def _dropped(tile, threshold, key, draw):
-    """Which elements of a tile are dropped, in the order of `digits`.
-
-    Where U is mirrored they are those that U >= 2**32 - threshold would keep.
-    """
-    # 0 drops nothing, and no other threshold mirrors it
-    flipped = mirror(draw if threshold else np.uint64(0))
-    if draw >> np.uint64(MIRROR_SHIFT):
-        threshold = np.uint32(-threshold)
-    u0 = u1 = u2 = u3 = splat(_ALL)
-    d0 = d1 = d2 = d3 = splat(_NONE)
-    plane = np.uint64(0)
-    while True:
-        flip = _NONE if threshold & _TOP_DIGIT else _ALL
-        w0, w1, w2, w3 = digits(tile, plane, key, draw)
-        d0, u0 = _compare_digit(d0, u0, w0, splat(flip))
-        d1, u1 = _compare_digit(d1, u1, w1, splat(flip))
-        d2, u2 = _compare_digit(d2, u2, w2, splat(flip))
-        d3, u3 = _compare_digit(d3, u3, w3, splat(flip))
-        threshold = np.uint32(threshold << _ONE)
-        plane += np.uint64(1)
-        if threshold == 0 or not any_nonzero(u0 | u1 | u2 | u3):
-            return d0 ^ flipped, d1 ^ flipped, d2 ^ flipped, d3 ^ flipped
+    shared: int
+    inner: int
+    start: int
 
 
 @njit(forceinline=True)
@@ -188,26 +153,28 @@ def _place_in_cycle(at, first, period):
 
 
 @njit(forceinline=True)
-def elements(formula, x, other, bias, y, layout, draws, constants, far):
-    """Write a formula of x into y, where element i is dropped if U(start + i) < threshold.
+def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far):
+    """Write a formula of x into y, where element i is dropped if U(i) < threshold.
 
-    y is made of rows of a length, whose first indices are a stride apart. Element i has the bias at
-    (phase + i) % period; the array of them goes on for another tile.
+    The array of biases goes on for a tile after its period.
     """
-    period, phase, length, stride, start = layout
-    threshold, scale, key, draw = draws
+    rows, cycle, draw = Rows(*rows), Cycle(*cycle), Draw(*draw)
+    length, threshold = rows.length, np.uint32(draw.threshold)
     for row in range(y.size // length):
-        base, index = row * length, np.uint64(start) + np.uint64(row) * np.uint64(stride)
+        base, index = row * length, np.uint64(rows.start) + np.uint64(row) * np.uint64(rows.stride)
         tile, offset = index // np.uint64(TILE), np.int64(index % np.uint64(TILE))
         for t in range((offset + length + _TILE - 1) // _TILE):
-            dropped = _dropped(tile + np.uint64(t), np.uint32(threshold), np.uint64(key), np.uint64(draw))
+            number = tile + np.uint64(t)
+            dropped = draws.dropped(number, threshold, np.uint64(draw.key), np.uint64(draw.draw))
             at = base + t * _TILE - offset  # of the tile's first element in the arrays; maybe before the row
             first, last = max(base - at, 0), min(base + length - at, _TILE)
-            turn = _place_in_cycle(phase + at, first, period)
+            turn = _place_in_cycle(cycle.phase + at, first, cycle.period)
             if last - first == _TILE:
-                _whole_tile(formula, x, other, bias, y, at, turn, dropped, scale, constants, far)
+                _whole_tile(formula, x, other, bias, y, at, turn, dropped, draw.scale, constants, far)
             else:
-                _part_of_tile(formula, x, other, bias, y, at, turn, dropped, scale, constants, first, last)
+                _part_of_tile(
+                    formula, x, other, bias, y, at, turn, dropped, draw.scale, constants, first, last
+                )
     if far == PAST:
         fence()
 
@@ -265,12 +232,21 @@ def _pairs(formula, x, other, bias, y, factors, constants, far):
 
 
 @njit(forceinline=True)
-def units(formula, x, other, bias, y, layout, constants, far):
+def draw_factors(factors, start, draw):
+    """The scale of each unit, or 0 where it is dropped."""
+    factors[:] = 1
+    rows, no_bias = (factors.size, 0, start), (NO_CYCLE, 0)
+    elements(formulas.drop, factors, factors, factors, factors, rows, no_bias, draw, 0, NEAR)
+
+
+@njit(forceinline=True)
+def units(formula, x, other, bias, y, factors, axes, constants, far):
     """Write a formula of x into y, scaled by its unit's factor, or dropped where that is 0.
 
     x has the axes (outer, shared, inner), and factors the axes (outer, inner).
     """
-    factors, shared, inner = layout
+    axes = Units(*axes)
+    shared, inner = axes.shared, axes.inner
     if inner == 1 and shared == 2:
         _pairs(formula, x, other, bias, y, factors, constants, far)
     elif inner == 1:
@@ -283,3 +259,21 @@ def units(formula, x, other, bias, y, layout, constants, far):
             _row_of_units(formula, x, other, bias, y, first, first + inner, factors, factor, constants, far)
     if far == PAST:
         fence()
+
+
+@njit(forceinline=True)
+def rows_by_rate(x, y, thresholds, scales, count, first, length, start, key, draw):
+    """Dropout of rows of a length, which follow each other, with a threshold and scale for each.
+
+    There are so many rates, of which the first row has the `first`; after the last they begin again. A scale
+    of 0 drops always.
+    """
+    no_bias = NO_CYCLE, 0
+    for row in range(y.size // length):
+        rate, at = (first + row) % count, row * length
+        part, out, rows = x[at : at + length], y[at : at + length], (length, 0, start + at)
+        if scales[rate] == 0:
+            out[:] = 0
+        else:
+            numbers = np.int64(thresholds[rate]), scales[rate], key, draw
+            elements(formulas.drop, part, part, part, out, rows, no_bias, numbers, 0, FAR)

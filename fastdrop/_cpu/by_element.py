@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from fastdrop._cpu.bernoulli import between, digits, fetch_ahead, mirror
+from fastdrop._arrays.numbers import FULL
+from fastdrop._cpu.bernoulli import between, fetch_ahead
+from fastdrop._lanes.draws import digits, mirror
 from fastdrop._lanes.memory import load, load_where, store, store_where
 from fastdrop._lanes.vectors import LANES, any_nonzero, splat, zero_where
 from fastdrop._stream.keys import TILE
@@ -16,6 +18,7 @@ _ROW = _WORDS * LANES  # neighbours that share a bit number
 _HALF = 16  # digits of U that are drawn before a tie is looked for
 _TIE = np.uint32(1 << _HALF)
 _NONE, _ONE = np.uint32(0), np.uint32(1)
+_FULL = float(FULL)
 
 
 @njit(forceinline=True)
@@ -91,3 +94,39 @@ def elements(x, y, thresholds, scales, period, phase, start, key, draw):
             scale = load_where(scales, rate + place, inside)
             v = zero_where((u < threshold) | (scale == 0), load_where(x, at + place, inside) * scale)
             store_where(y, at + place, v, inside)
+
+
+@njit(forceinline=True)
+def read_rates(p, thresholds, scales, scale):
+    """The threshold and scale of each rate, and the place of the first that is none, or -1.
+
+    Both arrays go on after the last rate with the first, to their end. The scale is that of the realised
+    rate, 2**32 / (2**32 - threshold), or the one given if it isn't 0; where everything is dropped it is 0.
+    """
+    for i in range(p.size):
+        if not 0 <= p[i] <= 1:
+            return i
+        count = np.rint(p[i] * _FULL)
+        thresholds[i] = np.uint32(min(count, _FULL - 1))
+        scales[i] = 0 if count == _FULL else scale if scale != 0 else _FULL / (_FULL - count)
+    for i in range(p.size, thresholds.size if p.size else 0):
+        thresholds[i], scales[i] = thresholds[i - p.size], scales[i - p.size]
+    return -1
+
+
+@njit(forceinline=True)
+def spread_out(thresholds, scales, count, inner, all_thresholds, all_scales):
+    """Write each rate `inner` times, and begin again after so many rates, to the arrays' end."""
+    rate, left = 0, inner
+    for i in range(all_thresholds.size):
+        all_thresholds[i], all_scales[i] = thresholds[rate], scales[rate]
+        left -= 1
+        if left == 0:
+            rate, left = (rate + 1) % count, inner
+
+
+@njit(forceinline=True)
+def repeat(numbers, cycle):
+    """Write numbers into an array again and again, to its end."""
+    for i in range(cycle.size):
+        cycle[i] = numbers[i] if i < numbers.size else cycle[i - numbers.size]

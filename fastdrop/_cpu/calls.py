@@ -1,22 +1,24 @@
-"""The CPU backend: compiles kernels at first use, caches them on disk, shares big calls."""
+"""Calls of the CPU kernels: compiled at first use, shared with threads where they are big."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
-import numpy.ma  # noqa: F401 - else Numba does that at its first call, and a fork doesn't wait for it
+import numpy as np
+import numpy.ma  # else Numba does that at its first call, and a fork doesn't wait for it
 from numpy.typing import NDArray
 
+from fastdrop._arrays.plan import Density, Pass, Rates, Rows
 from fastdrop._cpu import bernoulli, by_element, density, pool
+from fastdrop._cpu.bernoulli import NO_CYCLE, Units
 from fastdrop._cpu.compiled import jit
 from fastdrop._lanes import formulas
+from fastdrop._lanes.draws import DENSITIES
 from fastdrop._stream.keys import TILE, signed
 
-ACTIVATIONS = formulas.ACTIVATIONS
+Draw: TypeAlias = tuple[int, float, int, int]  # a `bernoulli.Draw`, as the plain tuple that kernels take
 
 # Elements from which threads share a call, and of a piece: see benchmarks/parallel_from.py.
 PARALLEL_FROM = 1 << 22
@@ -25,124 +27,157 @@ _PIECE = 1 << 19
 _BIG = 1 << 20  # elements below which neither threads nor writing past the caches is thought of
 # Of noise with a density, which takes longer for each: on two cores two threads took .71 of one's time at
 # this size with nothing in between, but 1.09 after a matrix product, whose threads keep spinning.
-_WORDS_PARALLEL_FROM = 1 << 20
-_WORDS_PIECE = 1 << 16
-NO_CYCLE = 1 << 62  # the period of a bias that goes on for as long as x
-
-
-def _stamp() -> int:
-    here = Path(__file__).parents[1]
-    files = sorted(path for folder in ("_stream", "_lanes", "_cpu") for path in (here / folder).glob("*.py"))
-    return zlib.crc32(b"".join(path.read_bytes() for path in files))
-
-
-SOURCES = _stamp()
-
-# A closure's variables are part of the key of Numba's cache, which stamps only this file. They are
-# constants to the compiler, which leaves out the branches that they don't take.
-
-
-def _drop_kernel(sources: int) -> Any:
-    def kernel(x, y, length, stride, start, threshold, scale, key, draw, far):
-        _ = sources
-        layout = NO_CYCLE, 0, length, stride, start
-        bernoulli.elements(formulas.drop, x, x, x, y, layout, (threshold, scale, key, draw), 0, far)
-
-    return jit(kernel)
-
-
-def _drop_by_kernel(sources: int) -> Any:
-    def kernel(x, y, thresholds, scales, period, phase, start, key, draw):
-        _ = sources
-        by_element.elements(x, y, thresholds, scales, period, phase, start, key, draw)
-
-    return jit(kernel)
-
-
-@cache
-def _fused_kernel(name: str, activation: int, by_units: bool, sources: int) -> Any:
-    def kernel(x, other, bias, y, layout, draws, constants, far):
-        _ = sources
-        if name == "drop":
-            formula = formulas.drop
-        elif name == "alpha":
-            formula = formulas.alpha
-        elif name == "add":
-            formula = formulas.add
-        elif name == "replace":
-            formula = formulas.replace
-        elif name == "activate":
-            formula = formulas.activate
-        elif name == "activate_add":
-            formula = formulas.activate_add
-        else:
-            formula = formulas.differentiate
-        if by_units:
-            bernoulli.units(formula, x, other, bias, y, layout, (*constants, activation), far)
-        else:
-            bernoulli.elements(formula, x, other, bias, y, layout, draws, (*constants, activation), far)
-
-    return jit(kernel)
-
-
-@cache
-def _words_kernel(name: str, sources: int) -> Any:
-    def kernel(x, y, length, stride, start, numbers, key, draw):
-        _ = sources
-        if name == "multiply":
-            noise, formula = density.normals, formulas.multiply
-        elif name == "shift":
-            noise, formula = density.normals, formulas.shift
-        elif name == "concrete":
-            noise, formula = density.logistics, formulas.concrete
-        else:
-            noise, formula = density.logistics, formulas.concrete_slope
-        density.elements(noise, formula, x, y, length, stride, start, numbers, key, draw)
-
-    return jit(kernel)
-
-
-_drop, _drop_by = _drop_kernel(SOURCES), _drop_by_kernel(SOURCES)
-
+_DENSITY_PARALLEL_FROM = 1 << 20
+_DENSITY_PIECE = 1 << 16
 
 # Bytes of output from which lines are asked for ahead: in a training step they have left the nearest caches,
 # while a call on hot arrays of this size loses a tenth at most. From the other on input and output exceed a
 # last cache of 32 MiB. Virtual machines report the caches of their host.
 FETCH_FROM, STREAM_FROM = 1 << 18, 1 << 24
 
+# A kernel's variables from outside are constants to the compiler, which leaves out the branches that they
+# don't take.
 
-def drop(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: int, draw: int) -> None:
-    """Write x * scale into y, and +0 where U(start + i) < threshold.
 
-    x and y are 1-D, C-order, aligned, of one dtype and size, not 0; y may be x. `start` and `key` are
-    int64 with the bits of unsigned words.
+def _drop_kernel() -> Any:
+    formula = formulas.drop
+
+    def kernel(x, y, length, stride, start, threshold, scale, key, draw, far):
+        rows, draws = (length, stride, start), (threshold, scale, key, draw)
+        bernoulli.elements(formula, x, x, x, y, rows, (NO_CYCLE, 0), draws, 0, far)
+
+    return jit(kernel)
+
+
+def _drop_by_element_kernel() -> Any:
+    def kernel(x, y, thresholds, scales, period, phase, start, key, draw):
+        by_element.elements(x, y, thresholds, scales, period, phase, start, key, draw)
+
+    return jit(kernel)
+
+
+def _drop_by_row_kernel() -> Any:
+    def kernel(x, y, thresholds, scales, count, first, length, start, key, draw):
+        bernoulli.rows_by_rate(x, y, thresholds, scales, count, first, length, start, key, draw)
+
+    return jit(kernel)
+
+
+def _read_rates_kernel() -> Any:
+    def kernel(p, thresholds, scales, scale):
+        return by_element.read_rates(p, thresholds, scales, scale)
+
+    return jit(kernel)
+
+
+def _spread_out_kernel() -> Any:
+    def kernel(thresholds, scales, count, inner, all_thresholds, all_scales):
+        by_element.spread_out(thresholds, scales, count, inner, all_thresholds, all_scales)
+
+    return jit(kernel)
+
+
+def _repeat_kernel() -> Any:
+    def kernel(numbers, cycle):
+        by_element.repeat(numbers, cycle)
+
+    return jit(kernel)
+
+
+@cache
+def _elements_kernel(name: str, activation: int) -> Any:
+    formula = getattr(formulas, name)
+
+    def kernel(x, other, bias, y, rows, cycle, draw, constants, far):
+        given = (*constants, activation)
+        bernoulli.elements(formula, x, other, bias, y, rows, cycle, draw, given, far)
+
+    return jit(kernel, name, activation)
+
+
+@cache
+def _units_kernel(name: str, activation: int) -> Any:
+    """With factors that were drawn before."""
+    formula = getattr(formulas, name)
+
+    def kernel(x, other, bias, y, factors, axes, constants, far):
+        given = (*constants, activation)
+        bernoulli.units(formula, x, other, bias, y, factors, axes, given, far)
+
+    return jit(kernel, name, activation)
+
+
+@cache
+def _drawn_units_kernel(name: str, activation: int) -> Any:
+    """Which draws the factors too."""
+    formula = getattr(formulas, name)
+
+    def kernel(x, other, bias, y, factors, axes, draw, constants, far):
+        bernoulli.draw_factors(factors, Units(*axes).start, draw)
+        given = (*constants, activation)
+        bernoulli.units(formula, x, other, bias, y, factors, axes, given, far)
+
+    return jit(kernel, name, activation)
+
+
+@cache
+def _density_kernel(draw_name: str, name: str) -> Any:
+    noise, formula = DENSITIES[draw_name], getattr(formulas, name)
+
+    def kernel(x, y, rows, numbers, key, draw):
+        density.elements(noise, formula, x, y, rows, numbers, key, draw)
+
+    return jit(kernel, draw_name, name)
+
+
+_drop, _drop_by_element, _drop_by_row = _drop_kernel(), _drop_by_element_kernel(), _drop_by_row_kernel()
+_read_rates, _spread_out, _repeat = _read_rates_kernel(), _spread_out_kernel(), _repeat_kernel()
+
+
+class Part(NamedTuple):
+    """Arrays as kernels take them: 1-D, C-order, aligned, of one size, not 0, and one dtype; y may be x.
+
+    Where nothing else is needed, other and bias are x. A bias has a period of its own, after which it goes
+    on for another `TILE` elements; `NO_CYCLE` if it goes on as long as x.
     """
-    size = x.size
-    if size < _BIG:
-        _drop(x, y, size or 1, 0, start, threshold, scale, key, draw, distance(x.nbytes))
-        return
 
+    x: NDArray[Any]
+    other: NDArray[Any]
+    bias: NDArray[Any]
+    period: int
+    y: NDArray[Any]
+
+    def cut(self, at: int, end: int) -> Part:
+        """Its elements from one place to another; a bias with a period stays as it is."""
+        bias = self.bias[at:end] if self.period == NO_CYCLE else self.bias
+        return Part(self.x[at:end], self.other[at:end], bias, self.period, self.y[at:end])
+
+
+def drop(x: NDArray, y: NDArray, rows: Rows, threshold: int, scale: float, key: int, draw: int) -> None:
+    """Write x * scale into y, and +0 where U(i) < threshold; arrays as in `Part`."""
+    if rows.stride:
+        _drop(x, y, *rows, threshold, scale, key, draw, distance(x.nbytes))
+    else:
+        drop_row(x, y, rows.start, threshold, scale, key, draw)
+
+
+def drop_row(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: int, draw: int) -> None:
+    """As `drop` where indices follow each other from `start` on: plain dropout, in the fewest steps."""
+    if x.size < _BIG:
+        _drop(x, y, x.size, 0, start, threshold, scale, key, draw, distance(x.nbytes))
+    else:
+        _drop_in_pieces(x, y, start, threshold, scale, key, draw)
+
+
+def _drop_in_pieces(
+    x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: int, draw: int
+) -> None:
     def piece(at: int, end: int) -> None:
         part, first = x[at:end], signed(start + at)
         _drop(part, y[at:end], part.size, 0, first, threshold, scale, key, draw, far)
 
     far = _far(y, start % TILE)
-    _share(piece, size, _parallel_from(threshold), _PIECE)
-
-
-def drop_rows(
-    x: NDArray,
-    y: NDArray,
-    length: int,
-    stride: int,
-    start: int,
-    threshold: int,
-    scale: float,
-    key: int,
-    draw: int,
-) -> None:
-    """As `drop` for each row of a length; the rows' first indices are a stride apart, both int64."""
-    _drop(x, y, length, stride, start, threshold, scale, key, draw, distance(x.nbytes))
+    _share(piece, x.size, _parallel_from(threshold), _PIECE)
 
 
 def _far(y: NDArray, place: int = 0, run: int = 16) -> int:
@@ -175,118 +210,137 @@ def _share(piece: Callable[[int, int], None], size: int, parallel_from: int, ste
         pool.share(lambda at: piece(at, min(at + step, size)), range(0, size, step))
 
 
-def drop_by(
-    x: NDArray,
-    y: NDArray,
-    thresholds: NDArray,
-    scales: NDArray,
-    period: int,
-    phase: int,
-    start: int,
-    key: int,
-    draw: int,
-) -> None:
-    """As `drop`, with threshold (uint32) and scale of element i at (phase + i) % period.
+def elements(what: Pass, part: Part, rows: Rows, draw: Draw) -> None:
+    """A pass where U < threshold says which elements are dropped."""
+    x, other, bias, period, y = part
+    if y.size < _BIG:
+        kernel = _elements_kernel(what.formula, what.activation)
+        kernel(x, other, bias, y, tuple(rows), (period, 0), draw, what.constants, distance(y.nbytes))
+    else:
+        _elements_in_pieces(what, part, rows, draw)
 
-    Scales are of the type that x has in lanes; 0 drops always. Both arrays go on for another `TILE`
-    elements after the period, unless phase + x.size stays within it.
-    """
+
+def _elements_in_pieces(what: Pass, part: Part, rows: Rows, draw: Draw) -> None:
+    kernel, (length, stride, start) = _elements_kernel(what.formula, what.activation), rows
 
     def piece(at: int, end: int) -> None:
-        first, turn = signed(start + at), (phase + at) % period
-        _drop_by(x[at:end], y[at:end], thresholds, scales, period, turn, first, key, draw)
+        x, other, bias, period, y = part.cut(at, end)
+        phase = 0 if period == NO_CYCLE else at % period
+        layout = min(length, end - at), stride, signed(start + at)
+        kernel(x, other, bias, y, layout, (period, phase), draw, what.constants, far)
 
-    _share(piece, x.size, _PIECE, _PIECE)
+    far = _far(part.y, start % TILE, 1 if stride else 16)
+    _share(piece, part.y.size, NO_CYCLE if stride else _parallel_from(draw[0]), _PIECE)
 
 
-def fused(
-    name: str,
-    activation: int,
-    x: NDArray,
-    other: NDArray,
-    bias: NDArray,
-    period: int,
-    y: NDArray,
-    length: int,
-    stride: int,
-    start: int,
-    threshold: int,
-    scale: float,
-    constants: tuple[float, ...],
-    key: int,
-    draw: int,
+def by_rate(
+    x: NDArray, y: NDArray, rates: Rates, inner: int, phase: int, start: int, key: int, draw: int
 ) -> None:
-    """A formula of `fastdrop._formulas`, where U < threshold says which elements are dropped.
+    """Dropout with a threshold and scale for each so many neighbours; arrays as in `Part`.
 
-    Arrays are as in `drop`, and made of rows as in `drop_rows`. The bias has its own period, after
-    which it goes on for another `TILE` elements; NO_CYCLE if it goes on as long as x.
+    The rates follow each other, from the place `phase` on where it is one neighbour, and then begin again.
     """
-    kernel = _fused_kernel(name, activation, False, SOURCES)
+    thresholds, scales, count = rates.thresholds, rates.scales, rates.size
+    if inner == 1 and x.size < _PIECE:
+        _drop_by_element(x, y, thresholds, scales, count, phase, start, key, draw)
+        return
+
+    def rows(at: int, end: int) -> None:
+        numbers = count, at // inner % count, inner, signed(start + at), key, draw
+        _drop_by_row(x[at:end], y[at:end], thresholds, scales, *numbers)
 
     def piece(at: int, end: int) -> None:
-        b, phase = (bias[at:end], 0) if period == NO_CYCLE else (bias, at % period)
-        layout = period, phase, min(length, end - at), stride, signed(start + at)
-        draws = threshold, scale, key, draw
-        kernel(x[at:end], other[at:end], b, y[at:end], layout, draws, constants, far)
+        numbers = signed(start + at), key, draw
+        _drop_by_element(x[at:end], y[at:end], thresholds, scales, count, (phase + at) % count, *numbers)
 
-    far = _far(y, start % TILE, 1 if stride else 16)
-    _share(piece, y.size, NO_CYCLE if stride else _parallel_from(threshold), _PIECE)
+    if inner == 1:
+        _share(piece, x.size, _PIECE, _PIECE)
+    else:
+        _share(rows, x.size, _PIECE, max(1, _PIECE // inner) * inner)
 
 
-def units(
-    x: NDArray,
-    other: NDArray,
-    bias: NDArray,
-    y: NDArray,
-    factors: NDArray,
-    shared: int,
-    inner: int,
-    name: str = "drop",
-    activation: int = 0,
-    constants: tuple[float, ...] = (),
-) -> None:
-    """A formula where each unit is scaled by its factor, or dropped where that is 0.
+def rates(p: NDArray[np.float64], dtype: np.dtype[Any], scale: float) -> Rates:
+    """The thresholds and scales of rates in C order, of a dtype, or an error; see `by_element.read_rates`."""
+    size = p.size + TILE if p.size else 0
+    found = Rates(np.empty(size, np.uint32), np.empty(size, dtype), p.shape)
+    wrong = _read_rates(p.ravel(), found.thresholds, found.scales, scale)
+    if wrong >= 0:
+        raise ValueError(f"p must be in [0, 1], got {p.flat[wrong]} in an array")
+    return found
 
-    Arrays are as in `drop`, with the axes (outer, shared, inner), and factors are 1-D with the axes
-    (outer, inner), of the type that x has in lanes.
+
+def spread_out(rates: Rates, inner: int, size: int) -> Rates:
+    """The rates of so many elements, where each is that of `inner` neighbours."""
+    found = Rates(np.empty(size, np.uint32), np.empty(size, rates.scales.dtype), (size,))
+    _spread_out(*rates[:2], rates.size, inner, *found[:2])
+    return found
+
+
+def repeated(bias: NDArray[Any]) -> NDArray[Any]:
+    """A bias that goes on for another `TILE` elements after its period."""
+    cycle = np.empty(bias.size + TILE, bias.dtype)
+    _repeat(bias, cycle)
+    return cycle
+
+
+def drawn_units(what: Pass, part: Part, factors: NDArray[Any], axes: Units, draw: Draw) -> None:
+    """A pass where each unit is dropped or scaled by a draw of its own, written to `factors`; see `units`."""
+    x, other, bias, _, y = part
+    if x.size < PARALLEL_FROM:
+        kernel, far = _drawn_units_kernel(what.formula, what.activation), _far_of_units(y, axes)
+        kernel(x, other, bias, y, factors, tuple(axes), draw, what.constants, far)
+        return
+    factors[:] = 1
+    drop_row(factors, factors, axes.start, *draw)
+    units(what, part, factors, axes)
+
+
+def units(what: Pass, part: Part, factors: NDArray[Any], axes: Units) -> None:
+    """A pass where each unit is scaled by its factor, or dropped where that is 0.
+
+    Arrays have the axes (outer, shared, inner), and factors are 1-D with the axes (outer, inner), of the type
+    that x has in lanes.
     """
-    kernel = _fused_kernel(name, activation, True, SOURCES)
-    run = (shared if inner == 1 else inner) * y.itemsize
-    far = _far(y, run=run)
+    x, other, bias, _, y = part
+    kernel, far = _units_kernel(what.formula, what.activation), _far_of_units(y, axes)
+    if x.size < PARALLEL_FROM:
+        kernel(x, other, bias, y, factors, tuple(axes), what.constants, far)
+        return
+    shared, inner, start = axes
     outer = factors.size // inner
     size = shared * inner if outer > 1 else inner  # of what pieces are cut between: units, or rows
 
     def piece(first: int, last: int) -> None:
-        at, end = first * size, last * size
-        mine = (factors[first * inner : last * inner], shared) if outer > 1 else (factors, last - first)
-        layout = (*mine, inner)
-        kernel(x[at:end], other[at:end], bias[at:end], y[at:end], layout, (), constants, far)
+        x, other, bias, _, y = part.cut(first * size, last * size)
+        mine = factors[first * inner : last * inner] if outer > 1 else factors
+        layout = shared if outer > 1 else last - first, inner, start
+        kernel(x, other, bias, y, mine, layout, what.constants, far)
 
-    if x.size < PARALLEL_FROM:
-        kernel(x, other, bias, y, (factors, shared, inner), (), constants, far)
+    _share(piece, x.size // size, 0, max(1, _PIECE // size))
+
+
+def _far_of_units(y: NDArray[Any], axes: Units) -> int:
+    return _far(y, run=(axes.shared if axes.inner == 1 else axes.inner) * y.itemsize)
+
+
+def noise_row(what: Density, x: NDArray, y: NDArray, key: int, draw: int) -> None:
+    """As `noise` where indices run from 0, in the fewest steps."""
+    size = y.size
+    if size < _DENSITY_PARALLEL_FROM:
+        _density_kernel(what.draw, what.formula)(x, y, (size, 0, 0), what.numbers, key, draw)
     else:
-        _share(piece, x.size // size, 0, max(1, _PIECE // size))
+        noise(what, x, y, Rows(size, 0, 0), key, draw)
 
 
-def add_noise(
-    name: str,
-    x: NDArray,
-    y: NDArray,
-    length: int,
-    stride: int,
-    start: int,
-    numbers: tuple[float, ...],
-    key: int,
-    draw: int,
-) -> None:
-    """A formula of `fastdrop._formulas` of x and its noise; arrays as in `drop_rows`."""
-    kernel = _words_kernel(name, SOURCES)
-    if stride or y.size < _WORDS_PARALLEL_FROM:
-        kernel(x, y, length, stride, start, numbers, key, draw)
+def noise(what: Density, x: NDArray, y: NDArray, rows: Rows, key: int, draw: int) -> None:
+    """A formula of x and its noise; arrays as in `Part`."""
+    kernel = _density_kernel(what.draw, what.formula)
+    if rows.stride or y.size < _DENSITY_PARALLEL_FROM:
+        kernel(x, y, tuple(rows), what.numbers, key, draw)
         return
 
     def piece(at: int, end: int) -> None:
-        part, first = x[at:end], signed(start + at)
-        kernel(part, y[at:end], part.size, 0, first, numbers, key, draw)
+        part = x[at:end]
+        kernel(part, y[at:end], (part.size, 0, signed(rows.start + at)), what.numbers, key, draw)
 
-    _share(piece, y.size, 0, _WORDS_PIECE)
+    _share(piece, y.size, 0, _DENSITY_PIECE)

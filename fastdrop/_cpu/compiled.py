@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import pickle
 import warnings
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from numba import config, njit
@@ -16,26 +18,40 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.ccallback import CFunc
 
 
-def jit(kernel: Callable) -> Any:
-    """The kernel as machine code that releases the GIL."""
+def _stamp() -> int:
+    """A number for the sources of all that kernels call: Numba itself looks at the kernel's file alone."""
+    package = Path(__file__).parents[1]
+    folders = "_arrays", "_cpu", "_lanes", "_stream"
+    files = sorted(path for folder in folders for path in (package / folder).glob("*.py"))
+    return zlib.crc32(b"".join(path.read_bytes() for path in files))
+
+
+_STAMP = _stamp()
+
+
+def jit(kernel: Callable, *variant: Any) -> Any:
+    """The kernel as machine code that releases the GIL.
+
+    The variant tells kernels apart that are made by one function from other formulas and constants.
+    """
     if config.DISABLE_JIT:
         raise RuntimeError("fastdrop has no form that Python itself could run; unset NUMBA_DISABLE_JIT")
     compiled = njit(kernel, nogil=True)
-    _keep(compiled, kernel)
+    _keep(compiled, kernel, variant)
     return compiled
 
 
-def callback(kernel: Callable, signature: Any) -> CFunc:
+def callback(kernel: Callable, signature: Any, *variant: Any) -> CFunc:
     """The kernel as machine code with an address, for C to call."""
     compiled = CFunc(kernel, sigutils.normalize_signature(signature), {}, {})
-    _keep(compiled, kernel)
+    _keep(compiled, kernel, variant)
     compiled.compile()
     return compiled
 
 
-def _keep(compiled: Any, kernel: Callable) -> None:
+def _keep(compiled: Any, kernel: Callable, variant: tuple[Any, ...]) -> None:
     try:
-        compiled._cache = _Cache(kernel)
+        compiled._cache = _Cache(kernel, variant)
     except (OSError, RuntimeError):  # no place on disk can be written
         _warn("no directory for them can be written")
 
@@ -74,10 +90,19 @@ def _digest(key: Any, code: bytes) -> bytes:
 class _Cache(FunctionCache):
     """Numba's cache, which a damaged or full disk doesn't stop."""
 
-    def __init__(self, kernel):
+    def __init__(self, kernel, variant):
         super().__init__(kernel)
+        self._variant = variant
         stamp = self._impl.locator.get_source_stamp()
         self._cache_file = _Files(self.cache_path, self._impl.filename_base, stamp)
+
+    def _index_key(self, sig, codegen):
+        """What code is found by.
+
+        Numba's own key has the pickled variables of a closure: those of functions differ by process.
+        """
+        code = hashlib.sha256(self._py_func.__code__.co_code).hexdigest()
+        return sig, codegen.magic_tuple(), code, _STAMP, self._variant
 
     def load_overload(self, sig, target_context):
         try:

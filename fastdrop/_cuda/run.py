@@ -1,34 +1,19 @@
-"""Blocks of arrays on a GPU handed to the CUDA backend: what `fastdrop._blocks` does for NumPy's."""
+"""Plans done on a GPU: cut into launches of the CUDA kernels."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cache
-from importlib.util import find_spec
-from types import ModuleType
-from typing import Any, NamedTuple, SupportsIndex
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastdrop._arrays.device import DeviceArray, empty_like
-from fastdrop._arrays.host import Axes, Window
-from fastdrop._arrays.numbers import check_broadcast, rates
-from fastdrop._cpu.run import Pass, Place, placed
-from fastdrop._stream.keys import Key, signed, stream
-
-
-@cache
-def gpu() -> ModuleType:
-    """The CUDA backend, imported at first use."""
-    from numba import config
-
-    if find_spec("numba_cuda") is None and not config.ENABLE_CUDASIM:
-        raise ImportError("arrays on a GPU need the extra cuda; use pip install 'fastdrop-numpy[cuda]'")
-    from fastdrop._cuda import kernels
-
-    return kernels
+from fastdrop._arrays.plan import Density, Layout, Pass, Plan, Rates, Rows, layout_of_parts
+from fastdrop._cuda import launch
+from fastdrop._cuda.launch import Part, Units
+from fastdrop._stream.keys import signed
 
 
 class _Run(NamedTuple):
@@ -39,106 +24,81 @@ class _Run(NamedTuple):
     rate_stride: int
 
 
+class _Launch(NamedTuple):
+    """What one launch does: its elements' place in the arrays and number, its draws, its rates' place."""
+
+    at: int
+    size: int
+    where: Any  # `Units`, or `Rows` where each element has its draw
+    rate: int
+
+
 _ONE = _Run(1, 0, 0)
 
 
-def fuse(
-    what: Pass,
-    x: DeviceArray,
-    y: DeviceArray,
-    p: Any,
-    key: Key | SupportsIndex,
-    shared_axes: Axes,
-    window: Window | None,
-) -> None:
-    """As `fastdrop._blocks.fuse`."""
-    place, shared = placed(x, shared_axes, window)
-    thresholds, scales = _checked_rates(p, x, shared)
-    scales = what.scaled(scales)
-    if not x.size:
+def fuse(what: Pass, plan: Plan, threshold: Any, scale: Any, key: tuple[int, int]) -> None:
+    """Do a pass with Bernoulli noise: one threshold and scale, or rates by draw."""
+    if not plan.x.size:
         return
-    by_unit, pairs = isinstance(thresholds, np.ndarray), x.dtype.kind == "c"
-    runs = _runs(x.shape, place, shared, thresholds if by_unit else None, pairs)
-    bias = None if what.bias is None else what.bias.lanes  # type: ignore[attr-defined]
-    others = [other.lanes for other in what.others]  # type: ignore[attr-defined]
-    run = gpu().units if by_unit or shared or pairs else gpu().fused
-    if by_unit:
-        thresholds, scales = (gpu().upload(r, x.stream) for r in (thresholds, scales))
-    for at, size, where, rate in _parts(runs, place, run is gpu().units):
-        arrays = [a.part(at, size) for a in (x.lanes, *others, y.lanes)]
-        t, s = (thresholds[rate:], scales[rate:]) if by_unit else (thresholds, scales)
-        operands = arrays[0], arrays[-2], bias, at, arrays[-1]
-        run(what.formula, what.activation, *operands, *where, t, s, what.constants, *stream(key), x.stream)
-
-
-def noise(
-    formula: str,
-    x: DeviceArray,
-    y: DeviceArray,
-    numbers: tuple[Any, ...],
-    key: Key | SupportsIndex,
-    shared_axes: Axes,
-    window: Window | None,
-) -> None:
-    """As `fastdrop._blocks.noise`."""
-    place, shared = placed(x, shared_axes, window)
-    first, shape, pairs = numbers[0], x.shape, x.dtype.kind == "c"
-    by_unit = isinstance(first, np.ndarray)
-    if by_unit:
-        check_broadcast("std", first, _units(x.shape, shared))
-    if not x.size:
-        return
-    if pairs and formula == "shift":  # the parts are independent, and have the variance together
-        place, shape, pairs, first = place.deeper(2), (*shape, 2), False, first / math.sqrt(2)
-        first = first[..., None] if by_unit else first
-    runs = _runs(shape, place, shared, first if by_unit else None, pairs)
-    by_draw = by_unit or bool(shared) or pairs
-    stds = gpu().upload(first.astype(x.lanes.real), x.stream) if by_unit else None
-    for at, size, where, rate in _parts(runs, place, by_draw):
-        arrays = [a.part(at, size) for a in (x.lanes, y.lanes)]
-        settings = *stream(key), x.stream
-        if by_draw:
-            given = None if stds is None else stds[rate:]
-            some = (1.0,) if by_unit else (first, *numbers[1:])
-            gpu().add_noise_units(formula, *arrays, *where, given, some, *settings)
+    layout, shape, stream = plan.layout, None, plan.x.stream
+    if isinstance(threshold, Rates):
+        shape, count = threshold.shape, threshold.size
+        arrays = threshold.thresholds[:count], threshold.scales[:count]
+        thresholds, scales = (launch.upload(a, stream) for a in arrays)
+    for each in _launches(layout, shape, shape is not None or bool(layout.shared)):
+        part = _part(plan, each)
+        if shape is not None:
+            launch.units(what, part, each.where, thresholds[each.rate :], scales[each.rate :], key)
+        elif layout.shared:
+            launch.units(what, part, each.where, threshold, scale, key)
         else:
-            gpu().add_noise(formula, *arrays, *where, (first, *numbers[1:]), *settings)
+            launch.elements(what, part, each.where, (threshold, scale, *key))
 
 
-def sum_rows(y: DeviceArray, like: DeviceArray) -> Any:
-    """As `fastdrop._blocks.sum_rows`."""
-    total = empty_like(like)
-    if like.size:
-        gpu().sum_rows(y.lanes, total.lanes, y.stream)
+def density(what: Density, plan: Plan, key: tuple[int, int]) -> None:
+    """Do what a density says."""
+    if not plan.x.size:
+        return
+    layout, (first, *others) = plan.layout, what.numbers
+    if plan.x.dtype.kind == "c":
+        first = first[..., None] if what.by_draw else first
+        if not what.multiplies:  # the parts are independent, and have the variance together
+            layout, first = layout_of_parts(layout), first / math.sqrt(2)
+    by_unit = what.by_draw
+    by_draw = by_unit or bool(layout.shared)
+    rates = launch.upload(first.astype(plan.x.lanes.real), plan.x.stream) if by_unit else None
+    plain = what._replace(numbers=(1.0,) if by_unit else (first, *others))
+    for each in _launches(layout, first.shape if by_unit else None, by_draw):
+        part = _part(plan, each)
+        if by_draw:
+            launch.noise_units(plain, part, each.where, None if rates is None else rates[each.rate :], key)
+        else:
+            launch.noise(plain, part, each.where, key)
+
+
+def sum_rows(plan: Plan, like: Any) -> Any:
+    """The sums of y over all axes but the last, of the library of an array like it."""
+    total = empty_like(DeviceArray(like))
+    if total.size:
+        launch.sum_rows(plan.y.lanes, total.lanes, plan.y.stream)
     return total.owner
 
 
-def _units(shape: tuple[int, ...], shared: set[int]) -> tuple[int, ...]:
-    return tuple(1 if axis in shared else n for axis, n in enumerate(shape))
+def _part(plan: Plan, each: _Launch) -> Part:
+    """The elements of one launch."""
+    x, y = (a.lanes.part(each.at, each.size) for a in (plan.x, plan.y))
+    other = x if plan.other is None else plan.other.lanes.part(each.at, each.size)
+    bias = None if plan.bias is None else plan.bias.lanes
+    return Part(x, other, bias, each.at, y, plan.x.stream)
 
 
-def _checked_rates(p: Any, x: DeviceArray, shared: set[int]) -> tuple[Any, Any]:
-    """Threshold and scale: two numbers, or for an array p two arrays of its shape."""
-    if hasattr(p, "__cuda_array_interface__"):
-        raise TypeError(
-            f"an array p must be a NumPy array, which is checked without waiting for the GPU, got "
-            f"{type(p).__name__}; copy it to the host once"
-        )
-    if isinstance(p, np.ndarray):
-        check_broadcast("p", p, _units(x.shape, shared))
-    return rates(p, np.shape(p), np.dtype(x.lanes.real))
-
-
-def _runs(
-    shape: tuple[int, ...], place: Place, shared: set[int], rates: NDArray[Any] | None, pairs: bool
-) -> list[_Run]:
-    """The runs of axes of x, in order; pairs are another axis, which shares its draws."""
-    steps = np.broadcast_to(np.zeros(()) if rates is None else np.ascontiguousarray(rates), shape)
-    strides = [0 if axis in shared else s for axis, s in enumerate(place.strides())]
-    places = [s // steps.itemsize for s in steps.strides]
-    axes = [_Run(*axis) for axis in zip(shape, strides, places, strict=True)]
+def _runs(layout: Layout, rates: tuple[int, ...] | None) -> list[_Run]:
+    """The runs of axes of x, in order, given the shape of an array of rates."""
+    shape, shared = layout.shape, layout.shared
+    steps = np.broadcast_to(np.zeros(rates or (), np.int8), shape).strides  # in places of rates
+    strides = [0 if axis in shared else s for axis, s in enumerate(layout.place.strides())]
     runs: list[_Run] = []
-    for run in [*axes, _Run(2, 0, 0)] if pairs else axes:
+    for run in (_Run(*axis) for axis in zip(shape, strides, steps, strict=True)):
         if run.length == 1:
             continue
         if runs and runs[-1][1:] == (run.stride * run.length, run.rate_stride * run.length):
@@ -147,19 +107,21 @@ def _runs(
     return runs
 
 
-def _parts(runs: list[_Run], place: Place, by_draw: bool) -> Iterator[tuple[int, int, tuple[Any, ...], int]]:
-    """What one call of the backend does: the place in the arrays, size, layout, and place in the rates."""
-    outer, axes = _layout(list(runs), by_draw)
+def _launches(layout: Layout, rates: tuple[int, ...] | None, by_draw: bool) -> Iterator[_Launch]:
+    """The launches for a layout."""
+    outer, axes = _axes(layout, rates, by_draw)
     size = math.prod(run.length for run in axes)
     for number, at in enumerate(np.ndindex(*(run.length for run in outer))):
         steps = list(zip(at, outer, strict=True))
-        start = signed(place.first() + sum(i * run.stride for i, run in steps))
+        start = signed(layout.place.first() + sum(i * run.stride for i, run in steps))
         rate = sum(i * run.rate_stride for i, run in steps)
-        yield number * size, size, _where(axes, start, by_draw), rate
+        yield _Launch(number * size, size, _where(axes, start, by_draw), rate)
 
 
-def _layout(outer: list[_Run], by_draw: bool) -> tuple[list[_Run], list[_Run]]:
-    """The axes (first, second, shared, inner) that one call does, and those before them, which are left."""
+@lru_cache(maxsize=1024)
+def _axes(layout: Layout, rates: tuple[int, ...] | None, by_draw: bool) -> tuple[list[_Run], list[_Run]]:
+    """The axes that are left for a loop, and those of one launch: first, second, shared, inner."""
+    outer = _runs(layout, rates)
     inner = _Run(1, 1, 0)
     if outer and (outer[-1].stride == 1 or (by_draw and outer[-1][1:] != (0, 0))):
         inner = outer.pop()
@@ -169,12 +131,12 @@ def _layout(outer: list[_Run], by_draw: bool) -> tuple[list[_Run], list[_Run]]:
     return outer, [first, second, shared, inner]
 
 
-def _where(axes: list[_Run], start: int, by_draw: bool) -> tuple[Any, ...]:
-    """A layout as the backend takes it."""
+def _where(axes: list[_Run], start: int, by_draw: bool) -> Units | Rows:
+    """A layout as launches take it."""
     first, second, _, inner = axes
     if not by_draw:
-        return inner.length, signed(second.stride), start
+        return Rows(inner.length, signed(second.stride), start)
     drawn = first, second, inner
     strides = tuple(signed(run.stride) for run in drawn)
     rates = tuple(run.rate_stride for run in drawn)
-    return (gpu().Units(tuple(run.length for run in axes), strides, rates, start),)
+    return Units(tuple(run.length for run in axes), strides, rates, start)  # type: ignore[arg-type]

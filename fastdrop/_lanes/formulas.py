@@ -13,8 +13,7 @@ from fastdrop._lanes.floats import fma
 from fastdrop._lanes.special import exp_or_zero, normal_cdf, sigmoid
 from fastdrop._lanes.vectors import splat_like, where, zero_where
 
-ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
-_NONE, _RELU, _GELU, _GELU_TANH, _SILU = range(len(ACTIVATIONS))
+_NONE, _RELU, _GELU, _GELU_TANH, _SILU = range(5)  # places in `fastdrop._arrays.plan.ACTIVATIONS`
 _TANH_SCALE, _CUBE = 1.5957691216057308, 0.044715  # 2 sqrt(2 / pi), and what is usual beside it
 
 
@@ -55,8 +54,8 @@ def activate_add(x, other, bias, dropped, scale, constants):
 
 
 @njit(forceinline=True)
-def differentiate(g, x, bias, dropped, scale, constants):
-    """The gradient of `activate` with respect to x."""
+def differentiate(x, g, bias, dropped, scale, constants):
+    """The gradient of `activate` with respect to x, given g, that of the output."""
     return zero_where(dropped, g * scale * _derivative(x + bias, constants[-1]))
 
 

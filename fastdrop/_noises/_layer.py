@@ -1,11 +1,12 @@
-"""Layers: a rate, a key and a training flag. All arithmetic is in `fastdrop.functional`."""
+"""The bases of all layers: what they hold, how they are saved, and which forward a backward belongs to."""
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Mapping
 from threading import RLock
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self, cast
 from weakref import WeakSet
 
 import numpy as np
@@ -13,59 +14,77 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import to_array
 from fastdrop._arrays.numbers import rate, reals
+from fastdrop._arrays.plan import Axes, Window
 from fastdrop._stream.keys import Key, Rng, as_key, as_key_or_seed
-from fastdrop.schedules import restored_schedule, schedule_state
+from fastdrop.schedules import ScheduledRate, restored_schedule, schedule_state
 
 STATE_VERSION = 1
 
+# How many training forwards a layer remembers for backward, and how many bytes of arrays with them. A
+# thousand is more than the steps of most unrolled recurrent networks, at .3 KB each; arrays are the inputs
+# of layers whose gradients need them, which would otherwise hold a gigabyte after a few Monte Carlo passes.
+MOST_FORWARDS = 1024
+MOST_BYTES = 1 << 28
 
-class TakesTurns:
-    """A base for objects with state: whoever reads or changes it does so ``with self._turn``."""
+_MOST_DRAW = (1 << 63) - 1
+_new, _new_key = tuple.__new__, Key.__new__  # Forward(...) would take twice as long
+_set_seed, _set_draw = (vars(Key)[name].__set__ for name in ("seed", "draw"))
+
+
+class Locked:
+    """A base for objects with state: whoever reads or changes it does so ``with self._lock``."""
 
     def __init__(self) -> None:
-        self._turn = RLock()
+        self._lock = RLock()
         _all.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._turn:
-            return {name: value for name, value in vars(self).items() if name != "_turn"}
+        with self._lock:
+            return {name: value for name, value in vars(self).items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        TakesTurns.__init__(self)
+        Locked.__init__(self)
 
 
-_all: WeakSet[TakesTurns] = WeakSet()
+_all: WeakSet[Locked] = WeakSet()
 
 
 def _renew() -> None:
-    """In a forked child whoever had a turn isn't there to end it."""
+    """Make new locks in a forked child, where the thread that held an old one doesn't exist."""
     for each in _all:
-        each._turn = RLock()
+        each._lock = RLock()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew)
 
 
-class NoiseLayer(TakesTurns):
-    """What layers have in common: a number, or an array, for their noise, a key and a training flag.
+class Layer(Locked):
+    """What all layers have: a number, or an array, for their noise, a key and a training mode.
 
-    Threads may share a layer: forwards take turns, and each gets a draw of its own.
+    Threads may share a layer: each of its calls holds the lock from beginning to end.
     """
 
     _parameter: ClassVar[str] = "p"  # the name of that number
+    _takes_schedules: ClassVar[bool] = True
+    _function: ClassVar[str] = "dropout(x, p, key)"  # the function under the layer, for errors
+
+    def __init_subclass__(cls) -> None:
+        """Let a call be forward in a class of the user's too, as ``__call__ = forward`` does in ours.
+
+        A method that calls forward would take half a microsecond more.
+        """
+        super().__init_subclass__()
+        own = vars(cls)
+        if "forward" in own and "__call__" not in own:
+            type.__setattr__(cls, "__call__", own["forward"])
 
     def __init__(self, value: Any, rng: Rng) -> None:
         super().__init__()
         self._set(value)
         self.key = as_key(rng)
         self.training = True
-        # What backward needs of the last forward, as plain numbers: keys and tuples would take more.
-        self._last_shape: tuple[int, ...] | None = None
-        self._last_value = self._value
-        self._last_seed: int | None = None  # None after evaluation
-        self._last_draw = 0
 
     def _checked(self, value: Any) -> Any:
         """The number as it is held, or an error."""
@@ -76,6 +95,8 @@ class NoiseLayer(TakesTurns):
         """Hold a number, or that of a schedule's step."""
         if callable(value):
             schedule = value
+        if schedule is not None and not self._takes_schedules:
+            raise TypeError(f"{self._parameter} must not be a schedule, got {schedule!r}; use a number")
         self._value: Any = self._checked(value if schedule is None else schedule(step))
         self._schedule, self._step = schedule, step
 
@@ -92,32 +113,249 @@ class NoiseLayer(TakesTurns):
         TypeError, ValueError
             If the schedule returns what is no rate; it is then not advanced.
         """
-        with self._turn:
+        with self._lock:
             if self._schedule is not None:
                 self._set(None, self._schedule, self._step + 1)
 
     @property
-    def _shown(self) -> Any:
-        """The number, or its schedule, as the layer was given it."""
-        return self._value if self._schedule is None else self._schedule
-
-    @property
     def key(self) -> Key:
         """The key of the next training forward."""
-        with self._turn:
-            return Key(self._seed, self._draw)
+        with self._lock:
+            return self._key
 
     @key.setter
     def key(self, key: Key) -> None:
         given = as_key_or_seed(key)
-        with self._turn:
-            self._seed, self._draw = given.seed, given.draw
+        with self._lock:
+            self._key = given
 
-    def __call__(
-        self, x: ArrayLike, training: bool | None = None, *, out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
-        """Return `forward` of the same arguments."""
-        return self.forward(x, training, out=out)
+    def _trains(self, training: bool | None) -> bool:
+        """Whether a call with this argument trains, or an error that says what to write."""
+        mode = self.training if training is None else training
+        if mode is True or mode is False:
+            return mode
+        if isinstance(mode, np.bool_):
+            return bool(mode)
+        raise TypeError(f"training must be True, False or None, got {_named(mode)}; {self._advice()}")
+
+    def _advice(self) -> str:
+        """What to write instead of a call that gives a layer what it has."""
+        return f"a layer has its own {self._parameter} and key, fastdrop.{self._function} takes others"
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training, or to evaluation if mode is False; return the layer.
+
+        Raises
+        ------
+        TypeError
+            If mode is neither True nor False.
+        """
+        if not isinstance(mode, (bool, np.bool_)):
+            raise TypeError(f"mode must be True or False, got {_named(mode)}; use train() or eval()")
+        with self._lock:
+            self.training = bool(mode)
+        return self
+
+    def eval(self) -> Self:
+        """Switch to evaluation, where a layer draws nothing; return the layer."""
+        return self.train(False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs for the same masks, as plain JSON-able data.
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> fd.Dropout(0.5, rng=42).state_dict()
+        {'version': 1, 'layer': 'Dropout', 'p': 0.5, 'seed': 42, 'draw': 0}
+        """
+        with self._lock:
+            return {
+                "version": STATE_VERSION,
+                "layer": type(self).__name__,
+                self._parameter: self._number_state(),
+                "seed": self._key.seed,
+                "draw": self._key.draw,
+            }
+
+    def _number_state(self) -> Any:
+        if self._schedule is not None:
+            return schedule_state(self._schedule, self._step)
+        return self._value.tolist() if isinstance(self._value, np.ndarray) else self._value
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state that `state_dict` returned; forwards before it have no backward any more.
+
+        Of a schedule that is no class of `fastdrop.schedules` a state has the name and the step: build
+        the layer with it first.
+
+        Raises
+        ------
+        ValueError
+            If the state is of another layer or version, or an entry is missing, unknown or such that
+            forward could not use it; the layer is then as it was.
+        """
+        expected = self.state_dict()
+        if not isinstance(state, Mapping) or state.keys() != expected.keys():
+            got = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+            raise ValueError(f"state must have the entries {sorted(expected)}, got {got}")
+        for name in ("version", "layer"):
+            if state[name] != expected[name]:
+                raise ValueError(f"state must have {name} {expected[name]!r}, got {state[name]!r}")
+        for name, value in state.items():
+            if isinstance(value, bool):  # which Python takes for 0 or 1
+                raise ValueError(f"state has a bad entry: {name} must be no bool, got {value}")
+        try:
+            key = Key(state["seed"], state["draw"])
+            key.next()  # which a forward will need
+            with self._lock:
+                self._set_from_state(state[self._parameter])
+                self._key = key
+        except TypeError as error:
+            raise ValueError(f"state has a bad entry: {error}") from None
+
+    def _set_from_state(self, number: Any) -> None:
+        if isinstance(number, Mapping):
+            self._set(None, *restored_schedule(number, self._schedule))
+        elif callable(number):
+            raise TypeError(f"{self._parameter} must be plain data, got {number!r}")
+        else:
+            self._set(number)
+
+    def _arguments(self) -> dict[str, Any]:
+        """What the constructor takes, but for rng, as `__repr__` shows it."""
+        return {self._parameter: self._value if self._schedule is None else self._schedule}
+
+    def __repr__(self) -> str:
+        arguments = "".join(f"{name}={value!r}, " for name, value in self._arguments().items())
+        return f"{type(self).__name__}({arguments}rng={self.key})"
+
+
+class RateLayer(Layer):
+    """A layer whose number is a rate, p."""
+
+    @property
+    def p(self) -> float:
+        """Probability to drop."""
+        return float(self._value)
+
+    @p.setter
+    def p(self, p: ScheduledRate) -> None:
+        self._set(p)
+
+
+class Forward(NamedTuple):
+    """What backward needs of a forward."""
+
+    key: Key
+    value: Any  # the layer's number then
+    shape: tuple[int, ...]  # of what forward returned
+    window: Window | None = None
+    kept: Any = None  # what else a layer's gradient depends on: inputs, rates, lengths
+
+    def nbytes(self) -> int:
+        """How much memory its arrays have."""
+        kept = self.kept if isinstance(self.kept, tuple) else (self.kept,)
+        return sum(a.nbytes for a in (self.value, *kept) if isinstance(a, np.ndarray))
+
+
+class NoiseLayer(Layer):
+    """A layer with forward and backward, which remembers its training forwards until their backward.
+
+    A backward belongs to the latest training forward that no backward has gone through yet. The oldest
+    forwards are forgotten where more than `MOST_FORWARDS` wait, or where the arrays of more than one have
+    more than `MOST_BYTES` together.
+    """
+
+    _gradient: ClassVar[str] = "dropout_backward(g, p, layer.key)"  # the function under backward, for errors
+    # The latest forward in evaluation mode, in layers whose gradient there depends on their input.
+    _evaluated: Forward | None
+
+    def __init__(self, value: Any, rng: Rng) -> None:
+        super().__init__(value, rng)
+        self._evaluated = None
+        self._forwards: list[Forward] = []
+        self._bytes = 0  # of their arrays
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:  # as plain tuples, so that pickles name no private class
+            waiting: dict[str, Any] = {"_forwards": [tuple(forward) for forward in self._forwards]}
+            waiting["_evaluated"] = self._evaluated and tuple(self._evaluated)
+            return super().__getstate__() | waiting
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._forwards = [Forward(*forward) for forward in self._forwards]
+        if self._evaluated is not None:
+            self._evaluated = Forward(*self._evaluated)
+
+    def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
+        """A training forward of x, which isn't done yet."""
+        shape = x.shape if type(x) is np.ndarray else np.shape(x)
+        return _new(Forward, (self._key, self._value, shape, window, kept))
+
+    def _done(self, forward: Forward) -> None:
+        """Remember a training forward, and go on to the next key."""
+        last = forward[0]
+        draw = last.draw + 1
+        if draw & _MOST_DRAW == 0:
+            last.next()  # an error
+        self._key = key = _new_key(Key)  # last.next(), in a third of its time
+        _set_seed(key, last.seed)
+        _set_draw(key, draw)
+        waiting = self._forwards
+        waiting.append(forward)
+        if forward[4] is not None:
+            self._bytes += forward.nbytes()
+        if len(waiting) > MOST_FORWARDS or self._bytes > MOST_BYTES:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        waiting = self._forwards
+        while len(waiting) > MOST_FORWARDS or (self._bytes > MOST_BYTES and len(waiting) > 1):
+            self._bytes -= waiting.pop(0).nbytes()
+
+    def _latest(self, g: ArrayLike) -> Forward:
+        """The forward that backward of g belongs to."""
+        waiting = self._forwards[-1] if self._forwards else None
+        forward = waiting if self.training else self._evaluated
+        if forward is None:
+            raise RuntimeError(self._nothing_left())
+        shape = g.shape if type(g) is np.ndarray else np.shape(g)
+        if shape != forward[2]:
+            raise ValueError(f"g must have the last forward's shape {forward.shape}, got {shape}")
+        return forward
+
+    def _finish(self, forward: Forward) -> None:
+        """Forget a forward that backward has gone through."""
+        if forward is self._evaluated:
+            self._evaluated = None
+            return
+        self._forwards.pop()
+        if forward[4] is not None:
+            self._bytes -= forward.nbytes()
+
+    def _nothing_left(self) -> str:
+        name = type(self).__name__
+        if not self.training:
+            return f"{name}.backward in evaluation needs a forward in evaluation, one for each backward"
+        return (
+            f"{name}.backward needs a training forward that no backward has gone through yet, and none is "
+            f"left (a layer remembers {MOST_FORWARDS} at most); call forward first, or take layer.key before "
+            f"it and use fastdrop.{self._gradient}"
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state that `state_dict` returned; see `Dropout.load_state_dict`."""
+        with self._lock:
+            super().load_state_dict(state)
+            self._forwards, self._bytes, self._evaluated = [], 0, None
+
+
+class ArrayLayer(NoiseLayer):
+    """A layer whose forward takes one array."""
+
+    _passes_in_evaluation: ClassVar[bool] = True  # and returns it in evaluation
 
     def forward(
         self, x: ArrayLike, training: bool | None = None, *, out: NDArray[Any] | None = None
@@ -136,142 +374,130 @@ class NoiseLayer(TakesTurns):
         Raises
         ------
         TypeError, ValueError
-            As `fastdrop.dropout`; the key is then not advanced.
+            If training is neither a bool nor None, or as `fastdrop.dropout`; the key is then not advanced.
         """
-        with self._turn:
-            if not (self.training if training is None else training):
-                self._last_shape, self._last_seed = np.shape(x), None
-                return x  # type: ignore[return-value]
-            key, value = self._key_for(x), self._value
-            y = self._drop(x, value, key, out)
-            self._drawn(x, key)
-            self._last_shape, self._last_value = y.shape, value
-            self._last_seed, self._last_draw = key.seed, key.draw
+        return self._forward(x, training, out)
+
+    __call__ = forward
+
+    def _forward(
+        self,
+        x: ArrayLike,
+        training: bool | None,
+        out: NDArray[Any] | None,
+        window: Window | None = None,
+        kept: Any = None,
+    ) -> NDArray[Any]:
+        with self._lock:
+            mode = self.training if training is None else training
+            if mode is not True and not self._trains(mode):
+                return self._evaluate(x, out)
+            forward = self._begin(x, window, kept)
+            y = self._drop(x, forward, out)
+            self._done(forward)
             return y
 
     def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return the gradient with respect to the last forward's x; g itself after evaluation.
+        """Return the gradient with respect to x of a training forward; g itself in evaluation mode.
+
+        That is the latest training forward that no backward has gone through yet: where a network uses a
+        layer twice, the first backward is that of the second use. A forward in evaluation has no part in
+        this.
 
         Parameters
         ----------
         g : array_like
-            Gradient with respect to what the last forward returned, of its shape.
+            Gradient with respect to what that forward returned, of its shape.
         out : ndarray, optional
-            As in `fastdrop.dropout_backward`; may be g.
+            As in `fastdrop.dropout_backward`; may be g. Not written in evaluation.
 
         Raises
         ------
         RuntimeError
-            Before any forward.
+            If there is no such forward, or it is not among the latest 1,024 that wait.
         ValueError
-            If g has another shape than the last forward's x.
+            If g has another shape than what that forward returned; it then still waits for its backward.
         """
-        with self._turn:
-            shape, seed = self._last_shape, self._last_seed
-            if shape is None:
-                raise RuntimeError(
-                    f"{type(self).__name__}.backward needs a forward before it; call forward(x) first"
-                )
-            if np.shape(g) != shape:
-                raise ValueError(f"g must have the last forward's shape {shape}, got {np.shape(g)}")
-            if seed is None:
-                return g  # type: ignore[return-value]
-            return self._drop_backward(g, self._last_value, Key(seed, self._last_draw), out)
+        with self._lock:
+            if self.training is not True and not self._trains(None) and self._passes_in_evaluation:
+                return cast("NDArray[Any]", g)
+            forward = self._latest(g)
+            dx = self._drop_backward(g, forward, out)
+            self._finish(forward)
+            return dx
 
-    def _key_for(self, x: ArrayLike) -> Key:
-        """The key of the next training forward."""
-        return Key(self._seed, self._draw)
+    def _evaluate(self, x: ArrayLike, out: NDArray[Any] | None) -> NDArray[Any]:
+        """What forward returns in evaluation."""
+        return cast("NDArray[Any]", x)
 
-    def _drawn(self, x: ArrayLike, key: Key) -> None:
-        """Note that a training forward of x has used a key."""
-        self._seed, self._draw = key.seed, key.draw + 1
-
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        """The layer's function of x."""
+    def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        """The layer's function of x, with the key and the numbers of a forward."""
         raise NotImplementedError
 
-    def _drop_backward(self, g: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+    def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         """Its gradient: most noises are linear, and the same forward and backward."""
-        return self._drop(g, p, key, out)
+        return self._drop(g, forward, out)
 
-    def train(self, mode: bool = True) -> Self:
-        """Switch to training, or to evaluation if mode is False; return the layer."""
-        self.training = bool(mode)
-        return self
 
-    def eval(self) -> Self:
-        """Switch to evaluation, where forward returns its input; return the layer."""
-        return self.train(False)
+class ElementwiseLayer(ArrayLayer):
+    """A layer with noise for each element, which axes may share, also of a block of a bigger array."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs for the same masks, as plain JSON-able data.
+    def __init__(self, value: Any, rng: Rng, shared_axes: Axes = ()) -> None:
+        super().__init__(value, rng)
+        self.shared_axes = checked_axes(shared_axes)
 
-        Examples
-        --------
-        >>> import fastdrop as fd
-        >>> fd.Dropout(0.5, rng=42).state_dict()
-        {'version': 1, 'layer': 'Dropout', 'p': 0.5, 'seed': 42, 'draw': 0}
-        """
-        with self._turn:
-            return {
-                "version": STATE_VERSION,
-                "layer": type(self).__name__,
-                self._parameter: self._number_state(),
-                "seed": self._seed,
-                "draw": self._draw,
-            }
+    def forward(
+        self,
+        x: ArrayLike,
+        training: bool | None = None,
+        *,
+        out: NDArray[Any] | None = None,
+        window: Window | None = None,
+    ) -> NDArray[Any]:
+        """Return x with noise in training, and x itself in evaluation.
 
-    def _number_state(self) -> Any:
-        if self._schedule is not None:
-            return schedule_state(self._schedule, self._step)
-        return self._value.tolist() if isinstance(self._value, np.ndarray) else self._value
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state that `state_dict` returned.
-
-        Of a schedule that is no class of `fastdrop.schedules` a state has the name and the step: build
-        the layer with it first.
+        Parameters
+        ----------
+        x : array_like, any shape
+            Of a dtype that `fastdrop.dropout` takes.
+        training : bool, optional
+            For this call alone; by default `self.training`.
+        out : ndarray, optional
+            As in `fastdrop.dropout`; not written in evaluation.
+        window : (full_shape, origin), optional
+            As in `fastdrop.dropout`: x is the block at `origin` of an array of `full_shape`. It is of this
+            call, and of the backward that belongs to it. The next call takes the next draw: blocks that
+            shall be parts of one array need the same key, say in layers of the same rng.
 
         Raises
         ------
-        ValueError
-            If the state is of another layer or version, or an entry is missing, unknown or bad; the
-            layer is then as it was.
+        TypeError, ValueError
+            If training is neither a bool nor None, or as `fastdrop.dropout`; the key is then not advanced.
         """
-        expected = self.state_dict()
-        if not isinstance(state, Mapping) or state.keys() != expected.keys():
-            got = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
-            raise ValueError(f"state must have the entries {sorted(expected)}, got {got}")
-        for name in ("version", "layer"):
-            if state[name] != expected[name]:
-                raise ValueError(f"state must have {name} {expected[name]!r}, got {state[name]!r}")
-        try:
-            key = Key(state["seed"], state["draw"])
-            with self._turn:
-                self._set_from_state(state[self._parameter])
-                self.key, self._last_shape = key, None
-        except TypeError as error:
-            raise ValueError(f"state has a bad entry: {error}") from None
+        return self._forward(x, training, out, None if window is None else unchanging(window))
 
-    def _set_from_state(self, number: Any) -> None:
-        if isinstance(number, Mapping):
-            self._set(None, *restored_schedule(number, self._schedule))
-        elif callable(number):
-            raise TypeError(f"{self._parameter} must be plain data, got {number!r}")
-        else:
-            self._set(number)
+    __call__ = forward
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._parameter}={self._shown}, rng={self.key})"
+    def _axes(self, x: ArrayLike) -> Axes:
+        """The axes of x that share draws."""
+        return self.shared_axes
+
+    def _axes_set(self) -> dict[str, Any]:
+        """The axes as `__repr__` shows them: only where there are any."""
+        return {"shared_axes": self.shared_axes} if self.shared_axes else {}
+
+    def _arguments(self) -> dict[str, Any]:
+        return super()._arguments() | self._axes_set()
 
 
-class LearnedNoise(NoiseLayer):
-    """A noise layer with a learned parameter, its gradient, and a reference to its last input."""
+class LearnedLayer(ElementwiseLayer):
+    """A layer with a learned parameter and its gradient, which remembers references to its inputs."""
 
-    def __init__(self, value: NDArray[Any], rng: Rng) -> None:
-        super().__init__(value, rng)
+    _takes_schedules = False
+
+    def __init__(self, value: NDArray[Any], rng: Rng, shared_axes: Axes = ()) -> None:
+        super().__init__(value, rng, shared_axes)
         self._grad: NDArray[np.float64] = np.zeros_like(self._value)
-        self._last_x: NDArray[Any] | None = None
 
     def _checked(self, value: Any) -> Any:
         name = self._parameter
@@ -290,27 +516,49 @@ class LearnedNoise(NoiseLayer):
         """Set the gradient to 0."""
         self._grad.fill(0)
 
-    def forward(
-        self, x: ArrayLike, training: bool | None = None, *, out: NDArray[Any] | None = None
+    def _forward(
+        self,
+        x: ArrayLike,
+        training: bool | None,
+        out: NDArray[Any] | None,
+        window: Window | None = None,
+        kept: Any = None,
     ) -> NDArray[Any]:
-        """Return x times noise in training, and x itself in evaluation; see `Dropout.forward`.
+        self._check_apart(out, x)
+        return super()._forward(x, training, out, window, kept)
 
-        Raises
-        ------
-        ValueError
-            If out overlaps x, which backward needs.
-        """
+    def _check_apart(self, out: NDArray[Any] | None, x: ArrayLike) -> None:
         if out is not None and np.may_share_memory(out, x):
             raise ValueError("out must not overlap x, which backward needs; use np.empty_like(x)")
-        with self._turn:
-            y = super().forward(x, training, out=out)
-            self._last_x = None if self._last_seed is None else to_array(x)
-            self._last_value = self._value.copy()
-            return y
 
-    def load_state_dict(self, state: Any) -> None:
+    def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
+        inputs = to_array(x)
+        return Forward(self._key, self._value.copy(), inputs.shape, window, inputs)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state that `state_dict` returned; see `Dropout.load_state_dict`."""
-        with self._turn:
+        with self._lock:
             super().load_state_dict(state)
-            self._last_x = None
             self.zero_grad()
+
+
+def checked_axes(axes: Axes) -> tuple[int, ...]:
+    """Axes of arrays that aren't known yet, as ints, or an error."""
+    try:
+        return tuple(operator.index(axis) for axis in ((axes,) if hasattr(axes, "__index__") else axes))
+    except TypeError:
+        raise TypeError(f"shared_axes must be an int or a tuple of ints, got {axes!r}") from None
+
+
+def unchanging(window: Window) -> Window:
+    """A copy of a window, whose lists the caller may change before backward; errors come from its use."""
+    try:
+        full, origin = window
+        return tuple(full), tuple(origin)
+    except (TypeError, ValueError):
+        return window
+
+
+def _named(value: object) -> str:
+    """A value for an error: as Python writes it if that is short, else its type."""
+    return repr(value) if isinstance(value, (str, int, float, Key)) else type(value).__name__

@@ -10,9 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import real_array
 from fastdrop._arrays.numbers import rate, reals
+from fastdrop._arrays.plan import Window
+from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
 from fastdrop._noises._noise import REAL, Noise, register
-from fastdrop._noises.bernoulli import Dropout, dropout, dropout_backward
-from fastdrop._stream.keys import Key, Rng, natural
+from fastdrop._noises.bernoulli import dropout, dropout_backward
+from fastdrop._stream.keys import Rng, natural
 from fastdrop.schedules import ScheduledRate
 
 
@@ -67,7 +69,7 @@ def _clipped_to_mean(weights: NDArray[np.float64], mean: float, most: float) -> 
     return np.minimum(weights * constants[fitting[0]], most) if fitting.size else np.full_like(weights, most)
 
 
-class AdaptiveDropout(Dropout):
+class AdaptiveDropout(ArrayLayer, RateLayer):
     """Dropout that spares important units: those whose activations are large on average.
 
     In training each forward first takes its input into the importance of the units, a running mean of
@@ -93,7 +95,7 @@ class AdaptiveDropout(Dropout):
     importance : ndarray of float64, shape (units,), or None
         None before the first training forward. A unit whose mean activation isn't finite keeps its own.
     rates : ndarray of float64, shape (units,), or None
-        Those of the last training forward.
+        Those of the last training forward. Each backward uses those of its own forward.
 
     Raises
     ------
@@ -114,6 +116,9 @@ class AdaptiveDropout(Dropout):
     (array([0.556, 0.556, 0.389]), array([0.55, 0.58, 0.39]))
     """
 
+    _function = "dropout(x, rates, key)"
+    _gradient = "dropout_backward(g, layer.rates, layer.key)"
+
     def __init__(
         self,
         p: ScheduledRate = 0.5,
@@ -130,7 +135,7 @@ class AdaptiveDropout(Dropout):
         self.rates: NDArray[np.float64] | None = None
         self._mean: NDArray[np.float64] | None = None
         self._inputs = 0
-        super().__init__(p, rng=rng)
+        super().__init__(p, rng)
 
     def _checked(self, value: Any) -> Any:
         importance_rates((), value, max_rate=self.max_rate)
@@ -158,52 +163,59 @@ class AdaptiveDropout(Dropout):
         now = np.where(np.isfinite(now), now, before / self._weight(max(self._inputs, 1)))
         return before + self.adaptation_rate * (now - before), self._inputs + 1
 
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+    def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
         a = real_array(x, "adaptive dropout")
         if not -a.ndim <= self.axis < a.ndim:
             raise ValueError(f"x must have an axis {self.axis}, got shape {a.shape}")
         mean, inputs = self._with(a)
-        rates = importance_rates(mean / self._weight(inputs), p, max_rate=self.max_rate)
-        y = dropout(a, self._along_axis(rates, a.ndim), key, out=out)
-        self._mean, self._inputs, self.rates = mean, inputs, rates
-        return y
+        rates = importance_rates(mean / self._weight(inputs), self._value, max_rate=self.max_rate)
+        return super()._begin(a, window, (rates, mean, inputs))
 
-    def _drop_backward(self, g: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        assert self.rates is not None  # after a training forward
-        return dropout(g, self._along_axis(self.rates, np.ndim(g)), key, out=out)
+    def _done(self, forward: Forward) -> None:
+        self.rates, self._mean, self._inputs = forward.kept
+        super()._done(forward._replace(kept=(self.rates,)))
 
-    def _along_axis(self, rates: NDArray[np.float64], ndim: int) -> NDArray[np.float64]:
-        return rates.reshape([-1 if a == self.axis % ndim else 1 for a in range(ndim)])
+    def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        ndim = len(forward.shape)
+        shape = [-1 if a == self.axis % ndim else 1 for a in range(ndim)]
+        return dropout(x, forward.kept[0].reshape(shape), forward.key, out=out)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs for the same rates and masks, as plain JSON-able data."""
-        with self._turn:
+        with self._lock:
             mean = None if self._mean is None else self._mean.tolist()
             return super().state_dict() | {"mean": mean, "inputs": self._inputs}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state that `state_dict` returned; see `Dropout.load_state_dict`."""
-        mean, inputs = _running_mean(state)
-        with self._turn:
+        mean, inputs = self._running_mean(state)
+        with self._lock:
             super().load_state_dict(state)
             self._mean, self._inputs, self.rates = mean, inputs, None
 
-    def __repr__(self) -> str:
-        options = f"adaptation_rate={self.adaptation_rate}, max_rate={self.max_rate}, axis={self.axis}"
-        return f"{type(self).__name__}(p={self._shown}, {options}, rng={self.key})"
+    def _arguments(self) -> dict[str, Any]:
+        options = {"adaptation_rate": self.adaptation_rate, "max_rate": self.max_rate, "axis": self.axis}
+        return super()._arguments() | options
 
+    def _running_mean(self, state: Mapping[str, Any]) -> tuple[NDArray[np.float64] | None, int]:
+        """The mean and the number of inputs of a state, checked."""
+        given = state if isinstance(state, Mapping) else {}
+        mean, inputs = given.get("mean"), given.get("inputs", 0)
+        try:
+            count = natural("inputs", inputs, 1 << 63)
+            found = None if mean is None else reals("mean", mean).copy()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"state has a bad entry: {error}") from None
+        if (found is not None) != (count > 0) or (found is not None and not self._usable(found, count)):
+            wanted = "a mean of numbers >= 0, of a finite sum, for inputs > 0, and None for 0"
+            raise ValueError(f"state must have {wanted}, got {mean!r} for {inputs}")
+        return found, count
 
-def _running_mean(state: Mapping[str, Any]) -> tuple[NDArray[np.float64] | None, int]:
-    """The mean and the number of inputs of a state, checked."""
-    mean, inputs = (state.get(n) if isinstance(state, Mapping) else None for n in ("mean", "inputs"))
-    try:
-        count = natural("inputs", inputs or 0, 1 << 63)
-        found = None if mean is None else reals("mean", mean).copy()
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"state has a bad entry: {error}") from None
-    if found is not None and (found.ndim != 1 or not (np.isfinite(found) & (found >= 0)).all() or not count):
-        raise ValueError(f"state must have a mean of numbers >= 0 for inputs > 0, got {mean!r} for {inputs}")
-    return found, count
+    def _usable(self, mean: NDArray[np.float64], inputs: int) -> bool:
+        """Whether a forward can make rates of a running mean."""
+        with np.errstate(all="ignore"):
+            importance = mean / self._weight(inputs)
+            return mean.ndim == 1 and bool((importance >= 0).all()) and bool(np.isfinite(importance.sum()))
 
 
 register(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import Axes, Window, any_real_array, result, target
 from fastdrop._arrays.numbers import FULL, rate
-from fastdrop._cpu.run import Pass, fuse
+from fastdrop._arrays.plan import Axes, Pass, Window
+from fastdrop._backends import fuse, planned
+from fastdrop._noises._layer import Forward
 from fastdrop._noises._noise import REAL, Noise, register
-from fastdrop._noises.bernoulli import Dropout, dropout
+from fastdrop._noises.bernoulli import Dropout
 from fastdrop._noises.shared import check_data_format
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.schedules import ScheduledRate
@@ -62,21 +64,32 @@ def alpha_dropout(
     >>> fd.alpha_dropout(np.zeros(4), 0.5, fd.Key(42)).round(4)
     array([-0.7792, -0.7792,  0.7792,  0.7792])
     """
-    a = any_real_array(x, "alpha dropout")
-    threshold, _ = rate(p)
-    if threshold == FULL:
-        return dropout(x, 1.0, key, shared_axes=shared_axes, out=out, window=window)
-    y = target(out, a)
-    scale, *constants = affine(p)
-    fuse(Pass("alpha", constants=tuple(constants), scale=scale), a, y, p, key, shared_axes, window)
-    return result(y, out)
+    plan = planned(x, out, shared_axes, window, real="alpha dropout")
+    fuse(_passes(p)[0], plan, p, key)
+    return plan.result  # type: ignore[no-any-return]
 
 
 def affine(p: float) -> tuple[float, float, float]:
     """The scale and shift of what is kept, and the value of what is dropped, at a realised rate below 1."""
-    dropped = rate(p)[0] / FULL
+    return _affine(rate(p)[0] / FULL)
+
+
+def _affine(dropped: float) -> tuple[float, float, float]:
     scale = ((1 - dropped) * (1 + dropped * SATURATION**2)) ** -0.5
     return scale, -scale * dropped * SATURATION, scale * (1 - dropped) * SATURATION
+
+
+def _passes(p: float) -> tuple[Pass, Pass]:
+    """What is done in forward, and in backward."""
+    return _passes_of(rate(p)[0])
+
+
+@lru_cache(maxsize=1024)
+def _passes_of(threshold: int) -> tuple[Pass, Pass]:
+    if threshold == FULL:
+        return Pass(), Pass()
+    scale, *constants = _affine(threshold / FULL)
+    return Pass("alpha", tuple(constants), scale=scale), Pass(scale=scale)
 
 
 def alpha_dropout_backward(
@@ -103,12 +116,9 @@ def alpha_dropout_backward(
     >>> fd.alpha_dropout_backward(np.ones(4), 0.5, fd.Key(42)).round(4)
     array([0.    , 0.    , 0.8864, 0.8864])
     """
-    g = any_real_array(g, "alpha dropout")
-    threshold, _ = rate(p)
-    y = target(out, g)
-    scale = affine(p)[0] if threshold < FULL else 0.0
-    fuse(Pass(scale=scale), g, y, p, key, shared_axes, window)
-    return result(y, out)
+    plan = planned(g, out, shared_axes, window, real="alpha dropout")
+    fuse(_passes(p)[1], plan, p, key)
+    return plan.result  # type: ignore[no-any-return]
 
 
 class AlphaDropout(Dropout):
@@ -118,7 +128,7 @@ class AlphaDropout(Dropout):
     ----------
     p : float or callable, default 0.5
         Probability to drop, in [0, 1]; the paper uses .05 and .1.
-    rng
+    shared_axes, rng
         As in `Dropout`.
 
     References
@@ -134,14 +144,16 @@ class AlphaDropout(Dropout):
     (0.0, 1.0)
     """
 
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return alpha_dropout(x, p, key, shared_axes=self._shared(x), out=out)
+    _function = "alpha_dropout(x, p, key)"
+    _gradient = "alpha_dropout_backward(g, p, layer.key)"
 
-    def _drop_backward(self, g: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return alpha_dropout_backward(g, p, key, shared_axes=self._shared(g), out=out)
+    def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        key, p, _, window, _ = forward
+        return alpha_dropout(x, p, key, shared_axes=self._axes(x), out=out, window=window)
 
-    def _shared(self, x: ArrayLike) -> Axes:
-        return ()
+    def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        key, p, _, window, _ = forward
+        return alpha_dropout_backward(g, p, key, shared_axes=self._axes(g), out=out, window=window)
 
 
 class FeatureAlphaDropout(AlphaDropout):
@@ -177,6 +189,9 @@ class FeatureAlphaDropout(AlphaDropout):
            [ 0.7792,  0.7792,  0.7792]])
     """
 
+    _function = "alpha_dropout(x, p, key, shared_axes=...)"
+    _gradient = "alpha_dropout_backward(g, p, layer.key, shared_axes=...)"
+
     def __init__(
         self, p: ScheduledRate = 0.5, *, data_format: str = "channels_first", rng: Rng = None
     ) -> None:
@@ -184,15 +199,15 @@ class FeatureAlphaDropout(AlphaDropout):
         check_data_format(data_format)
         self.data_format = data_format
 
-    def _shared(self, x: ArrayLike) -> Axes:
+    def _axes(self, x: ArrayLike) -> Axes:
         ndim = np.ndim(x)
         if ndim < 2:
             shape = np.shape(x)
             raise ValueError(f"FeatureAlphaDropout needs axes for samples and channels, got shape {shape}")
         return tuple(range(2, ndim)) if self.data_format == "channels_first" else tuple(range(1, ndim - 1))
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(p={self._shown}, data_format={self.data_format!r}, rng={self.key})"
+    def _arguments(self) -> dict[str, Any]:
+        return super()._arguments() | {"data_format": self.data_format}
 
 
 register(

@@ -8,29 +8,17 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import (
-    PLAIN,
-    Axes,
-    Window,
-    any_array,
-    as_lanes,
-    copy,
-    lanes_dtype,
-    output,
-    own_mask,
-    pieces,
-    result,
-    target,
-    to_array,
-    unmasked,
-    unpacked,
-)
-from fastdrop._arrays.numbers import Rate, rate
-from fastdrop._cpu.run import DROP, cpu, drop, fuse
-from fastdrop._noises._layer import NoiseLayer
+from fastdrop._arrays import host
+from fastdrop._arrays.numbers import FULL, Rate, rate
+from fastdrop._arrays.plan import Axes, Pass, Plan, Window, layout_of
+from fastdrop._backends import cpu, fuse, planned
+from fastdrop._noises._layer import ElementwiseLayer, Forward, RateLayer
 from fastdrop._noises._noise import Noise, register
 from fastdrop._stream.keys import Key, Rng, stream
 from fastdrop.schedules import Curriculum, ScheduledRate
+
+_DROP = Pass()
+_COUNT = Pass(scale=1.0)  # of a mask: what is kept stays 1
 
 
 def dropout(
@@ -107,20 +95,15 @@ def dropout(
            [[2., 2., 2.],
             [2., 2., 2.]]])
     """
-    if type(x) is not np.ndarray or x.dtype not in PLAIN:
-        x = any_array(x)
-        y, plain = target(out, x), False
-    else:
-        y = np.empty(x.shape, x.dtype) if out is None else output(out, x)
-        plain = shared_axes == () and window is None
-    if plain and not isinstance(p, np.ndarray):  # the quick way for small calls
-        threshold, scale = rate(p)
-        philox_key, draw = stream(key)
-        drop(x, y, 0, threshold, scale, philox_key, draw)
-    else:
-        fuse(DROP, x, y, p, key, shared_axes, window)
-        return result(y, out)
-    return y if out is None else out
+    if shared_axes == () and window is None and not isinstance(p, np.ndarray):
+        pair = host.flat_pair(x, out)
+        if pair is not None and 0 < (found := rate(p))[0] < FULL:  # the quick way for small calls
+            y, flat_x, flat_y = pair
+            cpu().drop_row(flat_x, flat_y, 0, *found, *stream(key))
+            return y
+    plan = planned(x, out, shared_axes, window)
+    fuse(_DROP, plan, p, key)
+    return plan.result  # type: ignore[no-any-return]
 
 
 def dropout_backward(
@@ -201,7 +184,8 @@ def keep_mask(
     array([63], dtype=uint8)
     """
     mask = np.ones(shape, np.uint8)
-    fuse(DROP, mask, mask, p, key, shared_axes, window)
+    layout = layout_of(mask.shape, False, shared_axes, window)
+    fuse(_COUNT, Plan(host, mask, mask, None, None, layout, None), p, key)
     return np.packbits(mask) if packed else mask.view(np.bool_)
 
 
@@ -247,41 +231,33 @@ def apply_mask(
     >>> fd.apply_mask(np.arange(4.0), np.array([0b10110000], np.uint8), 0.5, packed=True)
     array([0., 0., 4., 6.])
     """
-    x = to_array(x)
+    x = host.to_array(x)
     rate(p)
-    given = unmasked(mask)
-    keep = unpacked(given, x) if packed else own_mask(given, x)
+    given = host.unmasked(mask)
+    keep = host.unpacked(given, x) if packed else host.own_mask(given, x)
     return masked(x, keep, 1 / (1 - p) if p < 1 else 0.0, out)
 
 
 def masked(x: NDArray, keep: NDArray, scale: float, out: NDArray[Any] | None) -> NDArray[Any]:
     """X times a scale where a mask that broadcasts to it is not 0, else +0."""
-    y = target(out, x)
-    a, b = as_lanes(x), as_lanes(y)
-    dtype = lanes_dtype(a)
-    keep = np.broadcast_to(keep, x.shape).reshape(x.shape + (1,) * (a.ndim - x.ndim))
-    for part, kept, piece, _ in pieces(a, keep, b):
-        factors = np.multiply(kept, scale, dtype=dtype)
-        v = copy(part, piece)
-        cpu().units(v, v, v, piece, factors, 1, max(part.size, 1))
-    return y if out is None else out
+    plan = planned(x, out)
+    cpu().mask(plan, keep, scale)
+    return plan.result  # type: ignore[no-any-return]
 
 
-class Dropout(NoiseLayer):
+class Dropout(ElementwiseLayer, RateLayer):
     """Inverted dropout: in training each element is dropped with probability p.
 
-    A layer holds its rate, its key and the shape of its last input. It stores no mask: backward
-    recomputes it, and costs what forward costs.
-
-    Threads may share a layer, of this class or another: calls take turns, and each training forward gets
-    a draw of its own. But backward belongs to the layer's last forward, whichever thread called that:
-    threads that train at once need a layer each, say with ``rng=key.fold_in(thread)``, or the functions.
+    A layer holds its rate, its key and, of each training forward that waits for its backward, the shape,
+    the rate and the key. It stores no mask: backward recomputes it, and costs what forward costs.
 
     Parameters
     ----------
     p : float or callable, default 0.5
         Probability to drop, in [0, 1], or a schedule of it: one of `fastdrop.schedules` or any function of
         the step, which `step` advances.
+    shared_axes : int or tuple of int, default ()
+        Axes along which all elements share one draw, as in `fastdrop.dropout`.
     rng : None, int, Key, numpy.random.SeedSequence or numpy.random.Generator, optional
         Where the masks come from; None takes fresh entropy. Each training forward takes the next
         draw of this key.
@@ -292,17 +268,36 @@ class Dropout(NoiseLayer):
         The rate now; it, or a schedule, may be set between calls.
     key : Key
         The key of the next training forward.
+    shared_axes : tuple of int
+        Those given.
     training : bool
         Whether forward drops; True at first.
 
     Raises
     ------
     TypeError, ValueError
-        If p or rng is not of the kinds above.
+        If p, shared_axes or rng is not of the kinds above.
 
     See Also
     --------
     fastdrop.dropout : the function under it.
+
+    Notes
+    -----
+    Of this and every other layer with a backward:
+
+    A backward belongs to the latest training forward that no backward has gone through yet. So a network
+    may use a layer several times, and goes backward through them in the opposite order. A forward in
+    evaluation changes nothing in this. A backward uses the rate of its forward, whatever p is by then, and
+    one that fails leaves its forward as it is. In evaluation mode backward returns the gradient as it is.
+
+    Forwards that never see a backward, such as Monte Carlo passes, do no harm: a layer forgets the oldest
+    where more than 1,024 wait. A layer whose gradient needs its inputs also forgets them where those of
+    more than one have more than 256 MiB together.
+
+    Threads may share a layer: one call waits for another, and each training forward gets a draw of its
+    own. But a backward doesn't know its thread: threads that train at once need a layer each, say with
+    ``rng=key.fold_in(thread)``, or the functions.
 
     References
     ----------
@@ -321,22 +316,20 @@ class Dropout(NoiseLayer):
     array([1., 1., 1., 1., 1., 1.])
     >>> drop
     Dropout(p=0.5, rng=Key(42, draw=1))
+
+    Used twice, the first backward is that of the second use:
+
+    >>> once, again = drop(np.ones(6)), drop(np.ones(6))
+    >>> [bool((drop.backward(np.ones(6)) == y).all()) for y in (again, once)]
+    [True, True]
     """
 
-    def __init__(self, p: ScheduledRate = 0.5, *, rng: Rng = None) -> None:
-        super().__init__(p, rng)
+    def __init__(self, p: ScheduledRate = 0.5, *, shared_axes: Axes = (), rng: Rng = None) -> None:
+        super().__init__(p, rng, shared_axes)
 
-    @property
-    def p(self) -> float:
-        """Probability to drop."""
-        return float(self._value)
-
-    @p.setter
-    def p(self, p: ScheduledRate) -> None:
-        self._set(p)
-
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return dropout(x, p, key, out=out)
+    def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        key, p, _, window, _ = forward
+        return dropout(x, p, key, shared_axes=self._axes(x), out=out, window=window)
 
 
 class InvertedDropout(Dropout):
@@ -346,7 +339,7 @@ class InvertedDropout(Dropout):
     ----------
     keep_prob : float, default 0.5
         Probability to keep, in [0, 1]; p is ``1 - keep_prob``. A schedule can be set as p.
-    rng
+    shared_axes, rng
         As in `Dropout`.
 
     Examples
@@ -359,17 +352,18 @@ class InvertedDropout(Dropout):
     [0.0, 1.25]
     """
 
-    def __init__(self, keep_prob: float = 0.5, *, rng: Rng = None) -> None:
+    def __init__(self, keep_prob: float = 0.5, *, shared_axes: Axes = (), rng: Rng = None) -> None:
         rate(keep_prob, "keep_prob")
-        super().__init__(1 - keep_prob, rng=rng)
+        super().__init__(1 - keep_prob, shared_axes=shared_axes, rng=rng)
 
     @property
     def keep_prob(self) -> float:
         """Probability to keep."""
         return 1 - self.p
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(keep_prob={self.keep_prob}, rng={self.key})"
+    def _arguments(self) -> dict[str, Any]:
+        others = {name: value for name, value in super()._arguments().items() if name != "p"}
+        return {"keep_prob": self.keep_prob} | others
 
 
 class CurriculumDropout(Dropout):
@@ -381,7 +375,7 @@ class CurriculumDropout(Dropout):
         The rate that it tends to, in [0, 1].
     gamma : float
         How fast, finite and not negative: 10 over the number of updates is usual.
-    rng
+    shared_axes, rng
         As in `Dropout`.
 
     References
@@ -399,17 +393,17 @@ class CurriculumDropout(Dropout):
     0.0476
     """
 
-    def __init__(self, p: float = 0.5, *, gamma: float, rng: Rng = None) -> None:
-        super().__init__(Curriculum(p, gamma), rng=rng)
+    def __init__(self, p: float = 0.5, *, gamma: float, shared_axes: Axes = (), rng: Rng = None) -> None:
+        super().__init__(Curriculum(p, gamma), shared_axes=shared_axes, rng=rng)
 
     def on_epoch_end(self) -> None:
         """Advance the schedule, where its steps are epochs: gamma is then 10 over the number of these."""
         self.step()
 
-    def __repr__(self) -> str:
+    def _arguments(self) -> dict[str, Any]:
         if not isinstance(self.schedule, Curriculum):
-            return super().__repr__()
-        return f"{type(self).__name__}(p={self.schedule.p}, gamma={self.schedule.gamma}, rng={self.key})"
+            return super()._arguments()
+        return {"p": self.schedule.p, "gamma": self.schedule.gamma, **self._axes_set()}
 
 
 register(

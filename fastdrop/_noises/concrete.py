@@ -8,10 +8,11 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import Axes, Window, any_real_array, real_array, result, target, to_array
+from fastdrop._arrays.host import real_array
 from fastdrop._arrays.numbers import rate, real
-from fastdrop._cpu.run import noise
-from fastdrop._noises._layer import LearnedNoise
+from fastdrop._arrays.plan import Axes, Density, Window
+from fastdrop._backends import density
+from fastdrop._noises._layer import Forward, LearnedLayer
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._stream.keys import Key, Rng
 
@@ -68,10 +69,8 @@ def concrete_dropout(
     >>> fd.concrete_dropout(np.ones(6), 0.0, fd.Key(42)).round(3)
     array([0.013, 0.   , 0.   , 0.   , 1.949, 1.851])
     """
-    x = any_real_array(x, "concrete dropout")
-    y = target(out, x)
-    noise("concrete", x, y, _numbers(logit, temperature), key, shared_axes, window)
-    return result(y, out)
+    what = Density("logistic", "concrete", _numbers(logit, temperature))
+    return density(what, x, out, key, shared_axes, window, "concrete dropout")  # type: ignore[no-any-return]
 
 
 def concrete_dropout_backward(
@@ -125,7 +124,8 @@ def concrete_dropout_backward(
         raise ValueError(f"g must be x's {x.dtype} {x.shape}, got {g.dtype} {g.shape}")
     slope = np.empty(x.shape, np.result_type(x.dtype, np.float32))
     np.multiply(g, x, out=slope, dtype=slope.dtype)
-    noise("concrete_slope", slope, slope, _numbers(logit, temperature), key, shared_axes, window)
+    what = Density("logistic", "concrete_slope", _numbers(logit, temperature))
+    density(what, slope, slope, key, shared_axes, window)
     dx = concrete_dropout(
         g, logit, key, temperature=temperature, shared_axes=shared_axes, out=out, window=window
     )
@@ -159,11 +159,11 @@ def checked_logit(logit: Any) -> float:
     return float(logit)
 
 
-class ConcreteDropout(LearnedNoise):
+class ConcreteDropout(LearnedLayer):
     """Dropout whose rate is learned, by the gradient through a relaxed mask.
 
-    The loss must have the layer's `regularizer`, which alone draws the rate upwards. The layer keeps a
-    reference to its last input: don't change that in place before backward.
+    The loss must have the layer's `regularizer`, which alone draws the rate upwards. The layer keeps
+    references to its inputs until their backward: don't change them in place before that.
 
     Parameters
     ----------
@@ -211,6 +211,8 @@ class ConcreteDropout(LearnedNoise):
     """
 
     _parameter = "logit"
+    _function = "concrete_dropout(x, logit, key)"
+    _gradient = "concrete_dropout_backward(g, x, logit, layer.key)"
 
     def __init__(
         self, p: float = 0.1, *, temperature: float = 0.1, shared_axes: Axes = (), rng: Rng = None
@@ -218,8 +220,8 @@ class ConcreteDropout(LearnedNoise):
         rate(p)
         if not 0 < p < 1:
             raise ValueError(f"p must be inside (0, 1), got {p}; its logit is infinite")
-        super().__init__(np.array(math.log(p) - math.log1p(-p)), rng)
-        self.temperature, self.shared_axes = checked_temperature(temperature), shared_axes
+        super().__init__(np.array(math.log(p) - math.log1p(-p)), rng, shared_axes)
+        self.temperature = checked_temperature(temperature)
 
     @property
     def p(self) -> float:
@@ -245,12 +247,14 @@ class ConcreteDropout(LearnedNoise):
         """Return the gradient with respect to x, and add that of the logit; see `Dropout.backward`."""
         return super().backward(g, out=out)
 
-    def _drop(self, x: ArrayLike, p: Any, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return concrete_dropout(to_array(x), p, key, **self._options(), out=out)  # as backward needs
+    def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        key, logit, _, window, _ = forward
+        return concrete_dropout(x, logit, key, out=out, window=window, **self._options())
 
-    def _drop_backward(self, g: ArrayLike, p: Any, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        assert self._last_x is not None  # after a training forward
-        dx, slope = concrete_dropout_backward(g, self._last_x, p, key, **self._options(), out=out)
+    def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        key, logit, _, window, x = forward
+        self._check_apart(out, x)
+        dx, slope = concrete_dropout_backward(g, x, logit, key, out=out, window=window, **self._options())
         self._grad += slope
         return dx
 
@@ -303,9 +307,9 @@ class ConcreteDropout(LearnedNoise):
         weight_grad += (2 * weight_scale * (1 + odds)) * w
         return norm * (1 + odds) - entropy * float(p * np.logaddexp(0, -a) + q * np.logaddexp(0, a))
 
-    def __repr__(self) -> str:
-        options = f"temperature={self.temperature}, shared_axes={self.shared_axes}"
-        return f"{type(self).__name__}(p={self.p}, {options}, rng={self.key})"
+    def _arguments(self) -> dict[str, Any]:
+        others = {name: value for name, value in super()._arguments().items() if name != "logit"}
+        return {"p": self.p, "temperature": self.temperature} | others
 
 
 register(

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import to_array
 from fastdrop._arrays.numbers import rate
+from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
 from fastdrop._noises._noise import Noise, register
-from fastdrop._noises.bernoulli import Dropout, keep_mask, masked
+from fastdrop._noises.bernoulli import keep_mask, masked
 from fastdrop._noises.shared import check_data_format
 from fastdrop._stream.keys import Key, Rng, natural
 from fastdrop.schedules import ScheduledRate
@@ -165,7 +166,7 @@ def _dilated(seeds: NDArray[np.bool_], axis: int, side: int) -> NDArray[np.bool_
     return grown
 
 
-class DropBlock2D(Dropout):
+class DropBlock2D(ArrayLayer, RateLayer):
     """Dropout of square blocks of images.
 
     Parameters
@@ -193,6 +194,9 @@ class DropBlock2D(Dropout):
     True
     """
 
+    _function = "drop_block(x, p, key)"
+    _gradient = "drop_block_backward(g, p, layer.key)"
+
     def __init__(
         self,
         p: ScheduledRate = 0.1,
@@ -202,20 +206,19 @@ class DropBlock2D(Dropout):
         data_format: str = "channels_first",
         rng: Rng = None,
     ) -> None:
-        super().__init__(p, rng=rng)
-        self.options = {
+        super().__init__(p, rng)
+        self.options: dict[str, Any] = {
             "block_size": block_size,
             "shared_channels": shared_channels,
             "data_format": data_format,
         }
-        block_mask((0, 0, 0, 0), self.p, 0, **self.options)  # type: ignore[arg-type]
+        block_mask((0, 0, 0, 0), self.p, 0, **self.options)
 
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return drop_block(x, p, key, out=out, **self.options)  # type: ignore[arg-type]
+    def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        return drop_block(x, forward.value, forward.key, out=out, **self.options)
 
-    def __repr__(self) -> str:
-        options = "".join(f"{name}={value!r}, " for name, value in self.options.items())
-        return f"{type(self).__name__}(p={self._shown}, {options}rng={self.key})"
+    def _arguments(self) -> dict[str, Any]:
+        return super()._arguments() | self.options
 
 
 register(

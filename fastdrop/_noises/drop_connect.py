@@ -8,15 +8,17 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import PLAIN, Window, target, to_array, window_of
+from fastdrop._arrays.host import PLAIN, target, to_array, unmasked
 from fastdrop._arrays.numbers import FULL, rate
+from fastdrop._arrays.plan import Window, window_of
+from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
 from fastdrop._noises._noise import PRODUCT, Noise, register
-from fastdrop._noises.bernoulli import Dropout, dropout
+from fastdrop._noises.bernoulli import dropout
 from fastdrop._noises.variational import local_reparameterization
 from fastdrop._stream.keys import Key, Rng, as_key_or_seed, natural
 from fastdrop.schedules import ScheduledRate
 
-# Elements that are dropped at a time, and of how many examples: see benchmarks/dropconnect.py. Fewer cost
+# Elements that are dropped at a time, and of how many examples: see benchmarks/drop_connect.py. Fewer cost
 # calls, more leave the cache; one example at a time makes the products of backward dot products of vectors.
 _BUFFER = 1 << 20
 _EXAMPLES = 16
@@ -419,15 +421,18 @@ def drop_connect_inference(
     return np.asarray(total / samples, mean.dtype)
 
 
-class DropConnect(Dropout):
+class DropConnect(ArrayLayer, RateLayer):
     """A dense layer whose weights are dropped in training, for each example anew.
 
     In evaluation it returns ``x @ weight + bias``, the mean of what it returns in training. The mean of an
     activation of that is another: `drop_connect_inference` computes it.
 
-    The layer keeps a reference to its last input, which the weights' gradient needs: don't change that in
-    place before backward. The weights it refers to are the caller's: update them in place. If that is done
-    between forward and backward, the gradient is that of the weights as they then are.
+    The layer keeps references to its inputs until their backward, as the weights' gradient needs them:
+    don't change them in place before that. The weights it refers to are the caller's: update them in place.
+    If that is done between forward and backward, the gradient is that of the weights as they then are.
+
+    In evaluation mode backward is that of the dense layer, also to the weights: of the forward before it,
+    in that mode too, and one for each.
 
     Parameters
     ----------
@@ -480,6 +485,10 @@ class DropConnect(Dropout):
     DropConnect(p=0.5, weight=float64 (3, 2), bias=None, per_example=True, rng=Key(42, draw=1))
     """
 
+    _function = "drop_connect(x, weight, p, key)"
+    _gradient = "drop_connect_backward(g, x, weight, p, layer.key)"
+    _passes_in_evaluation = False
+
     def __init__(
         self,
         p: ScheduledRate = 0.5,
@@ -489,7 +498,7 @@ class DropConnect(Dropout):
         per_example: bool = True,
         rng: Rng = None,
     ) -> None:
-        super().__init__(p, rng=rng)
+        super().__init__(p, rng)
         for name, array in (("weight", weight), ("bias", bias)):
             if array is not None and not isinstance(array, np.ndarray):
                 kind = type(array).__name__
@@ -500,7 +509,6 @@ class DropConnect(Dropout):
         self.weight, self.bias, self.per_example = weight, bias, per_example
         self.weight_grad = np.zeros_like(weight)
         self.bias_grad = None if bias is None else np.zeros_like(bias)
-        self._last_x: ArrayLike = ()
 
     def zero_grad(self) -> None:
         """Set the gradients to 0."""
@@ -525,25 +533,33 @@ class DropConnect(Dropout):
         Raises
         ------
         TypeError, ValueError
-            As `fastdrop.drop_connect`; the key is then not advanced.
+            If training is neither a bool nor None, or as `fastdrop.drop_connect`; the key is then not
+            advanced.
         """
-        with self._turn:
-            if self.training if training is None else training:
-                y = super().forward(x, True, out=out)
-            else:
-                y = self._drop(x, 0.0, Key(0), out)
-                self._last_shape, self._last_value = y.shape, 0.0
-                self._last_seed, self._last_draw = 0, 0  # backward is that of training at p = 0
-            self._last_x = x
-            return y
+        return self._forward(x, training, out)
 
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return drop_connect(x, self.weight, p, key, bias=self.bias, per_example=self.per_example, out=out)
+    __call__ = forward
 
-    def _drop_backward(self, g: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        has_bias = self.bias is not None
+    def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
+        inputs = unmasked(x)
+        shape = *inputs.shape[:1], self.weight.shape[1]
+        return Forward(self._key, self._value, shape, kept=inputs)
+
+    def _evaluate(self, x: ArrayLike, out: NDArray[Any] | None) -> NDArray[Any]:
+        forward = self._begin(x)._replace(value=0.0)  # all that is else done in training
+        y = self._drop(x, forward, out)
+        if not self.training:
+            self._evaluated = forward
+        return y
+
+    def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        options: dict[str, Any] = {"bias": self.bias, "per_example": self.per_example}
+        return drop_connect(x, self.weight, forward.value, forward.key, out=out, **options)
+
+    def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        options: dict[str, Any] = {"bias": self.bias is not None, "per_example": self.per_example}
         dx, dweight, dbias = drop_connect_backward(
-            g, self._last_x, self.weight, p, key, bias=has_bias, per_example=self.per_example
+            g, forward.kept, self.weight, forward.value, forward.key, **options
         )
         y = target(out, dx)
         np.copyto(y, dx)
@@ -554,8 +570,8 @@ class DropConnect(Dropout):
 
     def __repr__(self) -> str:
         weight, bias = (None if a is None else f"{a.dtype} {a.shape}" for a in (self.weight, self.bias))
-        arrays = f"weight={weight}, bias={bias}, per_example={self.per_example}"
-        return f"{type(self).__name__}(p={self._shown}, {arrays}, rng={self.key})"
+        options = f"weight={weight}, bias={bias}, per_example={self.per_example}"
+        return f"{type(self).__name__}(p={self._arguments()['p']}, {options}, rng={self.key})"
 
 
 register(

@@ -7,8 +7,8 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import Window
 from fastdrop._arrays.numbers import FULL, Rate, rate
+from fastdrop._arrays.plan import Axes, Window
 from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import Dropout, dropout, keep_mask
 from fastdrop._stream.keys import Key, Rng
@@ -168,16 +168,19 @@ class DropPath(Dropout):
     array([0., 2., 0., 2., 0.])
     """
 
+    _function = "drop_path(x, p, key)"
+    _gradient = "drop_path_backward(g, p, layer.key)"
+
     def __init__(self, p: ScheduledRate = 0.5, *, mode: str = "row", rng: Rng = None) -> None:
         super().__init__(p, rng=rng)
         path_axes(1, mode)
         self.mode = mode
 
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return drop_path(x, p, key, mode=self.mode, out=out)
+    def _axes(self, x: ArrayLike) -> Axes:
+        return path_axes(np.ndim(x), self.mode)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(p={self._shown}, mode={self.mode!r}, rng={self.key})"
+    def _arguments(self) -> dict[str, Any]:
+        return super()._arguments() | {"mode": self.mode}
 
 
 register(

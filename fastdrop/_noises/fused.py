@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import (
-    Axes,
-    Window,
-    any_array,
-    any_real_array,
-    as_lanes,
-    lanes_dtype,
-    like,
-    overlap,
-    result,
-    same_place,
-    target,
-)
 from fastdrop._arrays.numbers import Rate
-from fastdrop._cpu.run import Pass, cpu, fuse, sum_rows
+from fastdrop._arrays.plan import ACTIVATIONS, Axes, Pass, Window
+from fastdrop._backends import fuse, of, planned, sum_rows
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.bernoulli import dropout_backward
 from fastdrop._stream.keys import Key
 
-_ROWS = 1 << 16  # elements whose bias gradient is summed while they are in the cache
+_ADD = Pass("add")
 
 
 def dropout_add(
@@ -74,11 +61,9 @@ def dropout_add(
     >>> fd.dropout_add(np.ones(6), np.arange(6.0), 0.5, fd.Key(42))
     array([0., 1., 4., 5., 6., 7.])
     """
-    x = any_array(x)
-    other = like(x, residual, "residual")
-    y = target(out, x, other)
-    fuse(Pass("add", (other,)), x, y, p, key, shared_axes, window)
-    return result(y, out)
+    plan = planned(x, out, shared_axes, window, other=("residual", residual, "x"))
+    fuse(_ADD, plan, p, key)
+    return plan.result  # type: ignore[no-any-return]
 
 
 def dropout_add_backward(
@@ -119,10 +104,11 @@ def dropout_add_backward(
     >>> fd.dropout_add_backward(np.ones(4), 0.5, fd.Key(42))
     (array([0., 0., 2., 2.]), array([1., 1., 1., 1.]))
     """
-    checked = any_array(g)
-    if out is not None and overlap(out, checked):
+    arrays = of(g)
+    checked = arrays.array(g)
+    if out is not None and arrays.overlap(out, checked):
         raise ValueError("out must not overlap g, which is returned too; use np.empty_like(g)")
-    given = result(checked, None)
+    given = arrays.given(checked)
     return dropout_backward(given, p, key, shared_axes=shared_axes, out=out, window=window), given
 
 
@@ -180,15 +166,11 @@ def bias_act_dropout(
     >>> fd.bias_act_dropout(x, None, 0, 1, activation="silu").round(3)
     array([[-0.142, -0.269,  0.731,  2.858]])
     """
-    x = any_real_array(x, "an activation")
-    number, biases = _activation_and_bias(x, bias, activation)
-    if residual is None:
-        what, y = Pass("activate", (), biases, (), number), target(out, x)
-    else:
-        other = like(x, residual, "residual")
-        what, y = Pass("activate_add", (other,), biases, (), number), target(out, x, other)
-    fuse(what, x, y, p, key, shared_axes, window)
-    return result(y, out)
+    formula, other = ("activate", None) if residual is None else ("activate_add", ("residual", residual, "x"))
+    what, options = Pass(formula, activation=_number_of(activation)), _options(x, bias)
+    plan = planned(x, out, shared_axes, window, other=other, **options)
+    fuse(what, plan, p, key)
+    return plan.result  # type: ignore[no-any-return]
 
 
 def bias_act_dropout_backward(
@@ -237,46 +219,24 @@ def bias_act_dropout_backward(
     >>> dx, dbias
     (array([[0., 0., 2., 2.]]), array([0., 0., 2., 2.]))
     """
-    x = any_real_array(x, "an activation")
-    number, biases = _activation_and_bias(x, bias, activation)
-    given = like(x, g, "g")
-    y = target(out, given, x)
-    fuse(Pass("differentiate", (x,), biases, (), number), given, y, p, key, shared_axes, window)
-    dx = result(y, out)
-    if type(y) is not np.ndarray:
-        return dx, None if biases is None else sum_rows(y, biases)
-    return dx, None if bias is None else column_sums(y).astype(np.asarray(bias).dtype)
+    what, options = Pass("differentiate", activation=_number_of(activation)), _options(x, bias)
+    plan = planned(x, out, shared_axes, window, other=("g", g, "x"), **options)
+    fuse(what, plan, p, key)
+    return plan.result, None if bias is None else sum_rows(plan, bias)
 
 
-def column_sums(y: NDArray[Any]) -> NDArray[Any]:
-    """The sums over all axes but the last: of some rows in y's type, then of those in float64."""
-    rows = y.reshape(math.prod(y.shape[:-1]), y.shape[-1])
-    step = max(1, _ROWS // max(y.shape[-1], 1))
-    wide = lanes_dtype(as_lanes(y))
-    parts = [rows[i : i + step].sum(0, dtype=wide) for i in range(0, len(rows), step)]
-    return np.asarray(parts, np.float64).sum(0) if parts else np.zeros(y.shape[-1:])
+def _number_of(activation: str) -> int:
+    """The number of an activation, as formulas know it."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
+    return ACTIVATIONS.index(activation)
 
 
-def _activation_and_bias(x: Any, bias: ArrayLike | None, name: str) -> tuple[int, Any]:
-    """The number of an activation, and the bias in the type that x has in lanes."""
-    allowed = cpu().ACTIVATIONS
-    if name not in allowed:
-        raise ValueError(f"activation must be one of {allowed}, got {name!r}")
-    if x.ndim == 0:
+def _options(x: ArrayLike, bias: ArrayLike | None) -> dict[str, Any]:
+    """What passes through an activation ask of their plan."""
+    if np.ndim(x) == 0:
         raise ValueError("a bias needs x's last axis, got a 0-d array; use x[None]")
-    on_device = type(x) is not np.ndarray
-    if on_device and bias is None:
-        return allowed.index(name), None
-    dtype = np.dtype(x.lanes.real) if on_device else lanes_dtype(as_lanes(x))
-    if bias is None:
-        return allowed.index(name), np.zeros(x.shape[-1:], dtype)
-    given: Any = any_real_array(bias, "a bias")
-    if given.shape != x.shape[-1:]:
-        raise ValueError(f"bias must have the shape of x's last axis {x.shape[-1:]}, got {given.shape}")
-    same_place(x, given, "bias")
-    if on_device and given.lanes.real is not x.lanes.real:
-        raise ValueError(f"bias must have x's dtype {x.dtype} or {dtype}, got {given.dtype}")
-    return allowed.index(name), given if on_device else given.astype(dtype)
+    return {"real": "an activation", "biased": True, "bias": bias}
 
 
 _TWO_INPUTS = "it has more inputs than a layer takes; the function is there"

@@ -9,10 +9,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastdrop._arrays.host import Axes, Window, any_array, result, target
 from fastdrop._arrays.numbers import Rate, rate, real
-from fastdrop._cpu.run import noise
-from fastdrop._noises._layer import NoiseLayer
+from fastdrop._arrays.plan import Axes, Density, Window
+from fastdrop._backends import density, of
+from fastdrop._noises._layer import ElementwiseLayer, Forward
 from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import Dropout, dropout
 from fastdrop._stream.keys import Key, Rng
@@ -164,13 +164,10 @@ def gaussian_noise_backward(
     >>> fd.gaussian_noise_backward(np.ones(3), 0.1, fd.Key(42))
     array([1., 1., 1.])
     """
-    given = any_array(g)
     if out is None:
-        return result(given, None)
-    if type(given) is not np.ndarray:
-        return dropout(g, 0.0, key, out=out)  # a copy
-    np.copyto(target(out, given), given)
-    return out
+        arrays = of(g)
+        return arrays.given(arrays.array(g))  # type: ignore[no-any-return]
+    return dropout(g, 0.0, key, out=out)  # a copy
 
 
 def normal(
@@ -234,6 +231,10 @@ def std_of(p: Rate) -> Rate:
 def checked_std(std: Rate, name: str = "std") -> Rate:
     """A standard deviation, or an array of them, in float64, or an error."""
     if isinstance(std, np.ndarray):
+        if std.dtype.kind not in "fiu":
+            raise TypeError(
+                f"{name} must be an array of real numbers, got {std.dtype}; use {name}.astype(float)"
+            )
         wrong = std[~((std >= 0) & (std < np.inf))]
         if wrong.size:
             raise ValueError(f"{name} must be finite and >= 0, got {wrong.flat[0]} in an array")
@@ -254,10 +255,8 @@ def noised(
     window: Window | None = None,
 ) -> NDArray[Any]:
     """X times 1 + std * z if the formula is "multiply", x + std * z if it is "shift"."""
-    x = any_array(x)
-    y = target(out, x)
-    noise(formula, x, y, (std,), key, shared_axes, window)
-    return result(y, out)
+    what = Density("normal", formula, (std,))
+    return density(what, x, out, key, shared_axes, window)  # type: ignore[no-any-return]
 
 
 class GaussianDropout(Dropout):
@@ -271,7 +270,7 @@ class GaussianDropout(Dropout):
         The noise's standard deviation, instead of p.
     alpha : float, optional
         The noise's variance, instead of p.
-    rng
+    shared_axes, rng
         As in `Dropout`.
 
     Attributes
@@ -308,12 +307,16 @@ class GaussianDropout(Dropout):
     True
     """
 
+    _function = "gaussian_dropout(x, p, key)"
+    _gradient = "gaussian_dropout_backward(g, p, layer.key)"
+
     def __init__(
         self,
         p: ScheduledRate | None = None,
         *,
         std: float | None = None,
         alpha: float | None = None,
+        shared_axes: Axes = (),
         rng: Rng = None,
     ) -> None:
         given = [name for name, value in (("p", p), ("std", std), ("alpha", alpha)) if value is not None]
@@ -324,7 +327,7 @@ class GaussianDropout(Dropout):
         if alpha is not None:
             variance = float(checked_std(alpha, "alpha"))
             p = variance / (1 + variance)
-        super().__init__(0.5 if p is None else p, rng=rng)
+        super().__init__(0.5 if p is None else p, shared_axes=shared_axes, rng=rng)
 
     def _checked(self, value: float) -> float:
         std_of(value)
@@ -340,18 +343,19 @@ class GaussianDropout(Dropout):
         """Standard deviation of the noise."""
         return math.sqrt(self.alpha)
 
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return gaussian_dropout(x, p, key, out=out)
+    def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        key, p, _, window, _ = forward
+        return gaussian_dropout(x, p, key, shared_axes=self._axes(x), out=out, window=window)
 
 
-class GaussianNoise(NoiseLayer):
+class GaussianNoise(ElementwiseLayer):
     """Additive normal noise in training.
 
     Parameters
     ----------
     std : float or callable, default 0.1
         Standard deviation, finite and not negative, or a function of the step.
-    rng
+    shared_axes, rng
         As in `Dropout`.
 
     References
@@ -370,9 +374,11 @@ class GaussianNoise(NoiseLayer):
     """
 
     _parameter = "std"
+    _function = "gaussian_noise(x, std, key)"
+    _gradient = "gaussian_noise_backward(g, std, layer.key)"
 
-    def __init__(self, std: ScheduledRate = 0.1, *, rng: Rng = None) -> None:
-        super().__init__(std, rng)
+    def __init__(self, std: ScheduledRate = 0.1, *, shared_axes: Axes = (), rng: Rng = None) -> None:
+        super().__init__(std, rng, shared_axes)
 
     def _checked(self, value: float) -> float:
         return float(checked_std(value))
@@ -386,11 +392,12 @@ class GaussianNoise(NoiseLayer):
     def std(self, std: ScheduledRate) -> None:
         self._set(std)
 
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return gaussian_noise(x, p, key, out=out)
+    def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        key, std, _, window, _ = forward
+        return gaussian_noise(x, std, key, shared_axes=self._axes(x), out=out, window=window)
 
-    def _drop_backward(self, g: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return gaussian_noise_backward(g, p, key, out=out)
+    def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        return gaussian_noise_backward(g, forward.value, forward.key, out=out)
 
 
 register(

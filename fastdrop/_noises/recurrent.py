@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn, SupportsIndex
+from typing import Any, NamedTuple, NoReturn, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import target, to_array
 from fastdrop._arrays.numbers import rate
-from fastdrop._noises._layer import NoiseLayer
+from fastdrop._noises._layer import Layer
 from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import dropout, dropout_backward
 from fastdrop._noises.fused import dropout_add
@@ -82,7 +82,7 @@ class SequenceMask:
             As `dropout`, or if step is no integer >= 0.
         """
         if self.gates is None:
-            return self._dropped(x, self._keys(step)[0], out) if self.training else x  # type: ignore[return-value]
+            return self._dropped(x, self._keys(step)[0], out) if self.training else cast("NDArray[Any]", x)
         x = to_array(x)
         repeated = np.broadcast_to(x, (self.gates, *x.shape))
         if not self.training:
@@ -108,12 +108,12 @@ class SequenceMask:
             As `dropout`, or if g's first axis isn't that of the gates.
         """
         if self.gates is None:
-            return self._dropped(g, self._keys(step)[0]) if self.training else g  # type: ignore[return-value]
+            return self._dropped(g, self._keys(step)[0]) if self.training else cast("NDArray[Any]", g)
         g = to_array(g)
         if g.ndim == 0 or len(g) != self.gates:
             raise ValueError(f"g must have a first axis of {self.gates} gates, got shape {g.shape}")
         if not self.training:
-            return g.sum(0)  # type: ignore[no-any-return]
+            return np.asarray(g.sum(0))
         parts = zip(self._keys(step), g, strict=True)
         key, part = next(parts)
         dx = self._dropped(part, key)
@@ -150,7 +150,7 @@ class RecurrentMasks(NamedTuple):
     update: SequenceMask
 
 
-class RecurrentDropout(NoiseLayer):
+class RecurrentDropout(Layer):
     """Dropout in a recurrent cell: a call returns the masks of the next sequence.
 
     Gal and Ghahramani drop a cell's input, its previous state and its output by masks that stay the same
@@ -217,6 +217,8 @@ class RecurrentDropout(NoiseLayer):
     RecurrentDropout(0.25, 0.25, 0.0, 0.25, gates=3, tied=False, rng=Key(42, draw=1))
     """
 
+    _takes_schedules = False
+
     def __init__(
         self,
         p_input: float = 0.0,
@@ -247,9 +249,9 @@ class RecurrentDropout(NoiseLayer):
 
     @p.setter
     def p(self, p: Sequence[float]) -> None:
-        self._value = self._checked(p)
+        self._set(p)
 
-    def forward(self, training: bool | None = None) -> RecurrentMasks:  # type: ignore[override]
+    def forward(self, training: bool | None = None) -> RecurrentMasks:
         """Return the masks of the next sequence.
 
         Parameters
@@ -257,21 +259,29 @@ class RecurrentDropout(NoiseLayer):
         training : bool, optional
             For these masks alone; by default `self.training`. Without it they drop nothing, and no draw
             is taken.
+
+        Raises
+        ------
+        TypeError
+            If training is neither a bool nor None: it is the masks that take arrays.
         """
-        drops = self.training if training is None else bool(training)
-        with self._turn:
-            key = self.key
+        drops = self._trains(training)
+        with self._lock:
+            key, rates = self.key, self.p
             if drops:
                 self.key = key.next()
         counts = (None, None) if self.tied else (self.gates, self.gates)
         return RecurrentMasks(
             *(
                 SequenceMask(p, _gate_keys(key.fold_in(place), gates), gates, drops)
-                for place, (p, gates) in enumerate(zip(self.p, (*counts, None, None), strict=True))
+                for place, (p, gates) in enumerate(zip(rates, (*counts, None, None), strict=True))
             )
         )
 
-    __call__ = forward  # type: ignore[assignment]
+    __call__ = forward
+
+    def _advice(self) -> str:
+        return "a call returns the masks of a sequence, which take arrays: masks = layer(); masks.input(x)"
 
     def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NoReturn:
         """Refuse: each mask has a backward of its own."""

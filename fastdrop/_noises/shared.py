@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._arrays.plan import Axes, Window
 from fastdrop._noises import bernoulli
+from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
 from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import Dropout
 from fastdrop._stream.keys import Key, Rng, natural
@@ -26,6 +28,8 @@ class _SpatialDropout(Dropout):
     """One draw for each sample and channel, shared over the spatial axes."""
 
     spatial: ClassVar[int]
+    _function = "dropout(x, p, key, shared_axes=...)"
+    _gradient = "dropout_backward(g, p, layer.key, shared_axes=...)"
 
     def __init__(
         self, p: ScheduledRate = 0.5, *, data_format: str = "channels_first", rng: Rng = None
@@ -34,18 +38,17 @@ class _SpatialDropout(Dropout):
         check_data_format(data_format)
         self.data_format = data_format
 
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+    def _axes(self, x: ArrayLike) -> Axes:
         ndim = np.ndim(x)
         if ndim != self.spatial + 2:
             hint = "; use x[None] for one sample" if ndim == self.spatial + 1 else ""
             name = type(self).__name__
             raise ValueError(f"{name} needs {self.spatial + 2} axes, got shape {np.shape(x)}{hint}")
         first = 2 if self.data_format == "channels_first" else 1
-        axes = tuple(range(first, first + self.spatial))
-        return bernoulli.dropout(x, p, key, shared_axes=axes, out=out)
+        return tuple(range(first, first + self.spatial))
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(p={self._shown}, data_format={self.data_format!r}, rng={self.key})"
+    def _arguments(self) -> dict[str, Any]:
+        return super()._arguments() | {"data_format": self.data_format}
 
 
 class SpatialDropout1D(_SpatialDropout):
@@ -133,7 +136,7 @@ class SpatialDropout3D(_SpatialDropout):
     spatial = 3
 
 
-class TemporalDropout(Dropout):
+class TemporalDropout(ArrayLayer, RateLayer):
     """Dropout of features over whole sequences: each sample drops the same features at every time.
 
     A 3-D input is a batch of whole sequences, with new draws at each training call. A 2-D input is one
@@ -167,11 +170,13 @@ class TemporalDropout(Dropout):
     >>> steps.reset_state()  # before the next sequence
     """
 
+    _function = "dropout(x, p, key, shared_axes=...)"
+    _gradient = "dropout_backward(g, p, layer.key, shared_axes=...)"
+
     def __init__(self, p: ScheduledRate = 0.5, *, time_major: bool = False, rng: Rng = None) -> None:
-        super().__init__(p, rng=rng)
+        super().__init__(p, rng)
         self.time_major = time_major
         self._sequence: Key | None = None  # the key of the sequence whose steps are coming
-        self._lengths: list[int] | None = None
 
     def forward(
         self,
@@ -200,41 +205,41 @@ class TemporalDropout(Dropout):
         TypeError, ValueError
             As `fastdrop.dropout`, or if x is neither 3-D nor 2-D, or lengths don't fit it.
         """
-        with self._turn:
-            before = self._lengths
-            self._lengths = None if lengths is None else self._checked_lengths(lengths, np.shape(x))
-            try:
-                return super().forward(x, training, out=out)
-            except BaseException:
-                self._lengths = before
-                raise
+        found = None if lengths is None else self._checked_lengths(lengths, np.shape(x))
+        return self._forward(x, training, out, kept=found)
 
     __call__ = forward
 
-    def _key_for(self, x: ArrayLike) -> Key:
-        return self._sequence if self._sequence is not None and np.ndim(x) == 2 else self.key
+    def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
+        forward = super()._begin(x, window, kept)
+        if self._sequence is None or len(forward.shape) != 2:
+            return forward
+        return forward._replace(key=self._sequence)
 
-    def _drawn(self, x: ArrayLike, key: Key) -> None:
-        if np.ndim(x) != 2:
-            super()._drawn(x, key)
-        elif self._sequence is None:  # the first step of a sequence
-            self._sequence = key
-            super()._drawn(x, key)
+    def _done(self, forward: Forward) -> None:
+        next_key = self._key
+        super()._done(forward)
+        if len(forward.shape) == 2:
+            if self._sequence is not None:  # a step that took no draw of its own
+                self._key = next_key
+            self._sequence = forward.key
 
     def reset_state(self) -> None:
         """Let the next step begin a new sequence, with new draws."""
-        self._sequence = None
+        with self._lock:
+            self._sequence = None
 
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
+    def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        key, p, _, _, lengths = forward
         if np.ndim(x) == 2:
             return bernoulli.dropout(x, p, key, out=out)
         if np.ndim(x) != 3:
             raise ValueError(f"TemporalDropout needs 3 axes, or 2 for a step, got shape {np.shape(x)}")
         time = 0 if self.time_major else 1
-        if self._lengths is None:
+        if lengths is None:
             return bernoulli.dropout(x, p, key, shared_axes=time, out=out)
         y = bernoulli.dropout(x, 0.0, key, out=out)  # a checked copy, or x itself
-        for sample, length in enumerate(self._lengths):
+        for sample, length in enumerate(lengths):
             row = slice(sample, sample + 1)
             part = y[:length, row] if self.time_major else y[row, :length]
             origin = (0, sample, 0) if self.time_major else (sample, 0, 0)
@@ -252,7 +257,7 @@ class TemporalDropout(Dropout):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs for the same masks, with the draw of the sequence under way."""
-        with self._turn:
+        with self._lock:
             return super().state_dict() | {"sequence": self._sequence and self._sequence.draw}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -263,13 +268,12 @@ class TemporalDropout(Dropout):
                 natural("sequence", sequence, 1 << 64)
             except TypeError as error:
                 raise ValueError(f"state has a bad entry: {error}") from None
-        with self._turn:
+        with self._lock:
             super().load_state_dict(state)
             self._sequence = None if sequence is None else Key(self.key.seed, sequence)
-            self._lengths = None
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(p={self._shown}, time_major={self.time_major}, rng={self.key})"
+    def _arguments(self) -> dict[str, Any]:
+        return super()._arguments() | {"time_major": self.time_major}
 
 
 register(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import Window, real_array, target
+from fastdrop._arrays.host import real_array, target
 from fastdrop._arrays.numbers import real
-from fastdrop._cpu.run import Pass, fuse
-from fastdrop._noises._layer import NoiseLayer
+from fastdrop._arrays.plan import Pass, Window
+from fastdrop._backends import fuse, planned
+from fastdrop._noises._layer import Forward, NoiseLayer
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._stream.keys import Key, Rng
 
@@ -76,9 +77,9 @@ def standout_dropout(
     dropped = 1 - standout_keep_prob(a, alpha=alpha, beta=beta)
     if dropped.shape != x.shape:
         raise ValueError(f"a must have h's shape {x.shape}, got {dropped.shape}")
-    y = target(out, x)
-    fuse(Pass(scale=None if inverted else 1.0), x, y, dropped, key, (), window)
-    return y if out is None else out
+    plan = planned(x, out)
+    fuse(Pass(scale=None if inverted else 1.0), plan, dropped, key)
+    return plan.result  # type: ignore[no-any-return]
 
 
 def standout_dropout_backward(
@@ -142,9 +143,10 @@ def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -
     given = np.asarray(a)
     if given.dtype.kind in "cOSUb":
         raise TypeError(f"a must be of real numbers, got {given.dtype}; use a.astype(np.float32)")
-    v = _finite("alpha", alpha) * given.astype(np.float64) + _finite("beta", beta)
-    if not np.isfinite(v).all():
-        raise ValueError(f"a must be finite, got {given[~np.isfinite(v)].flat[0]}")
+    if not np.isfinite(given).all():
+        raise ValueError(f"a must be finite, got {given[~np.isfinite(given)].flat[0]}")
+    with np.errstate(over="ignore"):  # of an alpha that is large, whose sigmoid is 0 or 1
+        v = _finite("alpha", alpha) * given.astype(np.float64) + _finite("beta", beta)
     kept: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(v, -_MOST, _MOST)))
     return kept
 
@@ -159,7 +161,8 @@ def _finite(name: str, value: Any) -> float:
 class StandoutDropout(NoiseLayer):
     """Dropout by a network that shares the layer's weights: large pre-activations are kept.
 
-    The layer keeps a reference to its last pre-activations: don't change them before backward.
+    The layer keeps references to pre-activations until their backward: don't change them before that. In
+    evaluation mode a backward is that of the forward before it, in that mode too, and there is one for each.
 
     Parameters
     ----------
@@ -189,13 +192,15 @@ class StandoutDropout(NoiseLayer):
     """
 
     _parameter = "alpha"
+    _takes_schedules = False
+    _function = "standout_dropout(h, a, key)"
+    _gradient = "standout_dropout_backward(g, a, layer.key)"
 
     def __init__(
         self, alpha: float = 1.0, beta: float = 0.0, *, inverted: bool = False, rng: Rng = None
     ) -> None:
         super().__init__(alpha, rng)
         self.beta, self.inverted = _finite("beta", beta), inverted
-        self._last_a: ArrayLike = ()
 
     def _checked(self, value: Any) -> Any:
         return _finite("alpha", value)
@@ -205,7 +210,7 @@ class StandoutDropout(NoiseLayer):
         """What the pre-activations are multiplied with."""
         return float(self._value)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         h: ArrayLike,
         a: ArrayLike,
@@ -227,58 +232,53 @@ class StandoutDropout(NoiseLayer):
         Raises
         ------
         TypeError, ValueError
-            As `fastdrop.standout_dropout`, or if out overlaps a; the key is then not advanced.
+            If training is neither a bool nor None, or as `fastdrop.standout_dropout`, or if out overlaps a;
+            the key is then not advanced.
         """
         if out is not None and np.may_share_memory(out, a):
             raise ValueError("out must not overlap a, which backward needs; use np.empty_like(h)")
-        with self._turn:
-            before, self._last_a = self._last_a, a
-            try:
-                if self.training if training is None else training:
-                    return super().forward(h, True, out=out)
-                y = self._expected(h, out)
-                super().forward(h, False)
-                return y
-            except BaseException:
-                self._last_a = before
-                raise
+        with self._lock:
+            trains = self._trains(training)
+            if not trains and self.inverted:
+                return cast("NDArray[Any]", h)
+            forward = self._begin(h, kept=np.asarray(a))
+            y = self._dropped(h, forward, out) if trains else self._expected(h, forward, out)
+            if trains:
+                self._done(forward)
+            elif not self.training:
+                self._evaluated = forward
+            return y
 
-    def __call__(  # type: ignore[override]
-        self,
-        h: ArrayLike,
-        a: ArrayLike,
-        training: bool | None = None,
-        *,
-        out: NDArray[Any] | None = None,
-    ) -> NDArray[Any]:
-        """Return `forward` of the same arguments."""
-        return self.forward(h, a, training, out=out)
+    __call__ = forward
 
     def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return the gradient with respect to the last forward's h; see `Dropout.backward`."""
-        with self._turn:
-            dh = super().backward(g, out=out)
-            return dh if self._last_seed is not None else self._expected(dh, out)
+        """Return the gradient with respect to a forward's h, in either mode; see `Dropout.backward`."""
+        with self._lock:
+            trains = self._trains(None)
+            if not trains and self.inverted:
+                return cast("NDArray[Any]", g)
+            forward = self._latest(g)
+            dh = self._dropped(g, forward, out) if trains else self._expected(g, forward, out)
+            self._finish(forward)
+            return dh
 
-    def _expected(self, h: ArrayLike, out: NDArray[Any] | None) -> NDArray[Any]:
+    def _dropped(self, h: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        """What training makes of h, or of its gradient."""
+        key, alpha, _, _, a = forward
+        return standout_dropout(h, a, key, alpha=alpha, beta=self.beta, inverted=self.inverted, out=out)
+
+    def _expected(self, h: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         """What evaluation makes of h, or of its gradient."""
-        if self.inverted:
-            return h  # type: ignore[return-value]
         x = real_array(h, "standout")
-        kept = standout_keep_prob(self._last_a, alpha=self.alpha, beta=self.beta)
+        kept = standout_keep_prob(forward.kept, alpha=forward.value, beta=self.beta)
         if kept.shape != x.shape:
             raise ValueError(f"a must have h's shape {x.shape}, got {kept.shape}")
         y = target(out, x)
         np.multiply(x, kept, out=y, casting="unsafe")
         return y if out is None else out
 
-    def _drop(self, x: ArrayLike, p: float, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return standout_dropout(
-            x, self._last_a, key, alpha=p, beta=self.beta, inverted=self.inverted, out=out
-        )
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.alpha}, {self.beta}, inverted={self.inverted}, rng={self.key})"
+    def _arguments(self) -> dict[str, Any]:
+        return super()._arguments() | {"beta": self.beta, "inverted": self.inverted}
 
 
 register(

@@ -8,9 +8,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import Window, as_lanes, lanes_dtype, target, to_array
+from fastdrop._arrays.host import real_type, target, to_array
 from fastdrop._arrays.numbers import Rate
-from fastdrop._cpu.run import DROP, spread
+from fastdrop._arrays.plan import Window
+from fastdrop._backends import cpu, planned
 from fastdrop._noises._noise import INTEGERS, Noise, register
 from fastdrop._noises.bernoulli import dropout, keep_mask
 from fastdrop._stream.keys import Key, integer, natural
@@ -213,9 +214,8 @@ def _scaled(
     y: NDArray[Any], words: NDArray[Any], vocabulary: int, p: Rate, key: Key | SupportsIndex
 ) -> NDArray[Any]:
     """Rows of words, scaled or dropped in place."""
-    lanes = as_lanes(y)
-    factors = dropout(np.ones(vocabulary, lanes_dtype(lanes)), p, key)[words]
-    spread(DROP, lanes, factors.reshape(words.shape + (1,) * (lanes.ndim - words.ndim)), lanes)
+    factors = dropout(np.ones(vocabulary, real_type(y)), p, key)[words]
+    cpu().multiply(planned(y, y), factors)
     return y
 
 

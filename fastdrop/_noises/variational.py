@@ -7,9 +7,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import Window, to_array, unmasked
+from fastdrop._arrays.host import to_array, unmasked
 from fastdrop._arrays.numbers import reals
-from fastdrop._noises._layer import LearnedNoise
+from fastdrop._arrays.plan import Axes, Window
+from fastdrop._noises._layer import Forward, LearnedLayer
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.gaussian import (
     gaussian_dropout,
@@ -160,18 +161,18 @@ def _checked_variance(variance: ArrayLike) -> NDArray[np.float64]:
     return v.astype(np.float64)
 
 
-class VariationalDropout(LearnedNoise):
+class VariationalDropout(LearnedLayer):
     """Gaussian dropout whose variance alpha is learned, one for all or one for each feature.
 
-    The layer keeps a reference to its last input, which the gradient of alpha needs: don't change that
-    in place before backward.
+    The layer keeps references to its inputs until their backward, as the gradient of alpha needs them:
+    don't change them in place before that.
 
     Parameters
     ----------
     alpha : float or array_like, default 1.0
         The noise's variance at first, above 0 and finite. An array must broadcast to x, for example one
-        number for each feature.
-    rng
+        number for each feature; it has length 1 along the shared axes.
+    shared_axes, rng
         As in `Dropout`.
 
     Attributes
@@ -184,7 +185,8 @@ class VariationalDropout(LearnedNoise):
     Raises
     ------
     TypeError, ValueError
-        If alpha is not real, not above 0 or not finite.
+        If alpha is not real, not above 0 or not finite; also where log_alpha is set to what isn't the
+        logarithm of such a number.
 
     References
     ----------
@@ -204,15 +206,28 @@ class VariationalDropout(LearnedNoise):
     """
 
     _parameter = "log_alpha"
+    _function = "gaussian_dropout(x, alpha / (1 + alpha), key)"
+    _gradient = "gaussian_dropout_backward(g, alpha / (1 + alpha), layer.key)"
 
-    def __init__(self, alpha: ArrayLike = 1.0, *, rng: Rng = None) -> None:
+    def __init__(self, alpha: ArrayLike = 1.0, *, shared_axes: Axes = (), rng: Rng = None) -> None:
         given = np.asarray(alpha)
         if given.dtype.kind not in "fiu":
             raise TypeError(f"alpha must be real, got {given.dtype}")
         wrong = given[~((given > 0) & (given < np.inf))]
         if wrong.size:
             raise ValueError(f"alpha must be above 0 and finite, got {wrong.flat[0]}")
-        super().__init__(np.log(given, dtype=np.float64), rng)
+        super().__init__(np.log(given, dtype=np.float64), rng, shared_axes)
+
+    def _checked(self, value: Any) -> Any:
+        number = super()._checked(value)
+        with np.errstate(over="ignore", under="ignore"):
+            alpha = np.exp(number)
+        wrong = number[~((alpha > 0) & (alpha < np.inf))]
+        if wrong.size:
+            raise ValueError(
+                f"log_alpha must be the logarithm of a number above 0 and finite, got {wrong.flat[0]}"
+            )
+        return number
 
     @property
     def log_alpha(self) -> NDArray[np.float64]:
@@ -237,14 +252,7 @@ class VariationalDropout(LearnedNoise):
 
     def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the gradient with respect to x, and add that of log_alpha; see `Dropout.backward`."""
-        g = np.asarray(g)
-        before = g if out is None or not np.may_share_memory(out, g) else g.copy()
-        with self._turn:
-            dx = super().backward(g, out=out)
-            if self._last_x is not None:
-                each = (self._last_x.conj() * (dx - before)).real.astype(np.float64) / 2
-                self._grad += summed_to(each, self._value.shape)
-            return dx
+        return super().backward(g, out=out)
 
     def regularizer(self, scale: float = 1.0) -> float:
         """Return scale times the divergence of `variational_kl`, and add its gradient.
@@ -259,11 +267,22 @@ class VariationalDropout(LearnedNoise):
         self._grad += scale * slope
         return scale * float(kl.sum())
 
-    def _drop(self, x: ArrayLike, p: Any, key: Key, out: NDArray[Any] | None) -> NDArray[Any]:
-        return noised("multiply", x, np.exp(0.5 * p), key, out=out)
+    def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        key, log_alpha, _, window, _ = forward
+        return noised("multiply", x, np.exp(0.5 * log_alpha), key, self.shared_axes, out, window)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(alpha={self.alpha.tolist()}, rng={self.key})"
+    def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        self._check_apart(out, forward.kept)
+        g = to_array(g)
+        before = g if out is None or not np.may_share_memory(out, g) else g.copy()
+        dx = self._drop(g, forward, out)
+        each = (forward.kept.conj() * (dx - before)).real.astype(np.float64) / 2
+        self._grad += summed_to(each, self._value.shape)
+        return dx
+
+    def _arguments(self) -> dict[str, Any]:
+        others = {name: value for name, value in super()._arguments().items() if name != "log_alpha"}
+        return {"alpha": self.alpha.tolist()} | others
 
 
 def summed_to(a: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

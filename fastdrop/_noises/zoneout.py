@@ -7,12 +7,17 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import Axes, Window, any_array, like, result, target, to_array
+from fastdrop._arrays.host import to_array
 from fastdrop._arrays.numbers import FULL, Rate, rate
-from fastdrop._cpu.run import DROP, Pass, fuse
+from fastdrop._arrays.plan import Axes, Pass, Window
+from fastdrop._backends import fuse, planned
+from fastdrop._noises._layer import Forward, NoiseLayer, RateLayer, checked_axes, unchanging
 from fastdrop._noises._noise import Noise, register
-from fastdrop._noises.bernoulli import Dropout
-from fastdrop._stream.keys import Key
+from fastdrop._noises.bernoulli import dropout
+from fastdrop._stream.keys import Key, Rng
+from fastdrop.schedules import ScheduledRate
+
+_REPLACE, _KEEP = Pass("replace", scale=1.0), Pass(scale=1.0)
 
 
 def zoneout(
@@ -66,11 +71,9 @@ def zoneout(
     >>> fd.zoneout(np.arange(1.0, 7), -np.arange(1.0, 7), 0.5, fd.Key(42))
     array([-1., -2.,  3.,  4.,  5.,  6.])
     """
-    new = any_array(new)
-    other = like(new, previous, "previous", "new")
-    y = target(out, new, other)
-    fuse(Pass("replace", (other,), scale=1.0), new, y, p, key, shared_axes, window)
-    return result(y, out)
+    plan = planned(new, out, shared_axes, window, other=("previous", previous, "new"))
+    fuse(_REPLACE, plan, p, key)
+    return plan.result  # type: ignore[no-any-return]
 
 
 def zoneout_backward(
@@ -111,22 +114,14 @@ def zoneout_backward(
     >>> fd.zoneout_backward(np.arange(1.0, 7), 0.5, fd.Key(42))
     (array([0., 0., 3., 4., 5., 6.]), array([1., 2., 0., 0., 0., 0.]))
     """
-    g = any_array(g)
-    dnew, dprevious = target(out, g), _zeros_like(g)
-    fuse(Pass("replace", (g,), scale=1.0), dprevious, dprevious, p, key, shared_axes, window)
-    fuse(Pass(scale=1.0), g, dnew, p, key, shared_axes, window)
-    return result(dnew, out), result(dprevious, None)
+    of_new, zeros = planned(g, out, shared_axes, window), dropout(g, 1.0, key)
+    of_previous = planned(zeros, zeros, shared_axes, window, other=("g", of_new.arrays.given(of_new.x), "g"))
+    fuse(_REPLACE, of_previous, p, key)  # first, since the gradient of new may be written over g
+    fuse(_KEEP, of_new, p, key)
+    return of_new.result, of_previous.result
 
 
-def _zeros_like(g: NDArray[Any]) -> NDArray[Any]:
-    if type(g) is np.ndarray:
-        return np.zeros(g.shape, g.dtype)
-    zeros = target(None, g)
-    fuse(DROP, g, zeros, 1.0, 0, (), None)
-    return zeros
-
-
-class Zoneout(Dropout):
+class Zoneout(NoiseLayer, RateLayer):
     """Zoneout: in training each element keeps its previous value with probability p.
 
     In evaluation forward returns the mean of that, ``p * previous + (1 - p) * new``, and backward the
@@ -134,9 +129,11 @@ class Zoneout(Dropout):
 
     Parameters
     ----------
-    p : float, default 0.5
-        Probability to keep the previous value, in [0, 1]. The paper has 0.5 for cell states and 0.05 for
-        hidden states of a character model: two layers, each with its own rng.
+    p : float or callable, default 0.5
+        Probability to keep the previous value, in [0, 1], or a schedule of it. The paper has 0.5 for cell
+        states and 0.05 for hidden states of a character model: two layers, each with its own rng.
+    shared_axes
+        As in `Dropout`.
     rng
         As in `Dropout`. Each training forward, a step of a sequence, takes the next draw.
 
@@ -156,18 +153,17 @@ class Zoneout(Dropout):
 
     Examples
     --------
-    `backward` is that of the last step. Backpropagation through time has more: it keeps the key of each.
+    Backpropagation through time, where the first backward is that of the last step:
 
     >>> import numpy as np, fastdrop as fd
     >>> x, w, zone = np.ones((4, 3)), 0.5, fd.Zoneout(0.5, rng=42)
-    >>> states, news, keys = [np.zeros(3)], [], []
+    >>> states, news = [np.zeros(3)], []
     >>> for t in range(4):
-    ...     keys.append(zone.key)
     ...     news.append(np.tanh(x[t] + w * states[t]))
     ...     states.append(zone(news[t], states[t]))
     >>> dw, dh = 0.0, np.ones(3)  # of the loss states[-1].sum()
     >>> for t in reversed(range(4)):
-    ...     dnew, dh = fd.zoneout_backward(dh, zone.p, keys[t])
+    ...     dnew, dh = zone.backward(dh)
     ...     da = dnew * (1 - news[t] ** 2)
     ...     dw += float(da @ states[t])
     ...     dh += da * w
@@ -177,13 +173,21 @@ class Zoneout(Dropout):
     array([0.5, 0.5])
     """
 
-    def forward(  # type: ignore[override]
+    _function = "zoneout(new, previous, p, key)"
+    _gradient = "zoneout_backward(g, p, layer.key)"
+
+    def __init__(self, p: ScheduledRate = 0.5, *, shared_axes: Axes = (), rng: Rng = None) -> None:
+        super().__init__(p, rng)
+        self.shared_axes = checked_axes(shared_axes)
+
+    def forward(
         self,
         new: ArrayLike,
         previous: ArrayLike,
         training: bool | None = None,
         *,
         out: NDArray[Any] | None = None,
+        window: Window | None = None,
     ) -> NDArray[Any]:
         """Return elements of new and previous in training, and their mean in evaluation.
 
@@ -193,30 +197,28 @@ class Zoneout(Dropout):
             As in `fastdrop.zoneout`; out is written in evaluation too.
         training : bool, optional
             For this call alone; by default `self.training`.
+        window
+            As in `Dropout.forward`.
 
         Raises
         ------
         TypeError, ValueError
-            As `fastdrop.zoneout`; the key is then not advanced.
+            If training is neither a bool nor None, or as `fastdrop.zoneout`; the key is then not advanced.
         """
-        with self._turn:
-            key, p = self.key, self._value
-            if self.training if training is None else training:
-                y = zoneout(new, previous, p, key, out=out)
-                self._drawn(new, key)
-                self._last_seed, self._last_draw = key.seed, key.draw
-            else:
-                y = _mean(new, previous, p, out)
-                self._last_seed = None
-            self._last_shape, self._last_value = y.shape, p
+        with self._lock:
+            if not self._trains(training):
+                return _mean(new, previous, self._value, out)
+            forward = self._begin(new, None if window is None else unchanging(window))
+            y = zoneout(new, previous, self._value, out=out, **self._draws(forward))
+            self._done(forward)
             return y
 
-    __call__ = forward  # type: ignore[assignment]
+    __call__ = forward
 
-    def backward(  # type: ignore[override]
-        self, g: ArrayLike, *, out: NDArray[Any] | None = None
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return the gradients with respect to the last forward's new and previous.
+    def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the gradients with respect to a training forward's new and previous; see `Dropout.backward`.
+
+        In evaluation mode they are those of the mean, at the rate that p is.
 
         Parameters
         ----------
@@ -226,36 +228,39 @@ class Zoneout(Dropout):
         Raises
         ------
         RuntimeError
-            Before any forward.
+            If there is no training forward that no backward has gone through yet.
         ValueError
-            If g has another shape than the last forward's output.
+            If g has another shape than that forward's output.
         """
-        with self._turn:
-            if self._last_shape is None or self._last_seed is not None:
-                return super().backward(g, out=out)  # type: ignore[return-value]
-            g = super().backward(g)
-            dprevious = _mean(np.zeros_like(g), g, self._last_value, None)
-            return _mean(g, np.zeros_like(g), self._last_value, out), dprevious
+        with self._lock:
+            if not self._trains(None):
+                g = to_array(g)
+                dprevious = _mean(np.zeros_like(g), g, self._value, None)
+                return _mean(g, np.zeros_like(g), self._value, out), dprevious
+            forward = self._latest(g)
+            gradients = zoneout_backward(g, forward.value, out=out, **self._draws(forward))
+            self._finish(forward)
+            return gradients
 
-    def _drop_backward(  # type: ignore[override]
-        self, g: ArrayLike, p: float, key: Key, out: NDArray[Any] | None
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        return zoneout_backward(g, p, key, out=out)
+    def _draws(self, forward: Forward) -> dict[str, Any]:
+        """What the functions of zoneout draw a forward's mask from."""
+        return {"key": forward.key, "shared_axes": self.shared_axes, "window": forward.window}
+
+    def _arguments(self) -> dict[str, Any]:
+        return super()._arguments() | ({"shared_axes": self.shared_axes} if self.shared_axes else {})
 
 
 def _mean(new: ArrayLike, previous: ArrayLike, p: float, out: NDArray[Any] | None) -> NDArray[Any]:
     """The mean of `zoneout` at the realised rate, rounded once."""
-    new = to_array(new)
-    other = like(new, previous, "previous", "new")
-    y = target(out, new, other)
-    share = rate(p)[0] / FULL
+    plan = planned(to_array(new), out, other=("previous", previous, "new"))
+    share, dtype = rate(p)[0] / FULL, plan.x.dtype
     if share in (0, 1):  # what isn't chosen leaves no trace
-        np.copyto(y, other if share else new)
+        np.copyto(plan.y, plan.other if share else plan.x)
     else:
-        wide = np.result_type(new.dtype, np.float32)
-        mean = share * other.astype(wide) + (1 - share) * new.astype(wide)
-        np.copyto(y, mean, casting="same_kind")
-    return y if out is None else out
+        wide = np.result_type(dtype, np.float32)
+        mean = share * plan.other.astype(wide) + (1 - share) * plan.x.astype(wide)
+        np.copyto(plan.y, mean, casting="same_kind")
+    return plan.result  # type: ignore[no-any-return]
 
 
 register(

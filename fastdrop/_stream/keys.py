@@ -5,9 +5,10 @@ their key and counter is fixed; a change to it is a new stream version.
 
 ========  ==========================================================================
 key       64 bits from ``numpy.random.SeedSequence(seed)``, low word first; where the
-          draw number exceeds 32 bits, its higher bits are the SeedSequence's spawn key
+          draw number exceeds 48 bits, its higher bits are the SeedSequence's spawn key
 counter   word 0, 1: block number, low word first
-          word 2: domain << 24 | plane number (most significant digit first)
+          word 2: domain << 24 | bits 32 to 47 of the draw number << 8 | plane number
+          (most significant digit first)
           word 3: low 32 bits of the draw number
 mirror    bit 63 of the draw number goes neither into key nor counter: it mirrors the noise.
           Bernoulli and logistic words are complemented, normals negated
@@ -35,7 +36,9 @@ STREAM_VERSION = 1
 TILE = 1024
 BERNOULLI, NORMAL, LOGISTIC = 0, 1, 2  # domains
 DOMAIN_SHIFT = 24
-MIRROR_SHIFT = 32  # of the mirror in what kernels get as draw
+DRAW_BITS = 48  # of a draw number that go into the counter
+MIRROR_SHIFT = DRAW_BITS  # of the mirror in a draw word, above these bits
+_DRAWS = 1 << DRAW_BITS
 _MIRROR = 1 << 63
 
 Rng: TypeAlias = "Key | int | np.random.SeedSequence | np.random.Generator | None"
@@ -183,7 +186,7 @@ def signed(word: int) -> int:
 
 
 def stream(key: Key | SupportsIndex) -> tuple[int, int]:
-    """The Philox key (as int64) of a key or an int seed; counter word 3, and above it the mirror."""
+    """The Philox key (as int64) of a key or an int seed, and its draw word: 48 bits and the mirror."""
     if type(key) is not Key:
         key = as_key_or_seed(key)
     return words(key.seed, key.draw)
@@ -191,9 +194,10 @@ def stream(key: Key | SupportsIndex) -> tuple[int, int]:
 
 def words(seed: int, draw: int) -> tuple[int, int]:
     """What `stream` finds for a key, from its seed and draw."""
-    if draw < _MIRROR:  # the usual case first
-        return _philox_key(seed, draw >> 32), draw & 0xFFFFFFFF
-    return _philox_key(seed, (draw ^ _MIRROR) >> 32), draw & 0xFFFFFFFF | 1 << MIRROR_SHIFT
+    if draw < _DRAWS:  # the usual case first
+        return _philox_key(seed, 0), draw
+    number = draw & ~_MIRROR
+    return _philox_key(seed, number >> DRAW_BITS), number % _DRAWS | draw >> 63 << MIRROR_SHIFT
 
 
 def as_key_or_seed(key: object) -> Key:

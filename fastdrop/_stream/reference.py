@@ -14,8 +14,8 @@ DIGITS = 32
 def words(number: NDArray[np.uint64], domain: int, plane: int, key: Key) -> tuple[NDArray, ...]:
     """The four words of Philox blocks by their number."""
     philox_key, draw = stream(key)
-    draw &= 0xFFFFFFFF
-    constants = (domain << DOMAIN_SHIFT | plane, draw, philox_key & 0xFFFFFFFF, philox_key >> 32 & 0xFFFFFFFF)
+    second, third = domain << DOMAIN_SHIFT | (draw >> 32 & 0xFFFF) << 8 | plane, draw & 0xFFFFFFFF
+    constants = (second, third, philox_key & 0xFFFFFFFF, philox_key >> 32 & 0xFFFFFFFF)
     full = (np.full(number.shape, constant, np.uint64) for constant in constants)
     found = philox.philox4x32(number & philox.LOW_HALF, number >> philox.HALF_WIDTH, *full)
     return tuple(word & philox.LOW_HALF for word in found)

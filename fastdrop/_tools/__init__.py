@@ -1,1 +1,1 @@
-"""What `python -m fastdrop` does."""
+"""The command line `python -m fastdrop`: `cli` reads it, and each command has a file."""

@@ -1,13 +1,14 @@
-"""What `python -m fastdrop bench` measures: dropout beside the limits and its peers, in alternation."""
+"""What `python -m fastdrop bench` measures: the time of dropout beside other ways to do the same.
+
+The contenders are a copy and a product, which move as much memory as dropout has to, and what NumPy,
+PyTorch and JAX offer. A contender whose package is not installed is left out.
+"""
 
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import importlib.util
 import math
-import os
-import platform
 import shutil
 import statistics
 import time
@@ -19,17 +20,20 @@ from typing import Any
 import numpy as np
 
 import fastdrop as fd
+from fastdrop._tools.info import info
 
 Call = Callable[[], Any]
 CONTENDERS: dict[str, Callable[..., Call]] = {}
 BASELINE = "np.multiply(out=)"
-FEWEST = 5  # rounds that count, however long they take
-SAMPLE = 1 << 14  # a sample takes as many calls as make up this many elements, at least one
+FEWEST_ROUNDS = 5  # that are measured, however long they take
+SAMPLE_ELEMENTS = 1 << 14  # one call is timed for a bigger array; for a smaller one several in a row
 
 
 def _contender(
     name: str, needs: str | None = None, program: str | None = None
 ) -> Callable[[Callable[..., Call]], Callable[..., Call]]:
+    """Enter a function in CONTENDERS, if the package and the program that it needs are installed."""
+
     def register(make: Callable[..., Call]) -> Callable[..., Call]:
         installed = needs is None or importlib.util.find_spec(needs)
         if installed and (program is None or shutil.which(program)):
@@ -86,7 +90,7 @@ def _idiom(x: Any, y: Any, p: float, threads: int) -> Call:
 
 @_contender("tutorial's NumPy")
 def _tutorial(x: Any, y: Any, p: float, threads: int) -> Call:
-    # the form that is taught, legacy generator included
+    # This is how tutorials write it, with NumPy's legacy generator.
     return lambda: x * np.random.binomial(1, 1 - p, x.shape) / (1 - p)  # noqa: NPY002
 
 
@@ -115,7 +119,7 @@ def _torch_compiled(x: Any, y: Any, p: float, threads: int) -> Call:
     import torch
 
     torch.set_num_threads(threads)
-    torch.compiler.reset()  # else sizes after the first share a kernel of any size
+    torch.compiler.reset()  # otherwise the second size is compiled as a kernel for any size
     tensor = torch.from_numpy(x)
     compiled = torch.compile(lambda tensor: torch.nn.functional.dropout(tensor, p, training=True))
     return lambda: compiled(tensor)
@@ -134,6 +138,7 @@ def _jax(x: Any, y: Any, p: float, threads: int) -> Call:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
+    """Let fastdrop use so many threads inside a with statement."""
     before = fd.get_num_threads()
     fd.set_num_threads(count)
     try:
@@ -151,13 +156,13 @@ def measure(
     first_call: bool = False,
     seconds: float = math.inf,
 ) -> list[dict[str, Any]]:
-    """Medians of each contender's time per element, as rows of plain data.
+    """Return the median time of each contender for each size and rate, as rows of plain data.
 
-    The contenders take turns, so that they share the machine's ups and downs. In its turn each is
-    called once, then timed; with `first_call` that first call is what is timed: its code and its data
-    have left the caches and its threads sleep, as in a training loop. Ratios are to np.multiply, or to
-    the first of the names where that isn't among them. A size for which the rounds would take more than so
-    many seconds gets fewer, at least FEWEST.
+    The contenders take turns, so that all of them meet the machine's slow and fast moments. In its turn
+    each is called once without being timed, and then timed. With `first_call` the first call is timed
+    instead: by then other contenders have displaced its code and data from the caches, and its threads
+    sleep, as in a training loop. The ratio is to the time of np.multiply, or to that of the first name if
+    np.multiply is not among them. A size stops after so many seconds, but not before FEWEST_ROUNDS rounds.
     """
     names = list(names)
     with _threads(threads):
@@ -172,10 +177,11 @@ def measure(
 def _measure_one(
     size: int, p: float, threads: int, rounds: int, names: list[str], first_call: bool, seconds: float
 ) -> list[dict[str, Any]]:
+    """The rows of one size and rate."""
     x = np.random.default_rng(0).standard_normal(size, dtype=np.float32)
-    y = np.zeros_like(x) + 1  # touched pages
+    y = np.zeros_like(x) + 1  # writes to each page, so that no timed call is the first to do so
     calls = {name: CONTENDERS[name](x, y, p, threads) for name in names}
-    number = 1 if first_call else max(1, SAMPLE // size)
+    number = 1 if first_call else max(1, SAMPLE_ELEMENTS // size)
     medians = seconds_in_turns(calls, rounds, number, not first_call, seconds)
     base = medians.get(BASELINE, medians[names[0]])
     return [
@@ -195,11 +201,15 @@ def _measure_one(
 def seconds_in_turns(
     calls: dict[str, Call], rounds: int, number: int = 1, warm: bool = True, seconds: float = math.inf
 ) -> dict[str, float]:
-    """The median time of each call over rounds in which all take turns; a first round isn't counted."""
+    """Return the median time in seconds of each call.
+
+    In each round every call has a turn: it is called once if `warm`, and then timed, so many times in a
+    row. The first round is not counted. No round starts after so many seconds, but FEWEST_ROUNDS are done.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     for done in range(rounds + 1):
-        if done > FEWEST and time.perf_counter() > end:
+        if done > FEWEST_ROUNDS and time.perf_counter() > end:
             break
         for name, call in calls.items():
             if warm:
@@ -209,66 +219,26 @@ def seconds_in_turns(
 
 
 def _seconds(call: Call, number: int) -> float:
+    """The mean time of so many calls in a row."""
     start = time.perf_counter()
     for _ in range(number):
         call()
     return (time.perf_counter() - start) / number
 
 
-def info() -> dict[str, Any]:
-    """Versions, threads, processor and stream version, as plain data."""
-    from llvmlite import binding
-
-    from fastdrop._cpu import calls
-
-    features = binding.get_host_cpu_features()
-    return {
-        "fastdrop": fd.__version__,
-        "stream": fd.STREAM_VERSION,
-        "python": platform.python_version(),
-        **{name: _version(name) for name in ("numpy", "numba", "llvmlite", "torch", "jax")},
-        "system": platform.platform(),
-        "processor": _processor(),
-        "llvm_cpu": binding.get_host_cpu_name(),
-        "features": [
-            name for name in ("sse2", "avx2", "fma", "f16c", "avx512f", "neon") if features.get(name)
-        ],
-        "cores": os.cpu_count(),
-        "threads": fd.get_num_threads(),
-        "parallel_from_elements": calls.PARALLEL_FROM,
-        "streaming_from_bytes": calls.STREAM_FROM,
-    }
-
-
-def taken(rounds: int) -> dict[str, Any]:
-    """When, in how many rounds, beside what load and on what machine figures are taken, as plain data."""
+def circumstances(rounds: int) -> dict[str, Any]:
+    """Return the date, the rounds, the load and the machine of a measurement, as plain data."""
     today = datetime.date.today().isoformat()
     return {"date": today, "rounds": rounds, "load": load(), "machine": info()}
 
 
 def load() -> float | None:
-    """How many other threads want a core, on average over a second; where the system tells."""
-    tells = Path("/proc/loadavg")
-    if not tells.exists():
+    """Return how many other threads want to run, on average over a second; None without /proc/loadavg."""
+    source = Path("/proc/loadavg")
+    if not source.exists():
         return None
-    wanting = 0
+    running = 0
     for _ in range(20):
         time.sleep(0.05)
-        wanting += int(tells.read_text().split()[3].partition("/")[0]) - 1
-    return round(wanting / 20, 1)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
+        running += int(source.read_text().split()[3].partition("/")[0]) - 1  # without this thread
+    return round(running / 20, 1)

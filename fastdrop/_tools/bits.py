@@ -1,4 +1,4 @@
-"""Random bits of the stream as bytes, for batteries of tests outside."""
+"""What `python -m fastdrop stream` writes: the stream as bytes, for test batteries such as Dieharder."""
 
 from __future__ import annotations
 
@@ -14,31 +14,39 @@ from fastdrop._stream import reference
 from fastdrop._stream.keys import BERNOULLI, Key
 
 VARY = ("window", "draw", "seed", "fold")
-_WORD_BLOCKS = 1 << 12  # Philox blocks whose words NumPy computes within its caches
-_ALL = 1 << 62  # elements of the array of which "window" takes one part after the other
+_BLOCKS_AT_ONCE = 1 << 12  # Philox blocks whose words NumPy computes without leaving the processor's caches
+_WHOLE_ARRAY = 1 << 62  # elements: "window" takes one part of such an array after the other
 
 
-def words(key: Key, first: int, size: int) -> NDArray[np.uint8]:
-    """So many of the stream's 32-bit words, block by block, as bytes."""
+def word_bytes(key: Key, first: int, size: int) -> NDArray[np.uint8]:
+    """Return so many 32-bit words of the stream, from a first one on, as bytes."""
     parts = []
-    for block in range(first // 4, (first + size) // 4, _WORD_BLOCKS):
-        stop = min(block + _WORD_BLOCKS, (first + size) // 4)
+    for block in range(first // 4, (first + size) // 4, _BLOCKS_AT_ONCE):
+        stop = min(block + _BLOCKS_AT_ONCE, (first + size) // 4)
         found = reference.words(np.arange(block, stop, dtype=np.uint64), BERNOULLI, 0, key)
         parts.append(np.stack(found, axis=1).astype("<u4"))
     return np.concatenate(parts).reshape(-1).view(np.uint8)
 
 
-def mask_bits(key: Key, first: int, size: int, p: float) -> NDArray[np.uint8]:
-    """Bits of a mask, packed: at p = 1/2 as they are, else those of von Neumann's pairs that differ."""
-    kept = keep_mask(size, p, key, window=((_ALL,), (first,)))
+def mask_bytes(key: Key, first: int, size: int, p: float) -> NDArray[np.uint8]:
+    """Return the bits of so many elements of a mask, from a first one on, packed into bytes.
+
+    A battery wants 0 and 1 to be equally probable. They are at p = 1/2. At another p the result has the
+    first bit of each pair of bits that differ (von Neumann), since 01 and 10 are equally probable.
+    """
+    kept = keep_mask(size, p, key, window=((_WHOLE_ARRAY,), (first,)))
     if p != 0.5:
         pairs = kept.reshape(-1, 2)
         kept = pairs[pairs[:, 0] != pairs[:, 1], 0]
     return np.packbits(kept[: kept.size // 32 * 32])
 
 
-def keys(key: Key, vary: str, size: int) -> Iterator[tuple[Key, int]]:
-    """Keys, and the element from which each is taken: one key's parts in turn, or consecutive keys."""
+def starts(key: Key, vary: str, size: int) -> Iterator[tuple[Key, int]]:
+    """Yield where each part starts: its key, and its first word or element.
+
+    With "window" all parts have one key and follow each other. Otherwise each has its own key and starts
+    at 0.
+    """
     for n in count():
         if vary == "window":
             yield key, n * size
@@ -51,19 +59,19 @@ def keys(key: Key, vary: str, size: int) -> Iterator[tuple[Key, int]]:
 
 
 def parts(key: Key, p: float | None, vary: str, size: int, interleave: int) -> Iterator[bytes]:
-    """Bytes without end; of so many keys at once if interleaved, a word of each in turn."""
-    turns = keys(key, vary, size)
+    """Yield bytes without end. So many parts at a time take turns: a word of each, then the next of each."""
+    following = starts(key, vary, size)
     while True:
         drawn = [
-            words(k, first, size) if p is None else mask_bits(k, first, size, p)
-            for k, first in islice(turns, interleave)
+            word_bytes(k, first, size) if p is None else mask_bytes(k, first, size, p)
+            for k, first in islice(following, interleave)
         ]
         length = min(part.size for part in drawn)
         yield np.stack([part[:length].view("<u4") for part in drawn], axis=1).tobytes()
 
 
 def write(out: BinaryIO, limit: int | None, *settings: Any) -> None:
-    """Write `parts` of the settings, so many bytes or until nobody reads them."""
+    """Write the bytes of `parts(*settings)`: at most `limit` of them, and none once nobody reads them."""
     try:
         for part in parts(*settings):
             out.write(part if limit is None else part[:limit])

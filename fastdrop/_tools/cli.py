@@ -1,4 +1,4 @@
-"""The command line: `python -m fastdrop bench`, `info`, `selftest` or `stream`."""
+"""Commands: `python -m fastdrop bench`, `info`, `selftest` and `stream`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; `arguments` defaults to the process's own."""
+    """Run one command; `arguments` are by default those that the process was started with."""
     parser = argparse.ArgumentParser(prog="python -m fastdrop", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    bench = commands.add_parser("bench", help="time dropout beside the limits and its peers")
+    bench = commands.add_parser("bench", help="time dropout beside other ways to do the same")
     bench.set_defaults(run=_bench)
     bench.add_argument("--sizes", type=_whole, nargs="+", metavar="N", help="elements, also as 2^16")
     bench.add_argument("--rates", type=_rate, nargs="+", default=[0.5, 0.1], metavar="P")
     bench.add_argument(
         "--threads", type=_whole, nargs="+", metavar="N", help="for all contenders; default: one a core"
     )
-    bench.add_argument("--rounds", type=_whole, default=21, help="samples of which the median is shown")
+    bench.add_argument("--rounds", type=_whole, default=21, help="how many samples the median is of")
     bench.add_argument(
-        "--seconds", type=float, default=math.inf, help="fewer rounds for sizes that take longer"
+        "--seconds", type=float, default=math.inf, help="a size that takes longer gets fewer rounds"
     )
     bench.add_argument("--contenders", nargs="+", metavar="NAME", help="which, in this order; default: all")
     bench.add_argument("--first-call", action="store_true", help="time the first call of each turn")
-    bench.add_argument("--json", action="store_true", help="print plain data, with the machine's")
+    bench.add_argument("--json", action="store_true", help="print plain data, the machine's with it")
     show = commands.add_parser("info", help="print versions, threads and processor")
     show.set_defaults(run=_info)
     show.add_argument("--json", action="store_true", help="print plain data")
@@ -40,24 +40,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _add_stream(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command `stream`."""
     from fastdrop._tools import bits
 
     parser.set_defaults(run=_write_stream)
     parser.description = (
-        "Raw words of the stream, or with --p bits of masks: at 0.5 as they are, at another rate made "
-        "equally probable by von Neumann's pairs. Bytes go to the standard output without end."
+        "Writes raw words of the stream, or with --p the bits of masks: at 0.5 all bits, at another rate "
+        "the first of each pair of bits that differ (von Neumann), so that 0 and 1 are equally probable. "
+        "The bytes go to the standard output, without end if --bytes is not given."
     )
     add = parser.add_argument
-    add("--p", type=_rate, metavar="P", help="rate of the masks, inside (0, 1)")
+    add("--p", type=_rate, metavar="P", help="rate of the masks, above 0 and below 1")
     add("--seed", type=int, default=0, help="of the key (default: %(default)s)")
     add("--draw", type=int, default=0, help="of the key (default: %(default)s)")
-    add("--vary", choices=bits.VARY, default=bits.VARY[0], help="what each part has anew")
-    add("--size", type=_whole, default=1 << 20, metavar="N", help="words or elements of a part")
-    add("--interleave", type=_whole, default=1, metavar="N", help="parts of which each gives a word in turn")
-    add("--bytes", type=_whole, metavar="N", help="how many, also as 2^30; default: without end")
+    add("--vary", choices=bits.VARY, default=bits.VARY[0], help="what differs from part to part")
+    add("--size", type=_whole, default=1 << 20, metavar="N", help="words of a part, or elements of its mask")
+    add("--interleave", type=_whole, default=1, metavar="N", help="how many parts give a word in turn")
+    add("--bytes", type=_whole, metavar="N", help="how many to write, also as 2^30")
 
 
 def _write_stream(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    """Run the command `stream`."""
     from fastdrop import Key
     from fastdrop._tools import bits
 
@@ -70,12 +73,14 @@ def _write_stream(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -
 
 
 def _selftest(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    """Run the command `selftest`, and end the process with 1 if a check failed."""
     from fastdrop._tools import selftest
 
     sys.exit(min(selftest.run(), 1))
 
 
 def _whole(text: str) -> int:
+    """A positive integer of the command line, also as a power: 2^16."""
     base, _, power = text.partition("^")
     number = int(base) ** int(power) if power else int(base)
     if number < 1:
@@ -84,6 +89,7 @@ def _whole(text: str) -> int:
 
 
 def _rate(text: str) -> float:
+    """A rate of the command line."""
     rate = float(text)
     if not 0 <= rate < 1:
         raise argparse.ArgumentTypeError(f"must be in [0, 1), got {text}")
@@ -91,8 +97,10 @@ def _rate(text: str) -> float:
 
 
 def _bench(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    """Run the command `bench`."""
     from fastdrop import get_num_threads
     from fastdrop._tools import bench
+    from fastdrop._tools.info import info
 
     names = chosen.contenders or list(bench.CONTENDERS)
     if unknown := set(names) - set(bench.CONTENDERS):
@@ -105,7 +113,7 @@ def _bench(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
         return [row for n in counts for row in bench.measure(sizes, chosen.rates, n, *settings)]
 
     if chosen.json:
-        print(json.dumps(bench.taken(chosen.rounds) | {"results": measured()}, indent=1))
+        print(json.dumps(bench.circumstances(chosen.rounds) | {"results": measured()}, indent=1))
         return
     try:
         from rich.console import Console
@@ -117,11 +125,12 @@ def _bench(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     for threads, rate in product(counts, chosen.rates):
         of = [row for row in rows if (row["threads"], row["p"]) == (threads, rate)]
         console.print(_table(of, rate, threads))
-    machine = bench.info()
+    machine = info()
     console.print(f"medians of {chosen.rounds} turns on {machine['processor']}, {machine['cores']} cores")
 
 
 def _table(rows: list[dict[str, Any]], rate: float, threads: int) -> Any:
+    """The table of one rate and number of threads: a row for each contender, a column for each size."""
     from rich.table import Table
 
     sizes = sorted({row["size"] for row in rows})
@@ -138,9 +147,10 @@ def _table(rows: list[dict[str, Any]], rate: float, threads: int) -> Any:
 
 
 def _info(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
-    from fastdrop._tools import bench
+    """Run the command `info`."""
+    from fastdrop._tools.info import info
 
-    machine = bench.info()
+    machine = info()
     if chosen.json:
         print(json.dumps(machine, indent=1))
         return

@@ -1,4 +1,4 @@
-"""What `python -m fastdrop selftest` checks, with nothing but NumPy and Numba."""
+"""What `python -m fastdrop selftest` checks on a user's machine, with NumPy and Numba alone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 import fastdrop as fd
 from fastdrop._stream import philox
-from fastdrop._stream import reference as _reference
+from fastdrop._stream import reference as slow
 
 KEY = fd.Key(42)
-MOST = 5.0  # standard deviations
-# Philox4x32-10's known answers: counter, key, output (Salmon et al., SC 2011)
+MOST = 5.0  # standard deviations that a statistic may be away from what is expected
+# Known answers of Philox4x32-10: counter, key, output (Salmon et al., SC 2011)
 ANSWERS = (
     ((0,) * 4, (0,) * 2, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
@@ -35,39 +35,42 @@ MASKS = {
     (42, 0, 0.5): "3f1804aaaeea67b2",
     (42, 0, 0.1): "fffbfeeffffeeffb",
     (42, 1, 0.5): "01ae5f2a5ee0bf97",
-    (42, 2**32 + 1, 0.25): "7fbfdfb77fbfffaf",
+    (42, 2**32 + 1, 0.25): "dacfd76fbefd7ffe",
+    (42, 2**48 - 1, 0.25): "2e7ffbfeff3b53bf",
+    (42, 2**48 + 1, 0.25): "7fbfdfb77fbfffaf",
     (42, 2**63, 0.1): "fbfffffffdfddfdf",
     (2**70, 3, 0.9): "0000801040021000",
 }
 
 
 def vectors() -> str:
-    """Known answers of Philox, and published masks."""
+    """Compare Philox with its known answers, and masks with those that are published."""
     for counter, key, answer in ANSWERS:
         words = (np.array([word], np.uint64) for word in (*counter, *key))
         found = philox.philox4x32(*words)  # type: ignore[no-untyped-call]
-        _need(tuple(int(word[0]) & 0xFFFFFFFF for word in found) == answer, "Philox")
+        _require(tuple(int(word[0]) & 0xFFFFFFFF for word in found) == answer, "Philox")
     for (seed, draw, p), bits in MASKS.items():
         mask = fd.keep_mask(64, p, fd.Key(seed, draw), packed=True).tobytes().hex()
-        _need(mask == bits, f"the mask of Key({seed}, {draw}) at p = {p} is {mask}, not {bits}")
+        _require(mask == bits, f"the mask of Key({seed}, {draw}) at p = {p} is {mask}, not {bits}")
     return f"{len(ANSWERS)} known answers, {len(MASKS)} masks"
 
 
 def reference() -> str:
-    """The kernels against the contract in plain NumPy, bit for bit."""
+    """Compare the kernels with the same functions in slow NumPy, bit for bit."""
     calls = 0
     for dtype in (np.float16, np.float32, np.float64, np.complex64):
         for size in (1, 33, 1024, 5003):
             x = np.resize(np.array([1.5, -2.0, np.nan, 0.0]), size).astype(dtype)
             for p in (0.5, 0.1, 2.0**-20):
-                expected = _reference.dropout(x, p, KEY)  # type: ignore[no-untyped-call]
-                _need(fd.dropout(x, p, KEY).tobytes() == expected.tobytes(), f"{dtype.__name__}, {size}, {p}")
+                expected = slow.dropout(x, p, KEY)  # type: ignore[no-untyped-call]
+                same = fd.dropout(x, p, KEY).tobytes() == expected.tobytes()
+                _require(same, f"{dtype.__name__}, {size}, {p}")
                 calls += 1
     return f"{calls} calls"
 
 
 def rates() -> str:
-    """Kept elements of all, of each of 64 columns, and of neighbours, at several rates."""
+    """Count what is kept: of all elements, of each of 64 columns, and of pairs at several distances."""
     size, worst = 1 << 22, 0.0
     for p in (0.001, 0.1, 0.3, 0.5, 0.9):
         kept = fd.keep_mask(size, p, KEY)
@@ -82,7 +85,7 @@ def rates() -> str:
 
 
 def independence() -> str:
-    """How often masks of consecutive draws and seeds, and of folded keys, agree."""
+    """Count how often two masks agree whose keys follow each other or are folded from one another."""
     size, p, worst = 1 << 20, 0.3, 0.0
     first = fd.keep_mask(size, p, KEY)
     agree = p**2 + (1 - p) ** 2
@@ -93,7 +96,7 @@ def independence() -> str:
 
 
 def normals() -> str:
-    """Moments and tails of Gaussian noise."""
+    """Compare the moments and the tails of Gaussian noise with those of the normal distribution."""
     size, worst = 1 << 22, 0.0
     z = fd.normal(size, KEY, dtype=np.float32).astype(np.float64)
     for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
@@ -106,7 +109,7 @@ def normals() -> str:
 
 
 def threads() -> str:
-    """One thread, several, and several of Python's at once."""
+    """Compare the bits of one thread, of several, and of several calls at once."""
     x, before, digests = np.ones((1 << 23) + 5, np.float32), fd.get_num_threads(), []
 
     def work() -> None:
@@ -123,12 +126,12 @@ def threads() -> str:
             worker.join()
     finally:
         fd.set_num_threads(before)
-    _need(len(digests) == 7 and len(set(digests)) == 1, "threads change the bits")
+    _require(len(digests) == 7 and len(set(digests)) == 1, "threads change the bits")
     return f"{len(digests)} times the same bits"
 
 
 def fork() -> str:
-    """A child that was forked after the threads had run."""
+    """Compare with the bits of a child process, forked after the threads have run."""
     if not hasattr(os, "fork"):
         return "left out: this system has no fork"
     x = np.ones((1 << 23) + 5, np.float32)
@@ -144,18 +147,18 @@ def fork() -> str:
     with open(here, "rb") as pipe:
         found = pipe.read()
     os.waitpid(child, 0)
-    _need(found == expected, "a forked child gets other bits")
+    _require(found == expected, "a forked child gets other bits")
     return "the same bits in a child"
 
 
 def gradients() -> str:
-    """Layers: backward is forward's adjoint, and a state resumes."""
+    """Check that a layer's backward is the adjoint of its forward, and that a loaded state goes on."""
     layer, x = fd.Dropout(0.3, rng=1), np.ones(5000)
     y = layer(x)
-    _need(layer.backward(x).tobytes() == y.tobytes(), "backward is not the adjoint")
+    _require(layer.backward(x).tobytes() == y.tobytes(), "backward is not the adjoint")
     other = fd.Dropout(rng=2)
     other.load_state_dict(layer.state_dict())
-    _need(other(x).tobytes() == layer(x).tobytes(), "a loaded state gives other bits")
+    _require(other(x).tobytes() == layer(x).tobytes(), "a loaded state gives other bits")
     return "the adjoint, and a resumed layer"
 
 
@@ -172,12 +175,12 @@ CHECKS: tuple[Callable[[], str], ...] = (
 
 
 def run() -> int:
-    """Do all checks, print a line for each, and return how many failed."""
+    """Run all checks, print a line for each, and return how many failed."""
     failed, start = 0, perf_counter()
     for check in CHECKS:
         try:
             result, what = "ok", check()
-        except Exception as error:  # whatever it is, the other checks go on
+        except Exception as error:  # of any kind: the other checks run all the same
             result, what = "FAILED", f"{type(error).__name__}: {error}"
             failed += 1
         print(f"{result:8}{check.__name__:14}{what}", flush=True)
@@ -185,18 +188,21 @@ def run() -> int:
     return failed
 
 
-def _need(right: bool, otherwise: str) -> None:
+def _require(right: bool, message: str) -> None:
+    """Let the check fail with the message if something is not right."""
     if not right:
-        raise ArithmeticError(otherwise)
+        raise ArithmeticError(message)
 
 
 def _deviations(worst: float) -> str:
+    """What to print of the worst statistic; the check fails if it is too bad."""
     text = f"at most {worst:.1f} standard deviations, of which {MOST:.0f} are allowed"
-    _need(worst <= MOST, text)
+    _require(worst <= MOST, text)
     return text
 
 
 def _digest(x: NDArray[Any]) -> bytes:
+    """A digest of the bits of dropout and of Gaussian noise."""
     digest = hashlib.sha256(fd.dropout(x, 0.3, KEY).data)
     digest.update(fd.gaussian_dropout(x[: 1 << 21], 0.3, KEY).data)
     return digest.digest()

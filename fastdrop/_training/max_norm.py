@@ -1,4 +1,4 @@
-"""Max-norm: the weights into each unit held within a ball."""
+"""Max-norm regularization: a bound on the norm of the weights into each unit."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import Axes, axes_in, real_array, target
+from fastdrop._arrays.host import real_array, target
 from fastdrop._arrays.numbers import positive
+from fastdrop._arrays.plan import Axes, axes_in
 
 
 def max_norm(weight: ArrayLike, c: float, *, axis: Axes = 0, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -59,5 +60,5 @@ def max_norm(weight: ArrayLike, c: float, *, axis: Axes = 0, out: NDArray[Any] |
     axes = tuple(axes_in(axis, w.ndim, "axis"))
     wide = np.asarray(w, np.float64)
     norms = np.sqrt(np.square(wide).sum(axes, keepdims=True))
-    y[...] = wide * (c / np.maximum(norms, c))  # exactly 1 within c
+    y[...] = wide * (c / np.maximum(norms, c))  # c / c is exactly 1, so short vectors keep their bits
     return y if out is None else out

@@ -1,4 +1,4 @@
-"""Many stochastic passes of one input: the mean, the variance and the likelihood of what they predict."""
+"""Monte Carlo dropout: mean, variance and likelihood of what many passes with different noise predict."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import Axes
 from fastdrop._arrays.numbers import positive
+from fastdrop._arrays.plan import Axes
 from fastdrop._stream.keys import Key, as_key_or_seed, natural
 
-Pass: TypeAlias = Callable[[Any, Key], ArrayLike]
+StochasticPass: TypeAlias = Callable[[Any, Key], ArrayLike]
 
 
 class Prediction(NamedTuple):
@@ -49,7 +49,7 @@ class Prediction(NamedTuple):
 
 
 def mc_predict(
-    f: Pass,
+    f: StochasticPass,
     x: Any,
     n: SupportsIndex,
     key: Key | SupportsIndex,
@@ -137,8 +137,10 @@ def mc_predict(
     >>> same.standard_error.round(3), apart.standard_error.round(3)
     (array([[0.015]]), array([[0.035]]))
     """
-    samples = _Running()
-    means = _Running() if antithetic else samples  # the independent ones
+    samples = _RunningMoments()
+    means = (
+        _RunningMoments() if antithetic else samples
+    )  # of pairs, since only those are independent of each other
     for output in _outputs(f, x, n, key, antithetic, threads, progress):
         samples.add(output)
         if antithetic and samples.n % 2:
@@ -150,7 +152,7 @@ def mc_predict(
 
 
 def predictive_log_likelihood(
-    f: Pass,
+    f: StochasticPass,
     x: Any,
     y: ArrayLike,
     tau: float,
@@ -216,8 +218,8 @@ def predictive_log_likelihood(
     return np.asarray(total - np.log(natural("n", n)))
 
 
-class _Running:
-    """Mean and sum of squared deviations of arrays as they come."""
+class _RunningMoments:
+    """The mean and the variance of arrays that come one by one (Welford's method)."""
 
     def __init__(self) -> None:
         self.n = 0
@@ -240,7 +242,7 @@ class _Running:
 
 
 def _outputs(
-    f: Pass,
+    f: StochasticPass,
     x: Any,
     n: SupportsIndex,
     key: Key | SupportsIndex,
@@ -249,14 +251,14 @@ def _outputs(
     progress: bool,
     shape: tuple[int, ...] | None = None,
 ) -> Iterator[NDArray[Any]]:
-    """The output of each sample, in order, checked to be real and of one shape."""
+    """Yield the output of each sample, in order. All are checked to be real and of one shape."""
     n, threads, key = natural("n", n), natural("threads", threads), as_key_or_seed(key)
     for name, number in (("n", n), ("threads", threads)):
         if number == 0:
             raise ValueError(f"{name} must be at least 1, got 0")
     if antithetic and n % 2:
         raise ValueError(f"n must be even for antithetic pairs, got {n}; use {n + 1}")
-    results = _in_turn(f, x, _keys(key, n, antithetic), threads)
+    results = _in_order(f, x, _keys(key, n, antithetic), threads)
     for result in _with_bar(results, n) if progress else results:
         output = _real("f must return", result)
         shape = output.shape if shape is None else shape
@@ -266,16 +268,17 @@ def _outputs(
 
 
 def _keys(key: Key, n: int, antithetic: bool) -> Iterable[Key]:
+    """The key of each sample."""
     if not antithetic:
         return (key.fold_in(s) for s in range(n))
     return (k for s in range(n // 2) for k in (key.fold_in(s), key.fold_in(s).antithetic()))
 
 
-def _in_turn(f: Pass, x: Any, keys: Iterable[Key], threads: int) -> Iterator[ArrayLike]:
-    """Results of f in the order of the keys, at most `threads` of them under way or waiting.
+def _in_order(f: StochasticPass, x: Any, keys: Iterable[Key], threads: int) -> Iterator[ArrayLike]:
+    """Yield f's results in the order of the keys. At most `threads` passes run or wait to be taken.
 
-    Not joblib: while the first result is awaited it runs on without a bound, and to call it for `threads`
-    at a time took 10 ms each, which is more than many a pass.
+    joblib does not do here: it runs ahead without a bound while the first result is awaited, and a call of
+    it for each `threads` keys took 10 ms, which is longer than many a pass.
     """
     if threads == 1:
         yield from (f(x, key) for key in keys)
@@ -283,7 +286,7 @@ def _in_turn(f: Pass, x: Any, keys: Iterable[Key], threads: int) -> Iterator[Arr
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(threads, thread_name_prefix="fastdrop-mc") as pool:
-        # each in a copy of the caller's context, since np.errstate is part of it
+        # Each pass runs in a copy of the caller's context, which holds np.errstate.
         calls = (pool.submit(copy_context().run, f, x, key) for key in keys)
         waiting = deque(islice(calls, threads))
         while waiting:
@@ -293,6 +296,7 @@ def _in_turn(f: Pass, x: Any, keys: Iterable[Key], threads: int) -> Iterator[Arr
 
 
 def _with_bar(results: Iterator[ArrayLike], n: int) -> Iterable[ArrayLike]:
+    """The same results, while a bar of tqdm counts them."""
     try:
         from tqdm import tqdm
     except ImportError:
@@ -302,6 +306,7 @@ def _with_bar(results: Iterator[ArrayLike], n: int) -> Iterable[ArrayLike]:
 
 
 def _real(what: str, value: ArrayLike) -> NDArray[Any]:
+    """The value as an array of real numbers; `what` begins the error's sentence."""
     array = np.asarray(value)
     if not np.can_cast(array.dtype, np.float64):
         raise TypeError(f"{what} real numbers, got {array.dtype}; use float64")

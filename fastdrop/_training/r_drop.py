@@ -1,4 +1,4 @@
-"""R-Drop: a loss that makes two passes under different noise agree."""
+"""R-Drop: a loss of two passes with different noise, which is smaller the more they agree."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def r_drop_loss(
     alpha = float(checked_std(alpha, "alpha"))
     (log_p, p), (log_q, q) = _softmax(first), _softmax(second)
     ratio, right = log_p - log_q, (np.arange(len(classes)), classes)
-    # the sum of both divergences, of which no term is negative
+    # The sum of both divergences. In this form no term is negative, so nothing cancels.
     divergence = ((p - q) * ratio).sum(1)
     losses = -log_p[right] - log_q[right] + alpha * divergence
     gradients = _gradient(p, q, ratio, right, alpha), _gradient(q, p, -ratio, right, alpha)
@@ -78,7 +78,7 @@ def r_drop_loss(
 
 
 def _gradient(p: NDArray, q: NDArray, ratio: NDArray, right: tuple[NDArray, ...], alpha: float) -> NDArray:
-    """With respect to the logits of p, where ratio is log(p / q)."""
+    """The loss's gradient with respect to the logits of p, where ratio is log(p / q)."""
     inner = (p * ratio).sum(1, keepdims=True)
     g: NDArray = p + alpha * (p * (ratio - inner) + p - q)
     g[right] -= 1
@@ -87,7 +87,7 @@ def _gradient(p: NDArray, q: NDArray, ratio: NDArray, right: tuple[NDArray, ...]
 
 
 def _softmax(logits: NDArray) -> tuple[NDArray, NDArray]:
-    """Logarithms of the probabilities, and these, in float32 or float64."""
+    """The logarithms of the probabilities and the probabilities, in float32 or float64."""
     wide = logits.astype(np.result_type(logits.dtype, np.float32))
     wide -= wide.max(1, keepdims=True)
     wide -= np.log(np.exp(wide).sum(1, keepdims=True))
@@ -95,7 +95,7 @@ def _softmax(logits: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def _checked(logits1: ArrayLike, logits2: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
-    """Both logits with one row for each label, and the labels in a row."""
+    """Both logits in the shape (labels, classes), and the labels in one axis."""
     first, second = (real_array(logits, "r_drop_loss") for logits in (logits1, logits2))
     right = np.asarray(labels)
     if first.shape != second.shape:

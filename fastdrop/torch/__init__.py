@@ -1,15 +1,15 @@
-"""PyTorch modules and functions that drop with fastdrop's kernels, and what swaps them into a model.
+"""Noises of PyTorch tensors by fastdrop's kernels: functions, modules, and what swaps them into a model.
 
-Functions take a key, as fastdrop's own do. A module takes its keys from torch's generator, so that
-`torch.manual_seed` and `torch.utils.checkpoint` rule over it as over torch.nn's, or, with `rng`, counts
-the draws of a key of its own: checkpoint then needs `checkpoint_contexts`, and in the workers of a
-DataLoader, which all begin with the same count, each wants another key: `module.key = key.fold_in(worker)`.
+A function takes a key, as fastdrop's own functions do. A module takes its keys from torch's generator, so
+that `torch.manual_seed` and `torch.utils.checkpoint` work as with torch.nn's dropout. With `rng` it counts
+the draws of a key of its own. Then checkpoint needs `checkpoint_contexts`, and since all workers of a
+DataLoader begin with the same count, each should get another key: ``module.key = key.fold_in(worker)``.
 
-Only CPU tensors are taken. Autograd keeps the key and nothing of the mask. Element-wise dropout runs in
-PyTorch's own threads, as many as `torch.set_num_threads` and `fastdrop.set_num_threads` both allow.
-`torch.compile` sees one operator, ``fastdrop::noise``. What a compiler makes of torch's generator is its
-own affair: compiled masks are the eager ones for modules with `rng`, and for others with the backends
-"eager" and "aot_eager".
+Only CPU tensors are taken. Autograd keeps the key and no mask. Element-wise dropout runs in PyTorch's own
+threads, as many as `torch.set_num_threads` and `fastdrop.set_num_threads` both allow.
+A graph of `torch.compile` holds operators, such as ``fastdrop::noise``. Compiled modules with `rng` give the
+masks that they give in eager mode. Those without give them with the backends "eager" and "aot_eager"; other
+backends may draw otherwise from torch's generator.
 """
 
 try:
@@ -27,7 +27,13 @@ from fastdrop.torch._functions import drop_block as drop_block
 from fastdrop.torch._functions import drop_path as drop_path
 from fastdrop.torch._functions import dropout as dropout
 from fastdrop.torch._functions import dropout_add as dropout_add
+from fastdrop.torch._functions import embedding_dropout as embedding_dropout
 from fastdrop.torch._functions import gaussian_dropout as gaussian_dropout
+from fastdrop.torch._functions import gaussian_noise as gaussian_noise
+from fastdrop.torch._functions import local_reparameterization as local_reparameterization
+from fastdrop.torch._functions import standout_dropout as standout_dropout
+from fastdrop.torch._functions import token_dropout as token_dropout
+from fastdrop.torch._functions import zoneout as zoneout
 from fastdrop.torch._keys import key_tensor as key_tensor
 from fastdrop.torch._modules import AlphaDropout as AlphaDropout
 from fastdrop.torch._modules import DropBlock2d as DropBlock2d
@@ -36,8 +42,13 @@ from fastdrop.torch._modules import Dropout1d as Dropout1d
 from fastdrop.torch._modules import Dropout2d as Dropout2d
 from fastdrop.torch._modules import Dropout3d as Dropout3d
 from fastdrop.torch._modules import DropPath as DropPath
+from fastdrop.torch._modules import EmbeddingDropout as EmbeddingDropout
 from fastdrop.torch._modules import FeatureAlphaDropout as FeatureAlphaDropout
 from fastdrop.torch._modules import GaussianDropout as GaussianDropout
+from fastdrop.torch._modules import GaussianNoise as GaussianNoise
+from fastdrop.torch._modules import StandoutDropout as StandoutDropout
+from fastdrop.torch._modules import TokenDropout as TokenDropout
+from fastdrop.torch._modules import Zoneout as Zoneout
 from fastdrop.torch._swap import Swapped as Swapped
 from fastdrop.torch._swap import checkpoint_contexts as checkpoint_contexts
 from fastdrop.torch._swap import replace_dropout as replace_dropout
@@ -52,9 +63,14 @@ __all__ = [
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "EmbeddingDropout",
     "FeatureAlphaDropout",
     "GaussianDropout",
+    "GaussianNoise",
+    "StandoutDropout",
     "Swapped",
+    "TokenDropout",
+    "Zoneout",
     "alpha_dropout",
     "bias_act_dropout",
     "checkpoint_contexts",
@@ -63,10 +79,16 @@ __all__ = [
     "drop_path",
     "dropout",
     "dropout_add",
+    "embedding_dropout",
     "gaussian_dropout",
+    "gaussian_noise",
     "key_tensor",
+    "local_reparameterization",
     "replace_dropout",
     "restore_dropout",
+    "standout_dropout",
+    "token_dropout",
+    "zoneout",
 ]
 
 for _name in __all__:  # so that pickles and help() name no file

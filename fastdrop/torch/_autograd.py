@@ -1,8 +1,8 @@
-"""Tensors handed to the functions of arrays, and what autograd and torch.compile need to know of it."""
+"""How a noise of `_noises` works on tensors: its run on the CPU, its derivatives, its operator for graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any, SupportsIndex, TypeAlias
@@ -13,63 +13,55 @@ import torch
 from numpy.typing import NDArray
 from torch.autograd import forward_ad
 
-import fastdrop as fd
 from fastdrop._arrays.numbers import Rate
-from fastdrop._forks import loading
+from fastdrop._backends import loading
 from fastdrop._stream.keys import Key, stream, words
 from fastdrop.torch._keys import SEED, key_of, key_tensor, plain_key, random_draw
+from fastdrop.torch._noises import NOISES, PASSED, Numbers
 
 Tensor: TypeAlias = torch.Tensor
-Numbers: TypeAlias = tuple[int, ...]  # shared axes, or what else a noise needs beside p and key
-Settings: TypeAlias = tuple[str, Any, Any, Numbers]  # a noise's name, p, key and numbers
+Settings: TypeAlias = tuple[str, tuple[Any, ...], Any, Numbers]  # a noise's name, rates, key and numbers
 
 _DTYPES = frozenset({torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128})
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
-def _by_axes(function: Callable[..., Any]) -> Callable[..., Any]:
-    def call(x: NDArray, p: float, key: Key, axes: Numbers, out: NDArray | None) -> NDArray:
-        return function(x, p, key, shared_axes=axes, out=out)
-
-    return call
-
-
-def _drop_block(x: NDArray, p: float, key: Key, numbers: Numbers, out: NDArray | None) -> NDArray:
-    size, shared = numbers
-    return fd.drop_block(x, p, key, block_size=size, shared_channels=bool(shared), out=out)
-
-
-# Each noise as a function of an array, and the name of its gradient, which is a noise too.
-_NOISES: dict[str, tuple[Callable[..., NDArray], str]] = {
-    "dropout": (_by_axes(fd.dropout), "dropout"),
-    "gaussian_dropout": (_by_axes(fd.gaussian_dropout), "gaussian_dropout"),
-    "alpha_dropout": (_by_axes(fd.alpha_dropout), "alpha_dropout_backward"),
-    "alpha_dropout_backward": (_by_axes(fd.alpha_dropout_backward), "alpha_dropout_backward"),
-    "drop_block": (_drop_block, "drop_block"),
-}
+def as_array(x: Tensor) -> NDArray[Any]:
+    """The tensor's memory as an array of floats."""
+    _check_device(x)
+    if x.dtype in _DTYPES:
+        return _memory(x)
+    if x.dtype is torch.bfloat16:
+        return _memory(x.view(torch.int16)).view(ml_dtypes.bfloat16)
+    allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
+    raise TypeError(f"dropout needs {allowed}, got {x.dtype}; use x.float()")
 
 
-def _of_gradient(settings: Settings) -> Settings:
-    """Those of the noise that the gradient has."""
-    return _NOISES[settings[0]][1], *settings[1:]
+def integers_or_floats(x: Tensor) -> NDArray[Any]:
+    """The memory of a second tensor as an array, which may hold tokens."""
+    if x.layout is not torch.strided or x.is_nested:
+        raise _not_dense(x)
+    if x.is_floating_point() or x.is_complex():
+        return as_array(x)
+    _check_device(x)
+    return _memory(x)
 
 
-def as_array(x: Tensor) -> NDArray:
-    """The tensor's memory as an array."""
+def _check_device(x: Tensor) -> None:
     if not x.is_cpu:
         raise NotImplementedError(
             f"fastdrop.torch takes CPU tensors, got one on {x.device}; use x.cpu(), or torch.nn's dropout "
             "there: fastdrop.torch.restore_dropout(model) puts it back"
         )
-    if x.dtype in _DTYPES:
-        return x.numpy(force=True)  # no copy, but of views that are still to be conjugated or negated
-    if x.dtype is torch.bfloat16:
-        return x.view(torch.int16).numpy(force=True).view(ml_dtypes.bfloat16)
-    allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
-    raise TypeError(f"dropout needs {allowed}, got {x.dtype}; use x.float()")
 
 
-def as_tensor(x: NDArray) -> Tensor:
+def _memory(x: Tensor) -> NDArray[Any]:
+    # Nothing is copied, except views that are still to be conjugated or negated.
+    array: NDArray[Any] = x.numpy(force=True)
+    return array
+
+
+def as_tensor(x: NDArray[Any]) -> Tensor:
     """The array's memory as a tensor."""
     if x.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
@@ -77,148 +69,200 @@ def as_tensor(x: NDArray) -> Tensor:
 
 
 @cache
-def _team() -> ModuleType:
-    """What drops the elements of tensors that lie in C order."""
+def _openmp() -> ModuleType:
+    """The module that drops in PyTorch's own threads. It imports Numba, so it is imported at first use."""
     with loading:
         from fastdrop.torch import _openmp
 
     return _openmp
 
 
-def _run(x: Tensor, name: str, p: float, key: Any, numbers: Numbers, inplace: bool = False) -> Tensor:
-    """A noise of a tensor, without autograd: a new one of x's memory format, or x itself."""
-    team = _team()
-    if name == "dropout" and not numbers and (found := team.drawn(p)) and team.takes(x):
-        return team.dropout(x, (*found, *stream(key)), inplace)
-    if batched(x):  # PyTorch calls an operator for each of the batch
-        if isinstance(p, np.ndarray):
-            raise RuntimeError("for batched gradients p must be one number, got an array; use a loop")
-        return _op(x, key_tensor(key), name, p, numbers)
+def _run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool = False) -> Tensor:
+    """A noise of tensors, without autograd: a new tensor of x's memory format, or x itself."""
+    name, rates, key, numbers = settings
+    if name == "dropout" and not numbers:
+        openmp = _openmp()
+        if (drawn := openmp.drawn(rates[0])) and openmp.takes(x):
+            return openmp.dropout(x, (*drawn, *stream(key)), inplace)
+    if batched(x):
+        return _run_batch(x, other, settings)
     if x.layout is not torch.strided or x.is_nested:
-        kind = "a nested one; use x.unbind()" if x.is_nested else f"{x.layout}; use x.to_dense()"
-        raise TypeError(f"dropout needs a dense tensor, got {kind}")
+        raise _not_dense(x)
     if inplace:
-        return _run_in_place(x, name, p, key, numbers)
-    if x.is_contiguous():
-        return as_tensor(_NOISES[name][0](as_array(x), p, key, numbers, None))
+        return _run_in_place(x, other, settings)
+    if x.is_contiguous() or NOISES[name].shape is not None:
+        return as_tensor(_of_arrays(as_array(x), other, settings))
     y = torch.empty_like(x)
     if y.is_contiguous():
-        return _run(y.copy_(x), name, p, key, numbers, True)
-    # PyTorch's copies between memory formats are faster than the buffer that arrays go through
-    return y.copy_(_run(x.resolve_conj().resolve_neg().contiguous(), name, p, key, numbers, True))
+        return _run(y.copy_(x), other, settings, True)
+    # PyTorch copies between memory formats faster than our functions read arrays that are not in C order.
+    return y.copy_(_run(x.resolve_conj().resolve_neg().contiguous(), other, settings, True))
 
 
-def _run_in_place(x: Tensor, name: str, p: float, key: Any, numbers: Numbers) -> Tensor:
-    if x.is_conj() or x.is_neg():  # not yet done in memory
-        return x.copy_(_run(x, name, p, key, numbers))
+def _of_arrays(
+    x: NDArray[Any], other: Tensor | None, settings: Settings, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """A noise of the first tensor's array and the second tensor."""
+    name, rates, key, numbers = settings
+    arrays = (x,) if other is None else (x, integers_or_floats(other))
+    return NOISES[name].of_arrays(arrays, rates, key, numbers, out)
+
+
+def _run_batch(x: Tensor, other: Tensor | None, settings: Settings) -> Tensor:
+    """A noise of a batch of gradients: PyTorch calls the operator for each of them."""
+    name, rates, key, numbers = settings
+    if any(isinstance(rate, np.ndarray) for rate in rates):
+        raise RuntimeError("for batched gradients p must be one number, got an array; use a loop")
+    return _op(x, other, key_tensor(key), name, rates, numbers)
+
+
+def _not_dense(x: Tensor) -> TypeError:
+    """The error that names the tensor's layout and what to do."""
+    kind = "a nested one; use x.unbind()" if x.is_nested else f"{x.layout}; use x.to_dense()"
+    return TypeError(f"dropout needs a dense tensor, got {kind}")
+
+
+def _run_in_place(x: Tensor, other: Tensor | None, settings: Settings) -> Tensor:
+    if x.is_conj() or x.is_neg():  # which is not yet done in memory
+        return x.copy_(_run(x, other, settings))
     array = as_array(x)
-    _NOISES[name][0](array, p, key, numbers, array)
+    _of_arrays(array, other, settings, array)
     return x
 
 
 class _Noise(torch.autograd.Function):
-    """A noise that is linear, but for a constant, and keeps nothing of its input."""
+    """A noise with its derivatives. It keeps its key, and of the tensors at most the second."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, settings: Settings, inplace: bool = False) -> Tensor:
-        ctx.gradient, ctx.inplace = _of_gradient(settings), inplace
-        if inplace:
+    def forward(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool) -> Tensor:
+        return _run(x, other, settings, inplace)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, other, ctx.settings, ctx.inplace = inputs
+        if ctx.inplace:
             ctx.mark_dirty(x)
-        return _run(x, *settings, inplace)
+        if other is not None:
+            ctx.dtype = output.dtype
+            if NOISES[ctx.settings[0]].keeps_other:
+                ctx.save_for_backward(other)
+                ctx.save_for_forward(other)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() or transformed():
-            return _Noise.apply(g, ctx.gradient), None, None
-        return _run(g, *ctx.gradient), None, None
+        found = NOISES[ctx.settings[0]]
+        dx = _derivative(ctx, found.gradient, g) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return dx, None, None, None
+        return dx, _derivative(ctx, found.other_gradient, g), None, None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        name, p, key, numbers = ctx.gradient
-        return noise(tangent, name, p, key, numbers, ctx.inplace)
+    def jvp(ctx: Any, tangent: Tensor | None, other: Tensor | None, *_: None) -> Tensor:
+        found = NOISES[ctx.settings[0]]
+        parts = []
+        if tangent is not None:
+            parts.append(_derivative(ctx, found.tangent or found.gradient, tangent, ctx.inplace))
+        if other is not None and found.other_gradient:
+            parts.append(_derivative(ctx, found.other_gradient, other.to(ctx.dtype)))
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
+        x, other, (name, *settings), _ = inputs
+        count = info.batch_size
+        rows = zip(_rows(x, in_dims[0], count), _rows(other, in_dims[1], count), strict=True)
+        return torch.stack([noise(row, name, *settings, other=beside) for row, beside in rows]), 0
 
 
-# without what torch.func needs of apply, which is a third of its time
+def _rows(x: Tensor | None, axis: int | None, count: int) -> Sequence[Tensor | None]:
+    """What each function under vmap gets of a tensor: its part, or all where the tensor isn't mapped."""
+    return [x] * count if x is None or axis is None else x.unbind(axis)
+
+
+def _derivative(ctx: Any, name: str, g: Tensor, inplace: bool = False) -> Tensor:
+    """The noise of that name of a gradient or tangent, which may be differentiated again."""
+    if name == PASSED:
+        return g
+    other = ctx.saved_tensors[0] if NOISES[ctx.settings[0]].keeps_other else None
+    _, rates, key, numbers = ctx.settings
+    if torch.is_grad_enabled() or transformed():
+        return noise(g, name, rates, key, numbers, other=other, inplace=inplace)
+    return _run(g, other, (name, rates, key, numbers), inplace)
+
+
+# Function.apply without its first part, which only torch.func needs and which is a third of its time.
 _in_graph = super(torch.autograd.Function, _Noise).apply
 
 
 class _AtRandom(torch.autograd.Function):
-    """Dropout by a random draw, in few steps: these cost what the elements of a small tensor do."""
+    """Dropout by a random draw, in few steps: for a small tensor these cost as much as its elements."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, draw: int, numbers: tuple[int, float, int, int]) -> Tensor:
         ctx.settings = p, draw, numbers
-        return _team().dropout(x, numbers)
+        y: Tensor = _openmp().dropout(x, numbers)
+        return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         p, draw, numbers = ctx.settings
-        team = _team()
-        if torch.is_grad_enabled() or transformed() or not team.takes(g):
-            return noise(g, "dropout", p, Key(SEED, draw)), None, None, None
-        return team.dropout(g, numbers), None, None, None
+        openmp = _openmp()
+        if torch.is_grad_enabled() or transformed() or not openmp.takes(g):
+            return noise(g, "dropout", (p,), Key(SEED, draw)), None, None, None
+        return openmp.dropout(g, numbers), None, None, None
 
 
 _at_random = super(torch.autograd.Function, _AtRandom).apply
 
 
 def dropped_at_random(x: Tensor, p: float) -> Tensor | None:
-    """Dropout by a `random_key`, in fewer steps than by `noise`; None where that must do it."""
+    """Dropout by a `random_key` in fewer steps than `noise` takes, or None where only `noise` can do it."""
     if traced(x) or transformed():
         return None
-    team = _team()
-    if not (found := team.drawn(p)) or not team.takes(x):
+    openmp = _openmp()
+    if not (drawn := openmp.drawn(p)) or not openmp.takes(x):
         return None
     draw = random_draw()
-    numbers = *found, *words(SEED, draw)
+    numbers = *drawn, *words(SEED, draw)
     if x.requires_grad and torch.is_grad_enabled():
         return _at_random(x, p, draw, numbers)
-    return team.dropout(x, numbers)
-
-
-class _TransformedNoise(_Noise):
-    """The same as torch.func wants it, which takes longer to call."""
-
-    @staticmethod
-    def forward(x: Tensor, settings: Settings) -> Tensor:  # type: ignore[override]
-        return _run(x, *settings)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.gradient, ctx.inplace = _of_gradient(inputs[1]), False
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return noise(g, *ctx.gradient), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, settings: Settings) -> tuple[Tensor, int]:
-        return torch.stack([noise(part, *settings) for part in x.unbind(in_dims[0])]), 0
+    y: Tensor = openmp.dropout(x, numbers)
+    return y
 
 
 @torch.library.custom_op(
     "fastdrop::noise",
     mutates_args=(),
-    schema="(Tensor x, Tensor key, str name, float p, int[] numbers) -> Tensor",
+    schema="(Tensor x, Tensor? other, Tensor key, str name, float[] rates, int[] numbers) -> Tensor",
 )
-def _op(x: Tensor, key: Tensor, name: str, p: float, numbers: Sequence[int]) -> Tensor:
-    return _run(x, name, p, key_of(key), tuple(numbers), False)
+def _op(
+    x: Tensor, other: Tensor | None, key: Tensor, name: str, rates: Sequence[float], numbers: Sequence[int]
+) -> Tensor:
+    return _run(x, other, (name, tuple(rates), key_of(key), tuple(numbers)))
 
 
 @_op.register_fake
-def _(x: Tensor, key: Tensor, name: str, p: float, numbers: Sequence[int]) -> Tensor:
-    return torch.empty_like(x)
+def _(
+    x: Tensor, other: Tensor | None, key: Tensor, name: str, rates: Sequence[float], numbers: Sequence[int]
+) -> Tensor:
+    shape = NOISES[name].shape
+    return torch.empty_like(x) if shape is None else x.new_empty(shape(x, other, tuple(numbers)))
 
 
 def _keep_settings(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, key, name, p, numbers = inputs
-    ctx.save_for_backward(key)
-    ctx.settings = _NOISES[name][1], p, numbers
+    _, other, key, name, rates, numbers = inputs
+    ctx.save_for_backward(key, other if NOISES[name].keeps_other else None)
+    ctx.settings = name, rates, numbers
 
 
 def _op_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    (key,) = ctx.saved_tensors
-    return _op(g, key, *ctx.settings), None, None, None, None
+    key, other = ctx.saved_tensors
+    name, *settings = ctx.settings
+    found: list[Tensor | None] = [None, None]
+    for place, derivative in enumerate((NOISES[name].gradient, NOISES[name].other_gradient)):
+        if ctx.needs_input_grad[place]:
+            found[place] = g if derivative == PASSED else _op(g, other, key, derivative, *settings)
+    return *found, None, None, None, None
 
 
 _op.register_autograd(_op_backward, setup_context=_keep_settings)
@@ -226,13 +270,19 @@ _op.register_autograd(_op_backward, setup_context=_keep_settings)
 
 def axes_of(axes: SupportsIndex | Sequence[SupportsIndex]) -> Any:
     """Shared axes as a tuple."""
-    return (axes,) if isinstance(axes, SupportsIndex) else tuple(axes)
+    # not isinstance(axes, SupportsIndex), which takes 7 us
+    return (axes,) if hasattr(axes, "__index__") else tuple(axes)
+
+
+def plain_rates(rates: Sequence[Any]) -> tuple[Any, ...]:
+    """Rates as functions of arrays take them."""
+    if len(rates) == 1 and type(rates[0]) is float:  # the usual case first
+        return tuple(rates)
+    return tuple(map(plain_rate, rates))
 
 
 def plain_rate(p: Any) -> Any:
-    """The rate as functions of arrays take it; an array of them copied, to be the same in backward."""
-    if type(p) is float:  # the usual case first
-        return p
+    """One of them. An array is copied, so that backward has the same one."""
     given = p.numpy() if isinstance(p, torch.Tensor) else p
     return given.copy() if isinstance(given, np.ndarray) else given
 
@@ -244,35 +294,52 @@ def traced(x: Tensor) -> bool:
 
 def batched(x: Tensor) -> bool:
     """Whether x stands for a batch, as gradients do in torch.autograd.functional with vectorize=True."""
-    return torch._C._functorch.is_legacy_batchedtensor(x)
+    return bool(torch._C._functorch.is_legacy_batchedtensor(x))
 
 
 def transformed() -> bool:
     """Whether torch.func or forward-mode derivatives are at work."""
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    return forward_ad._current_level >= 0 or bool(torch._C._are_functorch_transforms_active())
 
 
 def noise(
     x: Tensor,
     name: str,
-    p: Rate | Tensor,
+    rates: Sequence[Rate | Tensor],
     key: Key | SupportsIndex | Tensor,
     numbers: Numbers = (),
+    *,
+    other: Tensor | None = None,
     inplace: bool = False,
 ) -> Tensor:
-    """A noise of a tensor."""
+    """A noise of a tensor, or of two, with the derivatives that it has: one of `NOISES` by its name."""
     if inplace and x.is_leaf and x.requires_grad and torch.is_grad_enabled():
         raise RuntimeError("inplace can't change a leaf that requires grad; use inplace=False or x.clone()")
-    if traced(x):
-        if isinstance(p, (np.ndarray, torch.Tensor)):
-            raise TypeError("in torch.compile p must be one number, got an array; use torch.compiler.disable")
-        held = key if isinstance(key, torch.Tensor) else key_tensor(key)
-        y = _op(x, held, name, p, numbers)
-    elif torch._C._are_functorch_transforms_active():
-        y = _TransformedNoise.apply(x, (name, plain_rate(p), plain_key(key), numbers))
-    elif inplace or (x.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0:
-        y = _in_graph(x, (name, plain_rate(p), plain_key(key), numbers), inplace)
+    if traced(x) or (other is not None and traced(other)):
+        y = _traced_noise(x, name, rates, key, numbers, other)
+        return x.copy_(y) if inplace else y
+    settings = name, plain_rates(rates), plain_key(key), numbers
+    if torch._C._are_functorch_transforms_active():
+        y = _Noise.apply(x, other, settings, False)
+        return x.copy_(y) if inplace else y
+    wanted = x.requires_grad or (other is not None and other.requires_grad)
+    if inplace or (wanted and torch.is_grad_enabled()) or forward_ad._current_level >= 0:
+        y = _in_graph(x, other, settings, inplace)
         return x if inplace else y
-    else:
-        return _run(x, name, plain_rate(p), plain_key(key), numbers)
-    return x.copy_(y) if inplace else y
+    return _run(x, other, settings)
+
+
+def _traced_noise(
+    x: Tensor, name: str, rates: Sequence[Any], key: Any, numbers: Numbers, other: Tensor | None
+) -> Tensor:
+    """The operator, which is what graphs hold of a noise."""
+    for rate in rates:
+        check_one_number(rate)
+    held = key if isinstance(key, torch.Tensor) else key_tensor(key)
+    return _op(x, other, held, name, rates, numbers)
+
+
+def check_one_number(rate: Any) -> None:
+    """Refuse an array of rates, which the operators can't take."""
+    if isinstance(rate, (np.ndarray, torch.Tensor)):
+        raise TypeError("in torch.compile p must be one number, got an array; use torch.compiler.disable")

@@ -1,8 +1,8 @@
-"""What all modules of noise share: a rate, and where their keys come from."""
+"""The bases of all modules: where their keys come from, what they save, and the usual rate."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -10,28 +10,25 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from fastdrop._arrays.numbers import rate
 from fastdrop._stream.keys import Key, Rng, as_key
-from fastdrop.torch import _autograd as ops
 from fastdrop.torch import _keys as keys
+from fastdrop.torch._autograd import noise, traced
+from fastdrop.torch._noises import Numbers
 
 Tensor: TypeAlias = torch.Tensor
 STATE_VERSION = 1
 
 
-class NoiseModule(_DropoutNd):
-    """A rate, and a key of its own or torch's generator."""
+class NoiseModule(torch.nn.Module):
+    """A module that draws noise, with a key of its own or with keys from torch's generator."""
 
-    _noise: ClassVar[str] = "dropout"
-    # of the class, since modules that were torch's have no other
-    _key: Tensor | None = None  # a tensor: a graph of torch.compile can count in it
-    recomputing: bool = False  # a checkpointed forward with the key that it had
+    # These belong to the class, because a module that `replace_dropout` made from torch's has no others.
+    # The key is a tensor, so that a graph of torch.compile can count in it.
+    _key: Tensor | None = None
+    recomputing: bool = False  # whether this is a checkpoint's second forward, which repeats the first's key
 
-    def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: Rng = None) -> None:
-        self._check(p)
-        super().__init__(p, inplace)
+    def __init__(self, *arguments: Any, rng: Rng = None) -> None:
+        super().__init__(*arguments)
         self.key = None if rng is None else as_key(rng)
-
-    def _check(self, p: float) -> None:
-        rate(p)
 
     @property
     def key(self) -> Key | None:
@@ -42,27 +39,17 @@ class NoiseModule(_DropoutNd):
     def key(self, key: Rng) -> None:
         self._key = None if key is None else keys.key_tensor(as_key(key))
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the input with its noise in training, and itself in evaluation."""
-        if not self.training:
-            return input
-        numbers = self._numbers(input)
+    def _with_key(self, input: Tensor, noised: Callable[[Key | Tensor], Tensor]) -> Tensor:
+        """What a function makes of this forward's key. The key advances only if the function succeeds."""
         if self._key is None:
-            key = keys.random_key_tensor() if ops.traced(input) else keys.random_key()
-            return self._noised(input, key, numbers)
-        if ops.traced(input):
-            return self._noised(input, keys.next_key(self._key), numbers)
+            return noised(keys.random_key_tensor() if traced(input) else keys.random_key())
+        if traced(input):
+            return noised(keys.next_key(self._key))
         if not self.recomputing:
             keys.refuse_recomputation()
-        y = self._noised(input, keys.key_of(self._key), numbers)
+        y = noised(keys.key_of(self._key))
         self._key.numpy()[0] += 1
         return y
-
-    def _noised(self, input: Tensor, key: Key | Tensor, numbers: ops.Numbers) -> Tensor:
-        return ops.noise(input, self._noise, self.p, key, numbers, self.inplace)
-
-    def _numbers(self, input: Tensor) -> ops.Numbers:
-        return ()
 
     def get_extra_state(self) -> dict[str, int] | None:
         """Return what a resumed run needs for the same masks, as plain JSON-able data."""
@@ -86,8 +73,8 @@ class NoiseModule(_DropoutNd):
         except TypeError as error:
             raise ValueError(f"state has a bad entry: {error}") from None
 
-    # A model that has its keys from torch's generator shall have the state_dict that it has with torch's own
-    # dropout, and one with its own keys shall load that too.
+    # A model whose keys come from torch's generator has the state_dict that it has with torch's own dropout.
+    # A model with keys of its own loads such a state_dict too, and keeps its keys.
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self._key is None:
@@ -109,5 +96,36 @@ class NoiseModule(_DropoutNd):
 
     def extra_repr(self) -> str:
         """Return the arguments."""
-        rng = "" if self._key is None else f", rng={self.key}"
-        return f"{super().extra_repr()}{rng}"
+        given = ", ".join(f"{name}={value}" for name, value in self._arguments().items())
+        return given if self._key is None else f"{given}, rng={self.key}"
+
+    def _arguments(self) -> dict[str, Any]:
+        """What the representation shows beside the key."""
+        return {}
+
+
+class DropoutModule(NoiseModule, _DropoutNd):
+    """A module that drops one tensor at a rate, as torch.nn's do."""
+
+    _noise: ClassVar[str] = "dropout"  # its name in the table of noises
+
+    def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: Rng = None) -> None:
+        self._check(p)
+        super().__init__(p, inplace, rng=rng)
+
+    def _check(self, p: float) -> None:
+        rate(p)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the input with its noise in training, and itself in evaluation."""
+        if not self.training:
+            return input
+        name, rates, numbers, inplace = self._noise, (self.p,), self._numbers(input), self.inplace
+        return self._with_key(input, lambda key: noise(input, name, rates, key, numbers, inplace=inplace))
+
+    def _numbers(self, input: Tensor) -> Numbers:
+        """The integers that the noise takes beside its rate, such as shared axes."""
+        return ()
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"p": self.p, "inplace": self.inplace}

@@ -1,4 +1,4 @@
-"""Concrete dropout of tensors: operators, and the module that learns its rate."""
+"""Concrete dropout of tensors: its operators, the function, and the module that learns the rate."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from torch.nn.functional import softplus
 
 import fastdrop as fd
+from fastdrop._arrays.numbers import rate
 from fastdrop._noises.concrete import checked_temperature
 from fastdrop._stream.keys import Key, Rng
-from fastdrop.torch import _autograd as ops
-from fastdrop.torch import _keys as keys
+from fastdrop.torch._autograd import as_array, as_tensor, axes_of
 from fastdrop.torch._base import NoiseModule
+from fastdrop.torch._keys import key_of, key_tensor
 
 Tensor: TypeAlias = torch.Tensor
 _SETTINGS = "Tensor logit, Tensor key, float temperature, int[] axes"
@@ -23,8 +24,8 @@ _SETTINGS = "Tensor logit, Tensor key, float temperature, int[] axes"
 @torch.library.custom_op("fastdrop::concrete", mutates_args=(), schema=f"(Tensor x, {_SETTINGS}) -> Tensor")
 def _concrete(x: Tensor, logit: Tensor, key: Tensor, temperature: float, axes: Sequence[int]) -> Tensor:
     options: dict[str, Any] = {"temperature": temperature, "shared_axes": tuple(axes)}
-    y = fd.concrete_dropout(ops.as_array(x), float(logit), keys.key_of(key), **options)
-    return ops.as_tensor(y)
+    y = fd.concrete_dropout(as_array(x), float(logit), key_of(key), **options)
+    return as_tensor(y)
 
 
 @torch.library.custom_op(
@@ -36,9 +37,9 @@ def _backward(
     g: Tensor, x: Tensor, logit: Tensor, key: Tensor, temperature: float, axes: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     options: dict[str, Any] = {"temperature": temperature, "shared_axes": tuple(axes)}
-    arrays = ops.as_array(g), ops.as_array(x)
-    dx, slope = fd.concrete_dropout_backward(*arrays, float(logit), keys.key_of(key), **options)
-    return ops.as_tensor(dx), torch.full_like(logit, slope)
+    arrays = as_array(g), as_array(x)
+    dx, slope = fd.concrete_dropout_backward(*arrays, float(logit), key_of(key), **options)
+    return as_tensor(dx), torch.full_like(logit, slope)
 
 
 @_concrete.register_fake
@@ -102,8 +103,8 @@ def concrete_dropout(
     >>> round(logit.grad.item(), 3)
     -0.096
     """
-    held = key if isinstance(key, torch.Tensor) else keys.key_tensor(key)
-    y: Tensor = _concrete(x, logit, held, float(temperature), ops.axes_of(shared_axes))
+    held = key if isinstance(key, torch.Tensor) else key_tensor(key)
+    y: Tensor = _concrete(x, logit, held, float(temperature), axes_of(shared_axes))
     return y
 
 
@@ -158,13 +159,9 @@ class ConcreteDropout(NoiseModule):
         shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
         rng: Rng = None,
     ) -> None:
-        super().__init__(p, rng=rng)
+        super().__init__(rng=rng)
+        self.p = p
         self.temperature, self.shared_axes = checked_temperature(temperature), shared_axes
-
-    def _check(self, p: float) -> None:
-        super()._check(p)
-        if not 0 < p < 1:
-            raise ValueError(f"p must be inside (0, 1), got {p}; its logit is infinite")
 
     @property
     def p(self) -> float:
@@ -173,12 +170,17 @@ class ConcreteDropout(NoiseModule):
 
     @p.setter
     def p(self, p: float) -> None:
-        self._check(p)
+        rate(p)
+        if not 0 < p < 1:
+            raise ValueError(f"p must be inside (0, 1), got {p}; its logit is infinite")
         self.logit = torch.nn.Parameter(torch.tensor(math.log(p) - math.log1p(-p)))
 
-    def _noised(self, input: Tensor, key: Key | Tensor, numbers: ops.Numbers) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the input times a relaxed mask in training, and itself in evaluation."""
+        if not self.training:
+            return input
         options: dict[str, Any] = {"temperature": self.temperature, "shared_axes": self.shared_axes}
-        return concrete_dropout(input, self.logit, key, **options)
+        return self._with_key(input, lambda key: concrete_dropout(input, self.logit, key, **options))
 
     def regularizer(
         self, weight: Tensor, *, weight_scale: float, entropy_scale: float, features: int | None = None
@@ -203,8 +205,5 @@ class ConcreteDropout(NoiseModule):
         count = weight.shape[1] if features is None else features
         return weight_scale * weight.square().sum() * (1 + a.exp()) - entropy_scale * count * entropy
 
-    def extra_repr(self) -> str:
-        """Return the arguments."""
-        options = f"temperature={self.temperature}, shared_axes={self.shared_axes}"
-        rng = "" if self._key is None else f", rng={self.key}"
-        return f"p={self.p:.4g}, {options}{rng}"
+    def _arguments(self) -> dict[str, Any]:
+        return {"p": f"{self.p:.4g}", "temperature": self.temperature, "shared_axes": self.shared_axes}

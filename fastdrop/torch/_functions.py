@@ -1,8 +1,8 @@
-"""The functions: noises of tensors with a key."""
+"""The public functions: noises of tensors with a key. `_fused` and `_tokens` do some of the work."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
 
 import torch
@@ -10,8 +10,9 @@ import torch
 from fastdrop._arrays.numbers import Rate
 from fastdrop._noises.drop_path import path_axes
 from fastdrop._stream.keys import Key
-from fastdrop.torch import _autograd as ops
 from fastdrop.torch import _fused as fused
+from fastdrop.torch import _tokens as of_tokens
+from fastdrop.torch._autograd import axes_of, noise
 
 
 def dropout(
@@ -65,7 +66,7 @@ def dropout(
     >>> x.grad
     tensor([0., 0., 2., 2., 2., 2.])
     """
-    return ops.noise(x, "dropout", p, key, ops.axes_of(shared_axes), inplace)
+    return noise(x, "dropout", (p,), key, axes_of(shared_axes), inplace=inplace)
 
 
 def gaussian_dropout(
@@ -86,7 +87,49 @@ def gaussian_dropout(
     >>> fdt.gaussian_dropout(torch.ones(3), 0.5, fd.Key(42)).numpy().round(3)
     array([ 1.975,  1.617, -0.197], dtype=float32)
     """
-    return ops.noise(x, "gaussian_dropout", p, key, ops.axes_of(shared_axes), inplace)
+    return noise(x, "gaussian_dropout", (p,), key, axes_of(shared_axes), inplace=inplace)
+
+
+def gaussian_noise(
+    x: torch.Tensor,
+    std: Rate | torch.Tensor,
+    key: Key | SupportsIndex | torch.Tensor,
+    *,
+    shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
+    inplace: bool = False,
+) -> torch.Tensor:
+    """Return x plus normal noise of mean 0: `fastdrop.gaussian_noise`.
+
+    The gradient of x is that of the output, as it is.
+
+    Parameters
+    ----------
+    x, key, shared_axes, inplace
+        As in `dropout`.
+    std : float, Tensor or ndarray
+        Standard deviation, finite and not negative. An array as p in `dropout`.
+
+    Returns
+    -------
+    Tensor
+        A new one of x's dtype and memory format, or x.
+
+    Raises
+    ------
+    NotImplementedError, RuntimeError, TypeError, ValueError
+        As `dropout`, or if std is negative or not finite.
+
+    References
+    ----------
+    Bishop, "Training with Noise is Equivalent to Tikhonov Regularization", Neural Computation 7 (1995).
+
+    Examples
+    --------
+    >>> import torch, fastdrop as fd, fastdrop.torch as fdt
+    >>> fdt.gaussian_noise(torch.zeros(3), 0.1, fd.Key(42)).numpy().round(3)
+    array([ 0.098,  0.062, -0.12 ], dtype=float32)
+    """
+    return noise(x, "gaussian_noise", (std,), key, axes_of(shared_axes), inplace=inplace)
 
 
 def alpha_dropout(
@@ -107,7 +150,7 @@ def alpha_dropout(
     >>> fdt.alpha_dropout(torch.zeros(4), 0.5, fd.Key(42)).numpy().round(4)
     array([-0.7792, -0.7792,  0.7792,  0.7792], dtype=float32)
     """
-    return ops.noise(x, "alpha_dropout", p, key, ops.axes_of(shared_axes), inplace)
+    return noise(x, "alpha_dropout", (p,), key, axes_of(shared_axes), inplace=inplace)
 
 
 def drop_path(
@@ -128,7 +171,7 @@ def drop_path(
     >>> fdt.drop_path(torch.ones(4, 3), 0.5, fd.Key(7))[:, 0]
     tensor([0., 2., 0., 2.])
     """
-    return ops.noise(x, "dropout", p, key, path_axes(x.dim(), mode), inplace)
+    return noise(x, "dropout", (p,), key, path_axes(x.dim(), mode), inplace=inplace)
 
 
 def drop_block(
@@ -153,7 +196,245 @@ def drop_block(
             [1, 1, 1, 1, 0, 0],
             [0, 0, 1, 1, 1, 1]], dtype=torch.int32)
     """
-    return ops.noise(x, "drop_block", p, key, (int(block_size), int(shared_channels)), inplace)
+    return noise(x, "drop_block", (p,), key, (int(block_size), int(shared_channels)), inplace=inplace)
+
+
+def zoneout(
+    new: torch.Tensor,
+    previous: torch.Tensor,
+    p: Rate | torch.Tensor,
+    key: Key | SupportsIndex | torch.Tensor,
+    *,
+    shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
+) -> torch.Tensor:
+    """Return new with each element replaced, with probability p, by that of previous: `fastdrop.zoneout`.
+
+    Parameters
+    ----------
+    new : Tensor, any shape
+        What a recurrent cell computed for this step, of a dtype that `dropout` takes.
+    previous : Tensor
+        The state of the step before, of new's shape and dtype. Both get gradients.
+    p, key, shared_axes
+        As in `dropout`. Each step needs a key of its own, such as ``key.fold_in(t)``.
+
+    Returns
+    -------
+    Tensor
+        A new one of new's dtype and memory format. Nothing is scaled.
+
+    Raises
+    ------
+    NotImplementedError, TypeError, ValueError
+        As `dropout`, or if previous isn't like new.
+
+    References
+    ----------
+    Krueger et al., "Zoneout: Regularizing RNNs by Randomly Preserving Hidden Activations",
+    arXiv 1606.01305, section 3.
+
+    Examples
+    --------
+    >>> import torch, fastdrop as fd, fastdrop.torch as fdt
+    >>> new, previous = torch.ones(6, requires_grad=True), torch.zeros(6, requires_grad=True)
+    >>> fdt.zoneout(new, previous, 0.5, fd.Key(42)).sum().backward()
+    >>> new.grad, previous.grad
+    (tensor([0., 0., 1., 1., 1., 1.]), tensor([1., 1., 0., 0., 0., 0.]))
+    """
+    return noise(new, "zoneout", (p,), key, axes_of(shared_axes), other=previous)
+
+
+def standout_dropout(
+    h: torch.Tensor,
+    a: torch.Tensor,
+    key: Key | SupportsIndex | torch.Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    inverted: bool = False,
+) -> torch.Tensor:
+    """Return h with each element kept with a probability that its pre-activation tells.
+
+    This is `fastdrop.standout_dropout`. As there, a gets no gradient; autograd keeps it for that of h.
+
+    Parameters
+    ----------
+    h : Tensor, any shape
+        Activations, of a real dtype that `dropout` takes.
+    a : Tensor of h's shape
+        Finite pre-activations of the same units.
+    key
+        As in `dropout`.
+    alpha, beta : float
+        The probability to keep is ``sigmoid(alpha * a + beta)``.
+    inverted : bool, default False
+        Divide what is kept by its probability, so that h is the mean.
+
+    Returns
+    -------
+    Tensor
+        A new one of h's dtype and memory format.
+
+    Raises
+    ------
+    NotImplementedError, TypeError, ValueError
+        As `dropout`, or if a is of another shape or not finite, or alpha or beta isn't finite.
+
+    References
+    ----------
+    Ba and Frey, "Adaptive Dropout for Training Deep Neural Networks", NeurIPS 2013, section 3.
+
+    Examples
+    --------
+    >>> import torch, fastdrop as fd, fastdrop.torch as fdt
+    >>> a = torch.tensor([-9.0, -1.0, 0.0, 1.0, 9.0, 9.0])
+    >>> fdt.standout_dropout(torch.ones(6), a, fd.Key(42))
+    tensor([0., 0., 1., 1., 1., 1.])
+    """
+    return noise(h, "standout_dropout", (alpha, beta), key, (int(inverted),), other=a.detach())
+
+
+def embedding_dropout(
+    tokens: torch.Tensor,
+    weight: torch.Tensor,
+    p: Rate | torch.Tensor,
+    key: Key | SupportsIndex | torch.Tensor,
+) -> torch.Tensor:
+    """Return the embeddings of tokens, with words dropped: a word at all its places, or at none.
+
+    This is `fastdrop.embedding_dropout`, with a gradient of the weight. Autograd keeps the tokens.
+
+    Parameters
+    ----------
+    tokens : Tensor of integers, any shape
+        Row numbers of weight, in [0, vocabulary).
+    weight : Tensor of shape (vocabulary, features)
+        The embedding, of a dtype that `dropout` takes.
+    p : float, Tensor or ndarray
+        As in `dropout`. An array has the shape (vocabulary,): a rate for each word.
+    key
+        As in `dropout`.
+
+    Returns
+    -------
+    Tensor of shape (*tokens.shape, features)
+        A new one in C order.
+
+    Raises
+    ------
+    NotImplementedError, TypeError, ValueError
+        As `dropout`, or as `fastdrop.embedding_dropout`.
+
+    References
+    ----------
+    Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks",
+    arXiv 1512.05287, section 4.2.
+
+    Examples
+    --------
+    >>> import torch, fastdrop as fd, fastdrop.torch as fdt
+    >>> weight = torch.arange(1.0, 9).view(4, 2).requires_grad_()
+    >>> y = fdt.embedding_dropout(torch.tensor([0, 3, 2, 3]), weight, 0.5, fd.Key(42))
+    >>> y.detach()
+    tensor([[ 0.,  0.],
+            [14., 16.],
+            [10., 12.],
+            [14., 16.]])
+    >>> y.sum().backward()
+    >>> weight.grad[:, 0]
+    tensor([0., 0., 2., 4.])
+    """
+    of_tokens.check_integers(tokens)
+    if weight.dim() != 2:
+        raise ValueError(f"weight must have the shape (vocabulary, features), got {tuple(weight.shape)}")
+    return noise(weight, "embedding_dropout", (p,), key, (weight.shape[0],), other=tokens)
+
+
+def token_dropout(
+    tokens: torch.Tensor,
+    p: Rate | torch.Tensor,
+    key: Key | SupportsIndex | torch.Tensor,
+    *,
+    replacement: int,
+    protected: Iterable[int] = (),
+) -> torch.Tensor:
+    """Return tokens with each replaced, with probability p, by another: `fastdrop.token_dropout`.
+
+    Parameters
+    ----------
+    tokens : Tensor of integers, any shape
+        On the CPU, of any integer dtype.
+    p, key
+        As in `dropout`.
+    replacement : int
+        What tokens are replaced by, such as the number of an unknown word.
+    protected : iterable of int, default ()
+        Tokens that stay, such as those for padding.
+
+    Returns
+    -------
+    Tensor
+        A new one of tokens' dtype, in C order.
+
+    Raises
+    ------
+    NotImplementedError, TypeError, ValueError
+        As `dropout`, if tokens aren't integers, or if replacement doesn't fit their dtype.
+
+    References
+    ----------
+    Bowman et al., "Generating Sentences from a Continuous Space", arXiv 1511.06349, section 3.1.
+
+    Examples
+    --------
+    >>> import torch, fastdrop as fd, fastdrop.torch as fdt
+    >>> tokens = torch.tensor([1, 17, 12, 15, 2, 0, 0, 0])
+    >>> fdt.token_dropout(tokens, 0.5, fd.Key(42), replacement=3, protected=(0, 1, 2))
+    tensor([ 1,  3, 12, 15,  2,  0,  0,  0])
+    """
+    return of_tokens.token_dropout(tokens, p, key, replacement, protected)
+
+
+def local_reparameterization(
+    mean: torch.Tensor, variance: torch.Tensor, key: Key | SupportsIndex | torch.Tensor
+) -> torch.Tensor:
+    """Return normals of given means and variances: `fastdrop.local_reparameterization`.
+
+    Parameters
+    ----------
+    mean : Tensor
+        Of a real dtype that `dropout` takes.
+    variance : Tensor of real numbers >= 0
+        Broadcastable to the means. Both get gradients; that of a variance of 0 isn't finite.
+    key
+        As in `dropout`.
+
+    Returns
+    -------
+    Tensor
+        ``mean + sqrt(variance) * z``, with the z of `fastdrop.normal`: a new one of mean's dtype and format.
+
+    Raises
+    ------
+    NotImplementedError, TypeError, ValueError
+        As `dropout`, or if the means are complex or a variance is negative or not finite.
+    RuntimeError
+        If the variances don't broadcast to the means.
+
+    References
+    ----------
+    Kingma, Salimans, Welling, "Variational Dropout and the Local Reparameterization Trick",
+    arXiv 1506.02557, section 2.2.
+
+    Examples
+    --------
+    >>> import torch, fastdrop as fd, fastdrop.torch as fdt
+    >>> mean, variance = torch.zeros(3), torch.tensor([0.0, 1.0, 4.0])
+    >>> fdt.local_reparameterization(mean, variance, fd.Key(42)).numpy().round(2)
+    array([ 0.  ,  0.62, -2.39], dtype=float32)
+    """
+    std = variance.to(torch.float64).sqrt().broadcast_to(mean.shape)
+    return noise(mean, "local_reparameterization", (), key, other=std)
 
 
 def dropout_add(
@@ -186,7 +467,7 @@ def dropout_add(
     >>> fdt.dropout_add(torch.ones(6), torch.arange(6.0), 0.5, fd.Key(42))
     tensor([0., 1., 4., 5., 6., 7.])
     """
-    return fused.dropout_add(x, residual, p, key, ops.axes_of(shared_axes))
+    return fused.dropout_add(x, residual, p, key, axes_of(shared_axes))
 
 
 def bias_act_dropout(
@@ -227,4 +508,4 @@ def bias_act_dropout(
     >>> fdt.bias_act_dropout(x, torch.ones(4), 0.5, fd.Key(42))
     tensor([[0., 0., 4., 8.]])
     """
-    return fused.bias_act_dropout(x, bias, residual, p, key, activation, ops.axes_of(shared_axes))
+    return fused.bias_act_dropout(x, bias, residual, p, key, activation, axes_of(shared_axes))

@@ -1,10 +1,10 @@
-"""Fused passes over tensors, and the steps that they stand for."""
+"""The fused passes over tensors, and the same in steps for tensors that a fused pass can't take."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.nn import functional
@@ -12,8 +12,6 @@ from torch.nn import functional
 import fastdrop as fd
 from fastdrop._arrays.numbers import Rate
 from fastdrop.torch._autograd import (
-    Numbers,
-    Tensor,
     as_array,
     as_tensor,
     batched,
@@ -23,6 +21,9 @@ from fastdrop.torch._autograd import (
     transformed,
 )
 from fastdrop.torch._keys import plain_key
+from fastdrop.torch._noises import Numbers
+
+Tensor: TypeAlias = torch.Tensor
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda z: z,
@@ -38,7 +39,7 @@ class _DropoutAdd(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor, p: float, key: Any, axes: Numbers) -> Tensor:
-        ctx.settings = "dropout", p, key, axes
+        ctx.settings = "dropout", (p,), key, axes
         return as_tensor(fd.dropout_add(as_array(x), as_array(residual), p, key, shared_axes=axes))
 
     @staticmethod
@@ -48,24 +49,26 @@ class _DropoutAdd(torch.autograd.Function):
 
 
 def dropout_add(x: Tensor, residual: Tensor, p: Rate | Tensor, key: Any, axes: Numbers) -> Tensor:
-    """Residual + dropout(x), fused where both lie in C order and are alike."""
+    """Residual + dropout(x), in one pass where both are in C order and of one shape and dtype."""
     if _fusible(x, residual):
         return _DropoutAdd.apply(x, residual, plain_rate(p), plain_key(key), axes)
-    return residual + noise(x, "dropout", p, key, axes)
+    return residual + noise(x, "dropout", (p,), key, axes)
 
 
 def _fusible(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether arrays of these can go through a fused pass: all in memory in C order, and alike."""
+    """Whether a fused pass can take the tensors: all in memory in C order, of one shape and dtype."""
     given = [t for t in others if t is not None]
     alike = all(t.shape == x.shape and t.dtype is x.dtype for t in given)
-    return alike and all(map(_lies_plainly, (x, *given))) and not transformed()
+    return alike and all(map(_in_order, (x, *given))) and not transformed()
 
 
-def _lies_plainly(x: Tensor) -> bool:
-    return not traced(x) and x.is_contiguous()
+def _in_order(x: Tensor) -> bool:
+    """Whether the tensor is in memory, in C order."""
+    return not traced(x) and bool(x.is_contiguous())
 
 
 def _maybe(function: Callable[[Any], Any], value: Any) -> Any:
+    """What the function makes of a value, or None of None."""
     return None if value is None else function(value)
 
 
@@ -94,7 +97,7 @@ class _BiasActDropout(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, bias = ctx.saved_tensors
         p, key, activation, axes = ctx.settings
-        again = torch.is_grad_enabled() or transformed()  # whether it will be differentiated
+        again = torch.is_grad_enabled() or transformed()  # whether this gradient may be differentiated
         if again or batched(g):
             wanted = [t for t, needed in zip((x, bias), ctx.needs_input_grad, strict=False) if needed]
             with torch.enable_grad():
@@ -118,13 +121,13 @@ def bias_act_dropout(
     activation: str,
     axes: Numbers,
 ) -> Tensor:
-    """Dropout of an activation of x + bias, plus a residual: fused where all lie in C order."""
+    """Dropout of an activation of x + bias, plus a residual: in one pass where all are in C order."""
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation must be one of {tuple(_ACTIVATIONS)}, got {activation!r}")
     if bias is not None and bias.shape != x.shape[-1:]:
         allowed, got = tuple(x.shape[-1:]), tuple(bias.shape)
         raise ValueError(f"bias must have the shape of x's last axis {allowed}, got {got}")
-    if _fusible(x, residual) and (bias is None or _lies_plainly(bias)):
+    if _fusible(x, residual) and (bias is None or _in_order(bias)):
         return _BiasActDropout.apply(x, bias, residual, plain_rate(p), plain_key(key), activation, axes)
     return _in_steps(x, bias, residual, p, key, activation, axes)
 
@@ -138,6 +141,7 @@ def _in_steps(
     activation: str,
     axes: Numbers,
 ) -> Tensor:
+    """The same by torch's own addition and activation, and dropout after them."""
     shifted = x if bias is None else (x + bias).to(x.dtype)
-    y = noise(_ACTIVATIONS[activation](shifted), "dropout", p, key, axes)
+    y = noise(_ACTIVATIONS[activation](shifted), "dropout", (p,), key, axes)
     return y if residual is None else residual + y

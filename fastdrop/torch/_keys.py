@@ -1,4 +1,4 @@
-"""Keys as PyTorch has them: tensors, for graphs of torch.compile, and draws of torch's own generator."""
+"""Keys as PyTorch needs them: as tensors, for graphs of torch.compile, and from torch's own generator."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import Any, SupportsIndex, TypeAlias
 import torch
 from torch.nn import functional
 
-from fastdrop._stream.keys import Key, as_key_or_seed, signed, stream
+from fastdrop._stream.keys import Key, as_key_or_seed, signed
 
 Tensor: TypeAlias = torch.Tensor
 
-# Modules without a key of their own take random draws of one seed, of which a million calls have two alike
-# in one run of five. A random seed would cost more than the rest of a call, and so would the 512 Philox keys
-# of these draws at their first use (.1 ms in a training step), but for the cache that is filled here.
-SEED, _DRAWS = 0x746F726368, 1 << 41
-for _high in range(_DRAWS >> 32):
-    stream(Key(SEED, _high << 32))
+# Modules without a key of their own take random draws of one seed. Draws below 2**48 all have the Philox key
+# of their seed, which is cached. Another random seed for each would cost more than the rest of a call.
+# Of a million draws two are alike once in five hundred runs.
+SEED, _DRAWS = 0x746F726368, 1 << 48
 _CPU = torch.device("cpu")
 
 
@@ -45,24 +43,27 @@ def key_tensor(key: Key | SupportsIndex) -> Tensor:
     tensor([0., 0., 2., 2., 2., 2.])
     """
     key = as_key_or_seed(key)
-    seed, words = key.seed, []
+    seed, low = key.seed, []
     while seed >= 1 << 63:
-        words.append(signed(seed))
+        low.append(signed(seed))
         seed >>= 64
-    return torch.tensor([signed(key.draw), *words, seed], dtype=torch.int64, device=_CPU)
+    return torch.tensor([signed(key.draw), *low, seed], dtype=torch.int64, device=_CPU)
 
 
 def key_of(tensor: Tensor) -> Key:
     """The key that `key_tensor` was given."""
-    draw, *words = (word % (1 << 64) for word in tensor.tolist())
-    return Key(sum(word << 64 * place for place, word in enumerate(words)), draw)
+    draw, *seed = tensor.tolist()
+    if len(seed) == 1 and draw >= 0:  # the usual case first
+        return Key(seed[0], draw)
+    return Key(sum(word % (1 << 64) << 64 * place for place, word in enumerate(seed)), draw % (1 << 64))
 
 
 @torch.library.custom_op("fastdrop::next_key", mutates_args=("key",), schema="(Tensor(a!) key) -> Tensor")
 def next_key(key: Tensor) -> Tensor:
-    """The key as it is, before it is made that of the next draw.
+    """The key as it is now. The tensor then holds that of the next draw.
 
-    An operator, since inductor would recompute a mere clone for the backward pass, of the next key.
+    It is an operator because inductor would make a mere clone again for the backward pass, from the tensor
+    that then holds the next key.
     """
     refuse_recomputation()
     now = key.clone()
@@ -76,7 +77,7 @@ def _(key: Tensor) -> Tensor:
 
 
 def refuse_recomputation() -> None:
-    """Raise in a backward pass, where only checkpoint calls a forward, and needs the mask it had before."""
+    """Raise in a backward pass: only checkpoint calls a forward there, and needs the first one's mask."""
     if torch._C._current_graph_task_id() != -1:
         raise RuntimeError(
             "a module with rng was called in a backward pass, where checkpoint needs its former mask; pass "
@@ -91,17 +92,17 @@ def plain_key(key: Any) -> Any:
 
 
 def random_key() -> Key:
-    """A key from torch's generator, over which torch.manual_seed and checkpoint rule."""
+    """A key from torch's generator, which torch.manual_seed and checkpoint set."""
     return Key(SEED, random_draw())
 
 
 def random_key_tensor() -> Tensor:
-    """As `random_key`, for a graph of torch.compile."""
+    """The same as a tensor, for a graph of torch.compile."""
     return functional.pad(torch.randint(_DRAWS, (1,), device=_CPU), (0, 1), value=SEED)
 
 
 class _Own(threading.local):
-    """A thread's own tensor, to draw into: a new one for each draw takes twice as long."""
+    """The tensor that a thread draws into. A new tensor for each draw would take twice as long."""
 
     def __init__(self) -> None:
         with torch.inference_mode(False):
@@ -115,4 +116,5 @@ _own = _Own()
 def random_draw() -> int:
     """The number of a random draw of the seed."""
     _own.draw.random_(_DRAWS)
-    return _own.number.item()
+    number: int = _own.number.item()
+    return number

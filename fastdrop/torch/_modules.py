@@ -1,23 +1,35 @@
-"""Modules with torch.nn's names and signatures, and more of their kind."""
+"""The public modules: those with torch.nn's names and signatures, and those that torch.nn hasn't."""
 
 from __future__ import annotations
 
 import warnings
-from typing import ClassVar, TypeAlias
+from collections.abc import Iterable
+from typing import Any, ClassVar, TypeAlias
 
 import torch
+from torch.nn import functional
 
+import fastdrop as fd
+from fastdrop._arrays.numbers import FULL, rate
 from fastdrop._noises.drop_block import block_layout
 from fastdrop._noises.drop_path import path_axes
-from fastdrop._noises.gaussian import std_of
+from fastdrop._noises.gaussian import checked_std, std_of
 from fastdrop._stream.keys import Rng
-from fastdrop.torch import _autograd as ops
-from fastdrop.torch._base import NoiseModule
+from fastdrop.torch._autograd import dropped_at_random
+from fastdrop.torch._base import DropoutModule, NoiseModule
+from fastdrop.torch._functions import (
+    embedding_dropout,
+    gaussian_noise,
+    standout_dropout,
+    token_dropout,
+    zoneout,
+)
+from fastdrop.torch._noises import Numbers
 
 Tensor: TypeAlias = torch.Tensor
 
 
-class Dropout(NoiseModule, torch.nn.Dropout):
+class Dropout(DropoutModule, torch.nn.Dropout):
     """`torch.nn.Dropout`, by fastdrop.
 
     Parameters
@@ -58,18 +70,18 @@ class Dropout(NoiseModule, torch.nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         """Return the input with its noise in training, and itself in evaluation."""
         if self.training and self._key is None and not self.inplace:
-            y = ops.dropped_at_random(input, self.p)
+            y = dropped_at_random(input, self.p)
             if y is not None:
                 return y
         return super().forward(input)
 
 
-class _ChannelDropout(NoiseModule):
+class _ChannelDropout(DropoutModule):
     """One draw for each sample and channel."""
 
     _spatial: ClassVar[int]
 
-    def _numbers(self, input: Tensor) -> ops.Numbers:
+    def _numbers(self, input: Tensor) -> Numbers:
         ndim, spatial = input.dim(), self._spatial
         if ndim not in (spatial + 1, spatial + 2):
             allowed = f"{spatial + 2} axes, or {spatial + 1}"
@@ -144,7 +156,7 @@ class Dropout3d(_ChannelDropout, torch.nn.Dropout3d):
     _spatial = 3
 
 
-class AlphaDropout(NoiseModule, torch.nn.AlphaDropout):
+class AlphaDropout(DropoutModule, torch.nn.AlphaDropout):
     """`torch.nn.AlphaDropout`, by fastdrop: it keeps mean 0 and variance 1 through SELU layers.
 
     Parameters are those of `Dropout`.
@@ -163,7 +175,7 @@ class AlphaDropout(NoiseModule, torch.nn.AlphaDropout):
     _noise = "alpha_dropout"
 
 
-class FeatureAlphaDropout(NoiseModule, torch.nn.FeatureAlphaDropout):
+class FeatureAlphaDropout(DropoutModule, torch.nn.FeatureAlphaDropout):
     """`torch.nn.FeatureAlphaDropout`, by fastdrop: alpha dropout of the channels of (N, C, ...).
 
     Parameters are those of `Dropout`. An input of fewer than two axes is a RuntimeError.
@@ -181,14 +193,14 @@ class FeatureAlphaDropout(NoiseModule, torch.nn.FeatureAlphaDropout):
 
     _noise = "alpha_dropout"
 
-    def _numbers(self, input: Tensor) -> ops.Numbers:
+    def _numbers(self, input: Tensor) -> Numbers:
         if input.dim() < 2:
             shape = tuple(input.shape)
             raise RuntimeError(f"FeatureAlphaDropout needs axes for samples and channels, got shape {shape}")
         return tuple(range(2, input.dim()))
 
 
-class GaussianDropout(NoiseModule):
+class GaussianDropout(DropoutModule):
     """Gaussian dropout: in training the input is multiplied with normal noise of mean 1.
 
     Parameters are those of `Dropout`, but p, the rate of the dropout with this noise's variance p / (1 - p),
@@ -212,7 +224,48 @@ class GaussianDropout(NoiseModule):
         std_of(p)
 
 
-class DropPath(NoiseModule):
+class GaussianNoise(NoiseModule):
+    """Additive normal noise in training: `fastdrop.gaussian_noise`.
+
+    Parameters
+    ----------
+    std : float, default 0.1
+        Standard deviation, finite and not negative.
+    inplace, rng
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If std or rng is not as above.
+
+    References
+    ----------
+    Bishop, "Training with Noise is Equivalent to Tikhonov Regularization", Neural Computation 7 (1995).
+
+    Examples
+    --------
+    >>> import torch, fastdrop.torch as fdt
+    >>> fdt.GaussianNoise(0.1, rng=42)(torch.zeros(3)).numpy().round(3)
+    array([ 0.098,  0.062, -0.12 ], dtype=float32)
+    """
+
+    def __init__(self, std: float = 0.1, inplace: bool = False, *, rng: Rng = None) -> None:
+        super().__init__(rng=rng)
+        checked_std(std)
+        self.std, self.inplace = float(std), inplace
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the input plus noise in training, and itself in evaluation."""
+        if not self.training:
+            return input
+        return self._with_key(input, lambda key: gaussian_noise(input, self.std, key, inplace=self.inplace))
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"std": self.std, "inplace": self.inplace}
+
+
+class DropPath(DropoutModule):
     """Stochastic depth: dropout of whole samples of a residual branch.
 
     Parameters
@@ -238,11 +291,11 @@ class DropPath(NoiseModule):
         path_axes(1, mode)
         self.mode = mode
 
-    def _numbers(self, input: Tensor) -> ops.Numbers:
+    def _numbers(self, input: Tensor) -> Numbers:
         return path_axes(input.dim(), self.mode)
 
 
-class DropBlock2d(NoiseModule):
+class DropBlock2d(DropoutModule):
     """Dropout of square blocks of images (N, C, H, W).
 
     Parameters
@@ -285,5 +338,224 @@ class DropBlock2d(NoiseModule):
         block_layout((0, 0), p, block_size)
         self.block_size, self.shared_channels = int(block_size), bool(shared_channels)
 
-    def _numbers(self, input: Tensor) -> ops.Numbers:
+    def _numbers(self, input: Tensor) -> Numbers:
         return self.block_size, int(self.shared_channels)
+
+
+class Zoneout(NoiseModule):
+    """Zoneout: in training each element keeps its previous value with probability p.
+
+    In evaluation forward returns the mean of that, ``p * previous + (1 - p) * new``.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to keep the previous value, in [0, 1].
+    rng
+        As in `Dropout`. Each training forward, a step of a sequence, takes the next draw.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p or rng is not as above.
+
+    References
+    ----------
+    Krueger et al., "Zoneout: Regularizing RNNs by Randomly Preserving Hidden Activations",
+    arXiv 1606.01305.
+
+    Examples
+    --------
+    >>> import torch, fastdrop.torch as fdt
+    >>> cell, zone = torch.nn.GRUCell(3, 4), fdt.Zoneout(0.5, rng=42)
+    >>> state = torch.zeros(2, 4)
+    >>> for step in torch.randn(5, 2, 3):
+    ...     state = zone(cell(step, state), state)
+    >>> zone
+    Zoneout(p=0.5, rng=Key(42, draw=5))
+    >>> zone.eval()(torch.ones(2), torch.zeros(2))
+    tensor([0.5000, 0.5000])
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: Rng = None) -> None:
+        super().__init__(rng=rng)
+        rate(p)
+        self.p = p
+
+    def forward(self, new: Tensor, previous: Tensor) -> Tensor:
+        """Return elements of new and previous in training, and their mean in evaluation."""
+        if not self.training:
+            return self._mean(new, previous)
+        return self._with_key(new, lambda key: zoneout(new, previous, self.p, key))
+
+    def _mean(self, new: Tensor, previous: Tensor) -> Tensor:
+        """The mean of training's output, at the rate that its mask has, rounded once."""
+        _check_alike("previous", previous, "new", new)
+        share = round(self.p * FULL) / FULL  # not by `rate`, whose cache torch.compile warns of
+        if share in (0, 1):  # then a NaN in the other tensor leaves no trace
+            return previous if share else new
+        wide = torch.promote_types(new.dtype, torch.float32)
+        return (share * previous.to(wide) + (1 - share) * new.to(wide)).to(new.dtype)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"p": self.p}
+
+
+class StandoutDropout(NoiseModule):
+    """Dropout by a network that shares the layer's weights: large pre-activations are kept.
+
+    In evaluation forward returns h times the probability to keep, or h itself if inverted. No gradient goes
+    through the probabilities.
+
+    Parameters
+    ----------
+    alpha, beta : float
+        The probability to keep is ``sigmoid(alpha * a + beta)``.
+    inverted : bool, default False
+        Divide what is kept by its probability.
+    rng
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If alpha or beta isn't a finite real number, or rng is not as in `Dropout`.
+
+    References
+    ----------
+    Ba and Frey, "Adaptive Dropout for Training Deep Neural Networks", NeurIPS 2013.
+
+    Examples
+    --------
+    >>> import torch, fastdrop.torch as fdt
+    >>> drop, a = fdt.StandoutDropout(rng=42), torch.tensor([-9.0, -1.0, 0.0, 1.0, 9.0, 9.0])
+    >>> drop(a.relu(), a)
+    tensor([0., 0., 0., 1., 9., 9.])
+    >>> drop.eval()(a.relu(), a).numpy().round(3)
+    array([0.   , 0.   , 0.   , 0.731, 8.999, 8.999], dtype=float32)
+    """
+
+    def __init__(
+        self, alpha: float = 1.0, beta: float = 0.0, *, inverted: bool = False, rng: Rng = None
+    ) -> None:
+        super().__init__(rng=rng)
+        fd.standout_keep_prob(0.0, alpha=alpha, beta=beta)  # which checks them
+        self.alpha, self.beta, self.inverted = float(alpha), float(beta), inverted
+
+    def forward(self, h: Tensor, a: Tensor) -> Tensor:
+        """Return activations h with elements dropped in training, by their pre-activations a."""
+        if self.training:
+            return self._with_key(h, lambda key: standout_dropout(h, a, key, **self._arguments()))
+        if self.inverted:
+            return h
+        if h.shape != a.shape:
+            raise ValueError(f"a must have h's shape {tuple(h.shape)}, got {tuple(a.shape)}")
+        kept = torch.sigmoid(self.alpha * a.detach().to(torch.float64) + self.beta)
+        return (h * kept).to(h.dtype)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"alpha": self.alpha, "beta": self.beta, "inverted": self.inverted}
+
+
+class TokenDropout(NoiseModule):
+    """Word dropout: in training each token is replaced, with probability p, by another.
+
+    Parameters
+    ----------
+    p : float, default 0.1
+        Probability to replace a token, in [0, 1].
+    replacement : int
+        What tokens are replaced by, such as the number of an unknown word.
+    protected : iterable of int, default ()
+        Tokens that stay, such as those for padding.
+    rng
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p or rng is not as above. `forward` raises as `token_dropout` does.
+
+    References
+    ----------
+    Bowman et al., "Generating Sentences from a Continuous Space", arXiv 1511.06349, section 3.1.
+
+    Examples
+    --------
+    >>> import torch, fastdrop.torch as fdt
+    >>> drop = fdt.TokenDropout(0.5, replacement=3, protected=(0, 1, 2), rng=42)
+    >>> drop(torch.tensor([1, 17, 12, 15, 2, 0, 0, 0]))
+    tensor([ 1,  3, 12, 15,  2,  0,  0,  0])
+    """
+
+    def __init__(
+        self, p: float = 0.1, *, replacement: int, protected: Iterable[int] = (), rng: Rng = None
+    ) -> None:
+        super().__init__(rng=rng)
+        rate(p)
+        self.p, self.replacement, self.protected = p, replacement, tuple(protected)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return tokens with some replaced in training, and themselves in evaluation."""
+        if not self.training:
+            return tokens
+        options: dict[str, Any] = {"replacement": self.replacement, "protected": self.protected}
+        return self._with_key(tokens, lambda key: token_dropout(tokens, self.p, key, **options))
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"p": self.p, "replacement": self.replacement, "protected": self.protected}
+
+
+class EmbeddingDropout(NoiseModule):
+    """Dropout of word types: in training an embedding lacks some words, each at all its places.
+
+    In evaluation forward is `torch.nn.functional.embedding`.
+
+    Parameters
+    ----------
+    p : float, default 0.1
+        Probability to drop a word, in [0, 1].
+    rng
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p or rng is not as above. `forward` raises as `embedding_dropout` does.
+
+    References
+    ----------
+    Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks",
+    arXiv 1512.05287, section 4.2.
+
+    Examples
+    --------
+    >>> import torch, fastdrop.torch as fdt
+    >>> embedding, drop = torch.nn.Embedding(4, 2), fdt.EmbeddingDropout(0.5, rng=42)
+    >>> torch.nn.init.ones_(embedding.weight).requires_grad
+    True
+    >>> drop(torch.tensor([0, 3, 2, 3]), embedding.weight)[:, 0].detach()
+    tensor([0., 2., 2., 2.])
+    """
+
+    def __init__(self, p: float = 0.1, *, rng: Rng = None) -> None:
+        super().__init__(rng=rng)
+        rate(p)
+        self.p = p
+
+    def forward(self, tokens: Tensor, weight: Tensor) -> Tensor:
+        """Return rows of an embedding's weight, in training with words dropped."""
+        if not self.training:
+            return functional.embedding(tokens, weight)
+        return self._with_key(weight, lambda key: embedding_dropout(tokens, weight, self.p, key))
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"p": self.p}
+
+
+def _check_alike(name: str, given: Tensor, of: str, like: Tensor) -> None:
+    """Refuse a tensor whose shape or dtype is not that of another."""
+    if given.shape != like.shape:
+        raise ValueError(f"{name} must have {of}'s shape {tuple(like.shape)}, got {tuple(given.shape)}")
+    if given.dtype is not like.dtype:
+        raise ValueError(f"{name} must have {of}'s dtype {like.dtype}, got {given.dtype}")

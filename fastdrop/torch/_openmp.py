@@ -1,7 +1,10 @@
-"""Dropout of tensors by their addresses, shared with the threads of PyTorch's own operations.
+"""Dropout of tensors by their addresses, in the threads that PyTorch's own operations run in.
 
-Those wait for more work in a busy loop: they begin within a microsecond, where threads of our own would have
-to be woken, on cores that these hold. Imported at first use, since it imports Numba.
+PyTorch's threads are an OpenMP team: OpenMP's name for the threads that run one parallel operation together.
+Between operations they wait for the next one in a busy loop, so they begin within a microsecond. Threads of
+our own would have to be woken first, on cores that the waiting team occupies.
+
+The module imports Numba, so it is imported at its first use.
 """
 
 from __future__ import annotations
@@ -23,15 +26,15 @@ from fastdrop._lanes import formulas
 from fastdrop._lanes.memory import pointer
 from fastdrop._stream.keys import TILE
 
-_ELEMENTS = {  # as kernels take them
+_ELEMENTS = {  # the dtypes that are taken here, as the kernels see them
     torch.float16: np.int16,
     torch.bfloat16: np.uint16,
     torch.float32: np.float32,
     torch.float64: np.float64,
 }
-# Elements from which PyTorch shares its operations too, and which make a thread worth its start.
+# From how many elements a call is shared among threads, as PyTorch's own are, and how many each must have.
 _SHARED_FROM, _PIECE = 1 << 15, 1 << 14
-# Bytes from which Linux is asked for huge pages, as by NumPy: they fill fresh memory several times faster.
+# From how many bytes Linux is asked for huge pages, as NumPy asks: they fill fresh memory much faster.
 _HUGE_FROM = 1 << 22
 
 _INTEGERS = "x", "y", "size", "threshold", "key", "draw", "far", "threads"
@@ -40,50 +43,51 @@ _TILE, _PAGE, _NO_FLAGS = np.int64(TILE), mmap.PAGESIZE, np.uint32(0)
 
 
 def _openmp(name: str, result: types.Type, *arguments: types.Type) -> types.ExternalFunction:
-    """A function of the library that gives PyTorch its threads."""
-    found = ctypes.CDLL(torch._C.__file__)[name]  # which looks through all that this one needs
+    """A function of the OpenMP library that PyTorch has loaded, for Numba to call."""
+    found = ctypes.CDLL(torch._C.__file__)[name]  # looks in the libraries too that this one needs
     llvm.add_symbol(f"fastdrop_{name}", ctypes.cast(found, ctypes.c_void_p).value)
     return types.ExternalFunction(f"fastdrop_{name}", result(*arguments))
 
 
 try:
     _in_each_thread = _openmp("GOMP_parallel", types.void, types.voidptr, types.voidptr, *2 * [types.uint32])
-    _number = _openmp("omp_get_thread_num", types.int32)
-    _count = _openmp("omp_get_num_threads", types.int32)
+    _thread_number = _openmp("omp_get_thread_num", types.int32)
+    _team_size = _openmp("omp_get_num_threads", types.int32)
     _HUGE_PAGES = mmap.MADV_HUGEPAGE
     _advise = types.ExternalFunction("madvise", types.int32(types.voidptr, types.uintp, types.int32))
-except (OSError, AttributeError):  # another system, or another OpenMP
-    _ELEMENTS.clear()
+except (OSError, AttributeError):  # another system than Linux, or another OpenMP library than GNU's
+    _ELEMENTS.clear()  # so that nothing is taken here
 
 
 @njit(forceinline=True)
 def _part(job, x, y, number, count):
-    """A thread's tiles: neighbours, as in PyTorch's operations, which leave them in its caches."""
+    """The tiles of one thread, which are neighbours.
+
+    PyTorch divides its own operations in the same way, so a thread finds in its core's cache what it wrote.
+    """
     threads, tiles = min(count, job.threads), (job.size + _TILE - 1) // _TILE
     at, end = tiles * number // threads * _TILE, min(tiles * (number + 1) // threads * _TILE, job.size)
     if at < end:
-        x, y, layout = x[at:end], y[at:end], (calls.NO_CYCLE, 0, end - at, 0, at)
-        draws = job.threshold, job.scale, job.key, job.draw
-        bernoulli.elements(formulas.drop, x, x, x, y, layout, draws, 0, job.far)
+        x, y, rows, no_bias = x[at:end], y[at:end], (end - at, 0, at), (bernoulli.NO_CYCLE, 0)
+        draw = job.threshold, job.scale, job.key, job.draw
+        bernoulli.elements(formulas.drop, x, x, x, y, rows, no_bias, draw, 0, job.far)
 
 
 @cache
-def _compiled(dtype: torch.dtype, sources: int) -> tuple[Any, int | None]:
-    """Dropout in a team of threads, and the address of what each of them calls.
+def _compiled(dtype: torch.dtype) -> tuple[Any, int | None]:
+    """The function that drops in an OpenMP team, and the address of what it has each thread call.
 
-    The team is as big as for PyTorch's operations, so that it is theirs; threads are those with a part. The
-    stamp of sources is there for Numba's cache, as in `_cpu`.
+    It asks for a team of the size that PyTorch's operations have, so that OpenMP gives it the same threads;
+    only as many as `threads` get a part.
     """
     elements, itemsize = _ELEMENTS[dtype], dtype.itemsize
 
     def work(data):
-        _ = sources
         job = carray(data, 1, _JOB)[0]
         x, y = carray(pointer(job.x), job.size, elements), carray(pointer(job.y), job.size, elements)
-        _part(job, x, y, np.int64(_number()), np.int64(_count()))
+        _part(job, x, y, np.int64(_thread_number()), np.int64(_team_size()))
 
     def drop(work, x, y, size, threshold, scale, key, draw, far, threads, team):
-        _ = sources
         nbytes = size * itemsize
         if y != x and nbytes >= _HUGE_FROM:
             rest = -y % _PAGE
@@ -97,13 +101,14 @@ def _compiled(dtype: torch.dtype, sources: int) -> tuple[Any, int | None]:
         else:
             a, b = carray(pointer(x), size, elements), carray(pointer(y), size, elements)
             _part(job, a, b, 0, 1)
-        return jobs.size  # so that they live until here
+        return jobs.size  # keeps the array alive until the threads are done
 
-    return jit(drop), callback(work, types.void(types.voidptr)).address
+    name = str(dtype)
+    return jit(drop, name), callback(work, types.void(types.voidptr), name).address
 
 
 def drawn(p: Any) -> tuple[int, float] | None:
-    """Threshold and scale of a scalar rate, if it wants draws at all."""
+    """Threshold and scale of a rate, or None for an array and for 0 and 1, which need no random bits."""
     if not isinstance(p, float):
         return None
     found = rate(p)
@@ -111,24 +116,27 @@ def drawn(p: Any) -> tuple[int, float] | None:
 
 
 def takes(x: torch.Tensor) -> bool:
-    """Whether a tensor's elements are numbers of this module's in C order, in memory."""
+    """Whether a tensor's elements are in memory, in C order, aligned and of a dtype that is taken here."""
     try:
         if x.dtype not in _ELEMENTS or not x.is_cpu or x.is_nested or not x.is_contiguous() or x.is_neg():
             return False
-        address = x.data_ptr()  # zero where nothing is in memory, as where zeros are none
+        address: int = x.data_ptr()  # 0 where nothing is in memory, as in tensors of zeros that aren't stored
         return address > 0 and address % x.itemsize == 0
-    except RuntimeError:  # a layout without an address, or an order
+    except RuntimeError:  # the layout has no address or no order
         return False
 
 
 def dropout(x: torch.Tensor, numbers: tuple[int, float, int, int], inplace: bool = False) -> torch.Tensor:
-    """Dropout of what `takes` takes, into a new tensor or x: by threshold, scale, Philox key and draw."""
+    """Dropout of a tensor that `takes` takes, into a new one or itself.
+
+    The numbers are threshold and scale, as `drawn` finds them, then Philox key and draw word.
+    """
     nbytes = x.nbytes
     y = x if inplace else torch.empty_like(x)
     size, address, team, threads = x.numel(), y.data_ptr(), 1, 1
-    if size >= _SHARED_FROM and not pool.forked:  # a child would wait for its parent's threads
+    if size >= _SHARED_FROM and not pool.forked:  # a forked child hasn't its parent's threads
         team = torch.get_num_threads()
         threads = min(team, pool.usable(), size // _PIECE)
-    kernel, work = _compiled(x.dtype, calls.SOURCES)
+    kernel, work = _compiled(x.dtype)
     kernel(work, x.data_ptr(), address, size, *numbers, calls.distance(nbytes, address), threads, team)
     return y

@@ -23,7 +23,7 @@ class Swapped(NamedTuple):
     """What `replace_dropout` and `restore_dropout` did."""
 
     names: tuple[str, ...]  # of the modules that are others now; the model itself is ""
-    left: dict[str, str]  # names of modules that drop, but stayed as they were, and why
+    left: dict[str, str]  # why modules that drop stayed as they were, by their names
 
 
 def replace_dropout(model: torch.nn.Module, *, rng: Rng = None) -> Swapped:
@@ -77,7 +77,7 @@ def replace_dropout(model: torch.nn.Module, *, rng: Rng = None) -> Swapped:
 
 
 def _why_left(module: torch.nn.Module) -> str:
-    """Why a module that seems to drop can't be swapped, or nothing."""
+    """The reason why a module that seems to drop wasn't swapped, or "" if it doesn't seem to."""
     kind = type(module).__name__
     if isinstance(module, NoiseModule):
         return ""
@@ -90,6 +90,7 @@ def _why_left(module: torch.nn.Module) -> str:
 
 
 def _is_rate(name: str, value: Any) -> bool:
+    """Whether an attribute looks like a rate at which something is dropped."""
     return "drop" in name and isinstance(value, float) and 0 < value <= 1
 
 
@@ -167,7 +168,10 @@ def checkpoint_contexts(
 
 
 class _Recomputation(AbstractContextManager[None]):
-    """The keys that modules have at first, while it is entered, and then again those they had before it."""
+    """While this context is entered, modules have the keys that they had when it was made.
+
+    After it they have again those that they had before they entered.
+    """
 
     def __init__(self, model: torch.nn.Module) -> None:
         found = (m for m in model.modules() if isinstance(m, NoiseModule) and m.key is not None)

@@ -31,7 +31,7 @@ def test_parallel_from(monkeypatch, capsys):
     [
         ("masks", 10),
         ("noise", 12),
-        ("dropconnect", 6),
+        ("drop_connect", 6),
         ("monte_carlo", 2),
         ("recurrent", 6),
         ("dask_big", 2),

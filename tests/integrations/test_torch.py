@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="fastdrop.torch is of the extra fastdrop-numpy[torch]")
 
-from tensors import DTYPES, normal, same, to_array  # noqa: E402
+from tensors import DTYPES, LAYOUTS, normal, same, to_array  # noqa: E402
 
 import fastdrop as fd  # noqa: E402
 import fastdrop.torch as fdt  # noqa: E402
@@ -19,6 +19,7 @@ TWINS = {
     "dropout": (fdt.dropout, fd.dropout, fd.dropout_backward, {}),
     "shared": (fdt.dropout, fd.dropout, fd.dropout_backward, {"shared_axes": (-1, 2)}),
     "gaussian": (fdt.gaussian_dropout, fd.gaussian_dropout, fd.gaussian_dropout_backward, {}),
+    "noise": (fdt.gaussian_noise, fd.gaussian_noise, fd.gaussian_noise_backward, {}),
     "alpha": (fdt.alpha_dropout, fd.alpha_dropout, fd.alpha_dropout_backward, {"shared_axes": 1}),
     "path": (fdt.drop_path, fd.drop_path, fd.drop_path_backward, {"mode": "row"}),
     "block": (fdt.drop_block, fd.drop_block, fd.drop_block_backward, BLOCKS),
@@ -121,17 +122,6 @@ def test_nan_and_inf_vanish_where_dropped_and_survive_where_kept():
     kept = torch.from_numpy(fd.keep_mask(1000, 0.5, KEY))
     assert torch.equal(y.isnan(), kept)
     assert torch.equal(x.grad, torch.where(kept, torch.inf, 0.0))
-
-
-# Layouts of a tensor of four axes: what they do to it, and whether torch's own functions keep it.
-LAYOUTS = {
-    "contiguous": lambda x: x.clone(),
-    "channels_last": lambda x: x.to(memory_format=torch.channels_last),
-    "permuted": lambda x: x.permute(1, 3, 0, 2).contiguous().permute(2, 0, 3, 1),
-    "sliced": lambda x: torch.stack([x, x], -1)[..., 0],
-    "expanded": lambda x: x[:1, :, :1].expand(SHAPE),
-    "flipped": lambda x: x.flip(1).transpose(0, 1).contiguous().transpose(0, 1),
-}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -41,6 +41,7 @@ def model(rng=None):
         fdt.AlphaDropout(0.2, inplace=True, rng=rng),
         fdt.DropPath(0.1, rng=rng),
         fdt.DropBlock2d(0.1, 2, rng=rng),
+        fdt.GaussianNoise(0.1, rng=rng),
     )
 
 
@@ -135,7 +136,7 @@ def test_errors_of_a_graph_are_those_of_eager_mode():
 
 def test_the_operators_are_what_torch_demands_of_operators():
     for x in (X, X.to(memory_format=torch.channels_last), X[:, ::2], X[:1].expand(4, 6, 5, 5)):
-        arguments = (x.clone().requires_grad_(), fdt.key_tensor(KEY), "dropout", 0.5, [2, 3])
+        arguments = (x.clone().requires_grad_(), None, fdt.key_tensor(KEY), "dropout", [0.5], [2, 3])
         torch.library.opcheck(torch.ops.fastdrop.noise.default, arguments)
     torch.library.opcheck(torch.ops.fastdrop.next_key.default, (fdt.key_tensor(KEY),))
 

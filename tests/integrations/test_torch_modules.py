@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import fastdrop as fd  # noqa: E402
 import fastdrop.torch as fdt  # noqa: E402
+from fastdrop.torch._keys import random_key, random_key_tensor  # noqa: E402
 
 nn = torch.nn
 NAMES = ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"]
@@ -27,6 +28,7 @@ MAKERS = {
         {"shared_axes": (2, 3)},
     ),
     "GaussianDropout": (lambda **k: fdt.GaussianDropout(0.3, **k), fd.gaussian_dropout, {}),
+    "GaussianNoise": (lambda **k: fdt.GaussianNoise(0.3, **k), fd.gaussian_noise, {}),
     "DropPath": (lambda **k: fdt.DropPath(0.3, mode="batch", **k), fd.drop_path, {"mode": "batch"}),
     "DropBlock2d": (lambda **k: fdt.DropBlock2d(0.3, 2, **k), fd.drop_block, {"block_size": 2}),
 }
@@ -57,14 +59,24 @@ def test_evaluation_returns_its_input_and_draws_nothing(make):
 
 def test_seeds_of_torch_rule_over_modules_without_their_own(make):
     first, other = make(), make()
+    # several of each, because two single draws of drop_path may be alike
+    draw = lambda module: torch.stack([module(X) for _ in range(16)])  # noqa: E731
     torch.manual_seed(1)
-    a, b = first(X), first(X)
+    a, b = draw(first), draw(first)
     torch.manual_seed(1)
-    assert torch.equal(other(X), a)
-    assert torch.equal(other(X), b)
+    assert torch.equal(draw(other), a)
+    assert torch.equal(draw(other), b)
     assert not torch.equal(a, b)
     torch.manual_seed(2)
-    assert not torch.equal(other(X), a)
+    assert not torch.equal(draw(other), a)
+
+
+def test_random_draws_fill_48_bits():
+    torch.manual_seed(0)
+    for draw in (lambda: random_key().draw, lambda: random_key_tensor()[0].item()):
+        found = np.array([draw() for _ in range(200)])
+        for numbers in (found, found ^ ((1 << 48) - 1)):  # each bit is 1 in some, and 0 in some
+            assert np.bitwise_or.reduce(numbers) == (1 << 48) - 1
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
@@ -104,6 +116,9 @@ def test_signatures_reprs_and_errors_are_those_of_torch(name):
 def test_errors_of_the_other_modules():
     with pytest.raises(ValueError, match="p must be below 1"):
         fdt.GaussianDropout(1.0)
+    with pytest.raises(ValueError, match="std must be finite and >= 0, got -1"):
+        fdt.GaussianNoise(-1)
+    assert repr(fdt.GaussianNoise(2, True)) == "GaussianNoise(std=2.0, inplace=True)"
     with pytest.raises(ValueError, match="mode must be"):
         fdt.DropPath(mode="column")
     with pytest.raises(ValueError, match="block_size must be at least 1"):

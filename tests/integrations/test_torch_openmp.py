@@ -42,8 +42,8 @@ def used(monkeypatch):
     counts = []
     compiled = _openmp._compiled
 
-    def counting(dtype, sources):
-        kernel, work = compiled(dtype, sources)
+    def counting(dtype):
+        kernel, work = compiled(dtype)
 
         def call(*arguments):
             counts.append(arguments[-2:])
@@ -225,11 +225,12 @@ def test_a_forked_child_waits_for_none_of_its_parents_threads(parent):
 GUARDED = """
 import numpy as np, torch, fastdrop.torch as fdt
 from guard_pages import SIZES, Guarded
-from fastdrop import _cpu, _torch_team
+from fastdrop._cpu import calls
+from fastdrop.torch import _openmp
 _openmp._SHARED_FROM = _openmp._PIECE = 1
 area, made = Guarded(), 0
 for far in (0, 1, 2):
-    _cpu.distance = lambda nbytes, address=1: 0 if far == 2 and address % 16 else far
+    calls.distance = lambda nbytes, address=1: 0 if far == 2 and address % 16 else far
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         for size in SIZES:
             for at_end in (True, False):

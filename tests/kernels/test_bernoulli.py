@@ -2,8 +2,10 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 import fastdrop as fd
 from fastdrop import Key
-from fastdrop._cpu import bernoulli, calls
+from fastdrop._cpu import bernoulli, calls, compiled
 from fastdrop._stream import reference
 from fastdrop._stream.keys import signed, stream
 
@@ -28,12 +30,13 @@ def threshold(p):
 def by_kernel(kernel, x, p, start=0, key=KEY, out=None):
     t = threshold(p)
     y = np.full_like(x, 9) if out is None else out
-    kernel(x, y, signed(start), t, 2**32 / (2**32 - t), *stream(key))
+    if x.size:
+        kernel(x, y, signed(start), t, 2**32 / (2**32 - t), *stream(key))
     return y
 
 
 def one_row(kernel, far):
-    """A compiled kernel as `calls.drop`."""
+    """A compiled kernel as `calls.drop_row`."""
     return lambda x, y, *numbers: kernel(x, y, x.size, 0, *numbers, far)
 
 
@@ -54,25 +57,27 @@ def sample(size, dtype=np.float32):
 def test_sizes_and_rates(p, dtype):
     for size in SIZES:
         x = sample(size, dtype)
-        assert by_kernel(calls.drop, x, p).tobytes() == by_reference(x, p).tobytes(), size
+        assert by_kernel(calls.drop_row, x, p).tobytes() == by_reference(x, p).tobytes(), size
 
 
 @pytest.mark.parametrize("start", STARTS)
 def test_starts(start):
     for size in (1, 600, 1500, 5000):
         x = sample(size)
-        assert by_kernel(calls.drop, x, 0.3, start).tobytes() == by_reference(x, 0.3, start).tobytes(), size
+        assert by_kernel(calls.drop_row, x, 0.3, start).tobytes() == by_reference(x, 0.3, start).tobytes(), (
+            size
+        )
 
 
 @pytest.mark.parametrize("key", [Key(0), Key(1, 2**32 - 1), Key(1, 2**32), Key(5).fold_in(3)])
 def test_keys(key):
     x = sample(3000)
-    assert by_kernel(calls.drop, x, 0.1, key=key).tobytes() == by_reference(x, 0.1, key=key).tobytes()
+    assert by_kernel(calls.drop_row, x, 0.1, key=key).tobytes() == by_reference(x, 0.1, key=key).tobytes()
 
 
 def test_a_million_and_seven():
     x = sample(10**6 + 7)
-    assert by_kernel(calls.drop, x, 0.5).tobytes() == by_reference(x, 0.5).tobytes()
+    assert by_kernel(calls.drop_row, x, 0.5).tobytes() == by_reference(x, 0.5).tobytes()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
@@ -84,7 +89,7 @@ def test_threads_and_pieces_give_the_same_bits(threads, piece, monkeypatch, thre
     fd.set_num_threads(threads)
     x = sample(50_003)
     for start in (0, 1000, 2**64 - x.size):
-        assert by_kernel(calls.drop, x, 0.3, start).tobytes() == by_reference(x, 0.3, start).tobytes()
+        assert by_kernel(calls.drop_row, x, 0.3, start).tobytes() == by_reference(x, 0.3, start).tobytes()
 
 
 @pytest.mark.parametrize("far", [bernoulli.FAR, bernoulli.PAST])
@@ -108,14 +113,14 @@ def test_big_outputs_stream_past_the_cache_unless_misaligned(monkeypatch):
     x = sample(50_000)
     for shift in range(4):
         out = raw[shift : shift + x.size]
-        assert by_kernel(calls.drop, x, 0.5, out=out).tobytes() == by_reference(x, 0.5).tobytes()
+        assert by_kernel(calls.drop_row, x, 0.5, out=out).tobytes() == by_reference(x, 0.5).tobytes()
 
 
 def test_nothing_outside_is_written():
     for size in (1, 9, 1000, 1024, 3001):
         for start in (0, 5, 1023):
             raw = np.full(size + 64, 77, np.float32)
-            by_kernel(calls.drop, sample(size), 0.5, start, out=raw[32 : 32 + size])
+            by_kernel(calls.drop_row, sample(size), 0.5, start, out=raw[32 : 32 + size])
             assert (raw[:32] == 77).all()
             assert (raw[32 + size :] == 77).all()
 
@@ -125,8 +130,8 @@ def test_in_place_and_read_only():
     expected = by_reference(x, 0.1).tobytes()
     frozen = x.copy()
     frozen.flags.writeable = False
-    assert by_kernel(calls.drop, frozen, 0.1).tobytes() == expected
-    assert by_kernel(calls.drop, x, 0.1, out=x).tobytes() == expected
+    assert by_kernel(calls.drop_row, frozen, 0.1).tobytes() == expected
+    assert by_kernel(calls.drop_row, x, 0.1, out=x).tobytes() == expected
 
 
 CROWD = """
@@ -164,10 +169,29 @@ def test_processes_that_compile_at_once_share_a_cache(tmp_path):
     assert list(tmp_path.rglob("*.nbi"))
 
 
-def test_a_change_of_the_kernels_sources_changes_the_caches_key():
-    old, new = (calls._drop_kernel(stamp)._cache for stamp in (1, 2))
+def test_a_change_of_the_sources_or_of_the_variant_changes_the_cache_s_key(monkeypatch):
     signature, codegen = (numba.int64,), numba.core.registry.cpu_target.target_context.codegen()
-    assert old._index_key(signature, codegen) != new._index_key(signature, codegen)
+
+    def key(name):
+        return calls._elements_kernel(name, 0)._cache._index_key(signature, codegen)
+
+    before = key("drop")
+    assert key("drop") == before != key("alpha")
+    monkeypatch.setattr(compiled, "_STAMP", compiled._STAMP + 1)
+    assert key("drop") != before
+
+
+def test_the_stamp_covers_every_file_that_kernels_come_from(tmp_path, monkeypatch):
+    package = tmp_path / "fastdrop"
+    shutil.copytree(Path(fd.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(compiled, "__file__", str(package / "_cpu" / "compiled.py"))
+    stamps = {compiled._stamp()}
+    names = "_cpu/compiled.py", "_lanes/special.py", "_stream/philox.py", "_arrays/plan.py"
+    for name in names:
+        path = package / name
+        path.write_text(path.read_text() + "\n# newer\n")
+        stamps.add(compiled._stamp())
+    assert len(stamps) == 1 + len(names)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86-64 assembly")

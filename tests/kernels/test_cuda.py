@@ -19,8 +19,9 @@ from numba import cuda
 
 import fastdrop as fd
 from fastdrop._arrays.device import DeviceArray
+from fastdrop._arrays.plan import Density, Rows
 from fastdrop._cpu import calls as cpu_calls
-from fastdrop._cuda import kernels
+from fastdrop._cuda import launch
 from fastdrop._noises._noise import NOISES, Noise
 from fastdrop._noises.concrete import _numbers
 from fastdrop._stream.keys import stream
@@ -170,8 +171,8 @@ def test_shared_axes(call):
 @on_device
 @every_noise
 def test_a_grid_smaller_than_the_work(call, monkeypatch):
-    monkeypatch.setattr(kernels, "BLOCKS", 1)
-    monkeypatch.setattr(kernels, "THREADS", 32)
+    monkeypatch.setattr(launch, "BLOCKS", 1)
+    monkeypatch.setattr(launch, "THREADS", 32)
     check_call(call, operands(call, 3000), KEY)
     check_call(call, operands(call, 6, 30, 5), KEY, shared_axes=1)
 
@@ -288,10 +289,11 @@ def test_sums(dtype, shape):
 def test_concrete_slope(dtype, key):
     """The kernel of the logit's gradient, which no function reaches yet, against a difference."""
     x, y, logit, t = normal(300, dtype=dtype), np.empty(300, dtype), -0.7, 2 / 3
-    layout = 100, 1 << 35, 17, _numbers(logit, t)
-    cpu_calls.add_noise("concrete_slope", x, y, *layout, *stream(key))
+    what, rows = Density("logistic", "concrete_slope", _numbers(logit, t)), Rows(100, 1 << 35, 17)
+    cpu_calls.noise(what, x, y, rows, *stream(key))
     given, result = DeviceArray(ndarray(x)), empty_like(y)
-    kernels.add_noise("concrete_slope", given.lanes, DeviceArray(result).lanes, *layout, *stream(key))
+    part = launch.Part(given.lanes, given.lanes, None, 0, DeviceArray(result).lanes, 0)
+    launch.noise(what, part, rows, stream(key))
     assert same_bits(result.get(), y)
     window, x = ((300, 1 << 35), (0, 17)), x.reshape(3, 100)
     above, below = (exact.concrete_dropout(x, logit + d, key, t, window=window)[0] for d in (1e-5, -1e-5))

@@ -7,6 +7,7 @@ from arrays import same_bits
 
 import fastdrop as fd
 from fastdrop import Key
+from fastdrop._arrays.plan import Density, Rows
 from fastdrop._cpu import calls
 from fastdrop._stream import reference
 from fastdrop._stream.keys import signed, stream
@@ -20,7 +21,8 @@ BITS = {np.float32: 32, np.float64: 64}
 def by_kernel(size, dtype, start=0, key=KEY, out=None):
     z = np.zeros(size, dtype) if out is None else out
     if z.size:
-        calls.add_noise("shift", z, z, z.size, 0, signed(start), (1.0,), *stream(key))
+        what = Density("normal", "shift", (1.0,))
+        calls.noise(what, z, z, Rows(z.size, 0, signed(start)), *stream(key))
     return z
 
 
@@ -84,8 +86,8 @@ def test_every_cut_gives_the_same_bits(dtype):
 @pytest.mark.parametrize("piece", [1000, 1024, 4099])
 def test_threads_and_pieces_give_the_same_bits(threads, piece, monkeypatch):
     expected = by_kernel(50_003, np.float32)
-    monkeypatch.setattr(calls, "_WORDS_PARALLEL_FROM", 1)
-    monkeypatch.setattr(calls, "_WORDS_PIECE", piece)
+    monkeypatch.setattr(calls, "_DENSITY_PARALLEL_FROM", 1)
+    monkeypatch.setattr(calls, "_DENSITY_PIECE", piece)
     fd.set_num_threads(threads)
     assert same_bits(by_kernel(50_003, np.float32), expected)
 

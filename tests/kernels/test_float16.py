@@ -13,7 +13,7 @@ from fastdrop._stream.keys import stream
 def dropped(monkeypatch):
     """A call of a kernel that was compiled for a processor without conversions, at p almost 0."""
     monkeypatch.setattr(float16, "in_hardware", lambda: False)
-    kernel = calls._drop_kernel(-7)
+    kernel = calls._drop_kernel()
     kernel._cache.disable()
 
     def call(x, scale):

@@ -6,8 +6,9 @@ from arrays import same_bits
 from numba import njit
 
 import fastdrop as fd
+from fastdrop._arrays.plan import Density, Pass, Rows
 from fastdrop._cpu import calls
-from fastdrop._cuda import lane
+from fastdrop._cuda import lane, places
 from fastdrop._lanes import formulas
 from fastdrop._stream import reference
 from fastdrop._stream.keys import stream
@@ -29,15 +30,15 @@ def test_masks(p, key):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("key", KEYS)
 def test_noise(dtype, key):
-    for noise, name, numbers in ((lane.normals, "shift", (1.0,)), (lane.logistics, "concrete", None)):
+    for draw, name, numbers in (("normal", "shift", (1.0,)), ("logistic", "concrete", None)):
         expected, ours = np.empty(320, dtype), np.empty(320, dtype)
         numbers = numbers or (10.0, 0.3, 1.1, 1.2, 0.1)
         x = np.full(320, 0 if name == "shift" else 1, dtype)
-        calls.add_noise(name, x, expected, 320, 0, 0, numbers, *stream(key))
+        calls.noise(Density(draw, name, numbers), x, expected, Rows(320, 0, 0), *stream(key))
         element = lane.continuous(getattr(formulas, name))
         typed = tuple(dtype(number) for number in numbers)
         for block in range(80):
-            for word, z in enumerate(noise(block, *stream(key), dtype(0))):
+            for word, z in enumerate(lane.DENSITIES[draw](block, *stream(key), dtype(0))):
                 at = 32 * (block // 8) + 8 * word + block % 8
                 ours[at] = element(x[at], z, typed)
         assert same_bits(ours, expected)
@@ -59,7 +60,7 @@ def drawn(noise, size, key, like):
 
 @pytest.mark.parametrize("key", KEYS)
 def test_the_error_of_normals_is_as_documented(key):
-    """The figures are those of the docstrings of `fastdrop._cuda` and `lane.normals`."""
+    """The figures are those of the docstrings of `fastdrop._cuda.kernels` and `lane.normals`."""
     index, eps = np.arange(2**20, dtype=np.uint64), np.finfo(np.float32).eps
     exact = reference.normals(index, key)
     error = np.abs(drawn(lane.normals, index.size, key, np.float32(0)) - exact)
@@ -77,8 +78,8 @@ def test_the_error_of_normals_is_as_documented(key):
 def test_activations(name, activation):
     x, other = np.random.default_rng(0).normal(0, 4, (2, 64)).astype(np.float32)
     bias, expected = x[::-1].copy(), np.empty(64, np.float32)
-    arrays = x, other, bias, calls.NO_CYCLE, expected
-    calls.fused(name, activation, *arrays, 64, 0, 0, 0, 1.25, (), *stream(KEY))
+    arrays = calls.Part(x, other, bias, calls.NO_CYCLE, expected)
+    calls.elements(Pass(name, activation=activation), arrays, Rows(64, 0, 0), (0, 1.25, *stream(KEY)))
     element = lane.bernoulli(getattr(formulas, name), activation, True)
     constants = np.float32(0), np.float32(0)
     ours = [element(*three, False, np.float32(1.25), constants) for three in zip(x, other, bias, strict=True)]
@@ -92,7 +93,7 @@ def test_every_element_has_one_thread(length, stride, start, rows):
     seen = np.zeros(rows * length, int)
     turns = (1023 + length + 1023) // 1024
     for item in range(rows * turns * 32):
-        block, word, at, k, count = lane.bits_of(item, turns, length, stride, start)
+        block, word, at, k, count = places.bits_of(item, turns, length, stride, start)
         for i in range(max(count, 0)):
             place = at + 32 * i
             index = start + place // length * stride + place % length

@@ -68,12 +68,12 @@ def test_without_a_compiler_it_is_refused(tmp_path):
 
 AARCH64 = """
 import re, llvmlite.binding as llvm, numba, numpy as np, fastdrop as fd
-from fastdrop import _cpu, _kernels
-from fastdrop.random import stream
+from fastdrop._cpu import bernoulli, calls
+from fastdrop._stream.keys import stream
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
-kernel, x = numba.njit(_cpu._drop.py_func, nogil=True), np.ones(10, np.float32)
-kernel(x, x.copy(), 10, 0, 0, 1 << 30, 4 / 3, *stream(fd.Key(1)), _kernels.NEAR)
+kernel, x = numba.njit(calls._drop.py_func, nogil=True), np.ones(10, np.float32)
+kernel(x, x.copy(), 10, 0, 0, 1 << 30, 4 / 3, *stream(fd.Key(1)), bernoulli.NEAR)
 (code,) = kernel.inspect_llvm().values()
 triple = "aarch64-unknown-linux-gnu"
 code = re.sub("target triple = .*", f'target triple = "{triple}"', re.sub("target datalayout = .*", "", code))

@@ -74,7 +74,6 @@ def test_gradients_are_the_masks_and_central_differences_at_fixed_rates():
     layer(x)
     dx = layer.backward(g)
     assert same_bits(dx, fd.dropout(g, layer.rates, KEY))
-    assert same_bits(layer.backward(g), dx)
     difference = fd.dropout(x + 1e-6 * g, layer.rates, KEY) - fd.dropout(x - 1e-6 * g, layer.rates, KEY)
     assert (dx * x).sum() == pytest.approx((difference * x).sum() / 2e-6, rel=1e-6)
 
@@ -118,7 +117,7 @@ def test_in_place_and_evaluation():
     assert same_bits(y, other(x))
     assert one.eval()(x) is x
     assert one.backward(x) is x
-    with pytest.raises(RuntimeError, match="needs a forward"):
+    with pytest.raises(RuntimeError, match=r"dropout_backward\(g, layer\.rates, layer\.key\)"):
         fd.AdaptiveDropout().backward(x)
 
 
@@ -148,6 +147,11 @@ def test_saved_and_loaded_it_continues_bit_for_bit():
         {"mean": "x"},
         {"inputs": 0},
         {"inputs": 1.5},
+        {"inputs": None},
+        {"mean": None},  # after inputs
+        {"mean": [1e308] * 4},  # whose sum overflows when rates are made of it
+        {"mean": [1e307], "inputs": 1},  # which overflows when it is corrected for its start
+        {"mean": [True] * 4},
     ],
     ids=str,
 )

@@ -122,6 +122,8 @@ def test_refuses():
 def test_the_life_of_layers_with_an_affine_noise(make):
     layer, x, g = make(0.3, rng=42), normal(9, 4), normal(9, 4, seed=1)
     y, dx = layer(x), layer.backward(g)
+    layer.key = fd.Key(42)
+    layer(x)
     slope = (layer.backward(np.ones_like(g)) * g).astype(np.float32)
     assert np.allclose(dx, slope)
     again = make(0.3, rng=42)

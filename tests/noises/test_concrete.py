@@ -176,8 +176,8 @@ def test_same_bits_for_layouts_windows_and_threads(layout, dtype, monkeypatch):
     whole = fd.concrete_dropout(x, 1.0, KEY)
     from fastdrop._cpu import calls
 
-    monkeypatch.setattr(calls, "_WORDS_PARALLEL_FROM", 1)
-    monkeypatch.setattr(calls, "_WORDS_PIECE", 1000)
+    monkeypatch.setattr(calls, "_DENSITY_PARALLEL_FROM", 1)
+    monkeypatch.setattr(calls, "_DENSITY_PIECE", 1000)
     assert same_bits(fd.concrete_dropout(x, 1.0, KEY), whole)
 
 
@@ -206,6 +206,8 @@ def test_the_layer_is_the_function_and_learns():
         drop.zero_grad()
         assert same_bits(drop.backward(g), dx)
         assert drop.logit_grad == slope
+        drop.key = key
+        drop(x)
         drop.backward(g)  # adds up
         assert drop.logit_grad == 2 * slope
         drop.logit -= 0.01 * drop.logit_grad
@@ -221,7 +223,7 @@ def test_backward_takes_the_logit_and_input_of_its_forward():
     before = float(drop.logit)
     drop.logit -= 1.0
     assert same_bits(drop.backward(g), fd.concrete_dropout(g, before, KEY))
-    with pytest.raises(RuntimeError, match=r"ConcreteDropout\.backward needs a forward"):
+    with pytest.raises(RuntimeError, match=r"concrete_dropout_backward\(g, x, logit, layer\.key\)"):
         layer().backward(g)
 
 

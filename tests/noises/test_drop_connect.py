@@ -342,6 +342,8 @@ def test_a_layer_is_its_functions(layer, per_example):
     wanted = drop_connect_backward(G, X, layer.weight, 0.3, KEY, bias=True, **options)
     for got, want in zip((dx, layer.weight_grad, layer.bias_grad), wanted, strict=True):
         assert same_bits(got, want)
+    layer.key = KEY
+    layer(X)
     assert same_bits(layer.backward(G), dx)  # twice: gradients add up
     np.testing.assert_allclose(layer.weight_grad, 2 * wanted[1], rtol=1e-12)
     np.testing.assert_allclose(layer.bias_grad, 2 * wanted[2], rtol=1e-12)
@@ -363,8 +365,16 @@ def test_evaluation_is_the_dense_layer(layer):
     out = np.empty_like(y)
     assert layer(X, training=True, out=out) is out
     assert not np.allclose(out, y)
-    layer.train()(X, training=False)
+    with pytest.raises(RuntimeError, match="needs a forward in evaluation, one for each backward"):
+        layer.backward(G)
+    layer(X)
+    with pytest.raises(ValueError, match="last forward's shape"):
+        layer.backward(X)
     np.testing.assert_allclose(layer.backward(G), G @ layer.weight.T, rtol=1e-12)
+    layer.train()(X, training=False)  # in training mode it leaves nothing behind
+    assert same_bits(layer.backward(G), drop_connect_backward(G, X, layer.weight, 0.3, KEY)[0])
+    with pytest.raises(RuntimeError, match="one for each backward"):
+        layer.eval().backward(G)
 
 
 def test_without_a_bias():
@@ -390,6 +400,8 @@ def test_weights_are_referred_to(layer):
 
 
 def test_out_of_backward(layer):
+    layer(X)
+    layer.key = KEY
     layer(X)
     dx = layer.backward(G)
     out = np.empty_like(X)
@@ -435,23 +447,23 @@ def test_the_life_of_a_layer(layer):
 
 
 def test_backward_needs_a_forward(layer):
-    with pytest.raises(RuntimeError, match=r"DropConnect\.backward needs a forward before it"):
+    message = r"DropConnect\.backward needs .*fastdrop\.drop_connect_backward\(g, x, weight, p, layer\.key\)"
+    with pytest.raises(RuntimeError, match=message):
         layer.backward(G)
     layer(X)
     with pytest.raises(ValueError, match=r"g must have the last forward's shape \(5, 3\), got \(5, 7\)"):
         layer.backward(X)
     layer.load_state_dict(layer.state_dict())
-    with pytest.raises(RuntimeError, match="needs a forward before it"):
+    with pytest.raises(RuntimeError, match=message):
         layer.backward(G)
 
 
 def test_a_failed_forward_advances_nothing(layer):
     y = layer(X)
-    dx = layer.backward(G)
     with pytest.raises(ValueError, match="x must have the shape"):
         layer(X[0])
     assert layer.key == KEY.next()
-    assert same_bits(layer.backward(G), dx)
+    assert same_bits(layer.backward(G), drop_connect_backward(G, X, layer.weight, 0.3, KEY)[0])
     with pytest.raises(ValueError, match="out must not overlap"):
         layer(X, out=X[:, :3])
     assert y.shape == (5, 3)

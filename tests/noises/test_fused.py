@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy import special
 
 import fastdrop as fd
+from fastdrop._arrays import plan
 from fastdrop._cpu import calls as cpu_calls
 from fastdrop._cpu import run
-from fastdrop._lanes import formulas
 
 KEY = fd.Key(42, 3)
 
@@ -27,7 +27,7 @@ BIAS, R = normal(33, dtype=np.float64, seed=2), normal(40, 33, dtype=np.float64,
 
 
 def test_the_activations_are_those_of_the_formulas():
-    assert tuple(ACTIVATIONS) == formulas.ACTIVATIONS
+    assert tuple(ACTIVATIONS) == plan.ACTIVATIONS
 
 
 @st.composite

@@ -38,6 +38,8 @@ def test_layers_go_through_the_life_of_a_layer(layer_and_shape):
     mask = layer(ones)
     assert layer.key == fd.Key(42, 1)
     assert same_bits(layer.backward(ones), mask)  # backward(ones) == forward(ones)
+    layer.key = fd.Key(42)
+    layer(ones)
     assert layer.backward(g).ravel() @ x.ravel() == pytest.approx((mask * x).ravel() @ g.ravel())
     assert not same_bits(layer(ones), mask)
     state = json.loads(json.dumps(layer.state_dict()))

@@ -94,13 +94,13 @@ def test_gradients_are_central_differences():
     layer = fd.StandoutDropout(rng=KEY)
     g = normal(200, 30, dtype=np.float64, seed=2)
     for mode in (True, False):
-        layer.key = KEY
-        layer(H, A, mode)
+        layer.train(mode).key = KEY
+        layer(H, A)
         dh = layer.backward(g)
         ends = []
         for step in (1e-5, -1e-5):
             layer.key = KEY
-            ends.append((layer(H + step * A, A, mode) * g).sum())
+            ends.append((layer(H + step * A, A) * g).sum())
         assert (dh * A).sum() == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
 
 
@@ -117,10 +117,9 @@ def test_saved_and_loaded_it_continues_bit_for_bit():
 
 def test_a_failed_forward_draws_nothing_and_backward_is_still_that_of_the_one_before():
     layer = fd.StandoutDropout(rng=KEY)
-    with pytest.raises(RuntimeError, match="needs a forward"):
+    with pytest.raises(RuntimeError, match=r"standout_dropout_backward\(g, a, layer\.key\)"):
         layer.backward(H)
     layer(H, A)
-    dh = layer.backward(A)
     for wrong, error in (
         (A[:3], ValueError),
         (A.astype(complex), TypeError),
@@ -133,7 +132,32 @@ def test_a_failed_forward_draws_nothing_and_backward_is_still_that_of_the_one_be
     with pytest.raises(ValueError, match="out must not overlap a"):
         layer(H, A, out=A)
     assert layer.key == fd.Key(42, 1)
-    assert same_bits(layer.backward(A), dh)
+    assert same_bits(layer.backward(A), fd.standout_dropout_backward(A, A, KEY))
+
+
+def test_in_evaluation_each_backward_has_a_forward_of_that_mode():
+    layer = fd.StandoutDropout(rng=KEY).eval()
+    with pytest.raises(RuntimeError, match="needs a forward in evaluation, one for each backward"):
+        layer.backward(H)
+    layer(H, A)
+    with pytest.raises(ValueError, match="last forward's shape"):
+        layer.backward(A[:3])
+    layer.train()(H, -A)  # no part of it
+    np.testing.assert_allclose(layer.eval().backward(A), A * keep_prob(A, 1, 0), rtol=1e-12)
+    with pytest.raises(RuntimeError, match="one for each backward"):
+        layer.backward(A)
+    layer.train()(H, A, training=False)  # in training mode it leaves nothing behind
+    assert same_bits(layer.backward(A), fd.standout_dropout_backward(A, -A, KEY))
+    with pytest.raises(RuntimeError, match="one for each backward"):
+        layer.eval().backward(A)
+
+
+def test_a_large_alpha_keeps_or_drops():
+    a = np.array([-10.0, 0.0, 10.0])
+    assert np.array_equal(fd.standout_keep_prob(a, alpha=1e308, beta=-1e308).round(9), [0, 0, 1])
+    layer = fd.StandoutDropout(rng=KEY)
+    layer.load_state_dict(layer.state_dict() | {"alpha": 1e308})
+    assert np.array_equal(layer(np.ones(3), a)[[0, 2]], [0, 1])
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,10 @@ def test_gradients_of_x_and_of_log_alpha(alpha):
         (G * (y - X) / 2).sum() if np.ndim(alpha) == 0 else (G * (y - X) / 2).sum(0 if alpha.ndim == 1 else 1)
     )
     assert np.allclose(layer.log_alpha_grad.ravel(), closed)
+    layer.key = KEY
+    layer(X)
+    with pytest.raises(ValueError, match="out must not overlap x"):
+        layer.backward(G, out=X)
     layer.backward(G)  # gradients add up
     assert np.allclose(layer.log_alpha_grad.ravel(), 2 * closed)
     layer.zero_grad()
@@ -109,12 +113,22 @@ def test_the_life_of_a_layer():
     assert same_bits(other(x), layer(x))
     assert same_bits(copy.deepcopy(layer)(x), layer(x))
     assert eval(repr(layer), {**vars(fd)}).state_dict() == layer.state_dict()
-    assert layer(x, training=False) is x
     g = np.ones_like(x)
+    assert layer.eval()(x) is x
     assert layer.backward(g) is g
     assert not layer.log_alpha_grad.any()
     before = layer.state_dict()
-    for bad in ([1.0], [np.inf, 1.0], "x", [None, 1.0]):
+    for bad in (
+        [1.0],
+        [np.inf, 1.0],
+        "x",
+        [None, 1.0],
+        [1420.0, 1.0],  # alpha overflows
+        [-800.0, 1.0],  # alpha is 0
+        ["0.5", "0.5"],
+        [True, False],
+        {"schedule": "Constant", "p": 0.5, "step": 0},
+    ):
         with pytest.raises(ValueError, match="log_alpha"):
             layer.load_state_dict(before | {"log_alpha": bad})
     assert layer.state_dict() == before

@@ -89,7 +89,7 @@ def test_what_is_not_chosen_vanishes():
         assert same_bits(fd.zoneout(*pair, p, KEY), chosen)
         layer = fd.Zoneout(p, rng=1)
         for training in (True, False):
-            assert same_bits(layer(*pair, training), chosen)
+            assert same_bits(layer.train(training)(*pair), chosen)
             gradients = layer.backward(nan)
             assert np.isnan(gradients[int(p)]).all()
             assert not gradients[1 - int(p)].any()
@@ -143,20 +143,17 @@ def test_evaluation_is_the_mean_of_training():
     assert same_bits(g, dnew)
 
 
-def through_time(w, x, rng, training, keys_of=lambda keys: keys):
+def through_time(w, x, rng, training, keys_of=lambda keys: keys, own=True):
     """Loss and gradient of the docstring's network, and of its weights in evaluation."""
-    zone, states, news, keys = fd.Zoneout(0.4, rng=rng), [np.zeros(x.shape[1])], [], []
+    zone, states, news, keys = fd.Zoneout(0.4, rng=rng).train(training), [np.zeros(x.shape[1])], [], []
     for t in range(len(x)):
         keys.append(zone.key)
         news.append(np.tanh(x[t] + w * states[t]))
-        states.append(zone(news[t], states[t], training))
+        states.append(zone(news[t], states[t]))
     dw, dh = np.zeros_like(w), 2 * states[-1]
     keys = keys_of(keys)
     for t in reversed(range(len(x))):
-        if training:
-            dnew, dprevious = fd.zoneout_backward(dh, zone.p, keys[t])
-        else:
-            dnew, dprevious = zone.backward(dh)  # the same at every step
+        dnew, dprevious = zone.backward(dh) if own else fd.zoneout_backward(dh, zone.p, keys[t])
         da = dnew * (1 - news[t] ** 2)
         dw += da * states[t]
         dh = dprevious + da * w
@@ -176,21 +173,26 @@ def test_gradients_through_time_are_central_differences(training):
     assert np.abs(dw).max() > 0.1
     np.testing.assert_allclose(dw, differences, rtol=1e-6, atol=1e-8)
     if training:  # with the keys of other steps it is another gradient
-        _, wrong = through_time(w, x, KEY, training, lambda keys: keys[::-1])
+        _, same = through_time(w, x, KEY, training, own=False)
+        assert same_bits(same, dw)
+        _, wrong = through_time(w, x, KEY, training, lambda keys: keys[::-1], own=False)
         assert not np.allclose(wrong, differences, rtol=1e-2)
 
 
 def test_the_life_of_the_layer():
     layer = fd.Zoneout(0.3, rng=KEY)
-    with pytest.raises(RuntimeError, match=r"Zoneout.backward needs a forward before it"):
+    with pytest.raises(
+        RuntimeError, match=r"Zoneout.backward needs .*fastdrop\.zoneout_backward\(g, p, layer.key\)"
+    ):
         layer.backward(G)
     for draw in range(2):
         key = fd.Key(42, draw)
         assert layer.key == key
         assert same_bits(layer(NEW, PREVIOUS), fd.zoneout(NEW, PREVIOUS, 0.3, key))
-        for _ in range(2):
-            got = layer.backward(G)
-            assert all(same_bits(a, b) for a, b in zip(got, fd.zoneout_backward(G, 0.3, key), strict=True))
+        got = layer.backward(G)
+        assert all(same_bits(a, b) for a, b in zip(got, fd.zoneout_backward(G, 0.3, key), strict=True))
+    layer.key = fd.Key(42, 1)
+    layer(NEW, PREVIOUS)
     other = pickle.loads(pickle.dumps(copy.deepcopy(layer)))
     assert same_bits(other.backward(G)[1], layer.backward(G)[1])
     resumed = fd.Zoneout(rng=0)
@@ -203,8 +205,8 @@ def test_the_life_of_the_layer():
     assert same_bits(layer.backward(G)[0], resumed.backward(G)[0])  # that of its forward
     assert layer.eval()(NEW, PREVIOUS, out=out) is out
     assert layer.key == fd.Key(42, 3)
-    layer.p = 0.5
     np.testing.assert_allclose(layer.backward(G)[1], 0.9 * G, rtol=1e-6)
+    layer.train()(NEW, PREVIOUS)
     with pytest.raises(ValueError, match=r"last forward's shape \(6, 50, 33\)"):
         layer.backward(G[0])
 

@@ -4,13 +4,16 @@ import naive
 import numpy as np
 import pytest
 
-from fastdrop import Key
+from fastdrop import Key, keep_mask
 from fastdrop._stream import reference
 
 INDICES = [0, 1, 7, 8, 31, 32, 1023, 1024, 1025, 2**32 * 128 - 1, 2**32 * 128, 2**63, 2**64 - 1]
 
 
-@pytest.mark.parametrize("key", [Key(0), Key(42, 3), Key(7, 2**32 + 1), Key(2**70).fold_in(1)])
+@pytest.mark.parametrize(
+    "key",
+    [Key(0), Key(42, 3), Key(7, 2**32 + 1), Key(7, 2**48 - 2), Key(7, 2**48 + 1), Key(2**70).fold_in(1)],
+)
 def test_uniforms_are_the_oracles(key):
     u = reference.uniforms(np.array(INDICES, np.uint64), key)
     assert u.tolist() == [naive.uniform(i, key.seed, key.draw) for i in INDICES]
@@ -28,6 +31,22 @@ def test_uniforms_are_pinned():
         "2bea27ed",
         "3d101c21",
     ]
+
+
+@pytest.mark.parametrize(
+    ("draw", "bits"),
+    [
+        (2**32 + 1, "dacfd76fbefd7ffe"),  # bits 32 to 47 of the draw lie in the counter
+        (2**48 - 1, "2e7ffbfeff3b53bf"),
+        (2**48 + 1, "7fbfdfb77fbfffaf"),  # higher ones are folded into the key
+    ],
+)
+def test_masks_of_high_draws_are_pinned(draw, bits):
+    """Published vectors, as above: the first 64 elements of masks at p = 1/4, in numpy.packbits order."""
+    oracle = [naive.kept(i, 0.25, 42, draw) for i in range(64)]
+    assert np.packbits(oracle).tobytes().hex() == bits
+    assert np.packbits(reference.keep_mask((64,), 0.25, Key(42, draw))).tobytes().hex() == bits
+    assert keep_mask(64, 0.25, Key(42, draw), packed=True).tobytes().hex() == bits
 
 
 @pytest.mark.parametrize("p", [0.0, 1e-3, 0.25, 0.3, 0.5, 0.999, 1.0])

@@ -24,7 +24,7 @@ def written(limit, *settings):
 def test_words_are_philox_s_in_the_order_of_blocks():
     low, high = naive.key_words(42, 3)
     expected = [naive.philox([block, 0, 0, 3], [low, high]) for block in range(2**14, 2**14 + 30)]
-    found = bits.words(KEY, 2**16, 120)
+    found = bits.word_bytes(KEY, 2**16, 120)
     assert np.array_equal(found.view("<u4").reshape(-1, 4), expected)
 
 
@@ -54,7 +54,7 @@ def test_other_rates_give_equally_probable_bits(p):
     [("draw", lambda n: fd.Key(42, 3 + n)), ("seed", lambda n: fd.Key(42 + n, 3)), ("fold", KEY.fold_in)],
 )
 def test_consecutive_keys_and_words_in_turn(vary, nth):
-    expected = [bits.words(nth(n), 0, 64).view("<u4") for n in range(6)]
+    expected = [bits.word_bytes(nth(n), 0, 64).view("<u4") for n in range(6)]
     found = np.frombuffer(written(6 * 256, KEY, None, vary, 64, 1), "<u4")
     assert np.array_equal(found, np.concatenate(expected))
     found = np.frombuffer(written(6 * 256, KEY, None, vary, 64, 3), "<u4")

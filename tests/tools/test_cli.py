@@ -59,7 +59,7 @@ def test_bench_of_several_numbers_of_threads(capsys):
     assert shown.index("p = 0.5, 1 threads") < shown.index("p = 0.5, 2 threads")
 
 
-@pytest.mark.parametrize(("seconds", "calls"), [(0, 1 + bench.FEWEST), (1000, 1 + 8)])
+@pytest.mark.parametrize(("seconds", "calls"), [(0, 1 + bench.FEWEST_ROUNDS), (1000, 1 + 8)])
 def test_rounds_end_with_their_time(seconds, calls):
     called = []
     bench.seconds_in_turns({"it": lambda: called.append(1)}, 8, warm=False, seconds=seconds)

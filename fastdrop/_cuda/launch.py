@@ -1,0 +1,137 @@
+"""Launches of the CUDA kernels: threads for the work, arguments, streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import cuda
+from numpy.typing import NDArray
+
+from fastdrop._arrays.device import Lanes
+from fastdrop._arrays.plan import Density, Pass, Rows
+from fastdrop._cuda import kernels
+from fastdrop._cuda.places import ROW
+from fastdrop._stream.keys import TILE
+
+THREADS = 256  # of a block
+BLOCKS = 1 << 16  # of a grid at most; threads go on to further work from there
+_STRIP = 8  # elements of a unit for which a thread draws once
+_GROUP = 32  # elements of eight Philox blocks of noise with a density
+
+
+class Part(NamedTuple):
+    """Elements of arrays, flat, with the stream of their library.
+
+    Element i has the bias at (phase + i) % bias.size, if there are any. The other array is x where none is
+    needed.
+    """
+
+    x: Lanes
+    other: Lanes
+    bias: Lanes | None
+    phase: int
+    y: Lanes
+    stream: int
+
+
+class Units(NamedTuple):
+    """Units of an array with the axes (first, second, shared, inner): their indices, and rates' places."""
+
+    axes: tuple[int, int, int, int]
+    strides: tuple[int, int, int]  # of units' indices along first, second and inner
+    rate_strides: tuple[int, int, int]
+    start: int
+
+    def cut(self) -> tuple[int, tuple[int, ...]]:
+        """How many threads share the work, and the axes with the number of strips of the shared one."""
+        first, second, shared, inner = self.axes
+        strips = -(-shared // _STRIP)
+        return first * second * strips * inner, (*self.axes, strips)
+
+
+def argument(lanes: Lanes) -> Any:
+    """An array as kernels take it, without waiting for the stream that its library works on."""
+    return cuda.as_cuda_array(lanes, sync=False)
+
+
+def upload(numbers: NDArray[Any], stream: int) -> Any:
+    """A copy on the GPU."""
+    return cuda.to_device(np.ascontiguousarray(numbers).ravel(), stream=_stream(stream))
+
+
+def _stream(pointer: int) -> Any:
+    return cuda.external_stream(pointer) if pointer else 0
+
+
+def _launch(kernel: Any, items: int, stream: int, *arguments: Any) -> None:
+    """Start a kernel with a thread for each item, or as many as a grid has, and don't wait for it."""
+    blocks = min(-(-items // THREADS), BLOCKS)
+    kernel[blocks, THREADS, _stream(stream)](*arguments)
+
+
+def _groups(rows: Rows, count: int, size: int) -> int:
+    """How many groups of a size the indices of one of so many rows lie in, at most."""
+    offset = rows.start % size if count == 1 else size - 1
+    return (offset + rows.length + size - 1) // size
+
+
+def elements(what: Pass, part: Part, rows: Rows, draw: tuple[int, float, int, int]) -> None:
+    """A pass where U < threshold says which elements are dropped; a draw as the CPU's kernels take it."""
+    threshold, scale, key, word = draw
+    y, count = part.y, part.y.size // rows.length
+    groups = _groups(rows, count, TILE)
+    items, period = count * groups * ROW, 0 if part.bias is None else part.bias.size
+    layout = items, groups, *rows, period, part.phase
+    kernel = kernels.elements_kernel(what.formula, what.activation, part.bias is not None)
+    numbers = _numbers(y, what.constants, 2)
+    _launch(kernel, items, part.stream, *_arrays(part), layout, threshold, y.real(scale), numbers, key, word)
+
+
+def units(what: Pass, part: Part, where: Units, threshold: Any, scale: Any, key: tuple[int, int]) -> None:
+    """As `elements`, with a draw for each unit; threshold and scale may be arrays on the GPU."""
+    items, axes = where.cut()
+    period, by_unit = 0 if part.bias is None else part.bias.size, not isinstance(threshold, int)
+    layout = items, where.start, period, part.phase
+    kernel = kernels.units_kernel(what.formula, what.activation, part.bias is not None, by_unit)
+    places = (where.strides, where.rate_strides) if by_unit else (where.strides,)
+    rates = (threshold, scale) if by_unit else (threshold, part.y.real(scale))
+    numbers = _numbers(part.y, what.constants, 2)
+    _launch(kernel, items, part.stream, *_arrays(part), layout, axes, *places, *rates, numbers, *key)
+
+
+def _arrays(part: Part) -> list[Any]:
+    return [argument(a) for a in (part.x, part.other, part.bias or part.x, part.y)]
+
+
+def noise(what: Density, part: Part, rows: Rows, key: tuple[int, int]) -> None:
+    """A formula of x and its noise, a number for each element."""
+    count = part.y.size // rows.length
+    groups = _groups(rows, count, _GROUP)
+    items = count * groups * 8
+    kernel, layout = kernels.noise_kernel(what.draw, what.formula), (items, groups, *rows)
+    numbers = _numbers(part.y, what.numbers)
+    _launch(kernel, items, part.stream, argument(part.x), argument(part.y), layout, numbers, *key)
+
+
+def noise_units(what: Density, part: Part, where: Units, rates: Any, key: tuple[int, int]) -> None:
+    """As `noise`, a number for each unit, scaled by its rate where rates are an array on the GPU."""
+    items, axes = where.cut()
+    x, y = argument(part.x), argument(part.y)
+    kernel = kernels.noise_units_kernel(what.draw, what.formula, rates is not None)
+    places = (items, where.start), axes, where.strides, where.rate_strides
+    given = x if rates is None else rates
+    _launch(kernel, items, part.stream, x, y, *places, given, _numbers(part.y, what.numbers), *key)
+
+
+def sum_rows(y: Lanes, total: Lanes, stream: int) -> None:
+    """Write the sums of rows as long as the total into it, in an order that depends on the shape alone."""
+    arrays = argument(y), argument(total)
+    _launch(kernels.sums_kernel(), total.size, stream, *arrays, y.size // total.size)
+
+
+def _numbers(y: Lanes, numbers: Sequence[float], least: int = 0) -> tuple[Any, ...]:
+    """Numbers of the type that y has in lanes, filled up with zeros."""
+    filled = [*numbers, *[0.0] * (least - len(numbers))]
+    return tuple(y.real(number) for number in filled)

@@ -1,0 +1,115 @@
+"""Draws of the stream in lanes: words of Philox, dropped elements, normals and logistic noise.
+
+`fastdrop._stream.keys` says which word belongs to which element.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from fastdrop._lanes.special import logistic, radius, turn
+from fastdrop._lanes.vectors import (
+    LANES,
+    any_nonzero,
+    iota,
+    join,
+    lower_half,
+    narrow,
+    splat,
+    splat_like,
+    upper_half,
+)
+from fastdrop._stream import philox
+from fastdrop._stream.keys import BERNOULLI, DOMAIN_SHIFT, LOGISTIC, MIRROR_SHIFT, NORMAL
+
+GROUP = 4 * LANES  # elements of a group of normals or logistic noise: word w of block b is that of 8w + b
+_BLOCKS = np.uint64(LANES)  # Philox blocks in a tile and in a group, one a lane
+_ALL, _NONE, _ONE = np.uint32(0xFFFFFFFF), np.uint32(0), np.uint32(1)
+_TOP_DIGIT = _TOP_BIT = np.uint32(0x80000000)
+_WORD = np.uint64(0xFFFFFFFF)
+_HIGH_DRAW = np.uint64(0xFFFF00)  # where bits 32 to 47 of the draw number lie in counter word 2
+_PLANES = np.uint64(BERNOULLI << DOMAIN_SHIFT)  # counter word 2 of plane 0
+_SECOND = np.uint64(1)  # the plane of what float64 has further digits from
+
+_philox4x32 = njit(forceinline=True)(philox.philox4x32)
+compare_digit = njit(forceinline=True)(philox.compare_digit)
+
+
+@njit(forceinline=True)
+def words(block, number, key, draw):
+    """The four words of Philox blocks, under a counter word 2."""
+    low_key, high_key = splat_like(key & _WORD, block), splat_like(key >> np.uint64(32), block)
+    c2 = splat_like(number | ((draw >> np.uint64(24)) & _HIGH_DRAW), block)
+    high, c3 = block >> np.uint64(32), splat_like(draw & _WORD, block)
+    w0, w1, w2, w3 = _philox4x32(block, high, c2, c3, low_key, high_key)
+    return narrow(w0), narrow(w1), narrow(w2), narrow(w3)
+
+
+@njit(forceinline=True)
+def digits(tile, plane, key, draw):
+    """One digit of U for a tile: bit k, lane b of vector w is that of element 32k + 8w + b."""
+    return words(iota() + tile * _BLOCKS, _PLANES | np.uint64(plane), key, draw)
+
+
+@njit(forceinline=True)
+def mirror(draw):
+    """A word to flip words with: all ones if the draw is an antithetic one, else none."""
+    return splat(_ALL if draw >> np.uint64(MIRROR_SHIFT) else _NONE)
+
+
+@njit(forceinline=True)
+def dropped(tile, threshold, key, draw):
+    """Which elements of a tile are dropped, in the order of `digits`.
+
+    Where U is mirrored they are those that U >= 2**32 - threshold would keep.
+    """
+    # 0 drops nothing, and no other threshold mirrors it
+    flipped = mirror(draw if threshold else np.uint64(0))
+    if draw >> np.uint64(MIRROR_SHIFT):
+        threshold = np.uint32(-threshold)
+    u0 = u1 = u2 = u3 = splat(_ALL)
+    d0 = d1 = d2 = d3 = splat(_NONE)
+    plane = np.uint64(0)
+    while True:
+        flip = _NONE if threshold & _TOP_DIGIT else _ALL
+        w0, w1, w2, w3 = digits(tile, plane, key, draw)
+        d0, u0 = compare_digit(d0, u0, w0, splat(flip))
+        d1, u1 = compare_digit(d1, u1, w1, splat(flip))
+        d2, u2 = compare_digit(d2, u2, w2, splat(flip))
+        d3, u3 = compare_digit(d3, u3, w3, splat(flip))
+        threshold = np.uint32(threshold << _ONE)
+        plane += np.uint64(1)
+        if threshold == 0 or not any_nonzero(u0 | u1 | u2 | u3):
+            return d0 ^ flipped, d1 ^ flipped, d2 ^ flipped, d3 ^ flipped
+
+
+@njit(forceinline=True)
+def _high_and_low(domain, group, key, draw):
+    """A group's words, and those with further digits, which aren't computed for float32."""
+    block, number = iota() + group * _BLOCKS, np.uint64(domain << DOMAIN_SHIFT)
+    return words(block, number, key, draw), words(block, number | _SECOND, key, draw)
+
+
+@njit(forceinline=True)
+def normal(group, key, draw, like):
+    """Standard normals for a group, by Box and Muller's method."""
+    (h0, h1, h2, h3), (l0, l1, l2, l3) = _high_and_low(NORMAL, group, key, draw)
+    negated = mirror(draw) & _TOP_BIT
+    r = radius(join(h0, h2), join(l0, l2), like)
+    x, y = turn(join(h1 ^ negated, h3 ^ negated), join(l1, l3), like)
+    x, y = r * x, r * y
+    return join(lower_half(x), lower_half(y)), join(upper_half(x), upper_half(y))
+
+
+@njit(forceinline=True)
+def logistic_noise(group, key, draw, like):
+    """Standard logistic noise for a group."""
+    (h0, h1, h2, h3), (l0, l1, l2, l3) = _high_and_low(LOGISTIC, group, key, draw)
+    flipped = join(mirror(draw), mirror(draw))
+    v0 = logistic(join(h0, h1) ^ flipped, join(l0, l1) ^ flipped, like)
+    v1 = logistic(join(h2, h3) ^ flipped, join(l2, l3) ^ flipped, like)
+    return v0, v1
+
+
+DENSITIES = {"normal": normal, "logistic": logistic_noise}

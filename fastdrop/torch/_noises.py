@@ -1,0 +1,130 @@
+"""The noises of tensors: each as a function of arrays, with the noises that are its derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fastdrop as fd
+from fastdrop._stream.keys import Key
+
+Arrays: TypeAlias = tuple[NDArray[Any], ...]  # of the tensor, and of the second one where the noise has it
+Rates: TypeAlias = tuple[Any, ...]  # p or std, a number or an array, or other real numbers of the noise
+Numbers: TypeAlias = tuple[int, ...]  # shared axes, or what other integers the noise takes
+Out: TypeAlias = NDArray[Any] | None
+
+PASSED = "passed"  # the name of a derivative that is what came in
+
+
+class Noise(NamedTuple):
+    """A noise that is linear in its tensors, apart from a constant.
+
+    So its derivatives are linear noises too, and a name in `NOISES` is enough to say which.
+    """
+
+    of_arrays: Callable[[Arrays, Rates, Key, Numbers, Out], NDArray[Any]]
+    gradient: str  # makes the first tensor's gradient from that of the output
+    other_gradient: str = ""  # the same for the second tensor, or nothing where that has no gradient
+    tangent: str = ""  # makes the output's tangent from the first tensor's, if `gradient` doesn't do it
+    keeps_other: bool = False  # whether the derivatives need the second tensor
+    # The output's shape, found from both tensors and the numbers, where it isn't that of the first tensor.
+    shape: Callable[[Any, Any, Numbers], tuple[int, ...]] | None = None
+
+
+def _by_axes(function: Callable[..., NDArray[Any]]) -> Callable[..., NDArray[Any]]:
+    """A function of fastdrop whose integers are its shared axes."""
+
+    def call(arrays: Arrays, rates: Rates, key: Key, axes: Numbers, out: Out) -> NDArray[Any]:
+        return function(*arrays, *rates, key, shared_axes=axes, out=out)
+
+    return call
+
+
+def _elementwise(
+    function: Callable[..., NDArray[Any]], backward: Callable[..., NDArray[Any]] | None = None
+) -> dict[str, Noise]:
+    """The entry of a noise by a rate and shared axes, and that of its gradient where it is another noise."""
+    name, gradient = function.__name__, (backward or function).__name__
+    found = {name: Noise(_by_axes(function), gradient)}
+    return found if backward is None else found | {gradient: Noise(_by_axes(backward), gradient)}
+
+
+def _drop_block(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: Out) -> NDArray[Any]:
+    (x,), (p,), (size, shared) = arrays, rates, numbers
+    return fd.drop_block(x, p, key, block_size=size, shared_channels=bool(shared), out=out)
+
+
+def _zoneout_new(arrays: Arrays, rates: Rates, key: Key, axes: Numbers, out: Out) -> NDArray[Any]:
+    """The part of a gradient that belongs to the new state."""
+    (g,), (p,) = arrays, rates
+    return fd.zoneout(g, np.zeros(g.shape, g.dtype), p, key, shared_axes=axes, out=out)
+
+
+def _zoneout_previous(arrays: Arrays, rates: Rates, key: Key, axes: Numbers, out: Out) -> NDArray[Any]:
+    """The part of a gradient that belongs to the previous state."""
+    (g,), (p,) = arrays, rates
+    return fd.zoneout(np.zeros(g.shape, g.dtype), g, p, key, shared_axes=axes, out=out)
+
+
+def _standout(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: Out) -> NDArray[Any]:
+    (h, a), (alpha, beta), (inverted,) = arrays, rates, numbers
+    return fd.standout_dropout(h, a, key, alpha=alpha, beta=beta, inverted=bool(inverted), out=out)
+
+
+def _embedding(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: Out) -> NDArray[Any]:
+    (weight, tokens), (p,) = arrays, rates
+    return fd.embedding_dropout(tokens, weight, p, key)
+
+
+def _embedding_backward(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: Out) -> NDArray[Any]:
+    (g, tokens), (p,), (vocabulary,) = arrays, rates, numbers
+    return fd.embedding_dropout_backward(g, tokens, p, key, vocabulary=vocabulary)
+
+
+def _local(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: Out) -> NDArray[Any]:
+    """The means plus normals of given standard deviations, in which this is linear."""
+    mean, std = arrays
+    if not np.isfinite(std).all():  # as the root of a negative variance
+        wrong = std[~np.isfinite(std)].flat[0]
+        raise ValueError(f"variance must be finite and >= 0, got one whose square root is {wrong}")
+    if mean.dtype.kind == "c":
+        raise TypeError(f"means must be real, got {mean.dtype}; use the real and imaginary parts")
+    return fd.gaussian_noise(mean, std, key, out=out)
+
+
+def _times_normal(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: Out) -> NDArray[Any]:
+    (g,) = arrays
+    y: NDArray[Any] = np.multiply(g, fd.normal(g.shape, key, dtype=g.dtype), out=out)
+    return y
+
+
+NOISES: dict[str, Noise] = {
+    **_elementwise(fd.dropout),
+    **_elementwise(fd.gaussian_dropout),
+    **_elementwise(fd.alpha_dropout, fd.alpha_dropout_backward),
+    "gaussian_noise": Noise(_by_axes(fd.gaussian_noise), PASSED),
+    "drop_block": Noise(_drop_block, "drop_block"),
+    "zoneout": Noise(_by_axes(fd.zoneout), "zoneout_new", "zoneout_previous"),
+    "zoneout_new": Noise(_zoneout_new, "zoneout_new"),
+    "zoneout_previous": Noise(_zoneout_previous, "zoneout_previous"),
+    "standout_dropout": Noise(_standout, "standout_dropout", keeps_other=True),
+    "embedding_dropout": Noise(
+        _embedding,
+        "embedding_dropout_backward",
+        tangent="embedding_dropout",
+        keeps_other=True,
+        shape=lambda weight, tokens, numbers: (*tokens.shape, weight.shape[-1]),
+    ),
+    "embedding_dropout_backward": Noise(
+        _embedding_backward,
+        "embedding_dropout",
+        tangent="embedding_dropout_backward",
+        keeps_other=True,
+        shape=lambda g, tokens, numbers: (numbers[0], g.shape[-1]),
+    ),
+    "local_reparameterization": Noise(_local, PASSED, "times_normal"),
+    "times_normal": Noise(_times_normal, "times_normal"),
+}

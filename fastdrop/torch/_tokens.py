@@ -1,0 +1,51 @@
+"""What functions of tokens need: the check of their dtype, and the operator of token dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+import fastdrop as fd
+from fastdrop.torch._autograd import as_tensor, check_one_number, integers_or_floats, plain_rate, traced
+from fastdrop.torch._keys import key_of, key_tensor, plain_key
+
+Tensor: TypeAlias = torch.Tensor
+
+
+def token_dropout(tokens: Tensor, p: Any, key: Any, replacement: int, protected: Iterable[int]) -> Tensor:
+    """`fastdrop.token_dropout` of a tensor, by the operator where a graph is made."""
+    check_integers(tokens)
+    if not traced(tokens):
+        return _run(tokens, plain_rate(p), plain_key(key), replacement, protected)
+    check_one_number(p)
+    held = key if isinstance(key, torch.Tensor) else key_tensor(key)
+    y: Tensor = _op(tokens, held, p, replacement, list(protected))
+    return y
+
+
+def check_integers(tokens: Tensor) -> None:
+    """Refuse tokens that aren't integers."""
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype is torch.bool:
+        raise TypeError(f"tokens must be integers, got {tokens.dtype}; use tokens.long()")
+
+
+def _run(tokens: Tensor, p: Any, key: Any, replacement: int, protected: Iterable[int]) -> Tensor:
+    array = integers_or_floats(tokens)
+    return as_tensor(fd.token_dropout(array, p, key, replacement=replacement, protected=protected))
+
+
+# It has no derivative, because tokens are integers.
+@torch.library.custom_op(
+    "fastdrop::token_dropout",
+    mutates_args=(),
+    schema="(Tensor tokens, Tensor key, float p, int replacement, int[] protected) -> Tensor",
+)
+def _op(tokens: Tensor, key: Tensor, p: float, replacement: int, protected: Sequence[int]) -> Tensor:
+    return _run(tokens, p, key_of(key), replacement, protected)
+
+
+@_op.register_fake
+def _(tokens: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(tokens, memory_format=torch.contiguous_format)
