@@ -256,11 +256,11 @@ register(
         token_dropout,
         dtypes=INTEGERS,
         by_element=True,
+        modules=("TokenDropout",),
         lacks={
             "backward": _NUMBERS,
             "layer": "it prepares data, before a network",
             "CUDA": "it prepares data, on the host",
-            "torch module": "it prepares data, before a network",
             "autograd": _NUMBERS,
             "moments": _NUMBERS,
         },
@@ -272,7 +272,8 @@ register(
         embedding_dropout,
         embedding_dropout_backward,
         by_element=True,
+        modules=("EmbeddingDropout",),
         moments="dropout",
-        lacks={"layer": _BY_WORD, "CUDA": _ON_HOST, "torch module": _BY_WORD},
+        lacks={"layer": _BY_WORD, "CUDA": _ON_HOST},
     )
 )

@@ -305,7 +305,6 @@ register(
         lacks={
             "layer": "the means and variances come from weights that a network has of its own",
             "CUDA": "the roots of the variances are taken on the host",
-            "torch function": "in torch it is a line of tensors, which torch differentiates",
             "torch module": "the means and variances come from weights that a network has of its own",
             "moments": "its arguments are the mean and the variance of a normal",
         },
