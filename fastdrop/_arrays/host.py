@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 PLAIN = frozenset({np.dtype(np.float32), np.dtype(np.float64)})  # what the kernels take as it is
 _DTYPES = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
 _CARRIERS = {"float16": np.dtype(np.int16), "bfloat16": np.dtype(np.uint16)}
-_LANES = {np.int16: np.float32, np.uint16: np.float32}
+_COMPUTED_AS = {np.int16: np.float32, np.uint16: np.float32}
 BUFFER = 1 << 16  # elements of the buffer through which arrays that are not C-order go
 _ROWS = 1 << 16  # elements that are summed while they are in the cache
 # bits of ndarray.flags.num
@@ -188,7 +188,7 @@ def as_lanes(a: NDArray) -> NDArray:
 
 def lanes_dtype(a: NDArray) -> np.dtype[Any]:
     """The native dtype that an array has in lanes: that of its factors."""
-    return np.dtype(_LANES.get(a.dtype.type, a.dtype.type))
+    return np.dtype(_COMPUTED_AS.get(a.dtype.type, a.dtype.type))
 
 
 def ready(x: NDArray, y: NDArray) -> bool:

@@ -189,10 +189,10 @@ def stream(key: Key | SupportsIndex) -> tuple[int, int]:
     """The Philox key (as int64) of a key or an int seed, and its draw word: 48 bits and the mirror."""
     if type(key) is not Key:
         key = as_key_or_seed(key)
-    return words(key.seed, key.draw)
+    return draw_of(key.seed, key.draw)
 
 
-def words(seed: int, draw: int) -> tuple[int, int]:
+def draw_of(seed: int, draw: int) -> tuple[int, int]:
     """What `stream` finds for a key, from its seed and draw."""
     if draw < _DRAWS:  # the usual case first
         return _philox_key(seed, 0), draw
