@@ -26,9 +26,7 @@ STATE_VERSION = 1
 MOST_FORWARDS = 1024
 MOST_BYTES = 1 << 28
 
-_MOST_DRAW = (1 << 63) - 1
-_new, _new_key = tuple.__new__, Key.__new__  # Forward(...) would take twice as long
-_set_seed, _set_draw = (vars(Key)[name].__set__ for name in ("seed", "draw"))
+_new = tuple.__new__  # Forward(...) would take twice as long
 
 
 class Locked:
@@ -298,13 +296,7 @@ class NoiseLayer(Layer):
 
     def _done(self, forward: Forward) -> None:
         """Remember a training forward, and go on to the next key."""
-        last = forward[0]
-        draw = last.draw + 1
-        if draw & _MOST_DRAW == 0:
-            last.next()  # an error
-        self._key = key = _new_key(Key)  # last.next(), in a third of its time
-        _set_seed(key, last.seed)
-        _set_draw(key, draw)
+        self._key = forward[0].next()
         waiting = self._forwards
         waiting.append(forward)
         if forward[4] is not None:
