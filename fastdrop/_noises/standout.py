@@ -77,7 +77,7 @@ def standout_dropout(
     dropped = 1 - standout_keep_prob(a, alpha=alpha, beta=beta)
     if dropped.shape != x.shape:
         raise ValueError(f"a must have h's shape {x.shape}, got {dropped.shape}")
-    plan = planned(x, out)
+    plan = planned(x, out, (), window)
     fuse(Pass(scale=None if inverted else 1.0), plan, dropped, key)
     return plan.result  # type: ignore[no-any-return]
 
