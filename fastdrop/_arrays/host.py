@@ -92,13 +92,24 @@ def flat_pair(x: Any, out: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any
     return (given, x, y) if x.ndim == 1 else (given, x.ravel(), y.ravel())
 
 
-def target(out: Any, *arrays: NDArray[Any]) -> NDArray[Any]:
-    """The plain array to write to: a new one like the first array, or out, checked against all of them."""
-    if out is None:
-        return np.empty(arrays[0].shape, arrays[0].dtype)
-    for other in arrays[1:]:
+def flat_like(other: Any, x: Any, out: Any) -> NDArray[Any] | None:
+    """Another array like x flat, where kernels take it as it lies and it may be beside out; else None."""
+    if type(other) is not np.ndarray or other.dtype is not x.dtype or other.shape != x.shape:
+        return None
+    if other.flags.num & READY != READY:
+        return None
+    if out is not None:
         output(out, other)
-    return output(out, arrays[0])
+    return other if other.ndim == 1 else other.ravel()
+
+
+def target(out: Any, x: NDArray[Any], other: NDArray[Any] | None = None) -> NDArray[Any]:
+    """The plain array to write to: a new one like x, or out, checked against x and the other array."""
+    if out is None:
+        return np.empty(x.shape, x.dtype)
+    if other is not None:
+        output(out, other)
+    return output(out, x)
 
 
 def given(y: NDArray[Any]) -> NDArray[Any]:

@@ -268,6 +268,8 @@ def reduced(numbers: Sequence[int], shared: frozenset[int], one: int = 1) -> tup
 
 
 def _numbers_of_axes(axes: Axes, name: str = "shared_axes") -> tuple[int, ...]:
+    if type(axes) is int:  # the usual case first
+        return (axes,)
     try:
         # not isinstance(axes, SupportsIndex), which takes 7 us
         given: Any = (axes,) if hasattr(axes, "__index__") else axes
