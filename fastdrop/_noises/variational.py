@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import to_array, unmasked
-from fastdrop._arrays.numbers import reals
+from fastdrop._arrays.numbers import holds_reals, reals
 from fastdrop._arrays.plan import Axes, Window
 from fastdrop._noises._layer import Forward, LearnedLayer
 from fastdrop._noises._noise import REAL, Noise, register
@@ -153,7 +153,7 @@ def _sigmoid(v: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _checked_variance(variance: ArrayLike) -> NDArray[np.float64]:
     v = unmasked(variance)
-    if v.dtype.kind not in "fiu":
+    if not holds_reals(v.dtype):
         raise TypeError(f"variance must be real, got {v.dtype}; use its real part")
     wrong = v[~((v >= 0) & (v < np.inf))]
     if wrong.size:
@@ -211,7 +211,7 @@ class VariationalDropout(LearnedLayer):
 
     def __init__(self, alpha: ArrayLike = 1.0, *, shared_axes: Axes = (), rng: Rng = None) -> None:
         given = np.asarray(alpha)
-        if given.dtype.kind not in "fiu":
+        if not holds_reals(given.dtype):
             raise TypeError(f"alpha must be real, got {given.dtype}")
         wrong = given[~((given > 0) & (given < np.inf))]
         if wrong.size:
