@@ -106,7 +106,7 @@ def planned(
         One number for each place on x's last axis; by default what stands for none.
     """
     arrays = of(x)
-    x = arrays.array(x)
+    x = arrays.to_array(x)
     pairs = x.dtype.kind == "c"
     if pairs and real:
         host.refuse_complex(x, real)
@@ -121,7 +121,7 @@ def planned(
 def _alike(arrays: ModuleType, x: Any, name: str, other: Any, name_of_x: str) -> Any:
     """Another array, checked to be where x is and to have x's shape and dtype."""
     _same_place(arrays, other, name)
-    other = arrays.array(other)
+    other = arrays.to_array(other)
     if other.shape == x.shape and other.dtype == x.dtype:
         return other
     for what in ("shape", "dtype"):
@@ -141,7 +141,7 @@ def _bias(arrays: ModuleType, x: Any, bias: Any) -> Any:
     if bias is None:
         return arrays.no_bias(x)
     _same_place(arrays, bias, "bias")
-    given = arrays.array(bias)
+    given = arrays.to_array(bias)
     host.refuse_complex(given, "a bias")
     if given.shape != x.shape[-1:]:
         raise ValueError(f"bias must have the shape of x's last axis {x.shape[-1:]}, got {given.shape}")

@@ -106,7 +106,7 @@ def _library(owner: Any) -> str:
     return type(owner).__module__.partition(".")[0]
 
 
-def array(x: Any) -> DeviceArray:
+def to_array(x: Any) -> DeviceArray:
     """X as kernels need it."""
     return x if isinstance(x, DeviceArray) else DeviceArray(x)
 

@@ -23,7 +23,7 @@ _WRITABLE = READY | 0x400
 WHERE = "in memory"  # where these arrays are, for messages
 
 
-def array(x: ArrayLike) -> NDArray[Any]:
+def to_array(x: ArrayLike) -> NDArray[Any]:
     """X as a plain array of a dtype that is taken, in any byte order."""
     x = unmasked(x)
     if x.dtype not in PLAIN and x.dtype.name not in _DTYPES:
@@ -32,17 +32,12 @@ def array(x: ArrayLike) -> NDArray[Any]:
     return x
 
 
-def to_array(x: ArrayLike) -> NDArray[Any]:
-    """As `array`, for functions that arrays on a GPU don't reach."""
-    if hasattr(x, "__cuda_array_interface__"):
-        raise TypeError("this function takes no arrays on a GPU; copy x to the host")
-    return array(x)
-
-
 def unmasked(x: ArrayLike) -> NDArray[Any]:
     """X as a plain array of any dtype: the data of subclasses, and of what has `__array__`."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError("dropout takes no masked arrays; use x.filled(0) or x.data")
+    if hasattr(x, "__cuda_array_interface__"):
+        raise TypeError("this function takes no arrays on a GPU; copy x to the host")
     return np.asarray(x)
 
 

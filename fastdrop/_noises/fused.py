@@ -104,7 +104,7 @@ def dropout_add_backward(
     (array([0., 0., 2., 2.]), array([1., 1., 1., 1.]))
     """
     arrays = of(g)
-    checked = arrays.array(g)
+    checked = arrays.to_array(g)
     if out is not None and arrays.overlap(out, checked):
         raise ValueError("out must not overlap g, which is returned too; use np.empty_like(g)")
     given = arrays.given(checked)

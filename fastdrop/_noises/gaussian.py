@@ -166,7 +166,7 @@ def gaussian_noise_backward(
     """
     if out is None:
         arrays = of(g)
-        return arrays.given(arrays.array(g))  # type: ignore[no-any-return]
+        return arrays.given(arrays.to_array(g))  # type: ignore[no-any-return]
     return dropout(g, 0.0, key, out=out)  # a copy
 
 

@@ -327,7 +327,7 @@ def test_layers(kind):
 def test_noises_that_are_not_for_a_gpu_say_so(noise):
     given = arguments(noise, (3, 5))
     given |= {name: ndarray(a) for name, a in given.items() if isinstance(a, np.ndarray)}
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="no arrays on a GPU"):
         noise.function(**given, key=KEY)
 
 
