@@ -194,7 +194,16 @@ def layer(
     def backward(s: Given) -> Call:
         made = make(s)
         made(*inputs(s))
-        return partial(made.backward, s.g, **s.out)
+        call, waiting = partial(made.backward, s.g, **s.out), getattr(made, "_forwards", None)
+        if waiting is None:  # an old commit's layer, whose backward may come again
+            return call
+        forward = waiting[-1]
+
+        def again() -> Any:
+            waiting[:] = [forward]  # which the backward before has taken; some 50 ns
+            return call()
+
+        return again
 
     def forward(s: Given) -> Call:
         return partial(make(s), *inputs(s), **s.out)

@@ -17,6 +17,8 @@ from .given import Given, Shape, flat, rows
 from .measures import timed
 
 FLOATS = ("float16", "float32", "float64")  # that a tensor can be made of
+# modules that aren't made of a rate, or take two arrays
+OTHER_MODULES = ("EmbeddingDropout", "StandoutDropout", "TokenDropout", "Zoneout")
 MODULE_SHAPES = SHAPES | {"DropPath": rows}
 
 
@@ -116,7 +118,7 @@ CASES = [
         for record in RECORDS.values()
         if "torch module" not in record.lacks
         for name in record.modules or [layer.__name__ for layer in record.layers]
-        if name not in ("Zoneout", "StandoutDropout")  # which take two arrays
+        if name not in OTHER_MODULES
     ),
     *(_dask_case(record) for record in OF_FUNCTIONS.values() if "dask" not in record.lacks),
 ]

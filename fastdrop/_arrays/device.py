@@ -9,20 +9,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # how kernels take them: 16-bit floats as integers, and complex numbers as twice as many reals
-_LANES = {"float16": "<i2", "void16": "<u2", "complex64": "<f4", "complex128": "<f8"}
-_DTYPES = frozenset({"float32", "float64", *_LANES})
+_CARRIERS = {"float16": "<i2", "void16": "<u2", "complex64": "<f4", "complex128": "<f8"}
+_DTYPES = frozenset({"float32", "float64", *_CARRIERS})
 
 
-class Lanes(NamedTuple):
+class Elements(NamedTuple):
     """Elements of a device array, flat, as kernels take them."""
 
     pointer: int
     size: int
     typestr: str
 
-    def part(self, at: int, size: int) -> Lanes:
+    def part(self, at: int, size: int) -> Elements:
         """So many elements from a place on."""
-        return Lanes(self.pointer + at * int(self.typestr[-1]), size, self.typestr)
+        return Elements(self.pointer + at * int(self.typestr[-1]), size, self.typestr)
 
     @property
     def real(self) -> type[np.floating]:
@@ -61,7 +61,7 @@ class DeviceArray:
         self.ndim, self.size = len(self.shape), math.prod(self.shape)
         self.dtype = np.dtype(about["typestr"])  # of bfloat16, which NumPy has no name for, V2
         self.pointer, self.read_only = about["data"]
-        self.stream: int = about.get("stream") or _stream_of(owner)
+        self.cuda_stream: int = about.get("stream") or _cuda_stream_of(owner)
         if about.get("mask") is not None:
             raise TypeError("dropout takes no masked arrays; use x without its mask")
         if self.dtype.name not in _DTYPES or not self.dtype.isnative:
@@ -83,10 +83,10 @@ class DeviceArray:
         return True
 
     @property
-    def lanes(self) -> Lanes:
+    def lanes(self) -> Elements:
         """Its elements."""
-        typestr = _LANES.get(self.dtype.name, self.dtype.str)
-        return Lanes(self.pointer, self.size * (1 + (self.dtype.kind == "c")), typestr)
+        typestr = _CARRIERS.get(self.dtype.name, self.dtype.str)
+        return Elements(self.pointer, self.size * (1 + (self.dtype.kind == "c")), typestr)
 
     def overlaps(self, other: DeviceArray) -> bool:
         """Whether two arrays share memory."""
@@ -94,7 +94,7 @@ class DeviceArray:
         return bool(self.pointer < other.pointer + others and other.pointer < self.pointer + mine)
 
 
-def _stream_of(owner: Any) -> int:
+def _cuda_stream_of(owner: Any) -> int:
     """The stream that an array's library works on now, where the interface doesn't tell; 0 is the default."""
     if _library(owner) != "torch":
         return 0
@@ -106,18 +106,18 @@ def _library(owner: Any) -> str:
     return type(owner).__module__.partition(".")[0]
 
 
-def array(x: Any) -> DeviceArray:
+def to_array(x: Any) -> DeviceArray:
     """X as kernels need it."""
     return x if isinstance(x, DeviceArray) else DeviceArray(x)
 
 
-def target(out: Any, *arrays: DeviceArray) -> DeviceArray:
-    """The array to write to: a new one like the first array, or out, checked against all of them."""
+def target(out: Any, x: DeviceArray, other: DeviceArray | None = None) -> DeviceArray:
+    """The array to write to: a new one like x, or out, checked against x and the other array."""
     if out is None:
-        return empty_like(arrays[0])
-    for other in arrays[1:]:
+        return empty_like(x)
+    if other is not None:
         device_output(out, other)
-    return device_output(out, arrays[0])
+    return device_output(out, x)
 
 
 def given(y: DeviceArray) -> Any:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 PLAIN = frozenset({np.dtype(np.float32), np.dtype(np.float64)})  # what the kernels take as it is
 _DTYPES = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
 _CARRIERS = {"float16": np.dtype(np.int16), "bfloat16": np.dtype(np.uint16)}
-_LANES = {np.int16: np.float32, np.uint16: np.float32}
+_COMPUTED_AS = {np.int16: np.float32, np.uint16: np.float32}
 BUFFER = 1 << 16  # elements of the buffer through which arrays that are not C-order go
 _ROWS = 1 << 16  # elements that are summed while they are in the cache
 # bits of ndarray.flags.num
@@ -23,7 +23,7 @@ _WRITABLE = READY | 0x400
 WHERE = "in memory"  # where these arrays are, for messages
 
 
-def array(x: ArrayLike) -> NDArray[Any]:
+def to_array(x: ArrayLike) -> NDArray[Any]:
     """X as a plain array of a dtype that is taken, in any byte order."""
     x = unmasked(x)
     if x.dtype not in PLAIN and x.dtype.name not in _DTYPES:
@@ -32,17 +32,12 @@ def array(x: ArrayLike) -> NDArray[Any]:
     return x
 
 
-def to_array(x: ArrayLike) -> NDArray[Any]:
-    """As `array`, for functions that arrays on a GPU don't reach."""
-    if hasattr(x, "__cuda_array_interface__"):
-        raise TypeError("this function takes no arrays on a GPU; copy x to the host")
-    return array(x)
-
-
 def unmasked(x: ArrayLike) -> NDArray[Any]:
     """X as a plain array of any dtype: the data of subclasses, and of what has `__array__`."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError("dropout takes no masked arrays; use x.filled(0) or x.data")
+    if hasattr(x, "__cuda_array_interface__"):
+        raise TypeError("this function takes no arrays on a GPU; copy x to the host")
     return np.asarray(x)
 
 
@@ -92,13 +87,24 @@ def flat_pair(x: Any, out: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any
     return (given, x, y) if x.ndim == 1 else (given, x.ravel(), y.ravel())
 
 
-def target(out: Any, *arrays: NDArray[Any]) -> NDArray[Any]:
-    """The plain array to write to: a new one like the first array, or out, checked against all of them."""
-    if out is None:
-        return np.empty(arrays[0].shape, arrays[0].dtype)
-    for other in arrays[1:]:
+def flat_like(other: Any, x: Any, out: Any) -> NDArray[Any] | None:
+    """Another array like x flat, where kernels take it as it lies and it may be beside out; else None."""
+    if type(other) is not np.ndarray or other.dtype is not x.dtype or other.shape != x.shape:
+        return None
+    if other.flags.num & READY != READY:
+        return None
+    if out is not None:
         output(out, other)
-    return output(out, arrays[0])
+    return other if other.ndim == 1 else other.ravel()
+
+
+def target(out: Any, x: NDArray[Any], other: NDArray[Any] | None = None) -> NDArray[Any]:
+    """The plain array to write to: a new one like x, or out, checked against x and the other array."""
+    if out is None:
+        return np.empty(x.shape, x.dtype)
+    if other is not None:
+        output(out, other)
+    return output(out, x)
 
 
 def given(y: NDArray[Any]) -> NDArray[Any]:
@@ -188,7 +194,7 @@ def as_lanes(a: NDArray) -> NDArray:
 
 def lanes_dtype(a: NDArray) -> np.dtype[Any]:
     """The native dtype that an array has in lanes: that of its factors."""
-    return np.dtype(_LANES.get(a.dtype.type, a.dtype.type))
+    return np.dtype(_COMPUTED_AS.get(a.dtype.type, a.dtype.type))
 
 
 def ready(x: NDArray, y: NDArray) -> bool:

@@ -277,9 +277,11 @@ def reduced(numbers: Sequence[int], shared: frozenset[int], one: int = 1) -> tup
 
 
 def _numbers_of_axes(axes: Axes, name: str = "shared_axes") -> tuple[int, ...]:
+    if type(axes) is int:  # the usual case first
+        return (axes,)
     try:
         # not isinstance(axes, SupportsIndex), which takes 7 us
-        given: Any = (axes,) if hasattr(axes, "__index__") else axes
+        given: Any = (axes,) if type(axes) is not tuple and hasattr(axes, "__index__") else axes
         return tuple(map(operator.index, given))
     except TypeError:
         raise TypeError(f"{name} must be an int or a tuple of ints, got {axes!r}") from None

@@ -80,23 +80,23 @@ def between(place, first, last):
 
 
 @njit(forceinline=True)
-def _put(formula, x, other, bias, y, at, turn, dropped, scale, constants, far):
-    """Eight neighbours from `at` on; their biases are from `turn` on."""
-    v = formula(load(x, at), load(other, at), load(bias, turn), dropped, scale, constants)
+def _put(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, far):
+    """Eight neighbours from `at` on; their biases are from `bias_at` on."""
+    v = formula(load(x, at), load(other, at), load(bias, bias_at), dropped, scale, constants)
     _write(y, at, v, far)
 
 
 @njit(forceinline=True)
-def _put_wide(formula, x, other, bias, y, at, turn, dropped, scale, constants, far):
+def _put_wide(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, far):
     """As `_put`, sixteen."""
-    v = formula(load_wide(x, at), load_wide(other, at), load_wide(bias, turn), dropped, scale, constants)
+    v = formula(load_wide(x, at), load_wide(other, at), load_wide(bias, bias_at), dropped, scale, constants)
     _write(y, at, v, far)
 
 
 @njit(forceinline=True)
-def _put_part(formula, x, other, bias, y, at, turn, dropped, scale, constants, inside):
+def _put_part(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, inside):
     """Those of eight neighbours that are inside."""
-    a, b, c = load_where(x, at, inside), load_where(other, at, inside), load_where(bias, turn, inside)
+    a, b, c = load_where(x, at, inside), load_where(other, at, inside), load_where(bias, bias_at, inside)
     store_where(y, at, formula(a, b, c, dropped, scale, constants), inside)
 
 
@@ -121,29 +121,29 @@ def _fetch(x, other, place):
 
 
 @njit(forceinline=True)
-def _whole_tile(formula, x, other, bias, y, at, turn, dropped, scale, constants, far):
+def _whole_tile(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, far):
     """A tile that lies in the arrays from `at` on."""
     bit, half = _ONE, _ROW // 2
     lower, upper = join(dropped[0], dropped[1]), join(dropped[2], dropped[3])
     for _ in range(_GROUPS // _WORDS):
         d0, d1 = (lower & bit) != _NONE, (upper & bit) != _NONE
-        _put_wide(formula, x, other, bias, y, at, turn, d0, scale, constants, far)
-        _put_wide(formula, x, other, bias, y, at + half, turn + half, d1, scale, constants, far)
+        _put_wide(formula, x, other, bias, y, at, bias_at, d0, scale, constants, far)
+        _put_wide(formula, x, other, bias, y, at + half, bias_at + half, d1, scale, constants, far)
         if far:
             fetch_ahead(x, other, at, _ROW)
         at += _ROW
-        turn += _ROW
+        bias_at += _ROW
         bit = np.uint32(bit << _ONE)
 
 
 @njit(forceinline=True)
-def _part_of_tile(formula, x, other, bias, y, at, turn, dropped, scale, constants, first, last):
+def _part_of_tile(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, first, last):
     """Its elements whose places lie in [first, last)."""
     for k in range(first // _ROW, (last + _ROW - 1) // _ROW):
         bit, place = np.uint32(_ONE << np.uint32(k)), k * _ROW
         for sets in dropped:
             mine, inside = (sets & bit) != _NONE, between(place, first, last)
-            _put_part(formula, x, other, bias, y, at + place, turn + place, mine, scale, constants, inside)
+            _put_part(formula, x, other, bias, y, at + place, bias_at + place, mine, scale, constants, inside)
             place += LANES
 
 
@@ -168,12 +168,12 @@ def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far):
             dropped = draws.dropped(number, threshold, np.uint64(draw.key), np.uint64(draw.draw))
             at = base + t * _TILE - offset  # of the tile's first element in the arrays; maybe before the row
             first, last = max(base - at, 0), min(base + length - at, _TILE)
-            turn = _place_in_cycle(cycle.phase + at, first, cycle.period)
+            bias_at = _place_in_cycle(cycle.phase + at, first, cycle.period)
             if last - first == _TILE:
-                _whole_tile(formula, x, other, bias, y, at, turn, dropped, draw.scale, constants, far)
+                _whole_tile(formula, x, other, bias, y, at, bias_at, dropped, draw.scale, constants, far)
             else:
                 _part_of_tile(
-                    formula, x, other, bias, y, at, turn, dropped, draw.scale, constants, first, last
+                    formula, x, other, bias, y, at, bias_at, dropped, draw.scale, constants, first, last
                 )
     if far == PAST:
         fence()

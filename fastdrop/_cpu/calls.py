@@ -221,6 +221,17 @@ def _share(piece: Callable[[int, int], None], size: int, parallel_from: int, ste
         pool.share(lambda at: piece(at, min(at + step, size)), range(0, size, step))
 
 
+def elements_row(what: Pass, x: NDArray, other: NDArray, y: NDArray, draw: Draw) -> None:
+    """As `elements` without a bias, where indices run from 0, in the fewest steps."""
+    size = y.size
+    if size < _BIG:
+        kernel = _elements_kernel(what.formula, what.activation)
+        far = distance(y.nbytes)
+        kernel(x, other, x, y, (size, 0, 0), (NO_CYCLE, 0), draw, what.constants, far)
+    else:
+        _elements_in_pieces(what, Part(x, other, x, NO_CYCLE, y), Rows(size, 0, 0), draw)
+
+
 def elements(what: Pass, part: Part, rows: Rows, draw: Draw) -> None:
     """A pass where U < threshold says which elements are dropped."""
     x, other, bias, period, y = part
@@ -331,6 +342,8 @@ def units(what: Pass, part: Part, factors: NDArray[Any], axes: Units) -> None:
 
 
 def _far_of_units(y: NDArray[Any], axes: Units) -> int:
+    if y.nbytes < STREAM_FROM:  # the usual case first
+        return distance(y.nbytes)
     return _far(y, run=(axes.shared if axes.inner == 1 else axes.inner) * y.itemsize)
 
 

@@ -25,6 +25,7 @@ from fastdrop._cpu import calls
 from fastdrop._cpu.bernoulli import NO_CYCLE, Units
 from fastdrop._cpu.calls import Draw, Part, drop
 from fastdrop._cpu.calls import drop_row as drop_row
+from fastdrop._cpu.calls import elements_row as elements_row
 from fastdrop._cpu.calls import noise_row as noise_row
 from fastdrop._cpu.calls import rates as rates
 from fastdrop._stream.keys import TILE, signed
@@ -111,8 +112,8 @@ def _flat(plan: Plan) -> Part:
     """Arrays that lie as the kernels take them, flat."""
     x, y, other = plan.x, plan.y, plan.other
     if x.ndim != 1:
-        x, y = x.reshape(-1), y.reshape(-1)
-    other = x if other is None else other.reshape(-1)
+        x, y = x.ravel(), y.ravel()
+    other = x if other is None else other.ravel()
     if plan.bias is None:
         return Part(x, other, x, NO_CYCLE, y)
     return Part(x, other, calls.repeated(plan.bias), plan.bias.size, y)
@@ -240,7 +241,7 @@ def _drop_by_rates(plan: Plan, given: Rates, key: Key) -> None:
     if row is not None and inner and _fit(plan):
         if 1 < inner < _LONG:
             given, inner = calls.spread_out(given, inner, layout.count), 1
-        calls.by_rate(plan.x.reshape(-1), plan.y.reshape(-1), given, inner, 0, row.start, *key)
+        calls.by_rate(plan.x.ravel(), plan.y.ravel(), given, inner, 0, row.start, *key)
         return
     _drop_by_arrays(plan, *given.broadcast(layout.draws), key)
 

@@ -38,10 +38,10 @@ def elements_kernel(name: str, activation: int = 0, biased: bool = False) -> Any
 
     @cuda.jit
     def kernel(x, other, bias, y, layout, threshold, scale, constants, key, draw):
-        items, turns, length, stride, start, period, phase = layout
+        items, groups, length, stride, start, period, phase = layout
         period = period if biased else 0  # known when it is compiled
         for item in range(cuda.grid(1), items, cuda.gridsize(1)):
-            block, word, place, k, count = places.bits_of(item, turns, length, stride, start)
+            block, word, place, k, count = places.bits_of(item, groups, length, stride, start)
             if count <= 0:
                 continue
             sets = lane.after(lane.dropped(block, word, 0xFFFFFFFF, threshold, key, draw), k)
@@ -109,9 +109,9 @@ def noise_kernel(draw: str, name: str) -> Any:
 
     @cuda.jit
     def kernel(x, y, layout, numbers, key, draw):
-        items, turns, length, stride, start = layout
+        items, groups, length, stride, start = layout
         for item in range(cuda.grid(1), items, cuda.gridsize(1)):
-            block, place, first, end = places.group_of(item, turns, length, stride, start)
+            block, place, first, end = places.group_of(item, groups, length, stride, start)
             z0, z1, z2, z3 = noise(block, key, draw, numbers[0])
             if first <= place < end:
                 y[np.uint64(place)] = element(x[np.uint64(place)], z0, numbers)

@@ -18,7 +18,7 @@ from fastdrop._cuda.places import ROW
 from fastdrop._lanes.draws import compare_digit, words
 from fastdrop._lanes.formulas import by_number
 from fastdrop._lanes.memory import loaded, stored
-from fastdrop._lanes.special import logistic, radius, turn
+from fastdrop._lanes.special import logistic, radius, rotation
 from fastdrop._lanes.vectors import lane, splat_like, value
 from fastdrop._stream.keys import BERNOULLI, DOMAIN_SHIFT, LOGISTIC, MIRROR_SHIFT, NORMAL, TILE
 
@@ -86,7 +86,7 @@ def normals(block, key, draw, like):
     (h0, h1, h2, h3), (l0, l1, l2, l3) = _digits(NORMAL, block, key, draw)
     negated, kind = _HALF_TURN if np.uint64(draw) >> _MIRROR else _NONE, lane(like)
     r, s = radius(h0, l0, kind), radius(h2, l2, kind)
-    (a, b), (c, d) = turn(h1 ^ negated, l1, kind), turn(h3 ^ negated, l3, kind)
+    (a, b), (c, d) = rotation(h1 ^ negated, l1, kind), rotation(h3 ^ negated, l3, kind)
     return value(r * a), value(r * b), value(s * c), value(s * d)
 
 

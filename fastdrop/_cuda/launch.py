@@ -9,7 +9,7 @@ import numpy as np
 from numba import cuda
 from numpy.typing import NDArray
 
-from fastdrop._arrays.device import Lanes
+from fastdrop._arrays.device import Elements
 from fastdrop._arrays.plan import Density, Pass, Rows
 from fastdrop._cuda import kernels
 from fastdrop._cuda.places import ROW
@@ -22,18 +22,18 @@ _GROUP = 32  # elements of eight Philox blocks of noise with a density
 
 
 class Part(NamedTuple):
-    """Elements of arrays, flat, with the stream of their library.
+    """Elements of arrays, flat, with the CUDA stream of their library.
 
     Element i has the bias at (phase + i) % bias.size, if there are any. The other array is x where none is
     needed.
     """
 
-    x: Lanes
-    other: Lanes
-    bias: Lanes | None
+    x: Elements
+    other: Elements
+    bias: Elements | None
     phase: int
-    y: Lanes
-    stream: int
+    y: Elements
+    cuda_stream: int
 
 
 class Units(NamedTuple):
@@ -51,24 +51,24 @@ class Units(NamedTuple):
         return first * second * strips * inner, (*self.axes, strips)
 
 
-def argument(lanes: Lanes) -> Any:
+def argument(lanes: Elements) -> Any:
     """An array as kernels take it, without waiting for the stream that its library works on."""
     return cuda.as_cuda_array(lanes, sync=False)
 
 
-def upload(numbers: NDArray[Any], stream: int) -> Any:
+def upload(numbers: NDArray[Any], cuda_stream: int) -> Any:
     """A copy on the GPU."""
-    return cuda.to_device(np.ascontiguousarray(numbers).ravel(), stream=_stream(stream))
+    return cuda.to_device(np.ascontiguousarray(numbers).ravel(), stream=_numba_stream(cuda_stream))
 
 
-def _stream(pointer: int) -> Any:
+def _numba_stream(pointer: int) -> Any:
     return cuda.external_stream(pointer) if pointer else 0
 
 
-def _launch(kernel: Any, items: int, stream: int, *arguments: Any) -> None:
+def _launch(kernel: Any, items: int, cuda_stream: int, *arguments: Any) -> None:
     """Start a kernel with a thread for each item, or as many as a grid has, and don't wait for it."""
     blocks = min(-(-items // THREADS), BLOCKS)
-    kernel[blocks, THREADS, _stream(stream)](*arguments)
+    kernel[blocks, THREADS, _numba_stream(cuda_stream)](*arguments)
 
 
 def _groups(rows: Rows, count: int, size: int) -> int:
@@ -86,7 +86,8 @@ def elements(what: Pass, part: Part, rows: Rows, draw: tuple[int, float, int, in
     layout = items, groups, *rows, period, part.phase
     kernel = kernels.elements_kernel(what.formula, what.activation, part.bias is not None)
     numbers = _numbers(y, what.constants, 2)
-    _launch(kernel, items, part.stream, *_arrays(part), layout, threshold, y.real(scale), numbers, key, word)
+    draws = threshold, y.real(scale), numbers, key, word
+    _launch(kernel, items, part.cuda_stream, *_arrays(part), layout, *draws)
 
 
 def units(what: Pass, part: Part, where: Units, threshold: Any, scale: Any, key: tuple[int, int]) -> None:
@@ -98,7 +99,7 @@ def units(what: Pass, part: Part, where: Units, threshold: Any, scale: Any, key:
     places = (where.strides, where.rate_strides) if by_unit else (where.strides,)
     rates = (threshold, scale) if by_unit else (threshold, part.y.real(scale))
     numbers = _numbers(part.y, what.constants, 2)
-    _launch(kernel, items, part.stream, *_arrays(part), layout, axes, *places, *rates, numbers, *key)
+    _launch(kernel, items, part.cuda_stream, *_arrays(part), layout, axes, *places, *rates, numbers, *key)
 
 
 def _arrays(part: Part) -> list[Any]:
@@ -112,7 +113,7 @@ def noise(what: Density, part: Part, rows: Rows, key: tuple[int, int]) -> None:
     items = count * groups * 8
     kernel, layout = kernels.noise_kernel(what.draw, what.formula), (items, groups, *rows)
     numbers = _numbers(part.y, what.numbers)
-    _launch(kernel, items, part.stream, argument(part.x), argument(part.y), layout, numbers, *key)
+    _launch(kernel, items, part.cuda_stream, argument(part.x), argument(part.y), layout, numbers, *key)
 
 
 def noise_units(what: Density, part: Part, where: Units, rates: Any, key: tuple[int, int]) -> None:
@@ -122,16 +123,16 @@ def noise_units(what: Density, part: Part, where: Units, rates: Any, key: tuple[
     kernel = kernels.noise_units_kernel(what.draw, what.formula, rates is not None)
     places = (items, where.start), axes, where.strides, where.rate_strides
     given = x if rates is None else rates
-    _launch(kernel, items, part.stream, x, y, *places, given, _numbers(part.y, what.numbers), *key)
+    _launch(kernel, items, part.cuda_stream, x, y, *places, given, _numbers(part.y, what.numbers), *key)
 
 
-def sum_rows(y: Lanes, total: Lanes, stream: int) -> None:
+def sum_rows(y: Elements, total: Elements, cuda_stream: int) -> None:
     """Write the sums of rows as long as the total into it, in an order that depends on the shape alone."""
     arrays = argument(y), argument(total)
-    _launch(kernels.sums_kernel(), total.size, stream, *arrays, y.size // total.size)
+    _launch(kernels.sums_kernel(), total.size, cuda_stream, *arrays, y.size // total.size)
 
 
-def _numbers(y: Lanes, numbers: Sequence[float], least: int = 0) -> tuple[Any, ...]:
+def _numbers(y: Elements, numbers: Sequence[float], least: int = 0) -> tuple[Any, ...]:
     """Numbers of the type that y has in lanes, filled up with zeros."""
     filled = [*numbers, *[0.0] * (least - len(numbers))]
     return tuple(y.real(number) for number in filled)

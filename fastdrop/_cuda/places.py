@@ -11,28 +11,28 @@ ROW = 32  # neighbours that share a bit number; a tile's other elements have the
 
 
 @njit
-def row_of(item, turns, length, stride, start, size):
+def row_of(item, groups, length, stride, start, size):
     """Where the next work of a thread lies: group, its first element's place in the arrays, and the row.
 
     A row of a length is cut into groups of a size at the multiples of that size of its indices, and has
-    as many turns as groups at most. Of the row come the places of its first and last element and one.
+    as many groups as groups at most. Of the row come the places of its first and last element and one.
     """
-    row = np.uint64(item) // np.uint64(turns)
-    turn = np.uint64(item) - row * np.uint64(turns)
+    row = np.uint64(item) // np.uint64(groups)
+    number = np.uint64(item) - row * np.uint64(groups)
     index = np.uint64(start) + row * np.uint64(stride)
-    group, first = index // np.uint64(size) + turn, np.int64(row) * length
-    at = first + np.int64(turn) * size - np.int64(index % np.uint64(size))
+    group, first = index // np.uint64(size) + number, np.int64(row) * length
+    at = first + np.int64(number) * size - np.int64(index % np.uint64(size))
     return group, at, first, first + length
 
 
 @njit
-def bits_of(item, turns, length, stride, start):
+def bits_of(item, groups, length, stride, start):
     """A thread's word of a tile: block, word, the place of its first element, that one's bit, and how many.
 
     Threads are as many as neighbours share a bit, and each does every 32nd element; 0 or less are none.
     """
     lane = np.uint32(item) % np.uint32(ROW)
-    tile, at, first, end = row_of(np.uint64(item) // np.uint64(ROW), turns, length, stride, start, TILE)
+    tile, at, first, end = row_of(np.uint64(item) // np.uint64(ROW), groups, length, stride, start, TILE)
     at += np.int64(lane)
     low, high = max((first - at + ROW - 1) >> 5, 0), min((end - at + ROW - 1) >> 5, ROW)
     block = tile * np.uint64(8) + np.uint64(lane % np.uint32(8))
@@ -85,8 +85,8 @@ def strip_of(item, axes, strides, rate_strides):
 
 
 @njit
-def group_of(item, turns, length, stride, start):
+def group_of(item, groups, length, stride, start):
     """A thread's Philox block of noise with a density, the place of its first element, and its row."""
     place = np.uint64(item) % np.uint64(8)
-    group, at, first, end = row_of(np.uint64(item) // np.uint64(8), turns, length, stride, start, 32)
+    group, at, first, end = row_of(np.uint64(item) // np.uint64(8), groups, length, stride, start, 32)
     return group * np.uint64(8) + place, at + np.int64(place), first, end

@@ -40,11 +40,11 @@ def fuse(what: Pass, plan: Plan, threshold: Any, scale: Any, key: tuple[int, int
     """Do a pass with Bernoulli noise: one threshold and scale, or rates by draw."""
     if not plan.x.size:
         return
-    layout, shape, stream = plan.layout, None, plan.x.stream
+    layout, shape, cuda_stream = plan.layout, None, plan.x.cuda_stream
     if isinstance(threshold, Rates):
         shape, count = threshold.shape, threshold.size
         arrays = threshold.thresholds[:count], threshold.scales[:count]
-        thresholds, scales = (launch.upload(a, stream) for a in arrays)
+        thresholds, scales = (launch.upload(a, cuda_stream) for a in arrays)
     for each in _launches(layout, shape, shape is not None or bool(layout.shared)):
         part = _part(plan, each)
         if shape is not None:
@@ -66,7 +66,7 @@ def density(what: Density, plan: Plan, key: tuple[int, int]) -> None:
             layout, first = layout_of_parts(layout), first / math.sqrt(2)
     by_unit = what.by_draw
     by_draw = by_unit or bool(layout.shared)
-    rates = launch.upload(first.astype(plan.x.lanes.real), plan.x.stream) if by_unit else None
+    rates = launch.upload(first.astype(plan.x.lanes.real), plan.x.cuda_stream) if by_unit else None
     plain = what._replace(numbers=(1.0,) if by_unit else (first, *others))
     for each in _launches(layout, first.shape if by_unit else None, by_draw):
         part = _part(plan, each)
@@ -80,7 +80,7 @@ def sum_rows(plan: Plan, like: Any) -> Any:
     """The sums of y over all axes but the last, of the library of an array like it."""
     total = empty_like(DeviceArray(like))
     if total.size:
-        launch.sum_rows(plan.y.lanes, total.lanes, plan.y.stream)
+        launch.sum_rows(plan.y.lanes, total.lanes, plan.y.cuda_stream)
     return total.owner
 
 
@@ -89,7 +89,7 @@ def _part(plan: Plan, each: _Launch) -> Part:
     x, y = (a.lanes.part(each.at, each.size) for a in (plan.x, plan.y))
     other = x if plan.other is None else plan.other.lanes.part(each.at, each.size)
     bias = None if plan.bias is None else plan.bias.lanes
-    return Part(x, other, bias, each.at, y, plan.x.stream)
+    return Part(x, other, bias, each.at, y, plan.x.cuda_stream)
 
 
 def _runs(layout: Layout, rates: tuple[int, ...] | None) -> list[_Run]:

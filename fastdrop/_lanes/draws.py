@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from fastdrop._lanes.special import logistic, radius, turn
+from fastdrop._lanes.special import logistic, radius, rotation
 from fastdrop._lanes.vectors import (
     LANES,
     any_nonzero,
@@ -97,7 +97,7 @@ def normal(group, key, draw, like):
     (h0, h1, h2, h3), (l0, l1, l2, l3) = _high_and_low(NORMAL, group, key, draw)
     negated = mirror(draw) & _TOP_BIT
     r = radius(join(h0, h2), join(l0, l2), like)
-    x, y = turn(join(h1 ^ negated, h3 ^ negated), join(l1, l3), like)
+    x, y = rotation(join(h1 ^ negated, h3 ^ negated), join(l1, l3), like)
     x, y = r * x, r * y
     return join(lower_half(x), lower_half(y)), join(upper_half(x), upper_half(y))
 

@@ -12,7 +12,7 @@ sigmoid, relative                     1.5      1.5
 normal_cdf, absolute                  1.5      2.0
 radius, relative                      1.5      1.5
 logistic, of the absolute or relative  2.0      2.0
-turn, absolute                        1.0      1.0
+rotation, absolute                        1.0      1.0
 ====================================  =======  =======
 """
 
@@ -256,7 +256,7 @@ def logistic(high, low, like):
 
 
 @njit(forceinline=True)
-def turn(high, low, like):
+def rotation(high, low, like):
     """Cosine and sine of 2 pi word / 2**bits, to like's precision."""
     # the upper two bits, after an eighth of a turn, are the quadrant; r is what remains in half quadrants
     r = integer_shifted(high, low, like) * (_STEP(like) * 2.0)

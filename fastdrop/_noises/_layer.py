@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import to_array
-from fastdrop._arrays.numbers import rate, reals
+from fastdrop._arrays.numbers import holds_reals, rate, reals
 from fastdrop._arrays.plan import Axes, Window
 from fastdrop._stream.keys import Key, Rng, as_key, as_key_or_seed
 from fastdrop.schedules import ScheduledRate, restored_schedule, schedule_state
@@ -26,9 +26,7 @@ STATE_VERSION = 1
 MOST_FORWARDS = 1024
 MOST_BYTES = 1 << 28
 
-_MOST_DRAW = (1 << 63) - 1
-_new, _new_key = tuple.__new__, Key.__new__  # Forward(...) would take twice as long
-_set_seed, _set_draw = (vars(Key)[name].__set__ for name in ("seed", "draw"))
+_new = tuple.__new__  # Forward(...) would take twice as long
 
 
 class Locked:
@@ -82,6 +80,7 @@ class Layer(Locked):
 
     def __init__(self, value: Any, rng: Rng) -> None:
         super().__init__()
+        self._value: Any
         self._set(value)
         self.key = as_key(rng)
         self.training = True
@@ -97,8 +96,9 @@ class Layer(Locked):
             schedule = value
         if schedule is not None and not self._takes_schedules:
             raise TypeError(f"{self._parameter} must not be a schedule, got {schedule!r}; use a number")
-        self._value: Any = self._checked(value if schedule is None else schedule(step))
-        self._schedule, self._step = schedule, step
+        number = self._checked(value if schedule is None else schedule(step))
+        with self._lock:
+            self._value, self._schedule, self._step = number, schedule, step
 
     @property
     def schedule(self) -> Callable[[int], float] | None:
@@ -296,23 +296,14 @@ class NoiseLayer(Layer):
 
     def _done(self, forward: Forward) -> None:
         """Remember a training forward, and go on to the next key."""
-        last = forward[0]
-        draw = last.draw + 1
-        if draw & _MOST_DRAW == 0:
-            last.next()  # an error
-        self._key = key = _new_key(Key)  # last.next(), in a third of its time
-        _set_seed(key, last.seed)
-        _set_draw(key, draw)
+        self._key = forward[0].next()
         waiting = self._forwards
         waiting.append(forward)
         if forward[4] is not None:
             self._bytes += forward.nbytes()
-        if len(waiting) > MOST_FORWARDS or self._bytes > MOST_BYTES:
-            self._forget_oldest()
-
-    def _forget_oldest(self) -> None:
-        waiting = self._forwards
-        while len(waiting) > MOST_FORWARDS or (self._bytes > MOST_BYTES and len(waiting) > 1):
+            while self._bytes > MOST_BYTES and len(waiting) > 1:
+                self._bytes -= waiting.pop(0).nbytes()
+        if len(waiting) > MOST_FORWARDS:
             self._bytes -= waiting.pop(0).nbytes()
 
     def _latest(self, g: ArrayLike) -> Forward:
@@ -549,7 +540,7 @@ class LearnedAlpha(LearnedLayer):
 
     def __init__(self, alpha: ArrayLike = 1.0, *, shared_axes: Axes = (), rng: Rng = None) -> None:
         given = np.asarray(alpha)
-        if given.dtype.kind not in "fiu":
+        if not holds_reals(given.dtype):
             raise TypeError(f"alpha must be real, got {given.dtype}")
         wrong = given[~((given > 0) & (given < np.inf))]
         if wrong.size:

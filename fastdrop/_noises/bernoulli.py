@@ -322,6 +322,15 @@ class Dropout(ElementwiseLayer, RateLayer):
     >>> once, again = drop(np.ones(6)), drop(np.ones(6))
     >>> [bool((drop.backward(np.ones(6)) == y).all()) for y in (again, once)]
     [True, True]
+
+    With draws that axes share, and of a block of a bigger array:
+
+    >>> fd.Dropout(0.5, shared_axes=1, rng=7)(np.ones((1, 2, 5)))
+    array([[[0., 2., 0., 2., 0.],
+            [0., 2., 0., 2., 0.]]])
+    >>> lower = fd.Dropout(0.5, rng=42)(np.ones((2, 3)), window=((4, 3), (2, 0)))
+    >>> np.array_equal(lower, fd.dropout(np.ones((4, 3)), 0.5, fd.Key(42))[2:])
+    True
     """
 
     def __init__(self, p: ScheduledRate = 0.5, *, shared_axes: Axes = (), rng: Rng = None) -> None:

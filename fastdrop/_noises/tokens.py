@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import real_type, target, to_array
+from fastdrop._arrays.host import real_type, target, to_array, unmasked
 from fastdrop._arrays.numbers import Rate
 from fastdrop._arrays.plan import Window
 from fastdrop._backends import cpu, planned
@@ -223,7 +223,7 @@ def _integers(tokens: ArrayLike) -> NDArray[Any]:
     """Tokens as a plain array, or an error."""
     if isinstance(tokens, np.ma.MaskedArray):
         raise TypeError("tokens must not be a masked array; use tokens.filled(0)")
-    given = np.asarray(tokens)
+    given = unmasked(tokens)
     if given.dtype.kind not in "iu":
         raise TypeError(f"tokens must be integers, got {given.dtype}; use tokens.astype(np.int64)")
     return given
@@ -256,11 +256,11 @@ register(
         token_dropout,
         dtypes=INTEGERS,
         by_element=True,
+        modules=("TokenDropout",),
         lacks={
             "backward": _NUMBERS,
             "layer": "it prepares data, before a network",
             "CUDA": "it prepares data, on the host",
-            "torch module": "it prepares data, before a network",
             "autograd": _NUMBERS,
             "moments": _NUMBERS,
         },
@@ -272,7 +272,8 @@ register(
         embedding_dropout,
         embedding_dropout_backward,
         by_element=True,
+        modules=("EmbeddingDropout",),
         moments="dropout",
-        lacks={"layer": _BY_WORD, "CUDA": _ON_HOST, "torch module": _BY_WORD},
+        lacks={"layer": _BY_WORD, "CUDA": _ON_HOST},
     )
 )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import to_array, unmasked
-from fastdrop._arrays.numbers import reals
+from fastdrop._arrays.numbers import holds_reals, reals
 from fastdrop._arrays.plan import Window
 from fastdrop._noises._layer import Forward, LearnedAlpha
 from fastdrop._noises._noise import REAL, Noise, register
@@ -153,7 +153,7 @@ def _sigmoid(v: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _checked_variance(variance: ArrayLike) -> NDArray[np.float64]:
     v = unmasked(variance)
-    if v.dtype.kind not in "fiu":
+    if not holds_reals(v.dtype):
         raise TypeError(f"variance must be real, got {v.dtype}; use its real part")
     wrong = v[~((v >= 0) & (v < np.inf))]
     if wrong.size:
@@ -255,7 +255,6 @@ register(
         lacks={
             "layer": "the means and variances come from weights that a network has of its own",
             "CUDA": "the roots of the variances are taken on the host",
-            "torch function": "in torch it is a line of tensors, which torch differentiates",
             "torch module": "the means and variances come from weights that a network has of its own",
             "moments": "its arguments are the mean and the variance of a normal",
         },

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from fastdrop._arrays.numbers import Rate
 from fastdrop._backends import loading
-from fastdrop._stream.keys import Key, stream, words
+from fastdrop._stream.keys import Key, draw_of, stream
 from fastdrop.torch._keys import SEED, key_of, key_tensor, plain_key, random_draw
 from fastdrop.torch._noises import NOISES, PASSED, Numbers
 
@@ -223,7 +223,7 @@ def dropped_at_random(x: Tensor, p: float) -> Tensor | None:
     if not (drawn := openmp.drawn(p)) or not openmp.takes(x):
         return None
     draw = random_draw()
-    numbers = *drawn, *words(SEED, draw)
+    numbers = *drawn, *draw_of(SEED, draw)
     if x.requires_grad and torch.is_grad_enabled():
         return _at_random(x, p, draw, numbers)
     y: Tensor = openmp.dropout(x, numbers)

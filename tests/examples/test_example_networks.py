@@ -209,8 +209,8 @@ def fix_rates(noises, evaluate):
     for noise in noises:
         rates = noise.rates
 
-        def drop(x, p, key, out, rates=rates):
-            return fd.dropout(x, rates, key, out=out)
+        def drop(x, forward, out, rates=rates):
+            return fd.dropout(x, rates, forward.key, out=out)
 
         noise._drop = drop
 

@@ -113,6 +113,51 @@ def test_scalar_p_and_an_array_filled_with_it_give_the_same_bits():
     assert same_bits(fd.dropout(x, np.array(0.1), KEY), fd.dropout(x, 0.1, KEY))
 
 
+@pytest.mark.usefixtures("threads_set_back")
+@pytest.mark.parametrize("pieces", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rates_by_sample_and_channel_on_both_sides_of_a_row_of_its_own(dtype, pieces, monkeypatch):
+    """Long runs of one rate are rows of their own, short ones are spread out over their elements."""
+    if pieces:
+        for name in ("PARALLEL_FROM", "_BIG", "_PIECE"):
+            monkeypatch.setattr(cpu_calls, name, 700)
+        fd.set_num_threads(3)
+    for shape, rates in (
+        *(((5, n), (5, 1)) for n in (2, run._LONG - 1, run._LONG, run._LONG + 1, 1500)),
+        ((3, 4, 700), (4, 1)),
+        ((3, 4, 5, 9), (1, 4, 1, 1)),
+        ((3, 4, 700), (3, 1, 1)),
+        ((3, 4, 50), (3, 1, 50)),
+    ):
+        x, p = normal(*shape, dtype=dtype), np.linspace(0, 1, np.prod(rates)).reshape(rates)
+        x.ravel()[:3] = np.nan
+        for key in (KEY, KEY.antithetic()):
+            assert same_bits(fd.dropout(x, p, key), reference.dropout(x, p, key))
+        window = ((*[n + 3 for n in shape[:-1]], shape[-1]), (1,) * (len(shape) - 1) + (0,))
+        assert same_bits(fd.dropout(x, p, KEY, window=window), reference.dropout(x, p, KEY, window))
+
+
+def test_layouts_are_remembered_by_what_they_depend_on_alone():
+    """Calls in any order get their own masks: nothing of one call stays for another."""
+    x, calls = normal(6, 8), []
+    for shape in ((6, 8), (8, 6), (48,), (2, 3, 8)):
+        for shared in ((), (0,), (-1,)):
+            for origin in (None, 1, 2):
+                full = tuple(n + 3 for n in shape)
+                window = None if origin is None else (full, (origin,) * len(shape))
+                calls.append((x.reshape(shape), shared, window))
+    for order in (calls, calls[::-1], calls):
+        for part, shared, window in order:
+            for a in (part, part.astype(np.complex64)):
+                y = fd.dropout(a, 0.3, KEY, shared_axes=shared, window=window)
+                assert same_bits(y, reference.dropout(a, 0.3, KEY, window, shared))
+    for wrong in (1.0, (0, 1.0), "1"):  # equal to a number that is remembered, or not
+        with pytest.raises(TypeError, match="shared_axes must be an int"):
+            fd.dropout(x, 0.3, KEY, shared_axes=wrong)
+    with pytest.raises(TypeError, match="window must be"):
+        fd.dropout(x, 0.3, KEY, window=((20.0, 20.0), (1.0, 1.0)))
+
+
 def test_rates_by_element_where_upper_digits_tie():
     """T is U, or differs in the last digit alone: only all 32 digits decide."""
     x = np.ones(3000, np.float32)

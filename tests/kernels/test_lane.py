@@ -96,9 +96,9 @@ def test_activations(name, activation):
 )
 def test_every_element_has_one_thread(length, stride, start, rows):
     seen = np.zeros(rows * length, int)
-    turns = (1023 + length + 1023) // 1024
-    for item in range(rows * turns * 32):
-        block, word, at, k, count = places.bits_of(item, turns, length, stride, start)
+    groups = (1023 + length + 1023) // 1024
+    for item in range(rows * groups * 32):
+        block, word, at, k, count = places.bits_of(item, groups, length, stride, start)
         for i in range(max(count, 0)):
             place = at + 32 * i
             index = start + place // length * stride + place % length

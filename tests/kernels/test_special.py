@@ -14,7 +14,7 @@ BOUNDS = {  # in units of eps, relative but where said otherwise
     "sigmoid": (1.5, 1.5),
     "normal_cdf": (1.5, 2.0),  # absolute; SciPy's own rounding is in it
     "radius": (1.5, 1.5),
-    "turn": (1.0, 1.0),  # absolute
+    "rotation": (1.0, 1.0),  # absolute
 }
 assert np.finfo(WIDE).nmant > 60, "these tests need extended precision"
 
@@ -119,10 +119,10 @@ def test_turn(dtype):
     angle = 2 * WIDE("3.14159265358979323846264338327950288") * fraction
     for i, function in enumerate((np.cos, np.sin)):
         part = (
-            lambda h, l, like: special.turn(h, l, like)[0],
-            lambda h, l, like: special.turn(h, l, like)[1],
+            lambda h, l, like: special.rotation(h, l, like)[0],
+            lambda h, l, like: special.rotation(h, l, like)[1],
         )[i]
-        assert worst(apply(part, high, low, dtype=dtype), function(angle), False) < bound("turn", dtype)
+        assert worst(apply(part, high, low, dtype=dtype), function(angle), False) < bound("rotation", dtype)
 
 
 def test_the_table_in_the_docs_is_the_one_tested():

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from numpy.lib.stride_tricks import as_strided
 
 import fastdrop as fd
+from fastdrop._noises._noise import INTEGERS, NOISES, PRODUCT
 
 EXAMPLES = int(os.environ.get("FASTDROP_EXAMPLES", "40"))
 fuzz = settings(
@@ -220,11 +221,18 @@ def zones(draw, x):
     return Zone(x, draw(st.integers(0, 70)), draw(st.sampled_from([1, 1, 1, 2, 3])), how)
 
 
+RECORDS = [noise for noise in NOISES.values() if noise.dtypes != INTEGERS]
+FIRST = {noise.first for noise in RECORDS if noise.dtypes != PRODUCT} - {"tokens"} | {"g", "x"}
+LIKE_IT = FIRST | {name for noise in RECORDS for name in noise.like} | {"weight", "importance", "log_alpha"}
+A_NUMBER = {noise.rate for noise in RECORDS if noise.rate} | {"alpha", "beta", "gamma", "c", "temperature"}
+A_NUMBER |= {"max_rate", "adaptation_rate"}
+
+
 def valid(name, x, draw):
     """An argument that fits x, or at least something of its kind."""
     shape = np.shape(x)
     kind = x.dtype if isinstance(x, np.ndarray) else np.dtype(np.float64)
-    if name in ("x", "g", "h", "a", "mean", "residual", "weight", "importance", "log_alpha", "variance"):
+    if name in LIKE_IT:
         return draw(arrays(shape, kind))
     if name == "bias":
         return draw(st.sampled_from([None, np.ones(shape[-1:], kind)]))
@@ -236,18 +244,7 @@ def valid(name, x, draw):
         )
     if name == "shape":
         return draw(st.sampled_from([shape, 3, (2, 3)]))
-    if name in (
-        "c",
-        "temperature",
-        "p",
-        "std",
-        "max_rate",
-        "logit",
-        "alpha",
-        "beta",
-        "adaptation_rate",
-        "gamma",
-    ):
+    if name in A_NUMBER:
         return draw(st.sampled_from([0.1, 0.5, 0, 1, np.full(shape[-1:], 0.3)]))
     choices = {
         "key": KEYS[:8],
@@ -305,7 +302,7 @@ def arguments(function, draw, most=2):
                 found[name] = like[::-1]
             elif choice == "bad":
                 found[name] = draw(st.sampled_from(STRANGE))
-        elif name in ("x", "g", "h", "mean") and name not in bad:
+        elif name in FIRST and name not in bad:
             found[name] = x
         else:
             found[name] = draw(st.sampled_from(hostile(name))) if name in bad else valid(name, x, draw)

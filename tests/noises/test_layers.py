@@ -68,6 +68,12 @@ def test_backward_before_forward_raises(layer):
         layer.backward(G)
 
 
+def test_a_forward_in_evaluation_has_no_backward_in_training_mode(layer):
+    layer(X, training=False)
+    with pytest.raises(RuntimeError, match="needs a training forward"):
+        layer.backward(G)
+
+
 def test_backward_refuses_another_shape(layer):
     layer(X)
     with pytest.raises(ValueError, match=r"last forward's shape \(50, 33\), got \(33, 50\)"):

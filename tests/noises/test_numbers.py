@@ -1,5 +1,6 @@
 """Real numbers that arguments and states take: never a bool, which Python takes for 0 or 1."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from every_layer import CASES, classes
@@ -142,3 +143,20 @@ def test_learned_numbers_take_no_schedule(kind):
     if kind is not fd.StandoutDropout:
         with pytest.raises(TypeError, match="must not be a schedule"):
             setattr(layer, kind._parameter, schedules.Constant(0.5))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda numbers: fd.dropout(X, numbers, KEY),
+        lambda numbers: fd.dropout(X, numbers, KEY, shared_axes=0),
+        lambda numbers: fd.gaussian_dropout(X, numbers, KEY),
+        lambda numbers: fd.gaussian_noise(X, numbers, KEY),
+        lambda numbers: fd.local_reparameterization(X, numbers, KEY),
+        lambda numbers: fd.VariationalDropout(numbers, rng=1)(X),
+        lambda numbers: fd.standout_dropout(X, np.broadcast_to(numbers, X.shape), KEY),
+    ],
+)
+def test_arrays_of_numbers_may_be_bfloat16(call):
+    numbers = np.array([0.25, 0.5, 0.75], ml_dtypes.bfloat16)
+    assert np.array_equal(call(numbers), call(numbers.astype(np.float64)))
