@@ -236,7 +236,7 @@ def density(
     plan = planned(x, out, shared_axes, window, real=real)
     if by_draw:
         what = what.checked()
-        check_broadcast("std", what.numbers[0], plan.layout.draws[: len(plan.x.shape)])
+        check_broadcast(what.name, what.numbers[0], plan.layout.draws[: len(plan.x.shape)])
     _backend(plan).density(what, plan, stream(key))
     return plan.result
 

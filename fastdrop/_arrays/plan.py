@@ -55,11 +55,14 @@ class Density(NamedTuple):
         A function of `fastdrop._lanes.formulas`.
     numbers : tuple
         What the formula takes. An array in place of the only number gives each draw its own.
+    name : str
+        What callers call that number, for errors.
     """
 
     draw: str
     formula: str
     numbers: tuple[Any, ...]
+    name: str = "std"
 
     @property
     def by_draw(self) -> bool:
@@ -71,10 +74,16 @@ class Density(NamedTuple):
         """Whether the formula is a factor of x, rather than a term."""
         return self.formula != "shift"
 
+    @property
+    def start(self) -> float:
+        """What the formula makes a factor or a term of, in place of x."""
+        return float(self.multiplies)
+
     def checked(self) -> Density:
-        """The density itself, or an error where its formula doesn't take an array of numbers."""
-        if self.by_draw and self.formula not in ("multiply", "shift"):
-            raise TypeError(f"{self.formula} takes one number for all elements, got an array")
+        """The density itself, or an error where an array is not the only number that its formula takes."""
+        if self.by_draw and len(self.numbers) > 1:
+            count = len(self.numbers)
+            raise TypeError(f"{self.formula} takes {count} numbers for all elements, got an array")
         return self
 
 

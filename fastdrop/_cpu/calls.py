@@ -130,6 +130,17 @@ def _density_kernel(draw_name: str, name: str) -> Any:
     return jit(kernel, draw_name, name)
 
 
+@cache
+def _factors_kernel(draw_name: str, name: str, start: float) -> Any:
+    """The factors, or terms, of draws whose numbers are in x."""
+    noise, formula = DENSITIES[draw_name], formulas.by_number(getattr(formulas, name), start)
+
+    def kernel(x, y, rows, numbers, key, draw):
+        density.elements(noise, formula, x, y, rows, numbers, key, draw)
+
+    return jit(kernel, draw_name, name, start)
+
+
 _drop, _drop_by_element, _drop_by_row = _drop_kernel(), _drop_by_element_kernel(), _drop_by_row_kernel()
 _read_rates, _spread_out, _repeat = _read_rates_kernel(), _spread_out_kernel(), _repeat_kernel()
 
@@ -346,14 +357,20 @@ def noise_row(what: Density, x: NDArray, y: NDArray, key: int, draw: int) -> Non
 
 
 def noise(what: Density, x: NDArray, y: NDArray, rows: Rows, key: int, draw: int) -> None:
-    """A formula of x and its noise; arrays as in `Part`."""
-    kernel = _density_kernel(what.draw, what.formula)
+    """A formula of x and its noise; arrays as in `Part`.
+
+    Where each draw has a number of its own, x holds these, and y gets the factors or terms.
+    """
+    if what.by_draw:
+        kernel, numbers = _factors_kernel(what.draw, what.formula, what.start), ()
+    else:
+        kernel, numbers = _density_kernel(what.draw, what.formula), what.numbers
     if rows.stride or y.size < _DENSITY_PARALLEL_FROM:
-        kernel(x, y, tuple(rows), what.numbers, key, draw)
+        kernel(x, y, tuple(rows), numbers, key, draw)
         return
 
     def piece(at: int, end: int) -> None:
         part = x[at:end]
-        kernel(part, y[at:end], (part.size, 0, signed(rows.start + at)), what.numbers, key, draw)
+        kernel(part, y[at:end], (part.size, 0, signed(rows.start + at)), numbers, key, draw)
 
     _share(piece, y.size, 0, _DENSITY_PIECE)

@@ -311,26 +311,17 @@ def _of_pairs(what: Density) -> Density:
 
 def _drawer(what: Density, layout: Layout, key: Key) -> Callable[[Plan, Any], None]:
     """What writes the noise of shared draws, or of draws with a number each: factors, or terms."""
-    start = float(what.multiplies)
-    if not what.by_draw:
+    numbers = np.broadcast_to(what.numbers[0], layout.draws) if what.by_draw else None
 
-        def draw(into: Plan, _: Any) -> None:
-            into.y.fill(start)
-            for part, rows in _parts(into):
-                calls.noise(what, part.x, part.y, rows, *key)
-
-        return draw
-    numbers, plain = np.broadcast_to(what.numbers[0], layout.draws), Density(what.draw, "shift", (1.0,))
-
-    def draw_by_number(into: Plan, where: Any) -> None:
-        y = into.y
-        y.fill(0)
+    def draw(into: Plan, where: Any) -> None:
+        if numbers is None:
+            into.y.fill(what.start)
+        else:
+            into.y[...] = numbers[where]
         for part, rows in _parts(into):
-            calls.noise(plain, part.x, part.y, rows, *key)
-        y *= numbers[where]
-        y += start
+            calls.noise(what, part.x, part.y, rows, *key)
 
-    return draw_by_number
+    return draw
 
 
 def _by_terms(plan: Plan, lanes: Plan, draw: Callable[[Plan, Any], None]) -> None:
