@@ -35,10 +35,10 @@ _SHORT = 8  # elements of a unit below which its branch costs more than repeatin
 _LONG = 256  # neighbours with one rate from which they are a row of their own, drawn by its first digits
 _DROP = Pass()
 
-Key = tuple[int, int]  # the Philox key and the draw word
+Philox = tuple[int, int]  # a Philox key and a draw word
 
 
-def fuse(what: Pass, plan: Plan, threshold: int | Rates, scale: Any, key: Key) -> None:
+def fuse(what: Pass, plan: Plan, threshold: int | Rates, scale: Any, key: Philox) -> None:
     """Do a pass with Bernoulli noise: one threshold and scale, or rates by draw."""
     plan, layout = _in_lanes(plan), plan.layout
     if not plan.y.size:
@@ -219,7 +219,7 @@ def _repeated_axes(factors: NDArray[Any], x: NDArray[Any]) -> frozenset[int]:
     return frozenset(axis for axis, (n, length) in enumerate(axes) if n == 1 != length)
 
 
-def _by_rates(what: Pass, plan: Plan, given: Rates, key: Key) -> None:
+def _by_rates(what: Pass, plan: Plan, given: Rates, key: Philox) -> None:
     """A pass with a rate for each draw."""
     layout = plan.layout
     if what.formula == "drop" and not layout.shared:
@@ -234,7 +234,7 @@ def _by_rates(what: Pass, plan: Plan, given: Rates, key: Key) -> None:
     _by_factors(what, plan, factor)
 
 
-def _drop_by_rates(plan: Plan, given: Rates, key: Key) -> None:
+def _drop_by_rates(plan: Plan, given: Rates, key: Philox) -> None:
     """Dropout with a rate for each element."""
     layout, row = plan.layout, plan.layout.row
     inner = repetition(given.shape, layout.draws)
@@ -246,7 +246,7 @@ def _drop_by_rates(plan: Plan, given: Rates, key: Key) -> None:
     _drop_by_arrays(plan, *given.broadcast(layout.draws), key)
 
 
-def _drop_by_arrays(plan: Plan, thresholds: NDArray[Any], scales: NDArray[Any], key: Key) -> None:
+def _drop_by_arrays(plan: Plan, thresholds: NDArray[Any], scales: NDArray[Any], key: Philox) -> None:
     """Dropout with a threshold and a scale for each element, in arrays of x's shape."""
     for at, rows in plan.layout.blocks():
         block: Any = (*at, ...)
@@ -264,7 +264,7 @@ def _drop_run_by_arrays(
     thresholds: NDArray[Any],
     scales: NDArray[Any],
     start: int,
-    key: Key,
+    key: Philox,
 ) -> None:
     """As `_drop_by_arrays` where indices follow each other; rates that repeat stay in the cache."""
     repeated = 0  # leading axes along which the rates repeat
@@ -283,7 +283,7 @@ def _drop_run_by_arrays(
         calls.by_rate(copy(part, target), target, Rates(t, s, t.shape), 1, 0, signed(start + first), *key)
 
 
-def density(what: Density, plan: Plan, key: Key) -> None:
+def density(what: Density, plan: Plan, key: Philox) -> None:
     """Do what a density says."""
     lanes = _in_lanes(plan)
     if not plan.y.size:
@@ -309,7 +309,7 @@ def _of_pairs(what: Density) -> Density:
     return what._replace(numbers=(first if what.multiplies else first / math.sqrt(2), *others))
 
 
-def _drawer(what: Density, layout: Layout, key: Key) -> Callable[[Plan, Any], None]:
+def _drawer(what: Density, layout: Layout, key: Philox) -> Callable[[Plan, Any], None]:
     """What writes the noise of shared draws, or of draws with a number each: factors, or terms."""
     numbers = np.broadcast_to(what.numbers[0], layout.draws) if what.by_draw else None
 

@@ -211,8 +211,12 @@ class Layer(Locked):
             with self._lock:
                 self._set_from_state(state[self._parameter])
                 self._key = key
+                self._forget()
         except TypeError as error:
             raise ValueError(f"state has a bad entry: {error}") from None
+
+    def _forget(self) -> None:
+        """Drop what belongs to forwards before a state was loaded."""
 
     def _set_from_state(self, number: Any) -> None:
         if isinstance(number, Mapping):
@@ -336,11 +340,8 @@ class NoiseLayer(Layer):
             f"it and use fastdrop.{self._gradient}"
         )
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state that `state_dict` returned; see `Dropout.load_state_dict`."""
-        with self._lock:
-            super().load_state_dict(state)
-            self._forwards, self._bytes, self._evaluated = [], 0, None
+    def _forget(self) -> None:
+        self._forwards, self._bytes, self._evaluated = [], 0, None
 
 
 class ArrayLayer(NoiseLayer):
