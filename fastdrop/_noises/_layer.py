@@ -1,4 +1,4 @@
-"""The bases of all layers: what they hold, how they are saved, and which forward a backward belongs to."""
+"""The base classes of all layers: their state, how it is saved, and which forward a backward belongs to."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ from fastdrop.schedules import ScheduledRate, restored_schedule, schedule_state
 
 STATE_VERSION = 1
 
-# How many training forwards a layer remembers for backward, and how many bytes of arrays with them. A
-# thousand is more than the steps of most unrolled recurrent networks, at .3 KB each; arrays are the inputs
-# of layers whose gradients need them, which would otherwise hold a gigabyte after a few Monte Carlo passes.
+# A layer remembers so many training forwards for backward, and so many bytes of arrays with them. A thousand
+# is more than the steps of most unrolled recurrent networks, at .3 KB for each forward. The arrays are
+# inputs, which the gradients of some layers need. Without the second limit such a layer would hold a gigabyte
+# after a few Monte Carlo passes, which have no backward.
 MOST_FORWARDS = 1024
 MOST_BYTES = 1 << 28
 
 _MOST_DRAW = (1 << 63) - 1
-_new, _new_key = tuple.__new__, Key.__new__  # Forward(...) would take twice as long
+_new, _new_key = (
+    tuple.__new__,
+    Key.__new__,
+)  # these are faster than Forward(...) and Key(...), which take twice as long
 _set_seed, _set_draw = (vars(Key)[name].__set__ for name in ("seed", "draw"))
 
 
 class Locked:
-    """A base for objects with state: whoever reads or changes it does so ``with self._lock``."""
+    """A base for objects with state that threads share: code reads or changes it ``with self._lock``."""
 
     def __init__(self) -> None:
         self._lock = RLock()
@@ -51,7 +55,7 @@ _all: WeakSet[Locked] = WeakSet()
 
 
 def _renew() -> None:
-    """Make new locks in a forked child, where the thread that held an old one doesn't exist."""
+    """Make new locks in a forked child, since the thread that holds an old one may not exist there."""
     for each in _all:
         each._lock = RLock()
 
@@ -61,9 +65,9 @@ if hasattr(os, "register_at_fork"):
 
 
 class Layer(Locked):
-    """What all layers have: a number, or an array, for their noise, a key and a training mode.
+    """The base of all layers: it holds the number (or array) of their noise, a key and the training mode.
 
-    Threads may share a layer: each of its calls holds the lock from beginning to end.
+    Threads may share a layer, since each call holds the lock from beginning to end.
     """
 
     _parameter: ClassVar[str] = "p"  # the name of that number
@@ -71,9 +75,9 @@ class Layer(Locked):
     _function: ClassVar[str] = "dropout(x, p, key)"  # the function under the layer, for errors
 
     def __init_subclass__(cls) -> None:
-        """Let a call be forward in a class of the user's too, as ``__call__ = forward`` does in ours.
+        """Make ``__call__`` the same method as forward in a user's class, as ``__call__ = forward`` does in ours.
 
-        A method that calls forward would take half a microsecond more.
+        A ``__call__`` that calls forward would take half a microsecond more.
         """
         super().__init_subclass__()
         own = vars(cls)
@@ -88,12 +92,12 @@ class Layer(Locked):
         self.training = True
 
     def _checked(self, value: Any) -> Any:
-        """The number as it is held, or an error."""
+        """Return the number as the layer holds it, or raise an error."""
         rate(value)
         return float(value)
 
     def _set(self, value: Any, schedule: Callable[[int], float] | None = None, step: int = 0) -> None:
-        """Hold a number, or that of a schedule's step."""
+        """Hold a number, or a schedule and the number of its step."""
         if callable(value):
             schedule = value
         if schedule is not None and not self._takes_schedules:
@@ -104,7 +108,7 @@ class Layer(Locked):
 
     @property
     def schedule(self) -> Callable[[int], float] | None:
-        """What the number is a function of, or None where it is constant."""
+        """The schedule of the number, which is a function of the step, or None if the number is constant."""
         return self._schedule
 
     def step(self) -> None:
@@ -132,7 +136,7 @@ class Layer(Locked):
             self._key = given
 
     def _trains(self, training: bool | None) -> bool:
-        """Whether a call with this argument trains, or an error that says what to write."""
+        """Return whether a call with this argument trains, or raise an error that says what to write."""
         mode = self.training if training is None else training
         if mode is True or mode is False:
             return mode
@@ -141,7 +145,7 @@ class Layer(Locked):
         raise TypeError(f"training must be True, False or None, got {_named(mode)}; {self._advice()}")
 
     def _advice(self) -> str:
-        """What to write instead of a call that gives a layer what it has."""
+        """Return advice for a caller who gives a layer the key or number that it already has."""
         return f"a layer has its own {self._parameter} and key, fastdrop.{self._function} takes others"
 
     def train(self, mode: bool = True) -> Self:
@@ -225,7 +229,7 @@ class Layer(Locked):
             self._set(number)
 
     def _arguments(self) -> dict[str, Any]:
-        """What the constructor takes, but for rng, as `__repr__` shows it."""
+        """Return the arguments of the constructor, but for rng, as `__repr__` shows them."""
         return {self._parameter: self._value if self._schedule is None else self._schedule}
 
     def __repr__(self) -> str:
@@ -247,7 +251,7 @@ class RateLayer(Layer):
 
 
 class Forward(NamedTuple):
-    """What backward needs of a forward."""
+    """What a layer remembers of a forward for its backward."""
 
     key: Key
     value: Any  # the layer's number then
@@ -256,7 +260,7 @@ class Forward(NamedTuple):
     kept: Any = None  # what else a layer's gradient depends on: inputs, rates, lengths
 
     def nbytes(self) -> int:
-        """How much memory its arrays have."""
+        """Return how many bytes its arrays have."""
         kept = self.kept if isinstance(self.kept, tuple) else (self.kept,)
         return sum(a.nbytes for a in (self.value, *kept) if isinstance(a, np.ndarray))
 
@@ -292,7 +296,7 @@ class NoiseLayer(Layer):
             self._evaluated = Forward(*self._evaluated)
 
     def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
-        """A training forward of x, which isn't done yet."""
+        """Return the record of a training forward of x that is about to be done."""
         shape = x.shape if type(x) is np.ndarray else np.shape(x)
         return _new(Forward, (self._key, self._value, shape, window, kept))
 
@@ -326,7 +330,7 @@ class NoiseLayer(Layer):
         return forward
 
     def _finish(self, forward: Forward) -> None:
-        """Forget a forward that backward has gone through."""
+        """Forget a forward after its backward."""
         if forward is self._evaluated:
             self._evaluated = None
             return
@@ -426,15 +430,15 @@ class ArrayLayer(NoiseLayer):
             return dx
 
     def _evaluate(self, x: ArrayLike, out: NDArray[Any] | None) -> NDArray[Any]:
-        """What forward returns in evaluation."""
+        """Return what forward returns in evaluation: x itself, unless a layer says otherwise."""
         return cast("NDArray[Any]", x)
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
-        """The layer's function of x, with the key and the numbers of a forward."""
+        """Return the layer's function of x, with the key and the number of a forward."""
         raise NotImplementedError
 
     def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
-        """Its gradient: most noises are linear, and the same forward and backward."""
+        """Return the gradient of a forward: most noises are linear, and the same function of g."""
         return self._drop(g, forward, out)
 
 
@@ -478,11 +482,11 @@ class ElementwiseLayer(ArrayLayer):
     __call__ = forward
 
     def _axes(self, x: ArrayLike) -> Axes:
-        """The axes of x that share draws."""
+        """Return the axes of x that share draws."""
         return self.shared_axes
 
     def _axes_set(self) -> dict[str, Any]:
-        """The axes as `__repr__` shows them: only where there are any."""
+        """Return the axes as `__repr__` shows them, which is only if there are any."""
         return {"shared_axes": self.shared_axes} if self.shared_axes else {}
 
     def _arguments(self) -> dict[str, Any]:
@@ -542,7 +546,7 @@ class LearnedLayer(ElementwiseLayer):
 
 
 def checked_axes(axes: Axes) -> tuple[int, ...]:
-    """Axes of arrays that aren't known yet, as ints, or an error."""
+    """Return axes as ints, or raise an error; the array is not known yet, so that ranges are not checked."""
     try:
         return tuple(operator.index(axis) for axis in ((axes,) if hasattr(axes, "__index__") else axes))
     except TypeError:
@@ -550,7 +554,7 @@ def checked_axes(axes: Axes) -> tuple[int, ...]:
 
 
 def unchanging(window: Window) -> Window:
-    """A copy of a window, whose lists the caller may change before backward; errors come from its use."""
+    """Return a copy of a window, since the caller may change its lists before backward."""
     try:
         full, origin = window
         return tuple(full), tuple(origin)
@@ -559,5 +563,5 @@ def unchanging(window: Window) -> Window:
 
 
 def _named(value: object) -> str:
-    """A value for an error: as Python writes it if that is short, else its type."""
+    """Return a value for an error message: its repr if that is short, else its type."""
     return repr(value) if isinstance(value, (str, int, float, Key)) else type(value).__name__

@@ -16,7 +16,7 @@ from fastdrop._noises._layer import Forward, LearnedLayer
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._stream.keys import Key, Rng
 
-_MOST = 80.0  # beyond which the noise takes a logit for this: 1 / (1 - p) is then as large as float32 goes
+_MOST = 80.0  # the noise takes larger logits as this one, for which float32 still holds 1 / (1 - p)
 _LEAST_TEMPERATURE = 1e-6
 
 
@@ -133,7 +133,7 @@ def concrete_dropout_backward(
 
 
 def _numbers(logit: float, temperature: float) -> tuple[float, ...]:
-    """What the formulas take: see `fastdrop._formulas`."""
+    """Return the numbers that `concrete` and `concrete_slope` of `fastdrop._lanes.formulas` take."""
     a = checked_logit(logit)
     t = checked_temperature(temperature)
     a = min(max(a, -_MOST), _MOST)

@@ -195,7 +195,7 @@ def normal(
     -------
     ndarray
         By Box and Muller's method: 32 digits of radius and angle each for float32 and less, which reach
-        6.76 standard deviations, and 64 for float64, which reach 9.49. `fastdrop.random` says which.
+        6.76 standard deviations, and 64 for float64, which reach 9.49. `fastdrop._stream.keys` says which.
 
     References
     ----------
