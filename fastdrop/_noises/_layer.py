@@ -31,7 +31,7 @@ _MOST_DRAW = (1 << 63) - 1
 _new, _new_key = (
     tuple.__new__,
     Key.__new__,
-)  # these are faster than Forward(...) and Key(...), which take twice as long
+)  # Forward(...) and Key(...) would take twice as long
 _set_seed, _set_draw = (vars(Key)[name].__set__ for name in ("seed", "draw"))
 
 
@@ -75,7 +75,7 @@ class Layer(Locked):
     _function: ClassVar[str] = "dropout(x, p, key)"  # the function under the layer, for errors
 
     def __init_subclass__(cls) -> None:
-        """Make ``__call__`` the same method as forward in a user's class, as ``__call__ = forward`` does in ours.
+        """Make ``__call__`` the forward of a user's class too, as ``__call__ = forward`` does in ours.
 
         A ``__call__`` that calls forward would take half a microsecond more.
         """
@@ -281,7 +281,7 @@ class NoiseLayer(Layer):
         super().__init__(value, rng)
         self._evaluated = None
         self._forwards: list[Forward] = []
-        self._bytes = 0  # of their arrays
+        self._bytes = 0  # how many bytes their arrays have
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:  # as plain tuples, so that pickles name no private class
@@ -319,7 +319,7 @@ class NoiseLayer(Layer):
             self._bytes -= waiting.pop(0).nbytes()
 
     def _latest(self, g: ArrayLike) -> Forward:
-        """The forward that backward of g belongs to."""
+        """Return the forward that the backward of g belongs to, or raise an error."""
         waiting = self._forwards[-1] if self._forwards else None
         forward = waiting if self.training else self._evaluated
         if forward is None:

@@ -143,7 +143,7 @@ def _numbers(logit: float, temperature: float) -> tuple[float, ...]:
 
 
 def checked_temperature(temperature: Any) -> float:
-    """A temperature as a float, or an error."""
+    """Return a temperature as a float, or raise an error."""
     t = real("temperature", temperature)
     if not _LEAST_TEMPERATURE <= t < math.inf:
         raise ValueError(f"temperature must be finite and at least {_LEAST_TEMPERATURE}, got {t}")
@@ -151,7 +151,7 @@ def checked_temperature(temperature: Any) -> float:
 
 
 def checked_logit(logit: Any) -> float:
-    """A logit as a float, or an error."""
+    """Return a logit as a float, or raise an error."""
     if np.ndim(logit) or np.asarray(logit).dtype.kind not in "fiu":
         raise TypeError(f"logit must be a real number, got {logit!r}; use float(logit)")
     if not math.isfinite(logit):

@@ -213,7 +213,7 @@ def normal(
 
 
 def std_of(p: Rate) -> Rate:
-    """The standard deviation of Gaussian dropout at a rate, or an error."""
+    """Return the standard deviation of Gaussian dropout at a rate, or raise an error."""
     if not isinstance(p, np.ndarray):
         rate(p)
         if p >= 1:
@@ -229,7 +229,7 @@ def std_of(p: Rate) -> Rate:
 
 
 def checked_std(std: Rate, name: str = "std") -> Rate:
-    """A standard deviation, or an array of them, in float64, or an error."""
+    """Return a standard deviation, or an array of them, in float64, or raise an error."""
     if isinstance(std, np.ndarray):
         if std.dtype.kind not in "fiu":
             raise TypeError(
