@@ -274,7 +274,8 @@ class NoiseLayer(Layer):
     """
 
     _gradient: ClassVar[str] = "dropout_backward(g, p, layer.key)"  # the function under backward, for errors
-    # The latest forward in evaluation mode, in layers whose gradient there depends on their input.
+    # The latest forward in evaluation mode. Only layers keep it whose gradient in evaluation depends on their
+    # input.
     _evaluated: Forward | None
 
     def __init__(self, value: Any, rng: Rng) -> None:
@@ -284,7 +285,7 @@ class NoiseLayer(Layer):
         self._bytes = 0  # how many bytes their arrays have
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._lock:  # as plain tuples, so that pickles name no private class
+        with self._lock:  # forwards become plain tuples, so that pickles name no private class
             waiting: dict[str, Any] = {"_forwards": [tuple(forward) for forward in self._forwards]}
             waiting["_evaluated"] = self._evaluated and tuple(self._evaluated)
             return super().__getstate__() | waiting
@@ -305,8 +306,8 @@ class NoiseLayer(Layer):
         last = forward[0]
         draw = last.draw + 1
         if draw & _MOST_DRAW == 0:
-            last.next()  # an error
-        self._key = key = _new_key(Key)  # last.next(), in a third of its time
+            last.next()  # this raises the error
+        self._key = key = _new_key(Key)  # the same as last.next(), in a third of its time
         _set_seed(key, last.seed)
         _set_draw(key, draw)
         waiting = self._forwards
