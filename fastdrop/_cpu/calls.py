@@ -28,7 +28,7 @@ Draw: TypeAlias = tuple[int, float, int, int]  # a `bernoulli.Draw`, as the plai
 PARALLEL_FROM = 1 << 22
 _FEW_PLANES = (1 << 28) - 1  # a threshold with none of these bits needs at most four planes
 _PIECE = 1 << 19
-_BIG = 1 << 20  # with fewer elements than this no call uses threads or writes past the caches
+_BIG = 1 << 20  # `drop_row` and `elements` use threads and write past the caches only from here on
 # The same for noise with a density, which takes longer for each element. At this size two threads on two
 # cores took .71 of one thread's time with nothing in between, but 1.09 after a matrix product, whose threads
 # keep spinning.
