@@ -55,6 +55,8 @@ I64 = types.int64
 NUMBERS = {
     ("normal", "multiply"): 1,
     ("normal", "shift"): 1,
+    ("normal", "exponential"): 1,
+    ("normal", "exponential_slope"): 1,
     ("logistic", "concrete"): 5,
     ("logistic", "concrete_slope"): 5,
 }

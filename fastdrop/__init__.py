@@ -46,6 +46,10 @@ from fastdrop._noises.gaussian import gaussian_dropout_backward as gaussian_drop
 from fastdrop._noises.gaussian import gaussian_noise as gaussian_noise
 from fastdrop._noises.gaussian import gaussian_noise_backward as gaussian_noise_backward
 from fastdrop._noises.gaussian import normal as normal
+from fastdrop._noises.information import InformationDropout as InformationDropout
+from fastdrop._noises.information import information_dropout as information_dropout
+from fastdrop._noises.information import information_dropout_backward as information_dropout_backward
+from fastdrop._noises.information import information_kl as information_kl
 from fastdrop._noises.recurrent import RecurrentDropout as RecurrentDropout
 from fastdrop._noises.recurrent import RecurrentMasks as RecurrentMasks
 from fastdrop._noises.recurrent import SequenceMask as SequenceMask
@@ -92,6 +96,7 @@ __all__ = [
     "FeatureAlphaDropout",
     "GaussianDropout",
     "GaussianNoise",
+    "InformationDropout",
     "InvertedDropout",
     "Key",
     "Prediction",
@@ -133,6 +138,9 @@ __all__ = [
     "gaussian_noise_backward",
     "get_num_threads",
     "importance_rates",
+    "information_dropout",
+    "information_dropout_backward",
+    "information_kl",
     "keep_mask",
     "local_reparameterization",
     "local_reparameterization_backward",

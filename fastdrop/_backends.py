@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdrop._arrays import device, host
-from fastdrop._arrays.numbers import Rate, check_broadcast, checked_rates, rate
+from fastdrop._arrays.numbers import FULL, Rate, check_broadcast, checked_rates, rate
 from fastdrop._arrays.plan import Axes, Density, Pass, Plan, Rates, Window, layout_of
 from fastdrop._cpu.pool import alone as alone
 from fastdrop._stream.keys import Key, stream
@@ -109,7 +109,7 @@ def planned(
         One number for each place on x's last axis. Without it a bias of 0 is added.
     """
     arrays = of(x)
-    x = arrays.array(x)
+    x = arrays.to_array(x)
     pairs = x.dtype.kind == "c"
     if pairs and real:
         host.refuse_complex(x, real)
@@ -117,14 +117,14 @@ def planned(
     if other is None and not biased:  # the usual case comes first, since it is the fastest
         return Plan(arrays, x, arrays.target(out, x), None, None, layout, out)
     beside = None if other is None else _alike(arrays, x, *other)
-    y = arrays.target(out, x) if beside is None else arrays.target(out, x, beside)
+    y = arrays.target(out, x, beside)
     return Plan(arrays, x, y, beside, _bias(arrays, x, bias) if biased else None, layout, out)
 
 
 def _alike(arrays: ModuleType, x: Any, name: str, other: Any, name_of_x: str) -> Any:
     """Return another array, or raise an error unless it is where x is, of x's shape and dtype."""
     _same_place(arrays, other, name)
-    other = arrays.array(other)
+    other = arrays.to_array(other)
     if other.shape == x.shape and other.dtype == x.dtype:
         return other
     for what in ("shape", "dtype"):
@@ -144,7 +144,7 @@ def _bias(arrays: ModuleType, x: Any, bias: Any) -> Any:
     if bias is None:
         return arrays.no_bias(x)
     _same_place(arrays, bias, "bias")
-    given = arrays.array(bias)
+    given = arrays.to_array(bias)
     host.refuse_complex(given, "a bias")
     if given.shape != x.shape[-1:]:
         raise ValueError(f"bias must have the shape of x's last axis {x.shape[-1:]}, got {given.shape}")
@@ -161,6 +161,45 @@ def fuse(what: Pass, plan: Plan, p: Rate, key: Key | SupportsIndex) -> None:
     threshold, scale = rate(p)
     backend = cpu() if plan.arrays is host else gpu()
     backend.fuse(what, plan, threshold, scale if what.scale is None else what.scale, stream(key))
+
+
+def fused(
+    what: Pass,
+    x: Any,
+    out: Any,
+    p: Rate,
+    key: Key | SupportsIndex,
+    shared_axes: Axes = (),
+    window: Window | None = None,
+    *,
+    real: str = "",
+    other: tuple[str, Any, str] | None = None,
+) -> Any:
+    """X after a pass with Bernoulli noise; arguments as in `planned` and `fuse`."""
+    if shared_axes == () and window is None and type(p) is float:  # the quick way for small calls
+        y = _fused_row(what, x, out, p, key, None if other is None else other[1])
+        if y is not None:
+            return y
+    plan = planned(x, out, shared_axes, window, real=real, other=other)
+    fuse(what, plan, p, key)
+    return plan.result
+
+
+def _fused_row(what: Pass, x: Any, out: Any, p: float, key: Key | SupportsIndex, other: Any) -> Any:
+    """A pass over arrays that kernels take as they lie, in the fewest steps; None for others."""
+    threshold, scale = rate(p)
+    if not 0 < threshold < FULL:
+        return None
+    pair = host.flat_pair(x, out)
+    if pair is None:
+        return None
+    y, flat_x, flat_y = pair
+    beside = flat_x if other is None else host.flat_like(other, x, out)
+    if beside is None:
+        return None
+    draw = threshold, scale if what.scale is None else what.scale, *stream(key)
+    cpu().elements_row(what, flat_x, beside, flat_y, draw)
+    return y
 
 
 def _refuse_device_rates(p: Any) -> None:
@@ -200,7 +239,7 @@ def density(
     plan = planned(x, out, shared_axes, window, real=real)
     if by_draw:
         what = what.checked()
-        check_broadcast("std", what.numbers[0], plan.layout.draws[: len(plan.x.shape)])
+        check_broadcast(what.name, what.numbers[0], plan.layout.draws[: len(plan.x.shape)])
     _backend(plan).density(what, plan, stream(key))
     return plan.result
 

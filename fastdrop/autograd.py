@@ -2,13 +2,13 @@
 
 They have the names, arguments and results of those in `fastdrop`, but no ``out``: autograd goes back to
 the values that it has seen. There are gradients with respect to every array but the rates: x, residual,
-bias, weight, mean and variance, and to the logit of `concrete_dropout`. They come in the output's dtype, and
-only arguments are kept for them, no mask.
+bias, weight, mean and variance, and to what can be learned: the logit of `concrete_dropout` and the alpha of
+`information_dropout`. They come in the output's dtype, and only arguments are kept for them, no mask.
 
-They can be differentiated again; those of gelu, gelu_tanh and silu, and that of a logit, only with respect to
-the gradient that they were given or not at all, and those of `drop_connect` not. Forward mode goes through
-what is done element by element, with respect to arrays of the output's shape. The extra ``autograd``
-installs what is needed.
+They can be differentiated again; those of gelu, gelu_tanh and silu, and those of a logit or an alpha, only
+with respect to the gradient that they were given or not at all, and those of `drop_connect` not. Forward
+mode goes through what is done element by element, with respect to arrays of the output's shape. The extra
+``autograd`` installs what is needed.
 
 Examples
 --------
@@ -136,6 +136,21 @@ def _concrete_rule(g: Any, x: Any, **options: Any) -> dict[str, Any]:
 
 
 _concrete_dropout = _traced(fd.concrete_dropout, _concrete_rule)
+
+
+def _alpha_backward(g: Any, x: Any, alpha: Any, key: Any, shared_axes: Any, window: Any) -> Any:
+    options: dict[str, Any] = {"shared_axes": shared_axes, "window": window}
+    return np.asarray(fd.information_dropout_backward(g, x, alpha, key, **options)[1])[()]
+
+
+_alpha_gradient = _traced(_alpha_backward, lambda g, /, **_: {})
+
+
+def _information_rule(g: Any, x: Any, **options: Any) -> dict[str, Any]:
+    return {"x": _information_dropout(g, **options), "alpha": _alpha_gradient(g, x, **options)}
+
+
+_information_dropout = _traced(fd.information_dropout, _information_rule)
 
 
 def _activation_backward(
@@ -302,6 +317,28 @@ def concrete_dropout(
     -0.096
     """
     return _concrete_dropout(x, logit, key, temperature, shared_axes, window)
+
+
+@described_by(fd.information_dropout)
+def information_dropout(
+    x: Any,
+    alpha: Any,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    window: Window | None = None,
+) -> Any:
+    """Return `fastdrop.information_dropout` of x, which has gradients with respect to x and to alpha.
+
+    Examples
+    --------
+    >>> import autograd.numpy as anp, fastdrop as fd, fastdrop.autograd
+    >>> from autograd import grad
+    >>> slope = grad(lambda alpha: anp.sum(fd.autograd.information_dropout(anp.ones(4), alpha, fd.Key(42))))
+    >>> round(float(slope(0.5)), 3)
+    2.515
+    """
+    return _information_dropout(x, alpha, key, shared_axes, window)
 
 
 @described_by(fd.standout_dropout)

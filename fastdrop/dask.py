@@ -357,6 +357,55 @@ def concrete_dropout_backward(
     return _part(parts, 0), _total(parts, 1, ())
 
 
+@_described_by(fd.information_dropout)
+def information_dropout(
+    x: da.Array, alpha: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()
+) -> da.Array:
+    """Return x times noise whose logarithm is normal, with mean 0 and standard deviation alpha.
+
+    Examples
+    --------
+    >>> import dask.array as da, fastdrop as fd, fastdrop.dask
+    >>> fd.dask.information_dropout(da.ones(4, chunks=3), 0.5, fd.Key(42)).compute().round(3)
+    array([1.629, 1.361, 0.55 , 1.324])
+    """
+    options = {"key": key, "shared_axes": shared_axes}
+    return _lazily(fd.information_dropout, x, rates={"alpha": alpha}, options=options)
+
+
+@_described_by(fd.information_dropout_backward)
+def information_dropout_backward(
+    g: da.Array,
+    x: NDArray[Any] | da.Array,
+    alpha: Rate | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+) -> tuple[da.Array, da.Array]:
+    """Return the gradients of `information_dropout` with respect to x and to alpha.
+
+    Returns
+    -------
+    dx : dask array
+        ``g * exp(alpha * z)``, in g's chunks.
+    dalpha : dask array of float64, of alpha's shape
+        The sums of ``g * y * z`` over the elements of each alpha.
+
+    Examples
+    --------
+    >>> import dask, dask.array as da, fastdrop as fd, fastdrop.dask
+    >>> g = x = da.ones(4, chunks=3)
+    >>> dx, dalpha = dask.compute(*fd.dask.information_dropout_backward(g, x, 0.5, fd.Key(42)))
+    >>> dx.round(3), round(float(dalpha), 3)
+    (array([1.629, 1.361, 0.55 , 1.324]), 2.515)
+    """
+    options = {"key": key, "shared_axes": shared_axes}
+    call, rates = fd.information_dropout_backward, {"alpha": alpha}
+    parts = _lazily(call, g, rates=rates, like={"x": x}, options=options)
+    several: Any = alpha if _chunked(alpha) else None
+    return _part(parts, 0), _total(parts, 1, ()) if several is None else _totals(parts, 1, several.shape)
+
+
 @_described_by(fd.standout_dropout)
 def standout_dropout(
     h: da.Array,
@@ -877,6 +926,16 @@ def _total(parts: da.Array, place: int, shape: tuple[int, ...]) -> da.Array:
         name=f"{parts.name}-{place}",
     )
     return each.sum(axes)
+
+
+def _totals(parts: da.Array, place: int, shape: tuple[int, ...]) -> da.Array:
+    """As `_total` of a result that has a number for each of some numbers, which broadcast to the array."""
+    padded = (1,) * (parts.ndim - len(shape)) + shape
+    repeated = tuple(axis for axis, n in enumerate(padded) if n == 1)
+    cuts = ((1,) * len(cut) if axis in repeated else cut for axis, cut in enumerate(parts.chunks))
+    unique, meta = f"{parts.name}-{place}", np.zeros((0,) * parts.ndim)
+    each = da.map_blocks(_nth, parts, place=place, chunks=tuple(cuts), name=unique, meta=meta)
+    return each.sum(repeated, keepdims=True).reshape(shape)
 
 
 def _nth(parts: Any, place: int) -> Any:

@@ -169,6 +169,48 @@ def gaussian_noise(std: float, x: ArrayLike = 0.0) -> Moments:
     return _normal(x, np.full_like(x, checked_std(std)))
 
 
+def information_dropout(alpha: float, x: ArrayLike = 1.0) -> Moments:
+    """Return the moments of `fastdrop.information_dropout`: of x times a log-normal number.
+
+    Parameters
+    ----------
+    alpha : float
+        Standard deviation of the noise's logarithm, finite and not negative.
+    x : array_like, default 1
+        Inputs.
+
+    Returns
+    -------
+    Moments
+        Where ``w = exp(alpha**2)``: mean ``x * sqrt(w)``, variance ``x**2 * w * (w - 1)``, skewness
+        ``sign(x) * (w + 2) * sqrt(w - 1)`` and excess kurtosis ``w**4 + 2 * w**3 + 3 * w**2 - 6``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If alpha is not real, negative or not finite.
+
+    References
+    ----------
+    Achille and Soatto, "Information Dropout: Learning Optimal Representations Through Noisy Computation",
+    arXiv 1611.01353.
+
+    Examples
+    --------
+    >>> from fastdrop import moments
+    >>> m = moments.information_dropout(0.5, [1.0, -2.0])
+    >>> m.mean.round(4), m.variance.round(4), m.skewness.round(4), m.kurtosis.round(4)
+    (array([ 1.1331, -2.2663]), array([0.3647, 1.4588]), array([ 1.7502, -1.7502]), array([5.8984, 5.8984]))
+    """
+    x, square = reals("x", x), checked_std(alpha, "alpha") ** 2
+    with np.errstate(over="ignore"):
+        w, more = np.exp(square), np.expm1(square)  # w - 1 keeps its digits where alpha is small
+        variance = x**2 * (w * more)
+        some = np.where(variance > 0, more, np.nan)
+        kurtosis = some * (w**3 + 3 * w**2 + 6 * w + 6)
+    return _arrays(x * np.exp(square / 2), variance, np.sign(x) * (w + 2) * np.sqrt(some), kurtosis)
+
+
 def zoneout(p: float, new: ArrayLike, previous: ArrayLike) -> Moments:
     """Return the moments of `fastdrop.zoneout` for a given state and the one before.
 

@@ -109,6 +109,12 @@ def gaussian_noise(x, std, key, shared_axes=(), window=None):
     return y, rounding(y, x.dtype, std * normal_error(z, x.dtype) + np.abs(y))
 
 
+def information_dropout(x, alpha, key, **options):
+    z = _drawn(reference.normals, x, key, **options)
+    y = _exactly(x) * np.exp(alpha * z)
+    return y, rounding(y, x.dtype, np.abs(y) * (alpha * (normal_error(z, x.dtype) + 2 * np.abs(z)) + 3))
+
+
 def concrete_dropout(x, logit, key, temperature=0.1, **options):
     v = (logit + _drawn(reference.logistics, x, key, **options)) / temperature
     y = _exactly(x) * np.exp(np.logaddexp(0, logit) - np.logaddexp(0, v))

@@ -113,18 +113,18 @@ def _library(owner: Any) -> str:
     return type(owner).__module__.partition(".")[0]
 
 
-def array(x: Any) -> DeviceArray:
-    """Return x as a `DeviceArray`."""
+def to_array(x: Any) -> DeviceArray:
+    """X as kernels need it."""
     return x if isinstance(x, DeviceArray) else DeviceArray(x)
 
 
-def target(out: Any, *arrays: DeviceArray) -> DeviceArray:
-    """Return the array to write to: out, checked against all arrays, or a new one like the first."""
+def target(out: Any, x: DeviceArray, other: DeviceArray | None = None) -> DeviceArray:
+    """The array to write to: a new one like x, or out, checked against x and the other array."""
     if out is None:
-        return empty_like(arrays[0])
-    for other in arrays[1:]:
+        return empty_like(x)
+    if other is not None:
         device_output(out, other)
-    return device_output(out, arrays[0])
+    return device_output(out, x)
 
 
 def given(y: DeviceArray) -> Any:

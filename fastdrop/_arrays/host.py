@@ -26,8 +26,8 @@ _WRITABLE = READY | 0x400
 WHERE = "in memory"  # where these arrays are, for error messages
 
 
-def array(x: ArrayLike) -> NDArray[Any]:
-    """Return x as a plain array, in any byte order, or raise an error if its dtype is not taken."""
+def to_array(x: ArrayLike) -> NDArray[Any]:
+    """X as a plain array of a dtype that is taken, in any byte order."""
     x = unmasked(x)
     if x.dtype not in PLAIN and x.dtype.name not in _DTYPES:
         allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
@@ -35,17 +35,12 @@ def array(x: ArrayLike) -> NDArray[Any]:
     return x
 
 
-def to_array(x: ArrayLike) -> NDArray[Any]:
-    """Return what `array` returns, for functions that take no arrays on a GPU."""
-    if hasattr(x, "__cuda_array_interface__"):
-        raise TypeError("this function takes no arrays on a GPU; copy x to the host")
-    return array(x)
-
-
 def unmasked(x: ArrayLike) -> NDArray[Any]:
     """Return x as a plain array of any dtype: of a subclass, or of what has `__array__`, the data."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError("dropout takes no masked arrays; use x.filled(0) or x.data")
+    if hasattr(x, "__cuda_array_interface__"):
+        raise TypeError("this function takes no arrays on a GPU; copy x to the host")
     return np.asarray(x)
 
 
@@ -100,13 +95,24 @@ def flat_pair(x: Any, out: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any
     return (given, x, y) if x.ndim == 1 else (given, x.ravel(), y.ravel())
 
 
-def target(out: Any, *arrays: NDArray[Any]) -> NDArray[Any]:
-    """Return the plain array to write to: out, checked against all arrays, or a new one like the first."""
-    if out is None:
-        return np.empty(arrays[0].shape, arrays[0].dtype)
-    for other in arrays[1:]:
+def flat_like(other: Any, x: Any, out: Any) -> NDArray[Any] | None:
+    """Another array like x flat, where kernels take it as it lies and it may be beside out; else None."""
+    if type(other) is not np.ndarray or other.dtype is not x.dtype or other.shape != x.shape:
+        return None
+    if other.flags.num & READY != READY:
+        return None
+    if out is not None:
         output(out, other)
-    return output(out, arrays[0])
+    return other if other.ndim == 1 else other.ravel()
+
+
+def target(out: Any, x: NDArray[Any], other: NDArray[Any] | None = None) -> NDArray[Any]:
+    """The plain array to write to: a new one like x, or out, checked against x and the other array."""
+    if out is None:
+        return np.empty(x.shape, x.dtype)
+    if other is not None:
+        output(out, other)
+    return output(out, x)
 
 
 def given(y: NDArray[Any]) -> NDArray[Any]:

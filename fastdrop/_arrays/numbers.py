@@ -28,6 +28,11 @@ def is_real(value: object) -> bool:
     return isinstance(value, (float, int, np.floating, np.integer)) and not isinstance(value, bool)
 
 
+def holds_reals(dtype: np.dtype[Any]) -> bool:
+    """Whether arrays of a dtype hold real numbers; bfloat16 is of no kind that NumPy knows."""
+    return dtype.kind in "fiu" or dtype.name == "bfloat16"
+
+
 def real(name: str, value: Any) -> float:
     """Return a real number as a float, or raise an error that names it."""
     if not is_real(value):
@@ -41,7 +46,7 @@ def real(name: str, value: Any) -> float:
 def reals(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """Return real numbers as an array of float64, or raise an error that names them."""
     given = np.asarray(values)
-    if given.dtype.kind not in "fiu" and not (given.dtype == object and all(map(is_real, given.flat))):
+    if not holds_reals(given.dtype) and not (given.dtype == object and all(map(is_real, given.flat))):
         raise TypeError(f"{name} must be real numbers, got {given.dtype}; use float64")
     try:
         return given.astype(np.float64, copy=False)
@@ -64,7 +69,7 @@ def checked_rates(p: NDArray[Any]) -> NDArray[np.float64]:
     """
     if isinstance(p, np.ma.MaskedArray):
         raise TypeError("p must not be a masked array; use p.filled(0)")
-    if p.dtype.kind not in "fiu":
+    if not holds_reals(p.dtype):
         raise TypeError(f"p must be an array of real numbers in [0, 1], got {p.dtype}; use p.astype(float)")
     return np.ascontiguousarray(p, np.float64)
 

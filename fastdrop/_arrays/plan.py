@@ -58,12 +58,15 @@ class Density(NamedTuple):
     formula : str
         A function of `fastdrop._lanes.formulas`.
     numbers : tuple
-        The numbers that the formula takes. If it takes one, an array may give each draw its own.
+        What the formula takes. An array in place of the only number gives each draw its own.
+    name : str
+        What callers call that number, for errors.
     """
 
     draw: str
     formula: str
     numbers: tuple[Any, ...]
+    name: str = "std"
 
     @property
     def by_draw(self) -> bool:
@@ -75,10 +78,16 @@ class Density(NamedTuple):
         """Whether the noise is a factor of x; else it is added to x."""
         return self.formula != "shift"
 
+    @property
+    def start(self) -> float:
+        """What the formula makes a factor or a term of, in place of x."""
+        return float(self.multiplies)
+
     def checked(self) -> Density:
-        """Return the density itself, or raise an error if its formula doesn't take an array of numbers."""
-        if self.by_draw and self.formula not in ("multiply", "shift"):
-            raise TypeError(f"{self.formula} takes one number for all elements, got an array")
+        """The density itself, or an error where an array is not the only number that its formula takes."""
+        if self.by_draw and len(self.numbers) > 1:
+            count = len(self.numbers)
+            raise TypeError(f"{self.formula} takes {count} numbers for all elements, got an array")
         return self
 
 
@@ -280,9 +289,11 @@ def reduced(numbers: Sequence[int], shared: frozenset[int], one: int = 1) -> tup
 
 
 def _numbers_of_axes(axes: Axes, name: str = "shared_axes") -> tuple[int, ...]:
+    if type(axes) is int:  # the usual case first
+        return (axes,)
     try:
-        # isinstance(axes, SupportsIndex) would take 7 us.
-        given: Any = (axes,) if hasattr(axes, "__index__") else axes
+        # not isinstance(axes, SupportsIndex), which takes 7 us
+        given: Any = (axes,) if type(axes) is not tuple and hasattr(axes, "__index__") else axes
         return tuple(map(operator.index, given))
     except TypeError:
         raise TypeError(f"{name} must be an int or a tuple of ints, got {axes!r}") from None

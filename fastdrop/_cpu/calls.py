@@ -136,6 +136,17 @@ def _density_kernel(draw_name: str, name: str) -> Any:
     return jit(kernel, draw_name, name)
 
 
+@cache
+def _factors_kernel(draw_name: str, name: str, start: float) -> Any:
+    """The factors, or terms, of draws whose numbers are in x."""
+    noise, formula = DENSITIES[draw_name], formulas.by_number(getattr(formulas, name), start)
+
+    def kernel(x, y, rows, numbers, key, draw):
+        density.elements(noise, formula, x, y, rows, numbers, key, draw)
+
+    return jit(kernel, draw_name, name, start)
+
+
 _drop, _drop_by_element, _drop_by_row = _drop_kernel(), _drop_by_element_kernel(), _drop_by_row_kernel()
 _read_rates, _spread_out, _repeat = _read_rates_kernel(), _spread_out_kernel(), _repeat_kernel()
 
@@ -215,6 +226,17 @@ def _share(piece: Callable[[int, int], None], size: int, parallel_from: int, ste
         piece(0, size)
     else:
         pool.share(lambda at: piece(at, min(at + step, size)), range(0, size, step))
+
+
+def elements_row(what: Pass, x: NDArray, other: NDArray, y: NDArray, draw: Draw) -> None:
+    """As `elements` without a bias, where indices run from 0, in the fewest steps."""
+    size = y.size
+    if size < _BIG:
+        kernel = _elements_kernel(what.formula, what.activation)
+        far = distance(y.nbytes)
+        kernel(x, other, x, y, (size, 0, 0), (NO_CYCLE, 0), draw, what.constants, far)
+    else:
+        _elements_in_pieces(what, Part(x, other, x, NO_CYCLE, y), Rows(size, 0, 0), draw)
 
 
 def elements(what: Pass, part: Part, rows: Rows, draw: Draw) -> None:
@@ -329,6 +351,8 @@ def units(what: Pass, part: Part, factors: NDArray[Any], axes: Units) -> None:
 
 
 def _far_of_units(y: NDArray[Any], axes: Units) -> int:
+    if y.nbytes < STREAM_FROM:  # the usual case first
+        return distance(y.nbytes)
     return _far(y, run=(axes.shared if axes.inner == 1 else axes.inner) * y.itemsize)
 
 
@@ -342,14 +366,20 @@ def noise_row(what: Density, x: NDArray, y: NDArray, key: int, draw: int) -> Non
 
 
 def noise(what: Density, x: NDArray, y: NDArray, rows: Rows, key: int, draw: int) -> None:
-    """Write a formula of x and its noise into y; arrays are as in `Part`."""
-    kernel = _density_kernel(what.draw, what.formula)
+    """A formula of x and its noise; arrays as in `Part`.
+
+    Where each draw has a number of its own, x holds these, and y gets the factors or terms.
+    """
+    if what.by_draw:
+        kernel, numbers = _factors_kernel(what.draw, what.formula, what.start), ()
+    else:
+        kernel, numbers = _density_kernel(what.draw, what.formula), what.numbers
     if rows.stride or y.size < _DENSITY_PARALLEL_FROM:
-        kernel(x, y, tuple(rows), what.numbers, key, draw)
+        kernel(x, y, tuple(rows), numbers, key, draw)
         return
 
     def piece(at: int, end: int) -> None:
         part = x[at:end]
-        kernel(part, y[at:end], (part.size, 0, signed(rows.start + at)), what.numbers, key, draw)
+        kernel(part, y[at:end], (part.size, 0, signed(rows.start + at)), numbers, key, draw)
 
     _share(piece, y.size, 0, _DENSITY_PIECE)

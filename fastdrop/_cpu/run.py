@@ -25,6 +25,7 @@ from fastdrop._cpu import calls
 from fastdrop._cpu.bernoulli import NO_CYCLE, Units
 from fastdrop._cpu.calls import Draw, Part, drop
 from fastdrop._cpu.calls import drop_row as drop_row
+from fastdrop._cpu.calls import elements_row as elements_row
 from fastdrop._cpu.calls import noise_row as noise_row
 from fastdrop._cpu.calls import rates as rates
 from fastdrop._stream.keys import TILE, signed
@@ -111,8 +112,8 @@ def _flat(plan: Plan) -> Part:
     """Return the arrays of a plan flat; kernels can work on them where they lie."""
     x, y, other = plan.x, plan.y, plan.other
     if x.ndim != 1:
-        x, y = x.reshape(-1), y.reshape(-1)
-    other = x if other is None else other.reshape(-1)
+        x, y = x.ravel(), y.ravel()
+    other = x if other is None else other.ravel()
     if plan.bias is None:
         return Part(x, other, x, NO_CYCLE, y)
     return Part(x, other, calls.repeated(plan.bias), plan.bias.size, y)
@@ -240,7 +241,7 @@ def _drop_by_rates(plan: Plan, given: Rates, key: Key) -> None:
     if row is not None and inner and _fit(plan):
         if 1 < inner < _LONG:
             given, inner = calls.spread_out(given, inner, layout.count), 1
-        calls.by_rate(plan.x.reshape(-1), plan.y.reshape(-1), given, inner, 0, row.start, *key)
+        calls.by_rate(plan.x.ravel(), plan.y.ravel(), given, inner, 0, row.start, *key)
         return
     _drop_by_arrays(plan, *given.broadcast(layout.draws), key)
 
@@ -309,27 +310,18 @@ def _of_pairs(what: Density) -> Density:
 
 
 def _drawer(what: Density, layout: Layout, key: Key) -> Callable[[Plan, Any], None]:
-    """Return a function for `_drawn` that writes the noise of a density: factors of x, or terms."""
-    start = float(what.multiplies)
-    if not what.by_draw:
+    """What writes the noise of shared draws, or of draws with a number each: factors, or terms."""
+    numbers = np.broadcast_to(what.numbers[0], layout.draws) if what.by_draw else None
 
-        def draw(into: Plan, _: Any) -> None:
-            into.y.fill(start)
-            for part, rows in _parts(into):
-                calls.noise(what, part.x, part.y, rows, *key)
-
-        return draw
-    numbers, plain = np.broadcast_to(what.numbers[0], layout.draws), Density(what.draw, "shift", (1.0,))
-
-    def draw_by_number(into: Plan, where: Any) -> None:
-        y = into.y
-        y.fill(0)
+    def draw(into: Plan, where: Any) -> None:
+        if numbers is None:
+            into.y.fill(what.start)
+        else:
+            into.y[...] = numbers[where]
         for part, rows in _parts(into):
-            calls.noise(plain, part.x, part.y, rows, *key)
-        y *= numbers[where]
-        y += start
+            calls.noise(what, part.x, part.y, rows, *key)
 
-    return draw_by_number
+    return draw
 
 
 def _by_terms(plan: Plan, lanes: Plan, draw: Callable[[Plan, Any], None]) -> None:

@@ -15,6 +15,7 @@ from numba import njit
 
 from fastdrop._cuda.places import ROW
 from fastdrop._lanes.draws import compare_digit, words
+from fastdrop._lanes.formulas import by_number
 from fastdrop._lanes.memory import loaded, stored
 from fastdrop._lanes.special import logistic, radius, rotation
 from fastdrop._lanes.vectors import lane, splat_like, value
@@ -126,7 +127,9 @@ def continuous(formula: Any) -> Callable[..., Any]:
 
 @cache
 def unit_factor(noise: Any, formula: Any, multiplies: bool, by_unit: bool) -> Callable[..., Any]:
-    """Return a function that draws the factor, or the term, of noise with a density for a unit."""
+    """What noise with a density does to each element of a unit: a factor, or a term."""
+    start = 1.0 if multiplies else 0.0
+    own = by_number(formula, start)
 
     @njit
     def factor(index, number, numbers, key, draw):
@@ -134,8 +137,9 @@ def unit_factor(noise: Any, formula: Any, multiplies: bool, by_unit: bool) -> Ca
         a, b, c, d = noise(group * np.uint64(8) + np.uint64(place % 8), key, draw, numbers[0])
         lower, upper = b if place & 8 else a, d if place & 8 else c
         z = lane(upper if place & 16 else lower)
-        start = splat_like(1.0 if multiplies else 0.0, z)
-        return value(z * number + start) if by_unit else value(formula(start, z, numbers))
+        return value(
+            own(splat_like(number, z), z, ()) if by_unit else formula(splat_like(start, z), z, numbers)
+        )
 
     return factor
 

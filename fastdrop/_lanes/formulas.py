@@ -7,10 +7,12 @@ the number of the activation. A formula of noise with a density gets x, the nois
 
 from __future__ import annotations
 
+from typing import Any
+
 from numba import njit
 
 from fastdrop._lanes.floats import fma
-from fastdrop._lanes.special import exp_or_zero, normal_cdf, sigmoid
+from fastdrop._lanes.special import exp, exp_or_zero, normal_cdf, sigmoid
 from fastdrop._lanes.vectors import splat_like, where, zero_where
 
 _NONE, _RELU, _GELU, _GELU_TANH, _SILU = range(5)  # their places in `fastdrop._arrays.plan.ACTIVATIONS`
@@ -109,6 +111,28 @@ def multiply(x, noise, numbers):
 def shift(x, noise, numbers):
     """Return x plus noise."""
     return fma(noise, numbers[0], x)
+
+
+@njit(forceinline=True)
+def exponential(x, noise, numbers):
+    """Information dropout: x times a noise whose logarithm is normal."""
+    return x * exp(noise * numbers[0])
+
+
+@njit(forceinline=True)
+def exponential_slope(x, noise, numbers):
+    """The derivative of `exponential` with respect to its number."""
+    return x * (exp(noise * numbers[0]) * noise)
+
+
+def by_number(formula: Any, start: float) -> Any:
+    """A formula of one number, which lanes of x hold: the factor or term that it makes of 1 or 0."""
+
+    @njit(forceinline=True)
+    def element(x, noise, numbers):
+        return formula(splat_like(start, x), noise, (x,))
+
+    return element
 
 
 @njit(forceinline=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import to_array
-from fastdrop._arrays.numbers import rate, reals
+from fastdrop._arrays.numbers import holds_reals, rate, reals
 from fastdrop._arrays.plan import Axes, Window
 from fastdrop._stream.keys import Key, Rng, as_key, as_key_or_seed
 from fastdrop.schedules import ScheduledRate, restored_schedule, schedule_state
@@ -27,12 +27,7 @@ STATE_VERSION = 1
 MOST_FORWARDS = 1024
 MOST_BYTES = 1 << 28
 
-_MOST_DRAW = (1 << 63) - 1
-_new, _new_key = (
-    tuple.__new__,
-    Key.__new__,
-)  # Forward(...) and Key(...) would take twice as long
-_set_seed, _set_draw = (vars(Key)[name].__set__ for name in ("seed", "draw"))
+_new = tuple.__new__  # Forward(...) would take twice as long
 
 
 class Locked:
@@ -303,13 +298,7 @@ class NoiseLayer(Layer):
 
     def _done(self, forward: Forward) -> None:
         """Remember a training forward, and go on to the next key."""
-        last = forward[0]
-        draw = last.draw + 1
-        if draw & _MOST_DRAW == 0:
-            last.next()  # this raises the error
-        self._key = key = _new_key(Key)  # the same as last.next(), in a third of its time
-        _set_seed(key, last.seed)
-        _set_draw(key, draw)
+        self._key = forward[0].next()
         waiting = self._forwards
         waiting.append(forward)
         if forward[4] is not None:
@@ -544,6 +533,61 @@ class LearnedLayer(ElementwiseLayer):
         with self._lock:
             super().load_state_dict(state)
             self.zero_grad()
+
+
+class LearnedAlpha(LearnedLayer):
+    """A layer whose learned parameter is the logarithm of the alpha of its noise."""
+
+    _parameter = "log_alpha"
+
+    def __init__(self, alpha: ArrayLike = 1.0, *, shared_axes: Axes = (), rng: Rng = None) -> None:
+        given = np.asarray(alpha)
+        if not holds_reals(given.dtype):
+            raise TypeError(f"alpha must be real, got {given.dtype}")
+        wrong = given[~((given > 0) & (given < np.inf))]
+        if wrong.size:
+            raise ValueError(f"alpha must be above 0 and finite, got {wrong.flat[0]}")
+        super().__init__(np.log(given, dtype=np.float64), rng, shared_axes)
+
+    def _checked(self, value: Any) -> Any:
+        number = super()._checked(value)
+        with np.errstate(over="ignore", under="ignore"):
+            alpha = np.exp(number)
+        wrong = number[~((alpha > 0) & (alpha < np.inf))]
+        if wrong.size:
+            raise ValueError(
+                f"log_alpha must be the logarithm of a number above 0 and finite, got {wrong.flat[0]}"
+            )
+        return number
+
+    @property
+    def log_alpha(self) -> NDArray[np.float64]:
+        """Logarithm of `alpha`."""
+        value: NDArray[np.float64] = self._value
+        return value
+
+    @log_alpha.setter
+    def log_alpha(self, log_alpha: ArrayLike) -> None:
+        self._set(log_alpha)
+
+    @property
+    def log_alpha_grad(self) -> NDArray[np.float64]:
+        """Gradient with respect to `log_alpha`, added up since `zero_grad`."""
+        return self._grad
+
+    @property
+    def alpha(self) -> NDArray[np.float64]:
+        """What the noise is made with now."""
+        alpha: NDArray[np.float64] = np.exp(self._value)
+        return alpha
+
+    def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Return the gradient with respect to x, and add that of log_alpha; see `Dropout.backward`."""
+        return super().backward(g, out=out)
+
+    def _arguments(self) -> dict[str, Any]:
+        others = {name: value for name, value in super()._arguments().items() if name != "log_alpha"}
+        return {"alpha": self.alpha.tolist()} | others
 
 
 def checked_axes(axes: Axes) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.numbers import FULL, rate
 from fastdrop._arrays.plan import Axes, Pass, Window
-from fastdrop._backends import fuse, planned
+from fastdrop._backends import fused
 from fastdrop._noises._layer import Forward
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.bernoulli import Dropout
@@ -64,9 +64,8 @@ def alpha_dropout(
     >>> fd.alpha_dropout(np.zeros(4), 0.5, fd.Key(42)).round(4)
     array([-0.7792, -0.7792,  0.7792,  0.7792])
     """
-    plan = planned(x, out, shared_axes, window, real="alpha dropout")
-    fuse(_passes(p)[0], plan, p, key)
-    return plan.result  # type: ignore[no-any-return]
+    what = _passes(p)[0]
+    return fused(what, x, out, p, key, shared_axes, window, real="alpha dropout")  # type: ignore[no-any-return]
 
 
 def affine(p: float) -> tuple[float, float, float]:
@@ -116,9 +115,8 @@ def alpha_dropout_backward(
     >>> fd.alpha_dropout_backward(np.ones(4), 0.5, fd.Key(42)).round(4)
     array([0.    , 0.    , 0.8864, 0.8864])
     """
-    plan = planned(g, out, shared_axes, window, real="alpha dropout")
-    fuse(_passes(p)[1], plan, p, key)
-    return plan.result  # type: ignore[no-any-return]
+    what = _passes(p)[1]
+    return fused(what, g, out, p, key, shared_axes, window, real="alpha dropout")  # type: ignore[no-any-return]
 
 
 class AlphaDropout(Dropout):

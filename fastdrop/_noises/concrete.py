@@ -114,22 +114,37 @@ def concrete_dropout_backward(
     >>> dx.round(3), round(dlogit, 3)
     (array([0.013, 0.   , 0.   , 0.   , 1.949, 1.851]), -0.096)
     """
-    if hasattr(g, "__cuda_array_interface__"):
-        raise TypeError(
-            "the logit's gradient takes no arrays on a GPU; use concrete_dropout(g, ...) for that of x, and "
-            "copies of g and x on the host for that of the logit"
-        )
-    g, x = real_array(g, "concrete dropout"), real_array(x, "concrete dropout")
-    if g.shape != x.shape or g.dtype != x.dtype:
-        raise ValueError(f"g must be x's {x.dtype} {x.shape}, got {g.dtype} {g.shape}")
-    slope = np.empty(x.shape, np.result_type(x.dtype, np.float32))
-    np.multiply(g, x, out=slope, dtype=slope.dtype)
-    what = Density("logistic", "concrete_slope", _numbers(logit, temperature))
-    density(what, slope, slope, key, shared_axes, window)
+    what = Density("logistic", "concrete_slope", _numbers(logit, temperature), "logit")
+    slope = slopes(what, "concrete dropout", g, x, key, shared_axes, window)
     dx = concrete_dropout(
         g, logit, key, temperature=temperature, shared_axes=shared_axes, out=out, window=window
     )
     return dx, float(slope.sum(dtype=np.float64))
+
+
+def slopes(
+    what: Density,
+    noise: str,
+    g: ArrayLike,
+    x: ArrayLike,
+    key: Key | SupportsIndex,
+    shared_axes: Axes,
+    window: Window | None,
+) -> NDArray[Any]:
+    """The gradient of a noise's number by elements, in float32 or float64: a density of ``g * x``."""
+    if hasattr(g, "__cuda_array_interface__"):
+        function, name = noise.replace(" ", "_"), what.name
+        raise TypeError(
+            f"the {name}'s gradient takes no arrays on a GPU; use {function}(g, ...) for that of x, and "
+            f"copies of g and x on the host for that of the {name}"
+        )
+    g, x = real_array(g, noise), real_array(x, noise)
+    if g.shape != x.shape or g.dtype != x.dtype:
+        raise ValueError(f"g must be x's {x.dtype} {x.shape}, got {g.dtype} {g.shape}")
+    slope = np.empty(x.shape, np.result_type(x.dtype, np.float32))
+    np.multiply(g, x, out=slope, dtype=slope.dtype)
+    found: NDArray[Any] = density(what, slope, slope, key, shared_axes, window)
+    return found
 
 
 def _numbers(logit: float, temperature: float) -> tuple[float, ...]:

@@ -279,7 +279,7 @@ def checked_array(
     name: str, given: ArrayLike, shape: tuple[int | str, ...], dtype: np.dtype[Any] | None = None
 ) -> NDArray[Any]:
     """An array checked to be of a shape, in which a name is any length, and of a dtype that products take."""
-    got = np.asarray(given).dtype
+    got = unmasked(given).dtype
     if got not in PLAIN:
         raise TypeError(f"{name} must be of float32 or float64, got {got}; use {name}.astype(np.float32)")
     if dtype is not None and got != dtype:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.numbers import Rate
 from fastdrop._arrays.plan import ACTIVATIONS, Axes, Pass, Window
-from fastdrop._backends import fuse, of, planned, sum_rows
+from fastdrop._backends import fuse, fused, of, planned, sum_rows
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.bernoulli import dropout_backward
 from fastdrop._stream.keys import Key
@@ -61,9 +61,8 @@ def dropout_add(
     >>> fd.dropout_add(np.ones(6), np.arange(6.0), 0.5, fd.Key(42))
     array([0., 1., 4., 5., 6., 7.])
     """
-    plan = planned(x, out, shared_axes, window, other=("residual", residual, "x"))
-    fuse(_ADD, plan, p, key)
-    return plan.result  # type: ignore[no-any-return]
+    other = "residual", residual, "x"
+    return fused(_ADD, x, out, p, key, shared_axes, window, other=other)  # type: ignore[no-any-return]
 
 
 def dropout_add_backward(
@@ -105,7 +104,7 @@ def dropout_add_backward(
     (array([0., 0., 2., 2.]), array([1., 1., 1., 1.]))
     """
     arrays = of(g)
-    checked = arrays.array(g)
+    checked = arrays.to_array(g)
     if out is not None and arrays.overlap(out, checked):
         raise ValueError("out must not overlap g, which is returned too; use np.empty_like(g)")
     given = arrays.given(checked)

@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastdrop._arrays.numbers import Rate, rate, real
+from fastdrop._arrays.numbers import Rate, holds_reals, rate, real
 from fastdrop._arrays.plan import Axes, Density, Window
 from fastdrop._backends import density, of
 from fastdrop._noises._layer import ElementwiseLayer, Forward
@@ -166,7 +166,7 @@ def gaussian_noise_backward(
     """
     if out is None:
         arrays = of(g)
-        return arrays.given(arrays.array(g))  # type: ignore[no-any-return]
+        return arrays.given(arrays.to_array(g))  # type: ignore[no-any-return]
     return dropout(g, 0.0, key, out=out)  # a copy
 
 
@@ -219,7 +219,7 @@ def std_of(p: Rate) -> Rate:
         if p >= 1:
             raise ValueError(f"p must be below 1 for Gaussian dropout, got {p}; its variance is p / (1 - p)")
         return math.sqrt(p / (1 - p))
-    if p.dtype.kind not in "fiu":
+    if not holds_reals(p.dtype):
         raise TypeError(f"p must be an array of real numbers in [0, 1), got {p.dtype}; use p.astype(float)")
     wrong = p[~((p >= 0) & (p < 1))]
     if wrong.size:
@@ -231,7 +231,7 @@ def std_of(p: Rate) -> Rate:
 def checked_std(std: Rate, name: str = "std") -> Rate:
     """Return a standard deviation, or an array of them, in float64, or raise an error."""
     if isinstance(std, np.ndarray):
-        if std.dtype.kind not in "fiu":
+        if not holds_reals(std.dtype):
             raise TypeError(
                 f"{name} must be an array of real numbers, got {std.dtype}; use {name}.astype(float)"
             )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import real_array, target
-from fastdrop._arrays.numbers import real
+from fastdrop._arrays.numbers import holds_reals, real
 from fastdrop._arrays.plan import Pass, Window
 from fastdrop._backends import fuse, planned
 from fastdrop._noises._layer import Forward, NoiseLayer
@@ -77,7 +77,7 @@ def standout_dropout(
     dropped = 1 - standout_keep_prob(a, alpha=alpha, beta=beta)
     if dropped.shape != x.shape:
         raise ValueError(f"a must have h's shape {x.shape}, got {dropped.shape}")
-    plan = planned(x, out)
+    plan = planned(x, out, (), window)
     fuse(Pass(scale=None if inverted else 1.0), plan, dropped, key)
     return plan.result  # type: ignore[no-any-return]
 
@@ -141,7 +141,7 @@ def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -
     array([0.269, 0.731, 0.953])
     """
     given = np.asarray(a)
-    if given.dtype.kind in "cOSUb":
+    if not holds_reals(given.dtype):
         raise TypeError(f"a must be of real numbers, got {given.dtype}; use a.astype(np.float32)")
     if not np.isfinite(given).all():
         raise ValueError(f"a must be finite, got {given[~np.isfinite(given)].flat[0]}")

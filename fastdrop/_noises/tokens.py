@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import real_type, target, to_array
+from fastdrop._arrays.host import real_type, target, to_array, unmasked
 from fastdrop._arrays.numbers import Rate
 from fastdrop._arrays.plan import Window
 from fastdrop._backends import cpu, planned
@@ -223,7 +223,7 @@ def _integers(tokens: ArrayLike) -> NDArray[Any]:
     """Return tokens as a plain array, or raise an error."""
     if isinstance(tokens, np.ma.MaskedArray):
         raise TypeError("tokens must not be a masked array; use tokens.filled(0)")
-    given = np.asarray(tokens)
+    given = unmasked(tokens)
     if given.dtype.kind not in "iu":
         raise TypeError(f"tokens must be integers, got {given.dtype}; use tokens.astype(np.int64)")
     return given

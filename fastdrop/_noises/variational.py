@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import to_array, unmasked
-from fastdrop._arrays.numbers import reals
-from fastdrop._arrays.plan import Axes, Window
-from fastdrop._noises._layer import Forward, LearnedLayer
+from fastdrop._arrays.numbers import holds_reals, reals
+from fastdrop._arrays.plan import Window
+from fastdrop._noises._layer import Forward, LearnedAlpha
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.gaussian import (
     gaussian_dropout,
@@ -19,7 +19,7 @@ from fastdrop._noises.gaussian import (
     noised,
     normal,
 )
-from fastdrop._stream.keys import Key, Rng
+from fastdrop._stream.keys import Key
 
 
 def local_reparameterization(
@@ -153,7 +153,7 @@ def _sigmoid(v: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _checked_variance(variance: ArrayLike) -> NDArray[np.float64]:
     v = unmasked(variance)
-    if v.dtype.kind not in "fiu":
+    if not holds_reals(v.dtype):
         raise TypeError(f"variance must be real, got {v.dtype}; use its real part")
     wrong = v[~((v >= 0) & (v < np.inf))]
     if wrong.size:
@@ -161,7 +161,7 @@ def _checked_variance(variance: ArrayLike) -> NDArray[np.float64]:
     return v.astype(np.float64)
 
 
-class VariationalDropout(LearnedLayer):
+class VariationalDropout(LearnedAlpha):
     """Gaussian dropout whose variance alpha is learned, one for all or one for each feature.
 
     The layer keeps references to its inputs until their backward, as the gradient of alpha needs them:
@@ -205,54 +205,8 @@ class VariationalDropout(LearnedLayer):
     >>> layer.zero_grad()
     """
 
-    _parameter = "log_alpha"
     _function = "gaussian_dropout(x, alpha / (1 + alpha), key)"
     _gradient = "gaussian_dropout_backward(g, alpha / (1 + alpha), layer.key)"
-
-    def __init__(self, alpha: ArrayLike = 1.0, *, shared_axes: Axes = (), rng: Rng = None) -> None:
-        given = np.asarray(alpha)
-        if given.dtype.kind not in "fiu":
-            raise TypeError(f"alpha must be real, got {given.dtype}")
-        wrong = given[~((given > 0) & (given < np.inf))]
-        if wrong.size:
-            raise ValueError(f"alpha must be above 0 and finite, got {wrong.flat[0]}")
-        super().__init__(np.log(given, dtype=np.float64), rng, shared_axes)
-
-    def _checked(self, value: Any) -> Any:
-        number = super()._checked(value)
-        with np.errstate(over="ignore", under="ignore"):
-            alpha = np.exp(number)
-        wrong = number[~((alpha > 0) & (alpha < np.inf))]
-        if wrong.size:
-            raise ValueError(
-                f"log_alpha must be the logarithm of a number above 0 and finite, got {wrong.flat[0]}"
-            )
-        return number
-
-    @property
-    def log_alpha(self) -> NDArray[np.float64]:
-        """Logarithm of the noise's variance."""
-        value: NDArray[np.float64] = self._value
-        return value
-
-    @log_alpha.setter
-    def log_alpha(self, log_alpha: ArrayLike) -> None:
-        self._set(log_alpha)
-
-    @property
-    def log_alpha_grad(self) -> NDArray[np.float64]:
-        """Gradient with respect to `log_alpha`, added up since `zero_grad`."""
-        return self._grad
-
-    @property
-    def alpha(self) -> NDArray[np.float64]:
-        """Variance of the noise."""
-        alpha: NDArray[np.float64] = np.exp(self._value)
-        return alpha
-
-    def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return the gradient with respect to x, and add that of log_alpha; see `Dropout.backward`."""
-        return super().backward(g, out=out)
 
     def regularizer(self, scale: float = 1.0) -> float:
         """Return scale times the divergence of `variational_kl`, and add its gradient.
@@ -279,10 +233,6 @@ class VariationalDropout(LearnedLayer):
         each = (forward.kept.conj() * (dx - before)).real.astype(np.float64) / 2
         self._grad += summed_to(each, self._value.shape)
         return dx
-
-    def _arguments(self) -> dict[str, Any]:
-        others = {name: value for name, value in super()._arguments().items() if name != "log_alpha"}
-        return {"alpha": self.alpha.tolist()} | others
 
 
 def summed_to(a: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

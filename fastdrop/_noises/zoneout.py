@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays.host import to_array
 from fastdrop._arrays.numbers import FULL, Rate, rate
 from fastdrop._arrays.plan import Axes, Pass, Window
-from fastdrop._backends import fuse, planned
+from fastdrop._backends import fuse, fused, planned
 from fastdrop._noises._layer import Forward, NoiseLayer, RateLayer, checked_axes, unchanging
 from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import dropout
@@ -71,9 +71,8 @@ def zoneout(
     >>> fd.zoneout(np.arange(1.0, 7), -np.arange(1.0, 7), 0.5, fd.Key(42))
     array([-1., -2.,  3.,  4.,  5.,  6.])
     """
-    plan = planned(new, out, shared_axes, window, other=("previous", previous, "new"))
-    fuse(_REPLACE, plan, p, key)
-    return plan.result  # type: ignore[no-any-return]
+    other = "previous", previous, "new"
+    return fused(_REPLACE, new, out, p, key, shared_axes, window, other=other)  # type: ignore[no-any-return]
 
 
 def zoneout_backward(

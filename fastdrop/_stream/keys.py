@@ -86,8 +86,10 @@ class Key:
 
     def next(self) -> Key:
         """Return the key of the next draw of the same seed."""
-        number = natural("draw", (self.draw & ~_MIRROR) + 1, _MIRROR)
-        return Key(self.seed, number | self.draw & _MIRROR)
+        draw = self.draw + 1
+        if draw % _MIRROR == 0:
+            raise ValueError(f"draw must be in [0, {_MIRROR}), got {_MIRROR}")
+        return _key(self.seed, draw)
 
     def fold_in(self, number: SupportsIndex) -> Key:
         """Return an independent key: per layer, per rank, per epoch.
@@ -150,6 +152,17 @@ class Key:
 
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"a Key is immutable, cannot delete {name}")
+
+
+_set_seed, _set_draw = (vars(Key)[name].__set__ for name in ("seed", "draw"))
+
+
+def _key(seed: int, draw: int) -> Key:
+    """A key of numbers that were checked before, in a third of the time: layers make one for each forward."""
+    key = Key.__new__(Key)
+    _set_seed(key, seed)
+    _set_draw(key, draw)
+    return key
 
 
 def integer(name: str, value: SupportsIndex) -> int:

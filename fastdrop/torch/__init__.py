@@ -34,6 +34,8 @@ from fastdrop.torch._functions import local_reparameterization as local_reparame
 from fastdrop.torch._functions import standout_dropout as standout_dropout
 from fastdrop.torch._functions import token_dropout as token_dropout
 from fastdrop.torch._functions import zoneout as zoneout
+from fastdrop.torch._information import InformationDropout as InformationDropout
+from fastdrop.torch._information import information_dropout as information_dropout
 from fastdrop.torch._keys import key_tensor as key_tensor
 from fastdrop.torch._modules import AlphaDropout as AlphaDropout
 from fastdrop.torch._modules import DropBlock2d as DropBlock2d
@@ -67,6 +69,7 @@ __all__ = [
     "FeatureAlphaDropout",
     "GaussianDropout",
     "GaussianNoise",
+    "InformationDropout",
     "StandoutDropout",
     "Swapped",
     "TokenDropout",
@@ -82,6 +85,7 @@ __all__ = [
     "embedding_dropout",
     "gaussian_dropout",
     "gaussian_noise",
+    "information_dropout",
     "key_tensor",
     "local_reparameterization",
     "replace_dropout",

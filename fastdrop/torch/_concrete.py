@@ -1,4 +1,4 @@
-"""Concrete dropout of tensors: its operators, the function, and the module that learns the rate."""
+"""Concrete dropout of tensors: the function, and the module that learns the rate."""
 
 from __future__ import annotations
 
@@ -9,61 +9,13 @@ from typing import Any, SupportsIndex, TypeAlias
 import torch
 from torch.nn.functional import softplus
 
-import fastdrop as fd
 from fastdrop._arrays.numbers import rate
 from fastdrop._noises.concrete import checked_temperature
 from fastdrop._stream.keys import Key, Rng
-from fastdrop.torch._autograd import as_array, as_tensor, axes_of
 from fastdrop.torch._base import NoiseModule
-from fastdrop.torch._keys import key_of, key_tensor
+from fastdrop.torch._learned import learned
 
 Tensor: TypeAlias = torch.Tensor
-_SETTINGS = "Tensor logit, Tensor key, float temperature, int[] axes"
-
-
-@torch.library.custom_op("fastdrop::concrete", mutates_args=(), schema=f"(Tensor x, {_SETTINGS}) -> Tensor")
-def _concrete(x: Tensor, logit: Tensor, key: Tensor, temperature: float, axes: Sequence[int]) -> Tensor:
-    options: dict[str, Any] = {"temperature": temperature, "shared_axes": tuple(axes)}
-    y = fd.concrete_dropout(as_array(x), float(logit), key_of(key), **options)
-    return as_tensor(y)
-
-
-@torch.library.custom_op(
-    "fastdrop::concrete_backward",
-    mutates_args=(),
-    schema=f"(Tensor g, Tensor x, {_SETTINGS}) -> (Tensor, Tensor)",
-)
-def _backward(
-    g: Tensor, x: Tensor, logit: Tensor, key: Tensor, temperature: float, axes: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    options: dict[str, Any] = {"temperature": temperature, "shared_axes": tuple(axes)}
-    arrays = as_array(g), as_array(x)
-    dx, slope = fd.concrete_dropout_backward(*arrays, float(logit), key_of(key), **options)
-    return as_tensor(dx), torch.full_like(logit, slope)
-
-
-@_concrete.register_fake
-def _(x: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-@_backward.register_fake
-def _(g: Tensor, x: Tensor, logit: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(logit)
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, logit, key, temperature, axes = inputs
-    ctx.save_for_backward(x, logit, key)
-    ctx.settings = temperature, axes
-
-
-def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    dx, dlogit = _backward(g, *ctx.saved_tensors, *ctx.settings)
-    return dx, dlogit, None, None, None
-
-
-_concrete.register_autograd(_gradients, setup_context=_keep)
 
 
 def concrete_dropout(
@@ -103,9 +55,7 @@ def concrete_dropout(
     >>> round(logit.grad.item(), 3)
     -0.096
     """
-    held = key if isinstance(key, torch.Tensor) else key_tensor(key)
-    y: Tensor = _concrete(x, logit, held, float(temperature), axes_of(shared_axes))
-    return y
+    return learned(x, logit, key, "concrete_dropout", (float(temperature),), shared_axes)
 
 
 class ConcreteDropout(NoiseModule):

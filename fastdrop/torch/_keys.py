@@ -8,14 +8,14 @@ from typing import Any, SupportsIndex, TypeAlias
 import torch
 from torch.nn import functional
 
-from fastdrop._stream.keys import Key, as_key_or_seed, signed
+from fastdrop._stream.keys import DRAW_BITS, Key, as_key_or_seed, signed
 
 Tensor: TypeAlias = torch.Tensor
 
 # Modules without a key of their own take random draws of one seed. Draws below 2**48 all have the Philox key
 # of their seed, which is cached. Another random seed for each would cost more than the rest of a call.
 # Of a million draws two are alike once in five hundred runs.
-SEED, _DRAWS = 0x746F726368, 1 << 48
+SEED, _DRAWS = 0x746F726368, 1 << DRAW_BITS
 _CPU = torch.device("cpu")
 
 

@@ -56,6 +56,12 @@ CASES = (
             {"x": X, "logit": np.array(-0.7)},
             {"temperature": 2 / 3, "shared_axes": 1, "window": WINDOW},
         ),
+        "the alphas": (
+            "information_dropout",
+            {"x": X, "alpha": RATES},
+            {"shared_axes": 1, "window": WINDOW},
+        ),
+        "alphas of elements": ("information_dropout", {"x": X, "alpha": np.abs(OTHER)}, {}),
         "zoneout shared": ("zoneout", {"new": X, "previous": OTHER}, {"p": RATES, "shared_axes": 0}),
         "inverted": ("standout_dropout", {"h": X}, {"a": OTHER, "beta": 0.3, "inverted": True}),
         "with a bias": (
@@ -72,7 +78,11 @@ CASES = (
     | {a: ("bias_act_dropout", {"x": X, "bias": BIAS}, {"p": 0.3, "activation": a}) for a in ACTIVATIONS}
 )
 NOT_BY_ELEMENT = ("drop_connect", "embedding_dropout")
-ONCE = ("concrete_dropout", "drop_connect")  # whose gradients have none with respect to all arrays
+ONCE = (
+    "concrete_dropout",
+    "drop_connect",
+    "information_dropout",
+)  # whose gradients have none with respect to all arrays
 
 cases = pytest.mark.parametrize("case", CASES)
 
@@ -269,6 +279,8 @@ def test_what_has_one_gradient_only():
     )
     with pytest.raises(NotImplementedError, match="_logit_backward has no gradient with respect to g"):
         grad(lambda x: grad(lambda a: loss(partial(fda.concrete_dropout, x, key=KEY), a))(0.3))(X)
+    with pytest.raises(NotImplementedError, match="_alpha_backward has no gradient with respect to g"):
+        grad(lambda x: grad(lambda a: loss(partial(fda.information_dropout, x, key=KEY), a))(0.3))(X)
     with pytest.raises(NotImplementedError, match="drop_connect has no second derivative"):
         grad(
             lambda x: anp.sum(

@@ -56,6 +56,13 @@ CASES = {name: (name, given_args | {"key": KEY}) for name, given_args in of_reco
             "concrete_dropout",
             {"logit": -1.0, "shared_axes": 0, "temperature": 0.5},
         ),
+        ("one alpha", "information_dropout_backward", {"g": OTHER, "alpha": np.array(0.3)}),
+        (
+            "alphas of rows",
+            "information_dropout_backward",
+            {"g": OTHER, "alpha": RATES[:7, None, None], "shared_axes": 2},
+        ),
+        ("alphas of features", "information_dropout_backward", {"g": OTHER, "alpha": RATES}),
         ("drop_path of a batch", "drop_path", {"p": 0.5, "mode": "batch"}),
         ("dropout_add shared", "dropout_add", {"residual": OTHER, "p": 0.3, "shared_axes": 1}),
         ("dropout_add by rates", "dropout_add", {"residual": OTHER, "p": RATES}),
@@ -90,6 +97,7 @@ ROUNDED = {
     "drop_connect": {0},
     "drop_connect_backward": {0, 1},
     "embedding_dropout_backward": {0},
+    "information_dropout_backward": {1},
 }
 cases = pytest.mark.parametrize("case", CASES)
 

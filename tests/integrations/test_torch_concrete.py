@@ -49,8 +49,8 @@ def test_layouts_and_expanded_gradients():
 
 def test_the_operators_are_what_torch_demands_of_operators():
     logit = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
-    arguments = X.clone().requires_grad_(), logit, fdt.key_tensor(KEY), 0.1, [1]
-    torch.library.opcheck(torch.ops.fastdrop.concrete.default, arguments)
+    arguments = X.clone().requires_grad_(), logit, fdt.key_tensor(KEY), "concrete_dropout", (0.1,), [1]
+    torch.library.opcheck(torch.ops.fastdrop.learned.default, arguments)
 
 
 def test_a_module_with_a_key_counts_and_resumes():

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import exact
@@ -106,7 +107,7 @@ def check_call(call, arrays, key, **options):
     check(call.function, arrays, *call.rate, key, **options)
 
 
-BERNOULLI = [call for call in calls() if call.noise.kind == "Bernoulli"]
+BERNOULLI = [call for call in calls() if (call.noise.kind, call.noise.rate) == ("Bernoulli", "p")]
 every_noise = pytest.mark.parametrize("call", calls(), ids=lambda call: call.function.__name__)
 
 
@@ -120,6 +121,7 @@ def test_rates(p, key):
     if p < 1:
         check(fd.gaussian_dropout, normal(100), p, key)
     check(fd.gaussian_noise, normal(100), p, key)
+    check(fd.information_dropout, normal(100), p, key)
     for logit in (10 * p - 5, 80.0 * (p - 0.5)):
         check(fd.concrete_dropout, normal(100), logit, key, temperature=0.1 + p)
 
@@ -203,15 +205,12 @@ def test_rates_by_unit():
 @on_device
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_densities_by_element(dtype):
-    """Not the CPU's bits: that multiplies the normals, and adds 1 or x, in further passes."""
-    std = np.random.default_rng(1).random((4, 1))
+    numbers = np.random.default_rng(1).random((4, 1))
     for call in calls(dtype):
         if call.noise.kind == "density" and call.noise.by_element:
-            function, x = call.function, operands(call, 3, 4, 5, dtype=dtype)
-            given = [ndarray(a) for a in x]
+            x = operands(call, 3, 4, 5, dtype=dtype)
             for shared in ((), 2):
-                y = function(*given, std, KEY, shared_axes=shared)
-                assert near(y.get(), *getattr(exact, function.__name__)(*x, std, KEY, shared_axes=shared))
+                check(call.function, x, numbers, KEY, shared_axes=shared)
 
 
 @on_device
@@ -286,17 +285,28 @@ def test_sums(dtype, shape):
 @on_device
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("key", [KEY, KEY.antithetic()], ids=str)
-def test_concrete_slope(dtype, key):
-    """The kernel of the logit's gradient, which no function reaches yet, against a difference."""
-    x, y, logit, t = normal(300, dtype=dtype), np.empty(300, dtype), -0.7, 2 / 3
-    what, rows = Density("logistic", "concrete_slope", _numbers(logit, t)), Rows(100, 1 << 35, 17)
+@pytest.mark.parametrize(
+    ("function", "number", "what"),
+    [
+        (
+            partial(exact.concrete_dropout, temperature=2 / 3),
+            -0.7,
+            Density("logistic", "concrete_slope", _numbers(-0.7, 2 / 3)),
+        ),
+        (exact.information_dropout, 0.4, Density("normal", "exponential_slope", (0.4,))),
+    ],
+    ids=["concrete", "information"],
+)
+def test_slopes(dtype, key, function, number, what):
+    """The kernels of learned numbers' gradients, which no function reaches yet, against a difference."""
+    x, y, rows = normal(300, dtype=dtype), np.empty(300, dtype), Rows(100, 1 << 35, 17)
     cpu_calls.noise(what, x, y, rows, *stream(key))
     given, result = DeviceArray(ndarray(x)), empty_like(y)
     part = launch.Part(given.lanes, given.lanes, None, 0, DeviceArray(result).lanes, 0)
     launch.noise(what, part, rows, stream(key))
     assert same_bits(result.get(), y)
     window, x = ((300, 1 << 35), (0, 17)), x.reshape(3, 100)
-    above, below = (exact.concrete_dropout(x, logit + d, key, t, window=window)[0] for d in (1e-5, -1e-5))
+    above, below = (function(x, number + d, key, window=window)[0] for d in (1e-5, -1e-5))
     np.testing.assert_allclose(y.reshape(3, 100), (above - below) / 2e-5, rtol=2e-4, atol=2e-6)
 
 
@@ -327,7 +337,7 @@ def test_layers(kind):
 def test_noises_that_are_not_for_a_gpu_say_so(noise):
     given = arguments(noise, (3, 5))
     given |= {name: ndarray(a) for name, a in given.items() if isinstance(a, np.ndarray)}
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="no arrays on a GPU"):
         noise.function(**given, key=KEY)
 
 

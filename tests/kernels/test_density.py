@@ -8,6 +8,7 @@ from arrays import same_bits
 import fastdrop as fd
 from fastdrop import Key
 from fastdrop._arrays.plan import Density, Rows
+from fastdrop._backends import density
 from fastdrop._cpu import calls
 from fastdrop._stream import reference
 from fastdrop._stream.keys import signed, stream
@@ -100,3 +101,51 @@ def test_nothing_outside_is_written(dtype):
         by_kernel(size, dtype, 5, out=raw[32 : 32 + size])
         assert (raw[:32] == 77).all()
         assert (raw[32 + size :] == 77).all()
+
+
+def normals(size, key):
+    return reference.normals(np.arange(size, dtype=np.uint64), key, 64)
+
+
+def logistics(size, key):
+    return reference.logistics(np.arange(size, dtype=np.uint64), key, 64)
+
+
+FORMULAS = {
+    "multiply": lambda x, v: x * (1 + v),
+    "shift": lambda x, v: x + v,
+    "exponential": lambda x, v: x * np.exp(v),
+}
+
+
+@pytest.mark.parametrize("numbers", [0.7, np.linspace(0.1, 2, 7), np.linspace(0, 1, 9)[:, None]], ids=np.ndim)
+@pytest.mark.parametrize("formula", FORMULAS)
+@pytest.mark.parametrize(("name", "noise"), [("normal", normals), ("logistic", logistics)])
+def test_what_is_drawn_is_what_the_density_says(name, noise, formula, numbers):
+    """For every pair of a draw and a formula, with one number and with an array of them."""
+    x = np.linspace(-1, 1, 63).reshape(9, 7)
+    z = noise(63, KEY).reshape(9, 7)
+    y = density(Density(name, formula, (numbers,)), x, None, KEY)
+    np.testing.assert_allclose(y, FORMULAS[formula](x, numbers * z), rtol=1e-12, atol=1e-14)
+    other = {"normal": logistics, "logistic": normals}[name](63, KEY).reshape(9, 7)
+    assert not np.allclose(y, FORMULAS[formula](x, numbers * other), rtol=0.1)
+
+
+@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("formula", ["multiply", "exponential", "exponential_slope"])
+@pytest.mark.parametrize("shared", [(), (1,)])
+def test_one_number_and_an_array_filled_with_it_give_the_same_bits(dtype, formula, shared):
+    x = np.linspace(-1, 1, 63, dtype=dtype).reshape(3, 3, 7)
+    one, many = (
+        density(Density("normal", formula, (number,)), x, None, KEY, shared)
+        for number in (0.3, np.full(7, 0.3))
+    )
+    assert same_bits(one, many)
+
+
+def test_formulas_of_several_numbers_refuse_arrays():
+    numbers = np.full(3, 10.0), 0.3, 1.1, 1.2, 0.1
+    with pytest.raises(TypeError, match="concrete takes 5 numbers for all elements, got an array"):
+        density(Density("logistic", "concrete", numbers), np.ones(3), None, KEY)
+    with pytest.raises(ValueError, match="alpha must broadcast to the mask's shape"):
+        density(Density("normal", "exponential", (np.ones(2),), "alpha"), np.ones(3), None, KEY)

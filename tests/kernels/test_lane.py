@@ -30,7 +30,12 @@ def test_masks(p, key):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("key", KEYS)
 def test_noise(dtype, key):
-    for draw, name, numbers in (("normal", "shift", (1.0,)), ("logistic", "concrete", None)):
+    for draw, name, numbers in (
+        ("normal", "shift", (1.0,)),
+        ("normal", "exponential", (0.4,)),
+        ("normal", "exponential_slope", (0.4,)),
+        ("logistic", "concrete", None),
+    ):
         expected, ours = np.empty(320, dtype), np.empty(320, dtype)
         numbers = numbers or (10.0, 0.3, 1.1, 1.2, 0.1)
         x = np.full(320, 0 if name == "shift" else 1, dtype)

@@ -16,7 +16,13 @@ from fastdrop._noises import _layer
 
 every_layer = pytest.mark.parametrize("kind", classes(), ids=lambda kind: kind.__name__)
 OWN_EVALUATION = (fd.DropConnect, fd.StandoutDropout, fd.Zoneout)
-KEEPS_INPUTS = (fd.ConcreteDropout, fd.VariationalDropout, fd.StandoutDropout, fd.DropConnect)
+KEEPS_INPUTS = (
+    fd.ConcreteDropout,
+    fd.InformationDropout,
+    fd.VariationalDropout,
+    fd.StandoutDropout,
+    fd.DropConnect,
+)
 
 
 def bits(gradients):
@@ -233,7 +239,7 @@ NAMES = {"ids": lambda kind: kind.__name__}
 
 def test_which_layers_have_them():
     plain = {fd.Dropout, fd.InvertedDropout, fd.CurriculumDropout, fd.GaussianDropout, fd.GaussianNoise}
-    plain |= {fd.AlphaDropout, fd.ConcreteDropout, fd.VariationalDropout, fd.Zoneout}
+    plain |= {fd.AlphaDropout, fd.ConcreteDropout, fd.InformationDropout, fd.VariationalDropout, fd.Zoneout}
     maps = {fd.SpatialDropout1D, fd.SpatialDropout2D, fd.SpatialDropout3D, fd.FeatureAlphaDropout}
     assert set(WITH_AXES) == plain
     assert set(WITH_WINDOW) == plain | maps | {fd.DropPath}

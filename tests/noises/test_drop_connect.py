@@ -597,3 +597,26 @@ W, B = np.ones((7, 3)), np.ones(3)
 def test_refuses(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+def test_rows_have_the_masks_that_they_have_in_the_whole_batch(p, monkeypatch):
+    """Small integers are multiplied and added exactly, in whatever order."""
+    rng = np.random.default_rng(0)
+    x, weight, bias, g = (rng.integers(-3, 4, shape).astype(float) for shape in ((9, 6), (6, 4), 4, (9, 4)))
+    y = fd.drop_connect(x, weight, p, 7, bias=bias)
+    dx, dweight, dbias = fd.drop_connect_backward(g, x, weight, p, 7, bias=True)
+    monkeypatch.setattr(module, "_BUFFER", 40)
+    parts = []
+    for rows in (slice(0, 2), slice(2, 9)):
+        where = {"window": (x.shape, (rows.start, 0))}
+        assert np.array_equal(fd.drop_connect(x[rows], weight, p, 7, bias=bias, **where), y[rows])
+        parts.append(fd.drop_connect_backward(g[rows], x[rows], weight, p, 7, bias=True, **where))
+    assert np.array_equal(np.concatenate([part[0] for part in parts]), dx)
+    assert np.array_equal(sum(part[1] for part in parts), dweight)
+    assert np.array_equal(sum(part[2] for part in parts), dbias)
+
+
+def test_a_window_of_some_features_is_refused():
+    with pytest.raises(ValueError, match="window must have x's 3 features, got 6; give whole rows"):
+        fd.drop_connect(np.ones((2, 3)), np.ones((3, 4)), 0.5, 7, window=((5, 6), (0, 3)))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from exact import drop_block_rate as exact_rate
+from scipy import stats
 
 import fastdrop as fd
 from fastdrop import moments
@@ -74,8 +75,28 @@ def test_normal_ones():
     assert moments.gaussian_noise(0.5, X).variance.tolist() == [0.25] * 3
 
 
+@pytest.mark.parametrize("alpha", [1e-6, 0.3, 0.8])
+def test_log_normal_ones(alpha):
+    exact = stats.lognorm(alpha).stats(moments="mvsk")
+    m = moments.information_dropout(alpha, X)
+    sign = np.sign(X)
+    for got, expected in zip(
+        m, (exact[0] * X, exact[1] * X**2, exact[2] * sign, exact[3] + 0 * X), strict=True
+    ):
+        assert np.allclose(got, expected, rtol=1e-3 if alpha < 0.1 else 1e-12, atol=1e-9)
+    assert m.variance == pytest.approx(X**2 * alpha**2, rel=1e-11) or alpha > 0.1
+    y = fd.information_dropout(np.full(10**6, -2.0), alpha, fd.Key(42))
+    exact = moments.information_dropout(alpha, -2.0)
+    assert abs(y.mean() - exact.mean) < 5 * np.sqrt(exact.variance / y.size)
+    assert abs(y.var() / exact.variance - 1) < 5 * np.sqrt((exact.kurtosis + 2) / y.size)
+    if alpha < 0.5:  # sample moments of heavy tails are of little use
+        assert abs(stats.skew(y) - exact.skewness) < 0.02
+        assert abs(stats.kurtosis(y) - exact.kurtosis) < 0.1
+
+
 def test_what_has_no_variance():
-    for m in (moments.dropout(0.0, X), moments.gaussian_noise(0.0, X), moments.alpha_dropout(0.0, X)):
+    unchanged = moments.gaussian_noise, moments.alpha_dropout, moments.information_dropout
+    for m in (moments.dropout(0.0, X), *(function(0.0, X) for function in unchanged)):
         assert np.array_equal(m.mean, X)
         assert not m.variance.any()
         assert np.isnan(m.skewness).all()

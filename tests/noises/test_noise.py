@@ -6,7 +6,7 @@ from every_noise import FUNCTIONS, arguments, backward_arguments
 
 import fastdrop as fd
 from fastdrop._noises import _noise
-from fastdrop._noises._layer import NoiseLayer
+from fastdrop._noises._layer import Layer
 from fastdrop._noises._noise import EVERY, INTEGERS, NOISES, PRODUCT, REAL, Noise, register
 
 KEY = fd.Key(3)
@@ -33,7 +33,7 @@ def test_everything_public_belongs_to_a_noise_or_says_why_not():
 def test_every_layer_belongs_to_one_noise():
     layers = [layer for noise in NOISES.values() for layer in noise.layers]
     assert len(layers) == len(set(layers))
-    assert all(issubclass(layer, NoiseLayer) for layer in layers)
+    assert all(issubclass(layer, Layer) for layer in layers)
 
 
 @pytest.mark.parametrize("noise", NOISES.values(), ids=lambda noise: noise.name)

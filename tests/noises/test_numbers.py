@@ -1,5 +1,6 @@
 """Real numbers that arguments and states take: never a bool, which Python takes for 0 or 1."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from every_layer import CASES, classes
@@ -24,6 +25,8 @@ CALLS = {
     "gaussian_noise": lambda bad: fd.gaussian_noise(X, bad, KEY),
     "concrete_dropout": lambda bad: fd.concrete_dropout(X, bad, KEY),
     "concrete_dropout, temperature": lambda bad: fd.concrete_dropout(X, 0.0, KEY, temperature=bad),
+    "information_dropout": lambda bad: fd.information_dropout(X, bad, KEY),
+    "information_kl": lambda bad: fd.information_kl(bad),
     "drop_path": lambda bad: fd.drop_path(X, bad, KEY),
     "surviving_rows": lambda bad: fd.surviving_rows(3, bad, KEY),
     "drop_block": lambda bad: fd.drop_block(np.ones((1, 1, 3, 3)), bad, KEY, block_size=1),
@@ -52,6 +55,7 @@ CALLS = {
     "ConcreteDropout": fd.ConcreteDropout,
     "ConcreteDropout, temperature": lambda bad: fd.ConcreteDropout(temperature=bad),
     "ConcreteDropout.logit": lambda bad: setattr(fd.ConcreteDropout(), "logit", bad),
+    "InformationDropout": fd.InformationDropout,
     "VariationalDropout": fd.VariationalDropout,
     "VariationalDropout.log_alpha": lambda bad: setattr(fd.VariationalDropout(), "log_alpha", bad),
     "AdaptiveDropout": lambda bad: fd.AdaptiveDropout(0.0, adaptation_rate=bad),
@@ -139,3 +143,20 @@ def test_learned_numbers_take_no_schedule(kind):
     if kind is not fd.StandoutDropout:
         with pytest.raises(TypeError, match="must not be a schedule"):
             setattr(layer, kind._parameter, schedules.Constant(0.5))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda numbers: fd.dropout(X, numbers, KEY),
+        lambda numbers: fd.dropout(X, numbers, KEY, shared_axes=0),
+        lambda numbers: fd.gaussian_dropout(X, numbers, KEY),
+        lambda numbers: fd.gaussian_noise(X, numbers, KEY),
+        lambda numbers: fd.local_reparameterization(X, numbers, KEY),
+        lambda numbers: fd.VariationalDropout(numbers, rng=1)(X),
+        lambda numbers: fd.standout_dropout(X, np.broadcast_to(numbers, X.shape), KEY),
+    ],
+)
+def test_arrays_of_numbers_may_be_bfloat16(call):
+    numbers = np.array([0.25, 0.5, 0.75], ml_dtypes.bfloat16)
+    assert np.array_equal(call(numbers), call(numbers.astype(np.float64)))

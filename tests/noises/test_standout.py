@@ -177,3 +177,12 @@ def test_a_large_alpha_keeps_or_drops():
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_block_has_the_mask_that_it_has_in_the_whole():
+    h, a = normal(6, 5), normal(6, 5, seed=1)
+    whole = fd.standout_dropout(h, a, KEY, alpha=0.5, inverted=True)
+    window = ((6, 5), (2, 1))
+    part = fd.standout_dropout(h[2:5, 1:4], a[2:5, 1:4], KEY, alpha=0.5, inverted=True, window=window)
+    assert same_bits(part, whole[2:5, 1:4].copy())
+    assert not same_bits(part, fd.standout_dropout(h[2:5, 1:4], a[2:5, 1:4], KEY, alpha=0.5, inverted=True))

@@ -182,3 +182,14 @@ def test_log_alpha_keeps_its_shape():
     assert np.allclose(layer.alpha, np.exp(-1))
     with pytest.raises(ValueError, match=r"log_alpha must have the shape \(3,\), got \(\)"):
         layer.log_alpha = 0.0
+
+
+def test_a_block_has_the_normals_that_it_has_in_the_whole():
+    mean, variance = normal(6, 5), np.abs(normal(6, 5, seed=1)) + 0.1
+    block, window = np.s_[2:5, 1:4], ((6, 5), (2, 1))
+    y = fd.local_reparameterization(mean, variance, KEY)
+    part = fd.local_reparameterization(mean[block], variance[block], KEY, window=window)
+    assert same_bits(part, y[block].copy())
+    _, dvariance = fd.local_reparameterization_backward(mean, variance, KEY)
+    _, of_part = fd.local_reparameterization_backward(mean[block], variance[block], KEY, window=window)
+    assert same_bits(of_part, dvariance[block].copy())

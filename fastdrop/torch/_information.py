@@ -1,0 +1,151 @@
+"""Information dropout of tensors: the function, and the module that learns alpha."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, SupportsIndex, TypeAlias
+
+import torch
+from numpy.typing import ArrayLike
+
+import fastdrop as fd
+from fastdrop._arrays.numbers import positive, real
+from fastdrop._stream.keys import Key, Rng
+from fastdrop.torch._base import NoiseModule
+from fastdrop.torch._learned import learned
+
+Tensor: TypeAlias = torch.Tensor
+
+
+def information_dropout(
+    x: Tensor,
+    alpha: float | Tensor,
+    key: Key | SupportsIndex | Tensor,
+    *,
+    shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
+) -> Tensor:
+    """Return x times log-normal noise, with gradients of x and of alpha: `fastdrop.information_dropout`.
+
+    Parameters
+    ----------
+    x : Tensor, any shape
+        On the CPU, of a real dtype that `dropout` takes.
+    alpha : float or Tensor
+        Finite and not negative. A tensor must broadcast to the noise's shape, as in
+        `fastdrop.information_dropout`; so alpha may be what a part of the network computes.
+    key, shared_axes
+        As in `dropout`.
+
+    Returns
+    -------
+    Tensor
+        A new one in C order. It has first derivatives only.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastdrop.information_dropout`.
+
+    Examples
+    --------
+    >>> import torch, fastdrop as fd, fastdrop.torch as fdt
+    >>> alpha = torch.tensor(0.5, requires_grad=True)
+    >>> fdt.information_dropout(torch.ones(4), alpha, fd.Key(42)).sum().backward()
+    >>> round(alpha.grad.item(), 3)
+    2.515
+    """
+    number = alpha if isinstance(alpha, torch.Tensor) else torch.tensor(real("alpha", alpha)).double()
+    return learned(x, number, key, "information_dropout", (), shared_axes)
+
+
+class InformationDropout(NoiseModule):
+    """Information dropout whose alpha is learned: `fastdrop.InformationDropout` as a module.
+
+    Parameters
+    ----------
+    alpha : float or array_like, default 0.5
+        The standard deviation of the noise's logarithm at first, above 0 and finite, one for all or one for
+        each feature, as in `fastdrop.InformationDropout`.
+    shared_axes : int or tuple of int, default ()
+        Axes that share their draws: (2, 3) is spatial dropout of images (n, c, h, w).
+    rng
+        As in `Dropout`.
+
+    Attributes
+    ----------
+    log_alpha : Parameter of alpha's shape
+        Its logarithm, which the optimiser learns. Add `regularizer` to the loss.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If alpha isn't real, not above 0 or not finite, or another parameter is not as above.
+
+    References
+    ----------
+    Achille and Soatto, "Information Dropout: Learning Optimal Representations Through Noisy Computation",
+    arXiv 1611.01353.
+
+    Examples
+    --------
+    >>> import torch, fastdrop.torch as fdt
+    >>> drop, dense = fdt.InformationDropout(0.5, rng=42), torch.nn.Linear(3, 1)
+    >>> loss = dense(drop(torch.ones(10, 3))).square().mean() + drop.regularizer(0.01)
+    >>> loss.backward()
+    >>> drop.log_alpha.grad is not None
+    True
+    """
+
+    def __init__(
+        self,
+        alpha: ArrayLike = 0.5,
+        *,
+        shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
+        rng: Rng = None,
+    ) -> None:
+        super().__init__(rng=rng)
+        log_alpha = fd.InformationDropout(alpha).log_alpha  # which checks it
+        self.log_alpha = torch.nn.Parameter(torch.from_numpy(log_alpha).to(torch.get_default_dtype()))
+        self.shared_axes = shared_axes
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the input times its noise in training, and itself in evaluation."""
+        if not self.training:
+            return input
+        alpha, axes = self.log_alpha.exp(), self.shared_axes
+        return self._with_key(input, lambda key: information_dropout(input, alpha, key, shared_axes=axes))
+
+    def regularizer(
+        self,
+        scale: float = 1.0,
+        mean: Tensor | None = None,
+        *,
+        prior_mean: float = 0.0,
+        prior_std: float = 1.0,
+    ) -> Tensor:
+        """Return scale times the sum of the divergences of `fastdrop.information_kl`, for the loss.
+
+        Parameters
+        ----------
+        scale : float, default 1.0
+            As in `fastdrop.InformationDropout.regularizer`.
+        mean : Tensor, optional
+            The logarithm of the input, for a log-normal prior; the divergence has a gradient of it too.
+        prior_mean, prior_std : float
+            As in `fastdrop.information_kl`.
+
+        Returns
+        -------
+        Tensor, 0-D
+        """
+        if mean is None:
+            return -scale * self.log_alpha.sum()
+        relative = self.log_alpha - math.log(positive("prior_std", prior_std))
+        apart = (mean - real("prior_mean", prior_mean)) / prior_std
+        return scale * (((2 * relative).exp() + apart.square() - 1) / 2 - relative).sum()
+
+    def _arguments(self) -> dict[str, Any]:
+        alpha = self.log_alpha.detach().exp()
+        shown = alpha.tolist() if alpha.dim() else f"{float(alpha):.4g}"
+        return {"alpha": shown, "shared_axes": self.shared_axes}
