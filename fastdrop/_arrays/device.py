@@ -114,12 +114,12 @@ def _library(owner: Any) -> str:
 
 
 def to_array(x: Any) -> DeviceArray:
-    """X as kernels need it."""
+    """Return x as a `DeviceArray`."""
     return x if isinstance(x, DeviceArray) else DeviceArray(x)
 
 
 def target(out: Any, x: DeviceArray, other: DeviceArray | None = None) -> DeviceArray:
-    """The array to write to: a new one like x, or out, checked against x and the other array."""
+    """Return the array to write to: out, checked against x and the other array, or a new one like x."""
     if out is None:
         return empty_like(x)
     if other is not None:

@@ -27,7 +27,7 @@ WHERE = "in memory"  # where these arrays are, for error messages
 
 
 def to_array(x: ArrayLike) -> NDArray[Any]:
-    """X as a plain array of a dtype that is taken, in any byte order."""
+    """Return x as a plain array, in any byte order, or raise an error if its dtype is not taken."""
     x = unmasked(x)
     if x.dtype not in PLAIN and x.dtype.name not in _DTYPES:
         allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
@@ -96,7 +96,7 @@ def flat_pair(x: Any, out: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any
 
 
 def flat_like(other: Any, x: Any, out: Any) -> NDArray[Any] | None:
-    """Another array like x flat, where kernels take it as it lies and it may be beside out; else None."""
+    """Return another array like x flat, or None if the quick way for small calls can't take it."""
     if type(other) is not np.ndarray or other.dtype is not x.dtype or other.shape != x.shape:
         return None
     if other.flags.num & READY != READY:
@@ -107,7 +107,7 @@ def flat_like(other: Any, x: Any, out: Any) -> NDArray[Any] | None:
 
 
 def target(out: Any, x: NDArray[Any], other: NDArray[Any] | None = None) -> NDArray[Any]:
-    """The plain array to write to: a new one like x, or out, checked against x and the other array."""
+    """Return the plain array to write to: out, checked against x and the other one, or a new one like x."""
     if out is None:
         return np.empty(x.shape, x.dtype)
     if other is not None:

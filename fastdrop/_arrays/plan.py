@@ -58,9 +58,9 @@ class Density(NamedTuple):
     formula : str
         A function of `fastdrop._lanes.formulas`.
     numbers : tuple
-        What the formula takes. An array in place of the only number gives each draw its own.
+        The numbers that the formula takes. If it takes one, an array may give each draw its own.
     name : str
-        What callers call that number, for errors.
+        The name that callers give to that number, for errors.
     """
 
     draw: str
@@ -80,11 +80,11 @@ class Density(NamedTuple):
 
     @property
     def start(self) -> float:
-        """What the formula makes a factor or a term of, in place of x."""
+        """What the formula gets in place of x, to return the factor or the term itself."""
         return float(self.multiplies)
 
     def checked(self) -> Density:
-        """The density itself, or an error where an array is not the only number that its formula takes."""
+        """Return the density itself, or raise an error if an array is not the only number of its formula."""
         if self.by_draw and len(self.numbers) > 1:
             count = len(self.numbers)
             raise TypeError(f"{self.formula} takes {count} numbers for all elements, got an array")
@@ -292,7 +292,7 @@ def _numbers_of_axes(axes: Axes, name: str = "shared_axes") -> tuple[int, ...]:
     if type(axes) is int:  # the usual case first
         return (axes,)
     try:
-        # not isinstance(axes, SupportsIndex), which takes 7 us
+        # isinstance(axes, SupportsIndex) would take 7 us.
         given: Any = (axes,) if type(axes) is not tuple and hasattr(axes, "__index__") else axes
         return tuple(map(operator.index, given))
     except TypeError:

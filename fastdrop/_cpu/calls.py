@@ -229,7 +229,7 @@ def _share(piece: Callable[[int, int], None], size: int, parallel_from: int, ste
 
 
 def elements_row(what: Pass, x: NDArray, other: NDArray, y: NDArray, draw: Draw) -> None:
-    """As `elements` without a bias, where indices run from 0, in the fewest steps."""
+    """Do as `elements` without a bias, where indices follow each other from 0 on, in the fewest steps."""
     size = y.size
     if size < _BIG:
         kernel = _elements_kernel(what.formula, what.activation)
@@ -366,9 +366,9 @@ def noise_row(what: Density, x: NDArray, y: NDArray, key: int, draw: int) -> Non
 
 
 def noise(what: Density, x: NDArray, y: NDArray, rows: Rows, key: int, draw: int) -> None:
-    """A formula of x and its noise; arrays as in `Part`.
+    """Write a formula of x and its noise into y; arrays are as in `Part`.
 
-    Where each draw has a number of its own, x holds these, and y gets the factors or terms.
+    If each draw has a number of its own, x holds these numbers, and y gets the factors or terms.
     """
     if what.by_draw:
         kernel, numbers = _factors_kernel(what.draw, what.formula, what.start), ()
