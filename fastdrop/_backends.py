@@ -186,7 +186,7 @@ def fused(
 
 
 def _fused_row(what: Pass, x: Any, out: Any, p: float, key: Key | SupportsIndex, other: Any) -> Any:
-    """A pass over arrays that kernels take as they lie, in the fewest steps; None for others."""
+    """Do a pass in the fewest steps, or return None if kernels can't work on the arrays where they lie."""
     threshold, scale = rate(p)
     if not 0 < threshold < FULL:
         return None

@@ -29,7 +29,7 @@ def is_real(value: object) -> bool:
 
 
 def holds_reals(dtype: np.dtype[Any]) -> bool:
-    """Whether arrays of a dtype hold real numbers; bfloat16 is of no kind that NumPy knows."""
+    """Return whether a dtype is of real numbers; bfloat16 is of no kind that NumPy knows."""
     return dtype.kind in "fiu" or dtype.name == "bfloat16"
 
 

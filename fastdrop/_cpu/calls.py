@@ -138,7 +138,7 @@ def _density_kernel(draw_name: str, name: str) -> Any:
 
 @cache
 def _factors_kernel(draw_name: str, name: str, start: float) -> Any:
-    """The factors, or terms, of draws whose numbers are in x."""
+    """Return the kernel that makes factors, or terms, of draws whose numbers are in x."""
     noise, formula = DENSITIES[draw_name], formulas.by_number(getattr(formulas, name), start)
 
     def kernel(x, y, rows, numbers, key, draw):

@@ -310,7 +310,7 @@ def _of_pairs(what: Density) -> Density:
 
 
 def _drawer(what: Density, layout: Layout, key: Key) -> Callable[[Plan, Any], None]:
-    """What writes the noise of shared draws, or of draws with a number each: factors, or terms."""
+    """Return a function for `_drawn` that writes the noise of a density: factors of x, or terms."""
     numbers = np.broadcast_to(what.numbers[0], layout.draws) if what.by_draw else None
 
     def draw(into: Plan, where: Any) -> None:

@@ -127,7 +127,7 @@ def continuous(formula: Any) -> Callable[..., Any]:
 
 @cache
 def unit_factor(noise: Any, formula: Any, multiplies: bool, by_unit: bool) -> Callable[..., Any]:
-    """What noise with a density does to each element of a unit: a factor, or a term."""
+    """Return a function that draws the factor, or the term, of noise with a density for a unit."""
     start = 1.0 if multiplies else 0.0
     own = by_number(formula, start)
 

@@ -121,12 +121,12 @@ def exponential(x, noise, numbers):
 
 @njit(forceinline=True)
 def exponential_slope(x, noise, numbers):
-    """The derivative of `exponential` with respect to its number."""
+    """Return the derivative of `exponential` with respect to its number."""
     return x * (exp(noise * numbers[0]) * noise)
 
 
 def by_number(formula: Any, start: float) -> Any:
-    """A formula of one number, which lanes of x hold: the factor or term that it makes of 1 or 0."""
+    """Return a formula like one of one number, where x holds the numbers; it makes a factor or term."""
 
     @njit(forceinline=True)
     def element(x, noise, numbers):

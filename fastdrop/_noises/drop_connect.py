@@ -177,13 +177,13 @@ def drop_connect_backward(
 
 
 class _Rows(NamedTuple):
-    """Which rows of a full batch an input has: its first row, and how many the full batch has."""
+    """Which rows of a full batch an input has: how many the full batch has, and the input's first."""
 
     batch: int
     first: int
 
     def window(self, shape: tuple[int, ...], *origin: int) -> Window:
-        """The place of a block that begins at an origin in what the rows have, an array of a shape."""
+        """Return the window of a block of the rows' array, which has the shape, in that of the full batch."""
         row, *others = origin or (0,) * len(shape)
         return (self.batch, *shape[1:]), (self.first + row, *others)
 

@@ -158,7 +158,7 @@ _set_seed, _set_draw = (vars(Key)[name].__set__ for name in ("seed", "draw"))
 
 
 def _key(seed: int, draw: int) -> Key:
-    """A key of numbers that were checked before, in a third of the time: layers make one for each forward."""
+    """Return a key of checked numbers in a third of the time, since layers make one for each forward."""
     key = Key.__new__(Key)
     _set_seed(key, seed)
     _set_draw(key, draw)

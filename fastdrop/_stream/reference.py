@@ -70,7 +70,7 @@ def logistics(index: NDArray[np.uint64], key: Key, bits: int = 32) -> NDArray[np
 def indices(
     shape: tuple[int, ...], window: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 ) -> NDArray[np.uint64]:
-    """The C-order index of each element in the full array."""
+    """Return the C-order index of each element in the full array."""
     full, origin = window or (shape, (0,) * len(shape))
     index = np.zeros(shape, np.uint64)
     for axis, (length, first) in enumerate(zip(full, origin, strict=True)):
