@@ -1,13 +1,16 @@
-"""The door to both backends: whose an array is, what is planned with it, and who does it.
+"""The door to the CPU and to CUDA: it makes the plan of a call and hands it to the backend of its arrays.
 
-Backends are imported at first use, since Numba takes longer to import than NumPy. Forks wait for imports
-and compilations under way: a child would wait for their end forever.
+Noises know no other way to the kernels. Backends are imported at first use, since Numba takes longer to
+import than NumPy. A fork waits until imports and compilations in other threads end: the child has no such
+threads, and would wait for their locks for ever.
 """
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401 - it and logging, which it imports, lock what an import needs:
-import os  # hooks run in reverse, and ours must be first
+# Imported first, since it and logging, which it imports, hold locks that an import needs: hooks before a fork
+# run in the opposite order of their registration, and ours must run before theirs.
+import concurrent.futures.thread  # noqa: F401
+import os
 import sys
 from contextlib import AbstractContextManager
 from functools import cache
@@ -27,16 +30,16 @@ from fastdrop._stream.keys import Key, stream
 
 
 class Backend(Protocol):
-    """What a backend does with plans."""
+    """What the CPU's and CUDA's modules `run` both have: functions that do what a plan says."""
 
     def fuse(self, what: Pass, plan: Plan, threshold: Any, scale: Any, key: tuple[int, int]) -> None:
-        """Do a pass with one threshold and scale, or with `Rates` and None."""
+        """Do a pass with one threshold and scale, or with `Rates` and None in their place."""
 
     def density(self, what: Density, plan: Plan, key: tuple[int, int]) -> None:
         """Do what a density says."""
 
     def sum_rows(self, plan: Plan, like: Any) -> Any:
-        """The sums of y over all axes but the last, in an order that depends on the shape alone."""
+        """Return the sums of y over all axes but the last, in an order that depends on the shape alone."""
 
 
 loading = RLock()  # held while a backend is imported at its first use
@@ -44,7 +47,7 @@ loading = RLock()  # held while a backend is imported at its first use
 
 @cache
 def cpu() -> ModuleType:
-    """The CPU's `Backend`."""
+    """Return the CPU's `Backend`, which is imported at the first call."""
     with loading:
         from fastdrop._cpu import run
 
@@ -53,7 +56,7 @@ def cpu() -> ModuleType:
 
 @cache
 def gpu() -> ModuleType:
-    """CUDA's `Backend`."""
+    """Return CUDA's `Backend`, which is imported at the first call."""
     from numba import config
 
     if find_spec("numba_cuda") is None and not config.ENABLE_CUDASIM:
@@ -65,7 +68,7 @@ def gpu() -> ModuleType:
 
 
 def of(x: Any) -> ModuleType:
-    """What deals with an array: `fastdrop._arrays.host`, or `device` for those on a GPU."""
+    """Return the module for arrays of x's kind: `fastdrop._arrays.host`, or `device` if x is on a GPU."""
     if type(x) is np.ndarray or not hasattr(x, "__cuda_array_interface__"):
         return host
     return device
@@ -86,24 +89,24 @@ def planned(
     biased: bool = False,
     bias: Any = None,
 ) -> Plan:
-    """The plan for an array, all of it checked.
+    """Return the plan for an array, after all arguments were checked.
 
     Parameters
     ----------
     x : array_like
-        On the host, or on a GPU.
+        An array on the host, or on a GPU.
     out : array, optional
-        Where the caller wants the result.
+        The array that the caller wants written to.
     shared_axes, window
         As in `fastdrop.dropout`.
     real : str, default ""
-        What needs real numbers, for the error; empty if complex ones are taken too.
+        The name of a noise that needs real numbers, for the error; empty if it takes complex ones too.
     other : (name, array, name of x), optional
-        Another array of x's shape and dtype, which out may be too.
+        Another array of x's shape and dtype, with its name and x's for errors; `out` may be this array.
     biased : bool, default False
         Whether there is a bias.
     bias : array, optional
-        One number for each place on x's last axis; by default what stands for none.
+        One number for each place on x's last axis. Without it a bias of 0 is added.
     """
     arrays = of(x)
     x = arrays.to_array(x)
@@ -111,7 +114,7 @@ def planned(
     if pairs and real:
         host.refuse_complex(x, real)
     layout = layout_of(x.shape, pairs, shared_axes, window)
-    if other is None and not biased:  # the usual case first
+    if other is None and not biased:  # the usual case comes first, since it is the fastest
         return Plan(arrays, x, arrays.target(out, x), None, None, layout, out)
     beside = None if other is None else _alike(arrays, x, *other)
     y = arrays.target(out, x, beside)
@@ -119,7 +122,7 @@ def planned(
 
 
 def _alike(arrays: ModuleType, x: Any, name: str, other: Any, name_of_x: str) -> Any:
-    """Another array, checked to be where x is and to have x's shape and dtype."""
+    """Return another array, or raise an error unless it is where x is, of x's shape and dtype."""
     _same_place(arrays, other, name)
     other = arrays.to_array(other)
     if other.shape == x.shape and other.dtype == x.dtype:
@@ -132,7 +135,7 @@ def _alike(arrays: ModuleType, x: Any, name: str, other: Any, name_of_x: str) ->
 
 
 def _same_place(arrays: ModuleType, other: Any, name: str) -> None:
-    """Refuse an array that isn't where x is: in memory, or on a GPU."""
+    """Raise an error unless another array is where x is: both in memory, or both on a GPU."""
     if of(other) is not arrays:
         raise TypeError(f"{name} must be on a GPU if x is and only then; copy one of them")
 
@@ -149,8 +152,8 @@ def _bias(arrays: ModuleType, x: Any, bias: Any) -> Any:
 
 
 def fuse(what: Pass, plan: Plan, p: Rate, key: Key | SupportsIndex) -> None:
-    """Do a pass with Bernoulli noise of a rate, or of an array of them that broadcasts to the draws."""
-    if type(p) is not float:  # the usual case first
+    """Do a pass with Bernoulli noise of one rate, or of an array of rates that broadcasts to the draws."""
+    if type(p) is not float:  # a float is the usual case, and must not wait for the checks of others
         if isinstance(p, np.ndarray):
             _backend(plan).fuse(what, plan, _rates(what, plan, p), None, stream(key))
             return
@@ -183,7 +186,7 @@ def fused(
 
 
 def _fused_row(what: Pass, x: Any, out: Any, p: float, key: Key | SupportsIndex, other: Any) -> Any:
-    """A pass over arrays that kernels take as they lie, in the fewest steps; None for others."""
+    """Do a pass in the fewest steps, or return None if kernels can't work on the arrays where they lie."""
     threshold, scale = rate(p)
     if not 0 < threshold < FULL:
         return None
@@ -208,9 +211,9 @@ def _refuse_device_rates(p: Any) -> None:
 
 
 def _rates(what: Pass, plan: Plan, p: NDArray[Any]) -> Rates:
-    """The thresholds and scales of an array of rates, checked; the CPU makes them for both machines."""
+    """Return the thresholds and scales of an array of rates; the CPU makes them for CUDA too."""
     numbers, draws = checked_rates(p), plan.layout.draws
-    if len(draws) > len(plan.x.shape):  # the parts of complex numbers share one
+    if len(draws) > len(plan.x.shape):  # the two parts of a complex number share a rate
         draws, numbers = draws[:-1], numbers[..., None]
     check_broadcast("p", p, draws)
     made: Rates = cpu().rates(numbers, plan.arrays.real_type(plan.x), what.scale or 0.0)
@@ -226,9 +229,9 @@ def density(
     window: Window | None = None,
     real: str = "",
 ) -> Any:
-    """X with noise of a density, an array of whose number must broadcast to the draws."""
+    """Return x with noise that has a density; its number may be an array that broadcasts to the draws."""
     by_draw = what.by_draw
-    if shared_axes == () and window is None and not by_draw:  # the quick way for small calls
+    if shared_axes == () and window is None and not by_draw:  # the quick way, which small calls need
         pair = host.flat_pair(x, out)
         if pair is not None:
             cpu().noise_row(what, *pair[1:], *stream(key))
@@ -242,11 +245,11 @@ def density(
 
 
 def sum_rows(plan: Plan, bias: Any) -> Any:
-    """The sums of y over all axes but the last, as an array like the bias."""
+    """Return the sums of y over all axes but the last, as an array like the bias."""
     return _backend(plan).sum_rows(plan, bias)
 
 
-_compiling: list[AbstractContextManager[Any]] = []  # Numba's lock, while a fork goes on
+_compiling: list[AbstractContextManager[Any]] = []  # Numba's lock, which is held during a fork
 
 
 def _before() -> None:

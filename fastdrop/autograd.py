@@ -50,23 +50,24 @@ except ModuleNotFoundError as error:
     message = f"fastdrop.autograd needs {error.name}; use pip install 'fastdrop-numpy[autograd]'"
     raise ModuleNotFoundError(message, name=error.name) from None
 
-Rule = Callable[..., dict[str, Any]]  # from the output's gradient and the arguments to their gradients
+# A rule takes the output's gradient and the arguments, and returns the gradients of arguments by name.
+Rule = Callable[..., dict[str, Any]]
 
 
 def _traced(call: Callable[..., Any], rule: Rule, by_element: bool = True) -> Callable[..., Any]:
-    """The function as a primitive with the gradients that rule(g, **arguments) returns by name.
+    """Return the function as a primitive of autograd's, whose gradients rule(g, **arguments) returns by name.
 
     It takes every argument but `out`, in their order and then by name. By element each element of the output
     must depend on one element of an array of the output's shape: forward mode goes through that alone.
     """
     names = [name for name in signature(call).parameters if name != "out"]
 
-    # autograd looks for traced values among positional arguments only
+    # Autograd looks for traced values among positional arguments only.
     positional = primitive(lambda *values: call(**dict(zip(names, values, strict=True))))
 
     def vjp(argnums: tuple[int, ...], y: Any, values: tuple[Any, ...], _: Any) -> Callable[[Any], list[Any]]:
         def gradients(g: Any) -> list[Any]:
-            given = g if g.dtype == y.dtype else g.astype(y.dtype)  # which autograd has no forward mode of
+            given = g if g.dtype == y.dtype else g.astype(y.dtype)  # autograd has no forward mode of astype
             found = rule(given, **dict(zip(names, values, strict=True)))
             missing = [names[n] for n in argnums if names[n] not in found]
             if missing:
@@ -95,7 +96,7 @@ def _traced(call: Callable[..., Any], rule: Rule, by_element: bool = True) -> Ca
 
 
 def _self_adjoint(call: Callable[..., Any]) -> Callable[..., Any]:
-    """As `_traced` where the gradient of the first argument is the function itself of the output's."""
+    """Return a primitive as `_traced`, where the gradient of the first argument is the same function of g."""
     first, *_ = signature(call).parameters
     traced = _traced(call, lambda g, /, **arguments: {first: traced(**{**arguments, first: g})})
     return traced
@@ -180,7 +181,7 @@ _bias_act_dropout = _traced(fd.bias_act_dropout, _activation_rule)
 
 
 def _reparameterization_rule(g: Any, mean: Any, variance: Any, key: Any, window: Any) -> dict[str, Any]:
-    with np.errstate(divide="ignore", invalid="ignore"):  # at variances of 0, which may not be asked for
+    with np.errstate(divide="ignore", invalid="ignore"):  # variances of 0, which nobody may ask for
         each = g * fd.normal(g.shape, key, dtype=g.dtype, window=window) * 0.5 / anp.sqrt(variance)
     return {"mean": g, "variance": summed_to(each, anp.shape(variance))}
 

@@ -821,7 +821,7 @@ def drop_connect_backward(
 
 
 def _known(x: Any, name: str) -> da.Array:
-    """A dask array whose chunks are known, or an error."""
+    """Return a dask array whose chunks are known, or raise an error."""
     if not isinstance(x, da.Array):
         kind = type(x).__name__
         raise TypeError(
@@ -857,7 +857,7 @@ def _lazily(
     given = {n: a for n, a in (*rates.items(), *like.items(), *last.items()) if n not in blocks}
     same = {**options, **given}
     metas = {n: a._meta for n, a in beside.items()}
-    metas |= {n: np.zeros((1,) * x.ndim, a.dtype) for n, a in of_rates.items()}  # whatever their values are
+    metas |= {n: np.zeros((1,) * x.ndim, a.dtype) for n, a in of_rates.items()}  # any valid rates
     with np.errstate(all="ignore"):
         call(x._meta, **metas, **same, window=(x.shape, (0,) * x.ndim))
     unique = f"{name or call.__name__}-{tokenize(call, x, blocks, same)}"
@@ -882,12 +882,12 @@ def _block(
 
 
 def _chunked(number: Any) -> bool:
-    """Whether it is an array, which has a part for each block."""
+    """Return whether a value is an array, of which each block needs a part."""
     return isinstance(number, (np.ndarray, da.Array))
 
 
 def _beside(name: str, array: Any, x: da.Array, first: int) -> da.Array:
-    """Another array in x's chunks, of the shape that x has from an axis on."""
+    """Return another array in x's chunks; it has the shape that x has from an axis on."""
     array = da.asarray(array)
     if array.shape != x.shape[first:]:
         raise ValueError(f"{name} must have the shape {x.shape[first:]}, got {array.shape}")
@@ -895,7 +895,7 @@ def _beside(name: str, array: Any, x: da.Array, first: int) -> da.Array:
 
 
 def _aligned(name: str, numbers: Any, x: da.Array, shared_axes: Axes) -> da.Array:
-    """An array of numbers with as many axes as x, in x's chunks along those that it isn't repeated along."""
+    """Return an array of numbers with x's axes, in x's chunks along the axes where it has x's length."""
     shared = axes_in(shared_axes, x.ndim)
     check_broadcast(name, numbers, tuple(1 if axis in shared else n for axis, n in enumerate(x.shape)))
     numbers = da.asarray(numbers)[(None,) * (x.ndim - numbers.ndim)]
@@ -904,14 +904,14 @@ def _aligned(name: str, numbers: Any, x: da.Array, shared_axes: Axes) -> da.Arra
 
 
 def _part(parts: da.Array, place: int) -> da.Array:
-    """One array, in the chunks of the parts, of a function that returns several."""
+    """Return one array of a function that returns several, in the chunks of the parts."""
     unique = f"{parts.name}-{place}"
     alike = {"dtype": parts.dtype, "meta": parts._meta}
     return da.map_blocks(_nth, parts, place=place, name=unique, **alike)
 
 
 def _total(parts: da.Array, place: int, shape: tuple[int, ...]) -> da.Array:
-    """The sum over blocks, in float64, of one result of a function that returns several."""
+    """Return the sum over blocks, in float64, of one result of a function that returns several."""
     axes, new = tuple(range(parts.ndim)), tuple(range(parts.ndim, parts.ndim + len(shape)))
     each = da.blockwise(
         _summand,
@@ -943,7 +943,7 @@ def _nth(parts: Any, place: int) -> Any:
 
 
 def _summand(parts: Any, place: int, axes: int) -> NDArray[np.float64]:
-    """A block's result under axes that number the blocks."""
+    """Return a block's result with leading axes that number the blocks."""
     found: NDArray[np.float64] = np.asarray(parts[place], np.float64)[(None,) * axes]
     return found
 
@@ -978,7 +978,7 @@ def _embedded_backward(
 
 
 def _dense(x: Any, weight: Any, bias: Any) -> dict[str, da.Array]:
-    """The arrays of a dense layer, whole but for x's rows."""
+    """Return the arrays of a dense layer in one chunk, but for x, which may be cut along its rows."""
     x = _known(x, "x")
     others = {"weight": weight, "bias": bias}
     found = {name: da.asarray(array) for name, array in others.items() if array is not None}
@@ -986,7 +986,7 @@ def _dense(x: Any, weight: Any, bias: Any) -> dict[str, da.Array]:
 
 
 def _check_dense(arrays: dict[str, da.Array], options: dict[str, Any]) -> None:
-    """Refuse what `fastdrop.drop_connect` refuses, by a batch without examples."""
+    """Raise the errors that `fastdrop.drop_connect` raises, by a call on a batch without examples."""
     empty: dict[str, Any] = {
         name: np.zeros(array.shape, array.dtype) for name, array in arrays.items() if name != "x"
     }

@@ -339,7 +339,7 @@ def drop_block_rate(height: int, width: int, p: float, block_size: int = 7) -> N
 
 
 def _two_points(kept: NDArray[Any], dropped: NDArray[Any], p: float | NDArray[Any]) -> Moments:
-    """Moments of what is `dropped` with probability p and else `kept`."""
+    """Return the moments of an element that is `dropped` with probability p, and `kept` otherwise."""
     q, step = 1 - p, kept - dropped
     variance = step**2 * p * q
     both = np.where(variance > 0, p * q, np.nan)

@@ -1,4 +1,4 @@
-"""Rates as functions of the step: what a layer takes for p where its rate changes during training."""
+"""Schedules: rates as functions of the step, which a layer takes for p if its rate changes in training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias
 from fastdrop._arrays.numbers import rate, real
 from fastdrop._stream.keys import natural
 
-_END = 1 << 63  # of steps: floats can count them
+_END = 1 << 63  # steps are below this number
 
 ScheduledRate: TypeAlias = "float | Callable[[int], float]"
 
@@ -287,7 +287,7 @@ def _name(schedule: Callable[[int], float]) -> str:
 
 
 def schedule_state(schedule: Callable[[int], float], step: int) -> dict[str, Any]:
-    """A schedule and its step as plain data; of a callable of the user's only its name."""
+    """Return a schedule and its step as plain data; of a user's own callable this is only its name."""
     known = _KINDS.get(type(schedule).__name__) is type(schedule)
     parameters = asdict(schedule) if known else {}  # type: ignore[call-overload]
     lists = {name: list(v) if isinstance(v, tuple) else v for name, v in parameters.items()}

@@ -1,1 +1,1 @@
-"""Arguments on their way to a backend: checked, and cut into plans. NumPy alone."""
+"""Checks of arguments, and plans: what a backend is told to do with which arrays. It needs NumPy alone."""

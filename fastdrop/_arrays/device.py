@@ -1,4 +1,8 @@
-"""Arrays on a GPU, as any library shows them by `__cuda_array_interface__`, and new ones in kind."""
+"""Arrays on a GPU: checks of arguments, and new arrays for results.
+
+Any library's array is taken that has `__cuda_array_interface__`. A result is an array of the same library.
+This file has the functions of `fastdrop._arrays.host` under the same names.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +12,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# how kernels take them: 16-bit floats as integers, and complex numbers as twice as many reals
+# The types as which kernels take them: integers for 16-bit floats, reals for the parts of complex numbers.
 _CARRIERS = {"float16": "<i2", "void16": "<u2", "complex64": "<f4", "complex128": "<f8"}
 _DTYPES = frozenset({"float32", "float64", *_CARRIERS})
 
 
 class Elements(NamedTuple):
-    """Elements of a device array, flat, as kernels take them."""
+    """Flat elements of a device array, as kernels take them."""
 
     pointer: int
     size: int
     typestr: str
 
     def part(self, at: int, size: int) -> Elements:
-        """So many elements from a place on."""
+        """Return the `size` elements from the place `at` on."""
         return Elements(self.pointer + at * int(self.typestr[-1]), size, self.typestr)
 
     @property
     def real(self) -> type[np.floating]:
-        """The type of the numbers that kernels compute with."""
+        """The type that kernels compute with."""
         return np.float64 if self.typestr == "<f8" else np.float32
 
     @property
@@ -36,15 +40,15 @@ class Elements(NamedTuple):
             "typestr": self.typestr,
             "data": (self.pointer, False),
             "strides": None,
-            "version": 2,  # without a stream: kernels are launched on that of the array's owner
+            "version": 2,  # it names no CUDA stream: kernels are launched on the stream of the array's owner
         }
 
 
-WHERE = "on a GPU"  # where these arrays are, for messages
+WHERE = "on a GPU"  # where these arrays are, for error messages
 
 
 class DeviceArray:
-    """A C-order array on a GPU: what the kernels need, and the object that a caller gave.
+    """A C-order array on a GPU: what kernels need to know of it, and the object that the caller gave.
 
     Raises
     ------
@@ -59,7 +63,7 @@ class DeviceArray:
         self.owner = owner
         self.shape: tuple[int, ...] = tuple(about["shape"])
         self.ndim, self.size = len(self.shape), math.prod(self.shape)
-        self.dtype = np.dtype(about["typestr"])  # of bfloat16, which NumPy has no name for, V2
+        self.dtype = np.dtype(about["typestr"])  # V2 for bfloat16, for which NumPy has no name
         self.pointer, self.read_only = about["data"]
         self.cuda_stream: int = about.get("stream") or _cuda_stream_of(owner)
         if about.get("mask") is not None:
@@ -84,18 +88,21 @@ class DeviceArray:
 
     @property
     def lanes(self) -> Elements:
-        """Its elements."""
+        """The flat elements, as kernels take them."""
         typestr = _CARRIERS.get(self.dtype.name, self.dtype.str)
         return Elements(self.pointer, self.size * (1 + (self.dtype.kind == "c")), typestr)
 
     def overlaps(self, other: DeviceArray) -> bool:
-        """Whether two arrays share memory."""
+        """Return whether two arrays share memory."""
         mine, others = self.size * self.dtype.itemsize, other.size * other.dtype.itemsize
         return bool(self.pointer < other.pointer + others and other.pointer < self.pointer + mine)
 
 
 def _cuda_stream_of(owner: Any) -> int:
-    """The stream that an array's library works on now, where the interface doesn't tell; 0 is the default."""
+    """Return the CUDA stream that an array's library works on now, if its interface does not say.
+
+    0 is the default stream.
+    """
     if _library(owner) != "torch":
         return 0
     stream: int = sys.modules["torch"].cuda.current_stream(owner.device).cuda_stream
@@ -107,12 +114,12 @@ def _library(owner: Any) -> str:
 
 
 def to_array(x: Any) -> DeviceArray:
-    """X as kernels need it."""
+    """Return x as a `DeviceArray`."""
     return x if isinstance(x, DeviceArray) else DeviceArray(x)
 
 
 def target(out: Any, x: DeviceArray, other: DeviceArray | None = None) -> DeviceArray:
-    """The array to write to: a new one like x, or out, checked against x and the other array."""
+    """Return the array to write to: out, checked against x and the other array, or a new one like x."""
     if out is None:
         return empty_like(x)
     if other is not None:
@@ -121,33 +128,33 @@ def target(out: Any, x: DeviceArray, other: DeviceArray | None = None) -> Device
 
 
 def given(y: DeviceArray) -> Any:
-    """A new array as its caller gets it: of the library of the array that it was made like."""
+    """Return a new array as its caller gets it: an array of x's library."""
     return y.owner
 
 
 def overlap(out: Any, x: DeviceArray) -> bool:
-    """Whether an array of a caller's may share memory with x."""
+    """Return whether a caller's array may share memory with x."""
     return device_output(out, x).overlaps(x)
 
 
 def real_type(x: DeviceArray) -> np.dtype[Any]:
-    """The dtype of the numbers that x's lanes are computed with."""
+    """Return the dtype that x's elements are computed in."""
     return np.dtype(x.lanes.real)
 
 
 def as_bias(bias: DeviceArray, x: DeviceArray) -> DeviceArray:
-    """A bias, checked to be of the type that x has in lanes: nothing is converted on a GPU."""
+    """Return a bias, or raise an error unless its type is that of x's computation: nothing converts it."""
     if real_type(bias) != real_type(x):
         raise ValueError(f"bias must have x's dtype {x.dtype} or {real_type(x)}, got {bias.dtype}")
     return bias
 
 
 def no_bias(x: DeviceArray) -> None:
-    """What stands for a bias where there is none: CUDA has kernels without."""
+    """Return None, which stands for no bias: CUDA has kernels without one."""
 
 
 def empty_like(x: DeviceArray) -> DeviceArray:
-    """A new array of the library of x's owner."""
+    """Return a new array like x, of the library of x's owner."""
     library = _library(x.owner)
     if library in ("cupy", "torch"):
         return DeviceArray(sys.modules[library].empty_like(x.owner))
@@ -158,7 +165,7 @@ def empty_like(x: DeviceArray) -> DeviceArray:
 
 
 def device_output(out: Any, x: DeviceArray) -> DeviceArray:
-    """The array to write x's result to, checked."""
+    """Return `out` as a `DeviceArray`, or raise an error if x's result can't be written to it."""
     if not hasattr(out, "__cuda_array_interface__"):
         raise TypeError(f"out must be on a GPU as x is, got {type(out).__name__}")
     y = DeviceArray(out)

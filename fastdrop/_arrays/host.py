@@ -1,4 +1,7 @@
-"""Arrays of NumPy on their way to the kernels: checked, viewed as lanes, cut into flat pieces."""
+"""Arrays of NumPy: checks of arguments, views as kernels take them, and flat pieces for the kernels.
+
+`fastdrop._arrays.device` has the functions for arrays on a GPU under the same names.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-PLAIN = frozenset({np.dtype(np.float32), np.dtype(np.float64)})  # what the kernels take as it is
+PLAIN = frozenset({np.dtype(np.float32), np.dtype(np.float64)})  # the dtypes that kernels take as they are
 _DTYPES = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
 _CARRIERS = {"float16": np.dtype(np.int16), "bfloat16": np.dtype(np.uint16)}
 _COMPUTED_AS = {np.int16: np.float32, np.uint16: np.float32}
-BUFFER = 1 << 16  # elements of the buffer through which arrays that are not C-order go
-_ROWS = 1 << 16  # elements that are summed while they are in the cache
-# bits of ndarray.flags.num
+BUFFER = 1 << 16  # elements of the buffer through which arrays go that are not in C order
+_ROWS = 1 << 16  # elements of the rows that are summed at a time, while they are in the cache
+# Bits of ndarray.flags.num, which is read once where three flags would be read one by one.
 _OWNED = 0x004
-READY = 0x101  # C-contiguous and aligned: the kernels can work on it as it lies in memory
+READY = 0x101  # C-contiguous and aligned: kernels can work on such an array where it lies in memory
 _WRITABLE = READY | 0x400
 
-WHERE = "in memory"  # where these arrays are, for messages
+WHERE = "in memory"  # where these arrays are, for error messages
 
 
 def to_array(x: ArrayLike) -> NDArray[Any]:
-    """X as a plain array of a dtype that is taken, in any byte order."""
+    """Return x as a plain array, in any byte order, or raise an error if its dtype is not taken."""
     x = unmasked(x)
     if x.dtype not in PLAIN and x.dtype.name not in _DTYPES:
         allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
@@ -33,7 +36,7 @@ def to_array(x: ArrayLike) -> NDArray[Any]:
 
 
 def unmasked(x: ArrayLike) -> NDArray[Any]:
-    """X as a plain array of any dtype: the data of subclasses, and of what has `__array__`."""
+    """Return x as a plain array of any dtype: of a subclass, or of what has `__array__`, the data."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError("dropout takes no masked arrays; use x.filled(0) or x.data")
     if hasattr(x, "__cuda_array_interface__"):
@@ -42,21 +45,22 @@ def unmasked(x: ArrayLike) -> NDArray[Any]:
 
 
 def real_array(x: ArrayLike, what: str) -> NDArray[Any]:
-    """As `to_array`, but no complex numbers."""
+    """Return what `to_array` returns, or raise an error if that is complex."""
     a = to_array(x)
     refuse_complex(a, what)
     return a
 
 
 def refuse_complex(x: Any, what: str) -> None:
-    """Refuse an array of complex numbers."""
+    """Raise an error if an array is complex."""
     if x.dtype.kind == "c":
         raise TypeError(f"{what} needs real numbers, got {x.dtype}; use x.real and x.imag")
 
 
 def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
-    """The plain array to write x's result to: out, or its base class's view of it."""
-    if type(out) is np.ndarray and out.shape == x.shape and out.dtype is x.dtype:  # the usual case first
+    """Return `out` as a plain array, or raise an error if x's result can't be written to it."""
+    # The usual case comes first, since it is the fastest.
+    if type(out) is np.ndarray and out.shape == x.shape and out.dtype is x.dtype:
         flags = out.flags.num
         apart = out is x or flags & x.flags.num & _OWNED or not np.may_share_memory(x, out)
         if apart and flags & _WRITABLE == _WRITABLE:
@@ -77,7 +81,11 @@ def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
 
 
 def flat_pair(x: Any, out: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None:
-    """An array to write to, and x and this array flat, where kernels take both as they lie; else None."""
+    """Return what the quick way for small calls needs, or None if it can't be taken.
+
+    That is the array to return, and x and the array to write to, both flat. The quick way takes float32 and
+    float64 in C order.
+    """
     if type(x) is not np.ndarray or x.dtype not in PLAIN or not x.size:
         return None
     y = np.empty(x.shape, x.dtype) if out is None else output(out, x)
@@ -88,7 +96,7 @@ def flat_pair(x: Any, out: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any
 
 
 def flat_like(other: Any, x: Any, out: Any) -> NDArray[Any] | None:
-    """Another array like x flat, where kernels take it as it lies and it may be beside out; else None."""
+    """Return another array like x flat, or None if the quick way for small calls can't take it."""
     if type(other) is not np.ndarray or other.dtype is not x.dtype or other.shape != x.shape:
         return None
     if other.flags.num & READY != READY:
@@ -99,7 +107,7 @@ def flat_like(other: Any, x: Any, out: Any) -> NDArray[Any] | None:
 
 
 def target(out: Any, x: NDArray[Any], other: NDArray[Any] | None = None) -> NDArray[Any]:
-    """The plain array to write to: a new one like x, or out, checked against x and the other array."""
+    """Return the plain array to write to: out, checked against x and the other one, or a new one like x."""
     if out is None:
         return np.empty(x.shape, x.dtype)
     if other is not None:
@@ -108,27 +116,30 @@ def target(out: Any, x: NDArray[Any], other: NDArray[Any] | None = None) -> NDAr
 
 
 def given(y: NDArray[Any]) -> NDArray[Any]:
-    """A new array as its caller gets it."""
+    """Return a new array as its caller gets it, which on the host is the array itself."""
     return y
 
 
 def overlap(out: NDArray[Any], x: NDArray[Any]) -> bool:
-    """Whether an array of a caller's may share memory with x."""
+    """Return whether a caller's array may share memory with x."""
     return bool(np.may_share_memory(out, x))
 
 
 def real_type(x: NDArray[Any]) -> np.dtype[Any]:
-    """The dtype of the numbers that x's lanes are computed with."""
+    """Return the dtype that x's elements are computed in."""
     return x.dtype if x.dtype in PLAIN else lanes_dtype(as_lanes(x))
 
 
 def as_bias(bias: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
-    """A bias in the type that x has in lanes."""
+    """Return a bias in the type that x is computed in."""
     return bias.astype(real_type(x))
 
 
 def column_sums(y: NDArray[Any]) -> NDArray[Any]:
-    """The sums over all axes but the last: of some rows in y's type, then of those in float64."""
+    """Return the sums over all axes but the last.
+
+    Rows that fit the cache are summed in the type that y is computed in, and these sums in float64.
+    """
     rows = y.reshape(math.prod(y.shape[:-1]), y.shape[-1])
     step = max(1, _ROWS // max(y.shape[-1], 1))
     wide = lanes_dtype(as_lanes(y))
@@ -137,17 +148,17 @@ def column_sums(y: NDArray[Any]) -> NDArray[Any]:
 
 
 def no_bias(x: NDArray[Any]) -> NDArray[Any]:
-    """What stands for a bias where there is none: kernels always add one."""
+    """Return a bias of zeros, which stands for no bias: kernels on the CPU always add one."""
     return np.zeros(x.shape[-1:], real_type(x))
 
 
 def _same_elements(a: NDArray, b: NDArray) -> bool:
-    """Whether two arrays of one shape and dtype lie in memory alike."""
+    """Return whether two arrays of one shape and dtype are the same elements in memory."""
     return a.strides == b.strides and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
 
 
 def _overlaps_itself(a: NDArray) -> bool:
-    """Whether two elements may share memory: true of any axis shorter than what it steps over."""
+    """Return whether two elements may share memory: if a stride is shorter than smaller strides reach."""
     if a.size == 0:
         return False
     reach = a.itemsize
@@ -160,7 +171,7 @@ def _overlaps_itself(a: NDArray) -> bool:
 
 
 def own_mask(mask: NDArray, x: NDArray) -> NDArray:
-    """A mask of the user's as bools, checked to broadcast to x."""
+    """Return a user's mask as bools, or raise an error if it does not broadcast to x."""
     if mask.dtype not in (np.bool_, np.uint8):
         raise TypeError(f"mask must be of bool or uint8, got {mask.dtype}; use mask.astype(bool)")
     try:
@@ -174,7 +185,7 @@ def own_mask(mask: NDArray, x: NDArray) -> NDArray:
 
 
 def unpacked(mask: NDArray, x: NDArray) -> NDArray:
-    """A packed mask of the user's as bytes of x's shape."""
+    """Return a user's packed mask as bytes of x's shape."""
     length = -(-x.size // 8)
     if mask.dtype != np.uint8 or mask.shape != (length,):
         got = f"{mask.dtype} {mask.shape}"
@@ -183,7 +194,7 @@ def unpacked(mask: NDArray, x: NDArray) -> NDArray:
 
 
 def as_lanes(a: NDArray) -> NDArray:
-    """A view as the kernels take it: 16-bit floats as integers, complex ones with an axis of two reals."""
+    """Return a view as kernels take it: integers for 16-bit floats, another axis for complex parts."""
     if a.dtype in PLAIN:
         return a
     if a.dtype.kind == "c":
@@ -193,21 +204,21 @@ def as_lanes(a: NDArray) -> NDArray:
 
 
 def lanes_dtype(a: NDArray) -> np.dtype[Any]:
-    """The native dtype that an array has in lanes: that of its factors."""
+    """Return the dtype that a view by `as_lanes` is computed in, which is also that of its factors."""
     return np.dtype(_COMPUTED_AS.get(a.dtype.type, a.dtype.type))
 
 
 def ready(x: NDArray, y: NDArray) -> bool:
-    """Whether the kernels can work on x and y as they lie in memory."""
+    """Return whether kernels can work on x and y where they lie in memory."""
     return bool(x.flags.num & y.flags.num & READY == READY) and x.dtype.isnative
 
 
 def pieces(*arrays: NDArray, fit: bool = False) -> Iterator[tuple[Any, ...]]:
-    """1-D pieces of arrays that broadcast, in C order, and the position of their first element.
+    """Yield 1-D pieces of arrays that broadcast, in C order, and the position of their first element.
 
-    The last array is written to. Its pieces are fit for the kernels: views where it is, else a buffer
-    that the iterator writes back. So are those of the others, but the first is read as it lies unless
-    it shall be fit too.
+    The last array is written to. Its pieces are such that kernels can work on them: views if the array
+    allows it, else a buffer that the iterator writes back. The same holds for the pieces of the others,
+    but the first array has pieces that are read as they lie, unless `fit` is True.
     """
     kernel = ["contig", "aligned", "nbo"]
     flags = [["readonly", *kernel] for _ in arrays[:-1]] + [["writeonly", *kernel]]
@@ -228,13 +239,13 @@ def pieces(*arrays: NDArray, fit: bool = False) -> Iterator[tuple[Any, ...]]:
 
 
 def copy(part: NDArray, target: NDArray) -> NDArray:
-    """The part in its target, where kernels can work on it in place."""
+    """Copy a part to its target, where kernels can work on it in place; return the target."""
     np.copyto(target, part)
     return target
 
 
 def flat(x: NDArray, y: NDArray) -> Iterator[tuple[NDArray, NDArray, int]]:
-    """1-D parts of x and y for the kernels, the whole where possible, and their first position."""
+    """Yield 1-D parts of x and y for kernels, the whole if possible, and the position of their start."""
     if ready(x, y):
         yield x.ravel(), y.ravel(), 0
         return

@@ -1,4 +1,4 @@
-"""Real numbers, checked, and rates as the stream counts them: thresholds of 32-bit uniforms, and scales."""
+"""Checks of numbers that users give, and the threshold and scale that a rate p stands for."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 
 Rate: TypeAlias = float | NDArray[Any]
 
-FULL = 1 << 32  # 32-bit uniforms: an element is dropped iff U(i) < round(p * FULL)
+FULL = 1 << 32  # how many 32-bit uniforms there are; element i is dropped if U(i) < round(p * FULL)
 
 
 def rate(p: float, name: str = "p") -> tuple[int, float]:
-    """T = round(p * 2**32), the number of 32-bit uniforms that drop, and the scale of what is kept.
+    """Return the threshold T = round(p * 2**32) and the scale of kept elements, or raise an error.
 
-    p is checked here. The scale is that of the realised rate: 2**32 / (2**32 - T).
+    T of the 2**32 uniforms drop an element. The scale is that of this realised rate: 2**32 / (2**32 - T).
     """
     if type(p) is not float and not is_real(p):
         raise TypeError(f"{name} must be a real number in [0, 1], got {type(p).__name__}; use float({name})")
@@ -24,17 +24,17 @@ def rate(p: float, name: str = "p") -> tuple[int, float]:
 
 
 def is_real(value: object) -> bool:
-    """Whether a value is a real number, but no bool: ``dropout(x, True, key)`` is a mistake."""
+    """Return whether a value is a real number and no bool: ``dropout(x, True, key)`` is a mistake."""
     return isinstance(value, (float, int, np.floating, np.integer)) and not isinstance(value, bool)
 
 
 def holds_reals(dtype: np.dtype[Any]) -> bool:
-    """Whether arrays of a dtype hold real numbers; bfloat16 is of no kind that NumPy knows."""
+    """Return whether a dtype is of real numbers; bfloat16 is of no kind that NumPy knows."""
     return dtype.kind in "fiu" or dtype.name == "bfloat16"
 
 
 def real(name: str, value: Any) -> float:
-    """A real number as a float, or an error that names it."""
+    """Return a real number as a float, or raise an error that names it."""
     if not is_real(value):
         raise TypeError(f"{name} must be a real number, got {type(value).__name__}; use float({name})")
     try:
@@ -44,7 +44,7 @@ def real(name: str, value: Any) -> float:
 
 
 def reals(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    """Real numbers as an array, or an error that names them."""
+    """Return real numbers as an array of float64, or raise an error that names them."""
     given = np.asarray(values)
     if not holds_reals(given.dtype) and not (given.dtype == object and all(map(is_real, given.flat))):
         raise TypeError(f"{name} must be real numbers, got {given.dtype}; use float64")
@@ -63,7 +63,10 @@ def _rate(p: float, name: str) -> tuple[int, float]:
 
 
 def checked_rates(p: NDArray[Any]) -> NDArray[np.float64]:
-    """An array of rates as float64 in C order; whether they are in [0, 1] is seen where they are read."""
+    """Return an array of rates as float64 in C order.
+
+    The kernel that reads them finds those outside [0, 1], which saves another pass over the array.
+    """
     if isinstance(p, np.ma.MaskedArray):
         raise TypeError("p must not be a masked array; use p.filled(0)")
     if not holds_reals(p.dtype):
@@ -72,7 +75,7 @@ def checked_rates(p: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def positive(name: str, value: float) -> float:
-    """A number above 0 and finite, or an error that names it."""
+    """Return a finite number above 0, or raise an error that names it."""
     number = real(name, value)
     if not 0 < number < np.inf:
         raise ValueError(f"{name} must be above 0 and finite, got {number}")
@@ -80,10 +83,10 @@ def positive(name: str, value: float) -> float:
 
 
 def check_broadcast(name: str, numbers: NDArray, shape: tuple[int, ...]) -> None:
-    """Refuse an array that is masked or doesn't broadcast to the mask's shape."""
+    """Raise an error if an array is masked, or does not broadcast to the mask's shape."""
     if isinstance(numbers, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array; use {name}.filled(0)")
-    if numbers.shape == shape[len(shape) - numbers.ndim :]:  # the usual case first
+    if numbers.shape == shape[len(shape) - numbers.ndim :]:  # the usual case comes first: it is the fastest
         return
     lengths = zip(reversed(numbers.shape), reversed(shape), strict=False)
     fits = numbers.ndim <= len(shape) and all(n in (1, wanted) for n, wanted in lengths)

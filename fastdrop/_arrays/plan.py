@@ -1,4 +1,8 @@
-"""What is to be done with arrays, and where their draws lie: what backends are handed."""
+"""Plans: what a backend is told to do, with which arrays, and which draws belong to their elements.
+
+A `Pass` or a `Density` says what is done, a `Plan` with which arrays. The plan's `Layout` says which index
+each element's draw has; it depends on shape, shared axes and window alone, and is remembered.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +21,25 @@ from fastdrop._stream.keys import signed
 Window: TypeAlias = tuple[Sequence[int], Sequence[int]]
 Axes: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
-ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")  # formulas know one by its place here
+ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")  # kernels know an activation by its place here
 
-_LAYOUTS = 1024  # how many are remembered
-_MOST_BLOCKS = 64  # of a layout that are remembered with it
+_LAYOUTS = 1024  # how many layouts are remembered
+_MOST_BLOCKS = 64  # a layout with more blocks than this makes them anew each time
 
 
 class Pass(NamedTuple):
-    """What becomes of kept and of dropped elements: Bernoulli noise and what is fused with it.
+    """What a call does with Bernoulli noise: what kept elements become, and what dropped ones become.
 
     Attributes
     ----------
     formula : str
         A function of `fastdrop._lanes.formulas`.
     constants : tuple of float
-        What the formula needs besides arrays.
+        The numbers that the formula needs beside arrays.
     activation : int
         The place of the activation in `ACTIVATIONS`.
     scale : float or None
-        What kept elements are multiplied with, where it isn't 1 / (1 - p).
+        What kept elements are multiplied by, if it isn't 1 / (1 - p).
     """
 
     formula: str = "drop"
@@ -45,18 +49,18 @@ class Pass(NamedTuple):
 
 
 class Density(NamedTuple):
-    """Noise with a density: which numbers are drawn, and what becomes of an element and its number.
+    """What a call does with noise that has a density: which numbers are drawn, and what they do to x.
 
     Attributes
     ----------
     draw : {"normal", "logistic"}
-        Which numbers of the stream.
+        The distribution of the numbers that are drawn.
     formula : str
         A function of `fastdrop._lanes.formulas`.
     numbers : tuple
-        What the formula takes. An array in place of the only number gives each draw its own.
+        The numbers that the formula takes. If it takes one, an array may give each draw its own.
     name : str
-        What callers call that number, for errors.
+        The name that callers give to that number, for errors.
     """
 
     draw: str
@@ -71,16 +75,16 @@ class Density(NamedTuple):
 
     @property
     def multiplies(self) -> bool:
-        """Whether the formula is a factor of x, rather than a term."""
+        """Whether the noise is a factor of x; else it is added to x."""
         return self.formula != "shift"
 
     @property
     def start(self) -> float:
-        """What the formula makes a factor or a term of, in place of x."""
+        """What the formula gets in place of x, to return the factor or the term itself."""
         return float(self.multiplies)
 
     def checked(self) -> Density:
-        """The density itself, or an error where an array is not the only number that its formula takes."""
+        """Return the density itself, or raise an error if an array is not the only number of its formula."""
         if self.by_draw and len(self.numbers) > 1:
             count = len(self.numbers)
             raise TypeError(f"{self.formula} takes {count} numbers for all elements, got an array")
@@ -88,13 +92,15 @@ class Density(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """How indices run in flat arrays: in rows of a length, whose first indices are a stride apart.
+    """The indices of the elements of a flat array: it has rows of a length.
 
-    Kernels take the three as a plain tuple: Numba needs 2 us to look at a named one, and .1 at that.
+    Indices follow each other within a row. Those of the rows' first elements are a stride apart, from
+    `start` on. Kernels take the three as a plain tuple: Numba needs 2 us to look at a named one, and .1 us
+    to look at a plain one.
     """
 
     length: int
-    stride: int  # int64 with the bits of an unsigned number, as start
+    stride: int  # as `start`, an int64 with the bits of an unsigned number
     start: int
 
 
@@ -105,25 +111,25 @@ class Place(NamedTuple):
     origin: tuple[int, ...]
 
     def moved(self, rows: int) -> Place:
-        """The place so many rows further along the first axis."""
+        """Return the place of a block that lies so many rows further along the first axis."""
         return Place(self.full, (self.origin[0] + rows, *self.origin[1:]))
 
     def deeper(self, length: int = 1) -> Place:
-        """The place with another axis at the end, whole in the block."""
+        """Return the place with another last axis, along which the block is as long as the full array."""
         return Place((*self.full, length), (*self.origin, 0))
 
     def strides(self) -> list[int]:
-        """By how much indices grow along each axis."""
+        """Return by how much the index grows with each step along each axis."""
         return [math.prod(self.full[axis + 1 :]) for axis in range(len(self.full))]
 
     def first(self) -> int:
-        """The index of the block's first element."""
+        """Return the index of the block's first element."""
         return sum(o * s for o, s in zip(self.origin, self.strides(), strict=True))
 
     def blocks(self, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Rows]]:
-        """Parts of a block of a shape, by their leading indices, whose elements are `Rows`."""
+        """Yield the parts of a block whose indices are `Rows`, each as the leading indices of the part."""
         strides, first = self.strides(), self.first()
-        axis = len(shape) - 1  # the first of those along which a row runs
+        axis = len(shape) - 1  # the first of the axes along which a row runs
         while axis > 0 and shape[axis] == self.full[axis]:
             axis -= 1
         length = math.prod(shape[max(axis, 0) :])
@@ -136,14 +142,16 @@ class Place(NamedTuple):
 
 
 class Layout:
-    """What depends on shape, shared axes and window alone, and is remembered.
+    """Which index the draw of each element has.
+
+    It depends on shape, shared axes and window alone, and is remembered.
 
     Attributes
     ----------
     place : Place
-        Of the draws, in the full array of them.
+        Where the draws lie in the full array of draws.
     shared : frozenset of int
-        Axes along which elements share their draws.
+        The axes along which elements share their draws.
     draws : tuple of int
         The shape of the array of draws.
     """
@@ -168,30 +176,34 @@ class Layout:
 
     @cached_property
     def only(self) -> Rows | None:
-        """How the indices of all draws run, if they are rows a stride apart."""
+        """The indices of all draws, if one `Rows` describes them; else None."""
         return None if self._blocks is None or len(self._blocks) > 1 else self._blocks[0][1]
 
     @cached_property
     def row(self) -> Rows | None:
-        """The indices of all draws, if they follow each other."""
+        """The indices of all draws, if they follow each other in one row; else None."""
         return None if self.only is None or self.only.stride else self.only
 
     def blocks(self) -> Iterator[tuple[tuple[int, ...], Rows]]:
-        """Parts of the array of draws, by their leading indices, whose elements are `Rows`."""
+        """Return the parts of the array of draws whose indices are `Rows`; see `Place.blocks`."""
         return iter(self._blocks) if self._blocks is not None else self.place.blocks(self.draws)
 
     @cached_property
     def runs(self) -> tuple[int, int, int]:
-        """How many axes lead the last two runs of axes, and the lengths of these: shared, then drawn."""
+        """The array as axes (..., outer, shared, inner): how many come first, and the last two lengths.
+
+        Elements share their draw along the axis `shared` alone of these three. Each of the three is a run of
+        neighbouring axes of the array, or of length 1. The axes that come first are looped over.
+        """
         return _last_runs(self.shape, self.draws)
 
     def moved(self, rows: int, length: int) -> Layout:
-        """The layout of so many rows from a place on along the first axis, which isn't shared."""
+        """Return the layout of `length` rows, after so many rows along the first axis, which isn't shared."""
         shape = (length, *self.shape[1:])
         return Layout(shape, self.place.moved(rows), self.shared)
 
     def of_draws(self) -> Layout:
-        """The layout of the array of draws itself, which shares none."""
+        """Return the layout of the array of draws itself, whose elements share none."""
         return Layout(self.draws, self.place, frozenset())
 
 
@@ -207,22 +219,22 @@ def _last_runs(shape: tuple[int, ...], draws: tuple[int, ...]) -> tuple[int, int
 
 
 class Plan(NamedTuple):
-    """Arrays that were checked and belong together, and where their draws lie.
+    """The arrays of one call, which were checked, and the layout of their draws.
 
     Attributes
     ----------
     arrays : module
-        `fastdrop._arrays.host` or `device`, of whose kind the arrays are.
+        `fastdrop._arrays.host` or `fastdrop._arrays.device`: the module for arrays of this kind.
     x, y : array
-        What is read, and written to.
+        x is read, and y is written to.
     other : array or None
-        Another of x's shape and dtype.
+        Another array that is read, of x's shape and dtype.
     bias : array or None
-        One number for each place on the last axis, of the type that x has in lanes.
+        One number for each place on the last axis, of the type that x is computed in.
     layout : Layout
-        Where the draws of x's elements lie.
+        Which index the draw of each element of x has.
     out : array or None
-        What the caller gave to be written to.
+        The array that the caller gave to be written to.
     """
 
     arrays: ModuleType
@@ -235,13 +247,13 @@ class Plan(NamedTuple):
 
     @property
     def result(self) -> Any:
-        """What the caller gets: out, or a new array of x's library."""
+        """What the caller gets: `out`, or a new array of x's library."""
         return self.out if self.out is not None else self.arrays.given(self.y)
 
 
 def layout_of(shape: tuple[int, ...], pairs: bool, shared_axes: Axes, window: Window | None) -> Layout:
-    """The layout of an array; pairs are complex numbers, whose parts share their draw."""
-    if shared_axes == () and window is None:  # the usual case first
+    """Return the layout of an array; with `pairs`, of complex numbers, whose two parts share a draw."""
+    if shared_axes == () and window is None:  # the usual case comes first, since it is the fastest
         return _layout(shape, pairs, (), None)
     return _layout(
         shape, pairs, _numbers_of_axes(shared_axes), None if window is None else _numbers_of_window(window)
@@ -265,14 +277,14 @@ def _layout(
 
 @lru_cache(maxsize=_LAYOUTS)
 def layout_of_parts(layout: Layout) -> Layout:
-    """The layout of complex numbers whose parts are drawn by themselves, from that of their pairs."""
+    """Return the layout of complex numbers whose parts have a draw each, from that where they share one."""
     full, origin = layout.place
     shared = layout.shared - {len(layout.shape) - 1}
     return Layout(layout.shape, Place((*full[:-1], 2), origin), shared)
 
 
 def reduced(numbers: Sequence[int], shared: frozenset[int], one: int = 1) -> tuple[int, ...]:
-    """The numbers, but for shared axes another."""
+    """Return one number for each axis, in which `one` replaces those of shared axes."""
     return tuple(one if axis in shared else n for axis, n in enumerate(numbers)) if shared else tuple(numbers)
 
 
@@ -280,7 +292,7 @@ def _numbers_of_axes(axes: Axes, name: str = "shared_axes") -> tuple[int, ...]:
     if type(axes) is int:  # the usual case first
         return (axes,)
     try:
-        # not isinstance(axes, SupportsIndex), which takes 7 us
+        # isinstance(axes, SupportsIndex) would take 7 us.
         given: Any = (axes,) if type(axes) is not tuple and hasattr(axes, "__index__") else axes
         return tuple(map(operator.index, given))
     except TypeError:
@@ -288,7 +300,7 @@ def _numbers_of_axes(axes: Axes, name: str = "shared_axes") -> tuple[int, ...]:
 
 
 def axes_in(axes: Axes, ndim: int, name: str = "shared_axes") -> frozenset[int]:
-    """Axes as numbers from 0, checked against the number of axes."""
+    """Return axes as numbers from 0, or raise an error if they don't suit an array of `ndim` axes."""
     numbers = _numbers_of_axes(axes, name)
     found = {axis + ndim if axis < 0 else axis for axis in numbers}
     if not found <= set(range(ndim)):
@@ -308,7 +320,7 @@ def _numbers_of_window(window: Window) -> tuple[tuple[int, ...], tuple[int, ...]
 
 
 def window_of(window: Window, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Full shape and origin as ints, checked to hold a block of the shape."""
+    """Return full shape and origin as ints, or raise an error if a block of the shape isn't inside."""
     full, origin = _numbers_of_window(window)
     ends = [o + n for o, n in zip(origin, shape, strict=False)]
     inside = all(o >= 0 and end <= f for f, o, end in zip(full, origin, ends, strict=False))
@@ -321,16 +333,16 @@ def window_of(window: Window, shape: tuple[int, ...]) -> tuple[tuple[int, ...], 
 
 
 class Rates(NamedTuple):
-    """A threshold and a scale for each of some draws, flat in C order; a scale of 0 drops always.
+    """An array of rates as thresholds and scales, both flat in C order; a scale of 0 drops always.
 
     Attributes
     ----------
     thresholds : ndarray of uint32
-        One for each number of an array of rates, and then again from the first, for a tile more.
+        One for each rate. After the last they begin again with the first, for the length of a tile.
     scales : ndarray
-        As many, of the type that x has in lanes.
+        As many, of the type that x is computed in.
     shape : tuple of int
-        Of the array of rates, which broadcasts to the draws.
+        The shape of the array of rates, which broadcasts to the draws.
     """
 
     thresholds: NDArray[Any]
@@ -343,7 +355,7 @@ class Rates(NamedTuple):
         return math.prod(self.shape)
 
     def broadcast(self, draws: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Thresholds and scales with the shape of the draws."""
+        """Return thresholds and scales as arrays of the shape of the draws."""
         cut = (a[: self.size].reshape(self.shape) for a in (self.thresholds, self.scales))
         thresholds, scales = (np.broadcast_to(a, draws) for a in cut)
         return thresholds, scales
@@ -351,7 +363,7 @@ class Rates(NamedTuple):
 
 @lru_cache(maxsize=_LAYOUTS)
 def repetition(shape: tuple[int, ...], draws: tuple[int, ...]) -> int:
-    """How many draws in a row have the same rate, where the rates then repeat as they are; else 0."""
+    """Return how many neighbouring draws have the same rate, if rates come and repeat in order; else 0."""
     padded = (1,) * (len(draws) - len(shape)) + shape
     varying = [axis for axis, n in enumerate(padded) if n > 1]
     if not varying or padded[varying[0] : varying[-1] + 1] != draws[varying[0] : varying[-1] + 1]:

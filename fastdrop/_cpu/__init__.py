@@ -1,1 +1,1 @@
-"""The CPU backend: plans done by compiled kernels, shared with threads where they are big."""
+"""The CPU backend: it does plans by kernels that Numba compiles, with several threads if arrays are big."""

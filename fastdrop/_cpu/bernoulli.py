@@ -1,6 +1,8 @@
-"""The CPU kernels of Bernoulli noise, in plain Python on lanes: planes in registers, then a formula.
+"""The CPU kernels of Bernoulli noise: they draw which elements are dropped, and apply a formula.
 
-They work on 1-D C-order arrays, and become machine code in `fastdrop._cpu.calls`, one for each formula.
+The bits of a tile of 1024 elements are drawn in vector registers. Then the formula is applied to eight or
+sixteen neighbours at a time. The functions here are plain Python on lanes and 1-D C-order arrays;
+`fastdrop._cpu.calls` compiles them, once for each formula.
 """
 
 from __future__ import annotations
@@ -27,20 +29,22 @@ from fastdrop._stream.keys import TILE
 
 _TILE = np.int64(TILE)
 _GROUPS = TILE // LANES  # groups of eight neighbours in a tile
-_WORDS = 4  # words in a Philox block; group g holds bit g // 4 of word g % 4
+_WORDS = 4  # words in a Philox block; group g of eight has bit g // 4 of word g % 4
 _NONE = np.uint32(0)
 _ONE = np.uint32(1)
 _ROW = _WORDS * LANES  # neighbours that share a bit number
 _LINE = 64  # bytes of a cache line
-# Where arrays lie: in the nearest caches, maybe beyond them, or so far beyond that y is written past them
+# Where the arrays of a call probably are, by their size. NEAR: in the nearest caches, and nothing is done.
+# FAR: not there, so that kernels ask for x ahead. PAST: too big for all caches, so that y is also written
+# past them, straight to memory.
 NEAR, FAR, PAST = 0, 1, 2
-NO_CYCLE = 1 << 62  # the period of a bias that goes on for as long as x
+NO_CYCLE = 1 << 62  # the period of a bias that has a number for each element of x
 
 
-# What kernels take beside arrays. They come as plain tuples, which Numba looks at in .1 us, where named
-# ones take 2 us, and get their names inside.
+# What kernels take beside arrays. Callers pass plain tuples, since Numba needs 2 us to look at a named one
+# and .1 us to look at a plain one. Kernels give them their names.
 class Draw(NamedTuple):
-    """Which elements are dropped, how others are scaled, and the Philox key and draw word."""
+    """The threshold below which U drops an element, the scale of others, the Philox key and the draw word."""
 
     threshold: int
     scale: float
@@ -49,14 +53,17 @@ class Draw(NamedTuple):
 
 
 class Cycle(NamedTuple):
-    """Where biases repeat: element i has that at (phase + i) % period."""
+    """How a bias repeats: element i has the number at (phase + i) % period."""
 
     period: int
     phase: int
 
 
 class Units(NamedTuple):
-    """The axes (outer, shared, inner) of an array, and the index of the first unit's draw."""
+    """An array of units with axes (outer, shared, inner): two lengths, and the index of the first draw.
+
+    A unit is the elements along the axis `shared`, which have one draw.
+    """
 
     shared: int
     inner: int
@@ -65,7 +72,7 @@ class Units(NamedTuple):
 
 @njit(forceinline=True)
 def _write(y, at, v, far):
-    """Neighbours, past the caches or through them."""
+    """Write neighbours to y, past the caches if they are too small for the arrays."""
     if far == PAST:
         store_streaming(y, at, v)
     else:
@@ -74,39 +81,40 @@ def _write(y, at, v, far):
 
 @njit(forceinline=True)
 def between(place, first, last):
-    """Which of eight neighbours from a place in the tile on lie in [first, last)."""
+    """Return which of eight neighbours from a place in the tile on are in [first, last)."""
     places = iota() + np.uint64(place)
     return (places >= np.uint64(first)) & (places < np.uint64(last))
 
 
 @njit(forceinline=True)
 def _put(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, far):
-    """Eight neighbours from `at` on; their biases are from `bias_at` on."""
+    """Apply the formula to eight neighbours from `at` on, whose biases are from `bias_at` on."""
     v = formula(load(x, at), load(other, at), load(bias, bias_at), dropped, scale, constants)
     _write(y, at, v, far)
 
 
 @njit(forceinline=True)
 def _put_wide(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, far):
-    """As `_put`, sixteen."""
+    """Do as `_put`, for sixteen neighbours."""
     v = formula(load_wide(x, at), load_wide(other, at), load_wide(bias, bias_at), dropped, scale, constants)
     _write(y, at, v, far)
 
 
 @njit(forceinline=True)
 def _put_part(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, inside):
-    """Those of eight neighbours that are inside."""
+    """Do as `_put`, but only for those of the eight neighbours that are inside."""
     a, b, c = load_where(x, at, inside), load_where(other, at, inside), load_where(bias, bias_at, inside)
     store_where(y, at, formula(a, b, c, dropped, scale, constants), inside)
 
 
 @njit(forceinline=True)
 def fetch_ahead(x, other, at, count):
-    """Ask for what lies a tile further on than a count of elements from `at`.
+    """Ask the processor to fetch `count` elements, from those on that lie a tile after `at`.
 
-    Processors stop fetching ahead at the end of a page, which is a tile of float32, and stand still there
-    while its bits are drawn: a call on arrays that had left the caches took twice as long without this. On
-    arrays in the nearest one it costs up to a tenth. To ask for the lines of y too gained nothing.
+    Processors fetch ahead by themselves, but only to the end of a page, which a tile of float32 fills. So
+    they fetched nothing while the bits of the next tile were drawn: without this function a call took twice
+    as long on arrays that had left the caches. On arrays in the nearest cache it costs up to a tenth. To ask
+    for the lines of y too gained nothing.
     """
     for place in range(at + _TILE, at + _TILE + count, _LINE // x.itemsize):
         _fetch(x, other, place)
@@ -114,7 +122,7 @@ def fetch_ahead(x, other, at, count):
 
 @njit(forceinline=True)
 def _fetch(x, other, place):
-    """Ask for the lines of one place, and once where both arrays are the same."""
+    """Ask for the cache lines of one place in both arrays, or once if they are the same array."""
     prefetch(x, place)
     if other.ctypes.data != x.ctypes.data:
         prefetch(other, place)
@@ -122,7 +130,7 @@ def _fetch(x, other, place):
 
 @njit(forceinline=True)
 def _whole_tile(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, far):
-    """A tile that lies in the arrays from `at` on."""
+    """Do a whole tile, whose elements are in the arrays from `at` on."""
     bit, half = _ONE, _ROW // 2
     lower, upper = join(dropped[0], dropped[1]), join(dropped[2], dropped[3])
     for _ in range(_GROUPS // _WORDS):
@@ -138,7 +146,7 @@ def _whole_tile(formula, x, other, bias, y, at, bias_at, dropped, scale, constan
 
 @njit(forceinline=True)
 def _part_of_tile(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, first, last):
-    """Its elements whose places lie in [first, last)."""
+    """Do the elements of a tile whose places in it are in [first, last)."""
     for k in range(first // _ROW, (last + _ROW - 1) // _ROW):
         bit, place = np.uint32(_ONE << np.uint32(k)), k * _ROW
         for sets in dropped:
@@ -147,7 +155,8 @@ def _part_of_tile(formula, x, other, bias, y, at, bias_at, dropped, scale, const
             place += LANES
 
 
-@njit(forceinline=True, error_model="numpy")  # no check of the period, so that without a bias it vanishes
+# This error model has no check of the period for 0, so that the division vanishes where there is no bias.
+@njit(forceinline=True, error_model="numpy")
 def _place_in_cycle(at, first, period):
     return (at + first) % period - first
 
@@ -156,7 +165,8 @@ def _place_in_cycle(at, first, period):
 def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far):
     """Write a formula of x into y, where element i is dropped if U(i) < threshold.
 
-    The array of biases goes on for a tile after its period.
+    After its period the array of biases goes on, from the first again, for the length of a tile. So the
+    biases of a tile are always neighbours.
     """
     rows, cycle, draw = Rows(*rows), Cycle(*cycle), Draw(*draw)
     length, threshold = rows.length, np.uint32(draw.threshold)
@@ -166,7 +176,7 @@ def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far):
         for t in range((offset + length + _TILE - 1) // _TILE):
             number = tile + np.uint64(t)
             dropped = draws.dropped(number, threshold, np.uint64(draw.key), np.uint64(draw.draw))
-            at = base + t * _TILE - offset  # of the tile's first element in the arrays; maybe before the row
+            at = base + t * _TILE - offset  # the place of the tile's first element, maybe before the row
             first, last = max(base - at, 0), min(base + length - at, _TILE)
             bias_at = _place_in_cycle(cycle.phase + at, first, cycle.period)
             if last - first == _TILE:
@@ -181,7 +191,7 @@ def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far):
 
 @njit(forceinline=True)
 def _run(formula, x, other, bias, y, first, last, dropped, scale, constants, far):
-    """One unit along its shared elements; where it is dropped, what isn't needed isn't read."""
+    """Do the elements of one unit. `dropped` is a constant here, so that unneeded arrays are not read."""
     at = first
     while at + LANES <= last:
         if far:
@@ -203,7 +213,7 @@ def _unit(formula, x, other, bias, y, first, last, factor, constants, far):
 
 @njit(forceinline=True)
 def _row_of_units(formula, x, other, bias, y, first, last, factors, factor, constants, far):
-    """Neighbouring units, one element of each."""
+    """Do one element of each of some neighbouring units."""
     at = first
     while at + LANES <= last:
         scale = load(factors, factor + at - first)
@@ -211,7 +221,7 @@ def _row_of_units(formula, x, other, bias, y, first, last, factors, factor, cons
             _fetch(x, other, at + _TILE)
         _put(formula, x, other, bias, y, at, at, scale == 0, scale, constants, far)
         at += LANES
-    # Never a store without lanes: beside streaming stores to the same line it cost 370 ns a row.
+    # A store of no lanes must not happen: beside streaming stores to the same line it cost 370 ns a row.
     if at < last:
         inside = iota() < np.uint64(last - at)
         scale = load_where(factors, factor + at - first, inside)
@@ -220,7 +230,7 @@ def _row_of_units(formula, x, other, bias, y, first, last, factors, factor, cons
 
 @njit(forceinline=True)
 def _pairs(formula, x, other, bias, y, factors, constants, far):
-    """Units of two elements, as complex numbers are: no branch for so few."""
+    """Do units of two elements, as complex numbers are. A branch for each would cost more than it saves."""
     unit = 0
     while unit + LANES <= factors.size:
         scale = load(factors, unit)
@@ -233,7 +243,7 @@ def _pairs(formula, x, other, bias, y, factors, constants, far):
 
 @njit(forceinline=True)
 def draw_factors(factors, start, draw):
-    """The scale of each unit, or 0 where it is dropped."""
+    """Write the factor of each unit: its scale, or 0 if it is dropped."""
     factors[:] = 1
     rows, no_bias = (factors.size, 0, start), (NO_CYCLE, 0)
     elements(formulas.drop, factors, factors, factors, factors, rows, no_bias, draw, 0, NEAR)
@@ -241,9 +251,9 @@ def draw_factors(factors, start, draw):
 
 @njit(forceinline=True)
 def units(formula, x, other, bias, y, factors, axes, constants, far):
-    """Write a formula of x into y, scaled by its unit's factor, or dropped where that is 0.
+    """Write a formula of x into y: an element is scaled by its unit's factor, or dropped if that is 0.
 
-    x has the axes (outer, shared, inner), and factors the axes (outer, inner).
+    x has the axes (outer, shared, inner), and factors have the axes (outer, inner).
     """
     axes = Units(*axes)
     shared, inner = axes.shared, axes.inner
@@ -263,10 +273,10 @@ def units(formula, x, other, bias, y, factors, axes, constants, far):
 
 @njit(forceinline=True)
 def rows_by_rate(x, y, thresholds, scales, count, first, length, start, key, draw):
-    """Dropout of rows of a length, which follow each other, with a threshold and scale for each.
+    """Do dropout where each row of a length has a threshold and a scale, and indices follow each other.
 
-    There are so many rates, of which the first row has the `first`; after the last they begin again. A scale
-    of 0 drops always.
+    The first row has the rate at `first`. After `count` rates the rows begin with the first rate again. A
+    scale of 0 drops a whole row.
     """
     no_bias = NO_CYCLE, 0
     for row in range(y.size // length):

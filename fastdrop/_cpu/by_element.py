@@ -1,4 +1,9 @@
-"""The CPU kernel for a rate for each element: U itself, rather than the first digits that decide."""
+"""The CPU kernel of dropout where each element has its own rate, and small kernels on arrays of rates.
+
+With one rate for all, most elements are decided by the first digits of U, for a whole tile at a time. With a
+rate for each that is not so: this kernel makes the upper half of U for each element, and the lower half where
+the upper one equals that of a threshold.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from fastdrop._stream.keys import TILE
 _TILE = np.int64(TILE)
 _WORDS = 4
 _ROW = _WORDS * LANES  # neighbours that share a bit number
-_HALF = 16  # digits of U that are drawn before a tie is looked for
+_HALF = 16  # digits of U that are always drawn; the others are drawn where these decide nothing
 _TIE = np.uint32(1 << _HALF)
 _NONE, _ONE = np.uint32(0), np.uint32(1)
 _FULL = float(FULL)
@@ -23,7 +28,7 @@ _FULL = float(FULL)
 
 @njit(forceinline=True)
 def _butterfly(rows, one, other, by, bits):
-    """Exchange bits between two rows of the scratch: a step of transposing a matrix of bits."""
+    """Exchange some bits between two rows of the scratch array, to transpose its matrix of bits."""
     a, b = load(rows, one), load(rows, other)
     exchanged = (a ^ (b >> by)) & bits
     store(rows, one, a ^ exchanged)
@@ -40,7 +45,10 @@ def _transpose_step(rows, by, bits):
 
 @njit(forceinline=True)
 def _upper_halves(rows, tile, key, draw):
-    """The upper 16 digits of U for a tile: bit k's are in row 15 - k % 16, in half k // 16."""
+    """Write the upper 16 digits of U for a tile into rows.
+
+    Those of the elements with bit number k end up in row 15 - k % 16, in the 16-bit half k // 16.
+    """
     for plane in range(_HALF):
         w0, w1, w2, w3 = digits(tile, plane, key, draw)
         row = plane * _ROW
@@ -56,7 +64,7 @@ def _upper_halves(rows, tile, key, draw):
 
 @njit(forceinline=True)
 def _lower_half(tile, k, word, key, draw):
-    """The lower 16 digits of U for the eight elements of one bit and word."""
+    """Return the lower 16 digits of U for the eight elements of one bit number and word."""
     lower = splat(_NONE)
     for plane in range(_HALF, 2 * _HALF):
         w0, w1, w2, w3 = digits(tile, plane, key, draw)
@@ -67,9 +75,9 @@ def _lower_half(tile, k, word, key, draw):
 
 @njit(forceinline=True)
 def elements(x, y, thresholds, scales, period, phase, start, key, draw):
-    """As dropout in `fastdrop._kernels`, with the threshold and scale of i at (phase + i) % period.
+    """Write dropout of x into y, where element i has the threshold and scale at (phase + i) % period.
 
-    A scale of 0 drops always.
+    A scale of 0 drops the element always.
     """
     rows, flipped = np.empty(_HALF * _ROW, np.uint32), mirror(np.uint64(draw))
     first_tile, offset = np.uint64(start) // np.uint64(TILE), np.int64(np.uint64(start) % np.uint64(TILE))
@@ -98,10 +106,10 @@ def elements(x, y, thresholds, scales, period, phase, start, key, draw):
 
 @njit(forceinline=True)
 def read_rates(p, thresholds, scales, scale):
-    """The threshold and scale of each rate, and the place of the first that is none, or -1.
+    """Write the threshold and scale of each rate; return the place of the first bad rate, or -1.
 
-    Both arrays go on after the last rate with the first, to their end. The scale is that of the realised
-    rate, 2**32 / (2**32 - threshold), or the one given if it isn't 0; where everything is dropped it is 0.
+    After the last rate both arrays go on with the first, to their end. The scale is the one given, or if that
+    is 0 the scale of the realised rate, 2**32 / (2**32 - threshold). It is 0 where everything is dropped.
     """
     for i in range(p.size):
         if not 0 <= p[i] <= 1:
@@ -116,7 +124,7 @@ def read_rates(p, thresholds, scales, scale):
 
 @njit(forceinline=True)
 def spread_out(thresholds, scales, count, inner, all_thresholds, all_scales):
-    """Write each rate `inner` times, and begin again after so many rates, to the arrays' end."""
+    """Write each rate `inner` times, and begin again after `count` rates, to the arrays' end."""
     rate, left = 0, inner
     for i in range(all_thresholds.size):
         all_thresholds[i], all_scales[i] = thresholds[rate], scales[rate]

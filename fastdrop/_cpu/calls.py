@@ -1,4 +1,8 @@
-"""Calls of the CPU kernels: compiled at first use, shared with threads where they are big."""
+"""Calls of the CPU kernels: which kernel, how many threads, and whether y is written past the caches.
+
+Each function takes flat arrays that kernels can work on. A kernel is compiled at its first call. Big arrays
+are cut into pieces, which threads share.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.ma  # else Numba does that at its first call, and a fork doesn't wait for it
+import numpy.ma  # imported here, since Numba would do it at its first call, when a fork doesn't wait for it
 from numpy.typing import NDArray
 
 from fastdrop._arrays.plan import Density, Pass, Rates, Rows
@@ -20,23 +24,25 @@ from fastdrop._stream.keys import TILE, signed
 
 Draw: TypeAlias = tuple[int, float, int, int]  # a `bernoulli.Draw`, as the plain tuple that kernels take
 
-# Elements from which threads share a call, and of a piece: see benchmarks/parallel_from.py.
+# Threads share a call of so many elements, in pieces of so many: benchmarks/parallel_from.py measures both.
 PARALLEL_FROM = 1 << 22
-_FEW_PLANES = (1 << 28) - 1  # lower digits of a threshold, all 0 where at most four planes are drawn
+_FEW_PLANES = (1 << 28) - 1  # a threshold with none of these bits needs at most four planes
 _PIECE = 1 << 19
-_BIG = 1 << 20  # elements below which neither threads nor writing past the caches is thought of
-# Of noise with a density, which takes longer for each: on two cores two threads took .71 of one's time at
-# this size with nothing in between, but 1.09 after a matrix product, whose threads keep spinning.
+_BIG = 1 << 20  # `drop_row` and `elements` use threads and write past the caches only from here on
+# The same for noise with a density, which takes longer for each element. At this size two threads on two
+# cores took .71 of one thread's time with nothing in between, but 1.09 after a matrix product, whose threads
+# keep spinning.
 _DENSITY_PARALLEL_FROM = 1 << 20
 _DENSITY_PIECE = 1 << 16
 
-# Bytes of output from which lines are asked for ahead: in a training step they have left the nearest caches,
-# while a call on hot arrays of this size loses a tenth at most. From the other on input and output exceed a
-# last cache of 32 MiB. Virtual machines report the caches of their host.
+# From FETCH_FROM bytes of output on, kernels ask for x ahead. In a training step arrays of this size have
+# left the nearest caches; a call on arrays that are still there loses a tenth at most. From STREAM_FROM bytes
+# on, y is written past the caches: input and output together exceed a last cache of 32 MiB. The sizes are
+# fixed, since virtual machines report the caches of their host.
 FETCH_FROM, STREAM_FROM = 1 << 18, 1 << 24
 
-# A kernel's variables from outside are constants to the compiler, which leaves out the branches that they
-# don't take.
+# The compiler treats the variables that a kernel takes from outside as constants, and leaves out the branches
+# that they don't take.
 
 
 def _drop_kernel() -> Any:
@@ -97,7 +103,7 @@ def _elements_kernel(name: str, activation: int) -> Any:
 
 @cache
 def _units_kernel(name: str, activation: int) -> Any:
-    """With factors that were drawn before."""
+    """Return the kernel that scales units by factors that were drawn before."""
     formula = getattr(formulas, name)
 
     def kernel(x, other, bias, y, factors, axes, constants, far):
@@ -109,7 +115,7 @@ def _units_kernel(name: str, activation: int) -> Any:
 
 @cache
 def _drawn_units_kernel(name: str, activation: int) -> Any:
-    """Which draws the factors too."""
+    """Return the kernel that draws the factors of units, and then scales the units."""
     formula = getattr(formulas, name)
 
     def kernel(x, other, bias, y, factors, axes, draw, constants, far):
@@ -132,7 +138,7 @@ def _density_kernel(draw_name: str, name: str) -> Any:
 
 @cache
 def _factors_kernel(draw_name: str, name: str, start: float) -> Any:
-    """The factors, or terms, of draws whose numbers are in x."""
+    """Return the kernel that makes factors, or terms, of draws whose numbers are in x."""
     noise, formula = DENSITIES[draw_name], formulas.by_number(getattr(formulas, name), start)
 
     def kernel(x, y, rows, numbers, key, draw):
@@ -146,10 +152,10 @@ _read_rates, _spread_out, _repeat = _read_rates_kernel(), _spread_out_kernel(), 
 
 
 class Part(NamedTuple):
-    """Arrays as kernels take them: 1-D, C-order, aligned, of one size, not 0, and one dtype; y may be x.
+    """Arrays as kernels take them: 1-D, C-order, aligned, of one dtype and one size, which is not 0.
 
-    Where nothing else is needed, other and bias are x. A bias has a period of its own, after which it goes
-    on for another `TILE` elements; `NO_CYCLE` if it goes on as long as x.
+    y may be x. `other` and `bias` are x if the formula doesn't need them. A bias that repeats has its period,
+    and goes on for another `TILE` elements after it. A bias as long as x has the period `NO_CYCLE`.
     """
 
     x: NDArray[Any]
@@ -159,13 +165,13 @@ class Part(NamedTuple):
     y: NDArray[Any]
 
     def cut(self, at: int, end: int) -> Part:
-        """Its elements from one place to another; a bias with a period stays as it is."""
+        """Return the elements in [at, end); a bias with a period stays as it is."""
         bias = self.bias[at:end] if self.period == NO_CYCLE else self.bias
         return Part(self.x[at:end], self.other[at:end], bias, self.period, self.y[at:end])
 
 
 def drop(x: NDArray, y: NDArray, rows: Rows, threshold: int, scale: float, key: int, draw: int) -> None:
-    """Write x * scale into y, and +0 where U(i) < threshold; arrays as in `Part`."""
+    """Write x * scale into y, and +0 where U(i) < threshold; arrays are as in `Part`."""
     if rows.stride:
         _drop(x, y, *rows, threshold, scale, key, draw, distance(x.nbytes))
     else:
@@ -173,7 +179,7 @@ def drop(x: NDArray, y: NDArray, rows: Rows, threshold: int, scale: float, key: 
 
 
 def drop_row(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: int, draw: int) -> None:
-    """As `drop` where indices follow each other from `start` on: plain dropout, in the fewest steps."""
+    """Do as `drop`, where indices follow each other from `start` on: plain dropout, in the fewest steps."""
     if x.size < _BIG:
         _drop(x, y, x.size, 0, start, threshold, scale, key, draw, distance(x.nbytes))
     else:
@@ -192,16 +198,17 @@ def _drop_in_pieces(
 
 
 def _far(y: NDArray, place: int = 0, run: int = 16) -> int:
-    """Their `distance`, where y is written in runs of so many bytes, and begins at a place in a tile."""
+    """Return the `distance` of arrays; y begins at a place in a tile, and is written in runs of bytes."""
     if y.nbytes < STREAM_FROM or run % 16:
         return distance(y.nbytes)
     return distance(y.nbytes, y.ctypes.data - place * y.itemsize)
 
 
 def distance(nbytes: int, address: int = 1) -> int:
-    """Where so many bytes of output, and of what goes into it, lie.
+    """Return where arrays probably are: NEAR, FAR or PAST, by the bytes of the output.
 
-    Past the caches are written whole vectors only; the address, if given, is that of the output's first tile.
+    Only whole vectors at multiples of 16 bytes can be written past the caches. So PAST needs the address at
+    which the output's first tile begins, or would begin.
     """
     if nbytes >= STREAM_FROM and address % 16 == 0:
         return bernoulli.PAST
@@ -209,12 +216,12 @@ def distance(nbytes: int, address: int = 1) -> int:
 
 
 def _parallel_from(threshold: int) -> int:
-    """Elements from which threads share a call: later where few planes leave memory as the only limit."""
+    """Return from how many elements on threads share a call: more if few planes make memory the limit."""
     return PARALLEL_FROM if threshold & _FEW_PLANES else 2 * PARALLEL_FROM
 
 
 def _share(piece: Callable[[int, int], None], size: int, parallel_from: int, step: int) -> None:
-    """Do pieces of so many elements, in threads from a size on."""
+    """Do [0, size) by one call of `piece`, or from a size on in pieces of `step` that threads share."""
     if size < parallel_from:
         piece(0, size)
     else:
@@ -222,7 +229,7 @@ def _share(piece: Callable[[int, int], None], size: int, parallel_from: int, ste
 
 
 def elements_row(what: Pass, x: NDArray, other: NDArray, y: NDArray, draw: Draw) -> None:
-    """As `elements` without a bias, where indices run from 0, in the fewest steps."""
+    """Do as `elements` without a bias, where indices follow each other from 0 on, in the fewest steps."""
     size = y.size
     if size < _BIG:
         kernel = _elements_kernel(what.formula, what.activation)
@@ -233,7 +240,7 @@ def elements_row(what: Pass, x: NDArray, other: NDArray, y: NDArray, draw: Draw)
 
 
 def elements(what: Pass, part: Part, rows: Rows, draw: Draw) -> None:
-    """A pass where U < threshold says which elements are dropped."""
+    """Do a pass where each element has a draw of its own."""
     x, other, bias, period, y = part
     if y.size < _BIG:
         kernel = _elements_kernel(what.formula, what.activation)
@@ -258,9 +265,10 @@ def _elements_in_pieces(what: Pass, part: Part, rows: Rows, draw: Draw) -> None:
 def by_rate(
     x: NDArray, y: NDArray, rates: Rates, inner: int, phase: int, start: int, key: int, draw: int
 ) -> None:
-    """Dropout with a threshold and scale for each so many neighbours; arrays as in `Part`.
+    """Do dropout where every `inner` neighbours have the next threshold and scale; arrays are as in `Part`.
 
-    The rates follow each other, from the place `phase` on where it is one neighbour, and then begin again.
+    After the last rate they begin again with the first. The first element has the first rate, or if inner is
+    1 the rate at `phase`.
     """
     thresholds, scales, count = rates.thresholds, rates.scales, rates.size
     if inner == 1 and x.size < _PIECE:
@@ -282,7 +290,7 @@ def by_rate(
 
 
 def rates(p: NDArray[np.float64], dtype: np.dtype[Any], scale: float) -> Rates:
-    """The thresholds and scales of rates in C order, of a dtype, or an error; see `by_element.read_rates`."""
+    """Return `Rates` with scales of a dtype, or raise an error; see `by_element.read_rates`."""
     size = p.size + TILE if p.size else 0
     found = Rates(np.empty(size, np.uint32), np.empty(size, dtype), p.shape)
     wrong = _read_rates(p.ravel(), found.thresholds, found.scales, scale)
@@ -292,21 +300,21 @@ def rates(p: NDArray[np.float64], dtype: np.dtype[Any], scale: float) -> Rates:
 
 
 def spread_out(rates: Rates, inner: int, size: int) -> Rates:
-    """The rates of so many elements, where each is that of `inner` neighbours."""
+    """Return a rate for each of `size` elements, where every `inner` neighbours have the next rate."""
     found = Rates(np.empty(size, np.uint32), np.empty(size, rates.scales.dtype), (size,))
     _spread_out(*rates[:2], rates.size, inner, *found[:2])
     return found
 
 
 def repeated(bias: NDArray[Any]) -> NDArray[Any]:
-    """A bias that goes on for another `TILE` elements after its period."""
+    """Return a bias that goes on for another `TILE` elements after its period."""
     cycle = np.empty(bias.size + TILE, bias.dtype)
     _repeat(bias, cycle)
     return cycle
 
 
 def drawn_units(what: Pass, part: Part, factors: NDArray[Any], axes: Units, draw: Draw) -> None:
-    """A pass where each unit is dropped or scaled by a draw of its own, written to `factors`; see `units`."""
+    """Draw a factor for each unit, write it to `factors`, and do a pass with them; see `units`."""
     x, other, bias, _, y = part
     if x.size < PARALLEL_FROM:
         kernel, far = _drawn_units_kernel(what.formula, what.activation), _far_of_units(y, axes)
@@ -318,10 +326,10 @@ def drawn_units(what: Pass, part: Part, factors: NDArray[Any], axes: Units, draw
 
 
 def units(what: Pass, part: Part, factors: NDArray[Any], axes: Units) -> None:
-    """A pass where each unit is scaled by its factor, or dropped where that is 0.
+    """Do a pass where each unit is scaled by its factor, or dropped if that is 0.
 
-    Arrays have the axes (outer, shared, inner), and factors are 1-D with the axes (outer, inner), of the type
-    that x has in lanes.
+    The flat arrays stand for the axes (outer, shared, inner), and the flat factors for (outer, inner).
+    Factors have the type that x is computed in.
     """
     x, other, bias, _, y = part
     kernel, far = _units_kernel(what.formula, what.activation), _far_of_units(y, axes)
@@ -330,7 +338,8 @@ def units(what: Pass, part: Part, factors: NDArray[Any], axes: Units) -> None:
         return
     shared, inner, start = axes
     outer = factors.size // inner
-    size = shared * inner if outer > 1 else inner  # of what pieces are cut between: units, or rows
+    # Pieces are cut along the outer axis, or along the shared one if the outer one has length 1.
+    size = shared * inner if outer > 1 else inner
 
     def piece(first: int, last: int) -> None:
         x, other, bias, _, y = part.cut(first * size, last * size)
@@ -348,7 +357,7 @@ def _far_of_units(y: NDArray[Any], axes: Units) -> int:
 
 
 def noise_row(what: Density, x: NDArray, y: NDArray, key: int, draw: int) -> None:
-    """As `noise` where indices run from 0, in the fewest steps."""
+    """Do as `noise`, where indices follow each other from 0 on, in the fewest steps."""
     size = y.size
     if size < _DENSITY_PARALLEL_FROM:
         _density_kernel(what.draw, what.formula)(x, y, (size, 0, 0), what.numbers, key, draw)
@@ -357,9 +366,9 @@ def noise_row(what: Density, x: NDArray, y: NDArray, key: int, draw: int) -> Non
 
 
 def noise(what: Density, x: NDArray, y: NDArray, rows: Rows, key: int, draw: int) -> None:
-    """A formula of x and its noise; arrays as in `Part`.
+    """Write a formula of x and its noise into y; arrays are as in `Part`.
 
-    Where each draw has a number of its own, x holds these, and y gets the factors or terms.
+    If each draw has a number of its own, x holds these numbers, and y gets the factors or terms.
     """
     if what.by_draw:
         kernel, numbers = _factors_kernel(what.draw, what.formula, what.start), ()

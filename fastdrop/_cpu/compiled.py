@@ -1,4 +1,8 @@
-"""Kernels compiled at first use and kept on disk, where whatever goes wrong costs time and nothing else."""
+"""Compilation of the CPU kernels, and the cache on disk that keeps their machine code.
+
+A kernel is compiled at its first call. If the cache on disk is damaged, full or missing, kernels are compiled
+anew: that costs time, but no call fails.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,11 @@ from numba.core.ccallback import CFunc
 
 
 def _stamp() -> int:
-    """A number for the sources of all that kernels call: Numba itself looks at the kernel's file alone."""
+    """Return a number that changes with any source file that kernels use.
+
+    Numba itself looks only at the file that defines a kernel. After a change to a function that the kernel
+    calls, it would run old machine code.
+    """
     package = Path(__file__).parents[1]
     folders = "_arrays", "_cpu", "_lanes", "_stream"
     files = sorted(path for folder in folders for path in (package / folder).glob("*.py"))
@@ -30,9 +38,10 @@ _STAMP = _stamp()
 
 
 def jit(kernel: Callable, *variant: Any) -> Any:
-    """The kernel as machine code that releases the GIL.
+    """Return the kernel as machine code that releases the GIL.
 
-    The variant tells kernels apart that are made by one function from other formulas and constants.
+    One Python function makes several kernels, of different formulas and constants; the variant tells them
+    apart.
     """
     if config.DISABLE_JIT:
         raise RuntimeError("fastdrop has no form that Python itself could run; unset NUMBA_DISABLE_JIT")
@@ -42,7 +51,7 @@ def jit(kernel: Callable, *variant: Any) -> Any:
 
 
 def callback(kernel: Callable, signature: Any, *variant: Any) -> CFunc:
-    """The kernel as machine code with an address, for C to call."""
+    """Return the kernel as machine code with an address, which C can call."""
     compiled = CFunc(kernel, sigutils.normalize_signature(signature), {}, {})
     _keep(compiled, kernel, variant)
     compiled.compile()
@@ -58,15 +67,16 @@ def _keep(compiled: Any, kernel: Callable, variant: tuple[Any, ...]) -> None:
 
 @cache
 def _warn(why: str) -> None:
-    """Say it once: it is the same for all kernels."""
+    """Warn that kernels are not kept on disk: once for each reason, since it is the same for all kernels."""
     text = f"fastdrop compiles its kernels anew in each process: {why}; set NUMBA_CACHE_DIR to one that can"
     warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 class _Files(IndexDataCacheFile):
-    """Files in which machine code is found only as it was written, and by what it was written for.
+    """Cache files that return machine code only if it is undamaged and of the signature that is asked for.
 
-    Numba itself runs damaged code, and that of another signature where two processes compiled at once.
+    Numba itself runs damaged code. If two processes compile at once, it may also run code of another
+    signature.
     """
 
     def save(self, key, data):
@@ -88,7 +98,7 @@ def _digest(key: Any, code: bytes) -> bytes:
 
 
 class _Cache(FunctionCache):
-    """Numba's cache, which a damaged or full disk doesn't stop."""
+    """Numba's cache, but a damaged file or a full disk raises no error."""
 
     def __init__(self, kernel, variant):
         super().__init__(kernel)
@@ -97,9 +107,10 @@ class _Cache(FunctionCache):
         self._cache_file = _Files(self.cache_path, self._impl.filename_base, stamp)
 
     def _index_key(self, sig, codegen):
-        """What code is found by.
+        """Return the key by which code is found.
 
-        Numba's own key has the pickled variables of a closure: those of functions differ by process.
+        Numba's own key contains the pickled variables of a closure. Where these are functions, their pickles
+        differ between processes, and no process would find another's code.
         """
         code = hashlib.sha256(self._py_func.__code__.co_code).hexdigest()
         return sig, codegen.magic_tuple(), code, _STAMP, self._variant
@@ -107,7 +118,7 @@ class _Cache(FunctionCache):
     def load_overload(self, sig, target_context):
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # what reading a damaged file raises can be anything
+        except Exception:  # to read a damaged file may raise anything
             with suppress(OSError):
                 self.flush()
             return None

@@ -1,4 +1,4 @@
-"""The CPU kernel for noise with a density: a word of the stream for each element, or two."""
+"""The CPU kernel of noise with a density, such as normal noise: it draws numbers and applies a formula."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _put_part(formula, x, y, at, noise, numbers, place, first, last):
 
 @njit(forceinline=True)
 def elements(noise, formula, x, y, rows, numbers, key, draw):
-    """Write a formula of x and the noise into y, made of rows as in `fastdrop._cpu.bernoulli.elements`."""
+    """Write a formula of x and the noise into y; rows are as in `fastdrop._cpu.bernoulli.elements`."""
     rows = Rows(*rows)
     length = rows.length
     none = load_where(x, 0, iota() < np.uint64(0))

@@ -1,12 +1,14 @@
-"""Big calls shared with a few threads of our own.
+"""The threads that share big calls, and how many there may be.
 
-Plain Python threads around kernels that release the GIL, rather than Numba's parallel loops: those
-wait for each other in busy loops. When a BLAS does so too, as after every matrix product of a NumPy
-training loop, a parallel loop of 30 us took 3 to 6 ms on two cores, a hundred times the serial kernel.
-They also end a forked child (GNU OpenMP) or abort when two threads enter (workqueue).
+They are plain Python threads around kernels that release the GIL. Numba's own parallel loops are not used,
+because their threads wait for each other in busy loops. A BLAS does so too after every matrix product of a
+NumPy training loop. There a parallel loop of 30 us took 3 to 6 ms on two cores, a hundred times the serial
+kernel. Numba's loops also end a forked child (GNU OpenMP), or abort if two threads enter them at once
+(workqueue).
 
-Not those of concurrent.futures: its locks are written in Python, an interrupt within them left them taken,
-and the next call waited for ever. No signal handler runs within the locks and the queue used here.
+The pool of concurrent.futures is not used either. Its locks are written in Python: an interrupt within them
+left them taken, and the next call waited for ever. No signal handler runs within the locks and the queue used
+here.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ Piece = TypeVar("Piece")
 
 
 def _cores() -> int:
-    """How many cores this process may use."""
+    """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -34,10 +36,10 @@ def _cores() -> int:
 
 _count = _cores()
 _asked: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-_helpers = 0  # threads that do what is asked for
+_helpers = 0  # threads that wait for work in the queue `_asked`, or do it
 _lock = threading.Lock()
 _alone = ContextVar("alone", default=False)
-forked = False  # whether this process is a child
+forked = False  # whether this process is a forked child
 
 
 def get_num_threads() -> int:
@@ -88,7 +90,7 @@ def set_num_threads(count: SupportsIndex) -> None:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Let this thread's calls do without others, as where many of them run side by side anyway."""
+    """Let the calls of this thread use no other threads, for callers that run many calls side by side."""
     token = _alone.set(True)
     try:
         yield
@@ -97,16 +99,17 @@ def alone() -> Iterator[None]:
 
 
 def usable() -> int:
-    """How many threads a call of this one may use, itself among them."""
+    """Return how many threads a call of this thread may use, this thread among them."""
     return 1 if _alone.get() else _count
 
 
 def share(task: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
-    """Call the task on each piece, here and in those threads that wake up in time.
+    """Call the task on each piece, in this thread and in the others that wake up in time.
 
-    A thread that comes late takes less or nothing, and is not waited for. One that works is, also through
-    interrupts: after the call nothing may write on. Nor does anything outlive it: a thread that frees an
-    array that is a tensor's, while the interpreter ends, ends the process.
+    This function does not wait for a thread that wakes up when no piece is left. It does wait for every
+    thread that works on a piece, also after an interrupt: when it returns, no thread may still write to the
+    arrays. Then no other thread holds a reference to the arrays either. If a thread freed the array of a
+    PyTorch tensor while the interpreter ends, the process would crash.
     """
     todo = deque(pieces)
     begun: list[threading.Lock] = []
@@ -123,7 +126,9 @@ def share(task: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
     def help() -> None:
         working = threading.Lock()
         with working:
-            begun.append(working)  # before it takes a piece: who has cleared `todo` sees all that have one
+            # This comes before it takes a piece, so that whoever cleared `todo` sees every thread with a
+            # piece.
+            begun.append(working)
             try:
                 work()
             except BaseException as error:
@@ -131,11 +136,12 @@ def share(task: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
 
     interrupt = None
     try:
-        with suppress(RuntimeError):  # no thread can be started, as when the interpreter is ending
+        with suppress(RuntimeError):  # no thread can be started while the interpreter ends
             _ask(help, min(usable(), len(todo)) - 1)
         work()
     finally:
-        while True:  # not in a function of its own, which an interrupt could keep from being entered
+        # This is no function of its own, since an interrupt could come just before it is entered.
+        while True:
             try:
                 todo.clear()
                 for working in begun:
@@ -152,7 +158,7 @@ def share(task: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
 
 
 def _ask(help: Callable[[], None], count: int) -> None:
-    """Let so many threads call it when they come to it."""
+    """Put `help` into the queue for so many threads, and start threads if there are fewer."""
     global _helpers
     with _lock:
         while _helpers < count:
@@ -165,11 +171,11 @@ def _ask(help: Callable[[], None], count: int) -> None:
 def _serve(asked: SimpleQueue[Callable[[], None] | None]) -> None:
     while help := asked.get():
         help()
-        del help  # and with it the arrays of a call
+        del help  # it holds the arrays of the call
 
 
 def _forget() -> None:
-    """A forked child has none of its parent's threads: it starts its own when it needs them."""
+    """Forget the threads in a forked child, which has none of its parent's; it starts its own at need."""
     global forked, _asked, _helpers, _lock
     forked, _asked, _helpers, _lock = True, SimpleQueue(), 0, threading.Lock()
 

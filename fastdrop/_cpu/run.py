@@ -1,4 +1,4 @@
-"""Plans done on the CPU: cut into flat parts for the kernels, by elements, by units and by rates."""
+"""The functions of the CPU backend: each cuts a plan into flat parts, for `calls` to do by kernels."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from fastdrop._cpu.calls import noise_row as noise_row
 from fastdrop._cpu.calls import rates as rates
 from fastdrop._stream.keys import TILE, signed
 
-_UNITS = 1 << 16  # whose factors stay in the cache
-_SHORT = 8  # elements of a unit below which its branch costs more than repeating its factor
-_LONG = 256  # neighbours with one rate from which they are a row of their own, drawn by its first digits
+_UNITS = 1 << 16  # so many units' factors stay in the cache
+_SHORT = 8  # for shorter units a branch for each costs more than a factor for each element
+_LONG = 256  # so many neighbours with one rate are drawn as a row with one threshold
 _DROP = Pass()
 
 Philox = tuple[int, int]  # a Philox key and a draw word
 
 
 def fuse(what: Pass, plan: Plan, threshold: int | Rates, scale: Any, key: Philox) -> None:
-    """Do a pass with Bernoulli noise: one threshold and scale, or rates by draw."""
+    """Do a pass with Bernoulli noise, of one threshold and scale or of a rate for each draw."""
     plan, layout = _in_lanes(plan), plan.layout
     if not plan.y.size:
         return
@@ -58,13 +58,13 @@ def fuse(what: Pass, plan: Plan, threshold: int | Rates, scale: Any, key: Philox
 
 
 def _only(rates: Rates) -> tuple[int, float]:
-    """The threshold and scale of an array of one rate."""
+    """Return the threshold and scale of an array of one rate."""
     scale = float(rates.scales[0])
     return int(rates.thresholds[0]) if scale else FULL, scale
 
 
 def _in_lanes(plan: Plan) -> Plan:
-    """The plan with arrays as the kernels take them."""
+    """Return the plan with its arrays viewed as kernels take them; see `as_lanes`."""
     x, y, other = plan.x, plan.y, plan.other
     if x.dtype in PLAIN:
         return plan
@@ -73,7 +73,7 @@ def _in_lanes(plan: Plan) -> Plan:
 
 
 def _scaled(plan: Plan, scale: float) -> None:
-    """Everything is kept and scaled, or dropped."""
+    """Scale all elements, or with a scale of 0 drop all."""
     if scale == 1.0:
         np.copyto(plan.y, plan.x)
     elif scale == 0.0:
@@ -83,7 +83,7 @@ def _scaled(plan: Plan, scale: float) -> None:
 
 
 def _elements(what: Pass, plan: Plan, draw: Draw) -> None:
-    """A pass where each element has a draw of its own."""
+    """Do a pass where each element has a draw of its own."""
     if what.formula == "drop":
         for part, rows in _parts(plan):
             drop(part.x, part.y, rows, *draw)
@@ -93,7 +93,7 @@ def _elements(what: Pass, plan: Plan, draw: Draw) -> None:
 
 
 def _parts(plan: Plan) -> Iterable[tuple[Part, Rows]]:
-    """Parts of the arrays fit for the kernels, and how their indices run."""
+    """Return parts of the arrays that kernels can work on, and the indices of their elements."""
     fit = _fit(plan)
     if fit and plan.layout.only is not None:
         return ((_flat(plan), plan.layout.only),)
@@ -101,7 +101,7 @@ def _parts(plan: Plan) -> Iterable[tuple[Part, Rows]]:
 
 
 def _fit(plan: Plan) -> bool:
-    """Whether kernels can work on the arrays as they lie in memory."""
+    """Return whether kernels can work on the arrays where they lie in memory."""
     flags = plan.x.flags.num & plan.y.flags.num
     if plan.other is not None:
         flags &= plan.other.flags.num
@@ -109,7 +109,7 @@ def _fit(plan: Plan) -> bool:
 
 
 def _flat(plan: Plan) -> Part:
-    """Arrays that lie as the kernels take them, flat."""
+    """Return the arrays of a plan flat; kernels can work on them where they lie."""
     x, y, other = plan.x, plan.y, plan.other
     if x.ndim != 1:
         x, y = x.ravel(), y.ravel()
@@ -120,7 +120,7 @@ def _flat(plan: Plan) -> Part:
 
 
 def _blocks(plan: Plan, fit: bool) -> Iterator[tuple[Part, Rows]]:
-    """As `_parts` of arrays whose indices don't follow each other, or that go through a buffer."""
+    """Yield parts as `_parts`, where one `Rows` is not enough or arrays have to go through a buffer."""
     for at, rows in plan.layout.blocks():
         if fit:
             other = None if plan.other is None else plan.other[at]
@@ -130,7 +130,7 @@ def _blocks(plan: Plan, fit: bool) -> Iterator[tuple[Part, Rows]]:
 
 
 def _buffered(plan: Plan, at: tuple[int, ...], rows: Rows) -> Iterator[tuple[Part, Rows]]:
-    """As `_flat` for other arrays, through a buffer."""
+    """Yield parts of arrays that kernels can't work on where they lie, through a buffer."""
     block: Any = (*at, ...)
     arrays = [plan.x, *([] if plan.other is None else [plan.other])]
     if plan.bias is not None:
@@ -147,7 +147,7 @@ def _buffered(plan: Plan, at: tuple[int, ...], rows: Rows) -> Iterator[tuple[Par
 
 
 def _units(what: Pass, plan: Plan, draw: Draw) -> None:
-    """A pass where elements share their draws along axes."""
+    """Do a pass where elements share their draws along axes."""
     layout = plan.layout
     lead, shared, inner = layout.runs
     if lead == 0 and layout.count <= _UNITS and layout.row is not None and _direct(plan, shared, inner):
@@ -163,12 +163,12 @@ def _units(what: Pass, plan: Plan, draw: Draw) -> None:
 
 
 def _direct(plan: Plan, shared: int, inner: int) -> bool:
-    """Whether the kernel for units can work on the arrays as they lie."""
+    """Return whether the kernel for units can work on the arrays where they lie."""
     return _fit(plan) and plan.bias is None and (inner > 1 or not 2 < shared < _SHORT)
 
 
 def _by_factors(what: Pass, plan: Plan, draw: Callable[[Plan, Any], None]) -> None:
-    """A pass with factors by draw, which are made for parts of the arrays; see `_drawn`."""
+    """Do a pass with a factor for each draw; `draw` writes the factors of a part of the arrays at a time."""
     for rows, factors, layout in _drawn(plan, draw):
         other = None if plan.other is None else plan.other[rows]
         part = plan._replace(x=plan.x[rows], y=plan.y[rows], other=other, layout=layout)
@@ -176,10 +176,10 @@ def _by_factors(what: Pass, plan: Plan, draw: Callable[[Plan, Any], None]) -> No
 
 
 def _drawn(plan: Plan, draw: Callable[[Plan, Any], None]) -> Iterator[tuple[Any, NDArray[Any], Layout]]:
-    """Parts of the arrays along their first axis, their factors, and their layouts.
+    """Yield parts of the arrays along their first axis, with their factors and layouts.
 
-    As many at a time as stay in the cache, or all if that axis is shared. `draw` writes the factors, in a
-    plan of their own, given which rows they are for.
+    A part has as many factors as stay in the cache. If the first axis is shared, the whole array is one part.
+    `draw` writes the factors: it gets a plan of its own for them, and which rows they are for.
     """
     layout, x = plan.layout, plan.x
     length = len(x) if x.ndim else 1
@@ -194,7 +194,7 @@ def _drawn(plan: Plan, draw: Callable[[Plan, Any], None]) -> Iterator[tuple[Any,
 
 
 def spread(what: Pass, plan: Plan, factors: NDArray[Any]) -> None:
-    """Do a pass with factors that broadcast to x: 0 drops, others scale."""
+    """Do a pass with factors that broadcast to x: a factor of 0 drops, and any other scales."""
     if plan.x.size == 0:
         return
     x, y = plan.x, plan.y
@@ -214,13 +214,13 @@ def spread(what: Pass, plan: Plan, factors: NDArray[Any]) -> None:
 
 
 def _repeated_axes(factors: NDArray[Any], x: NDArray[Any]) -> frozenset[int]:
-    """The axes along which factors repeat."""
+    """Return the axes along which factors repeat."""
     axes = zip(factors.shape, x.shape, strict=True)
     return frozenset(axis for axis, (n, length) in enumerate(axes) if n == 1 != length)
 
 
 def _by_rates(what: Pass, plan: Plan, given: Rates, key: Philox) -> None:
-    """A pass with a rate for each draw."""
+    """Do a pass with a rate for each draw."""
     layout = plan.layout
     if what.formula == "drop" and not layout.shared:
         _drop_by_rates(plan, given, key)
@@ -235,7 +235,7 @@ def _by_rates(what: Pass, plan: Plan, given: Rates, key: Philox) -> None:
 
 
 def _drop_by_rates(plan: Plan, given: Rates, key: Philox) -> None:
-    """Dropout with a rate for each element."""
+    """Do dropout with a rate for each element."""
     layout, row = plan.layout, plan.layout.row
     inner = repetition(given.shape, layout.draws)
     if row is not None and inner and _fit(plan):
@@ -247,7 +247,7 @@ def _drop_by_rates(plan: Plan, given: Rates, key: Philox) -> None:
 
 
 def _drop_by_arrays(plan: Plan, thresholds: NDArray[Any], scales: NDArray[Any], key: Philox) -> None:
-    """Dropout with a threshold and a scale for each element, in arrays of x's shape."""
+    """Do dropout with a threshold and a scale for each element, in arrays of x's shape."""
     for at, rows in plan.layout.blocks():
         block: Any = (*at, ...)
         runs: list[tuple[Any, int]] = [(block, rows.start)]
@@ -266,8 +266,8 @@ def _drop_run_by_arrays(
     start: int,
     key: Philox,
 ) -> None:
-    """As `_drop_by_arrays` where indices follow each other; rates that repeat stay in the cache."""
-    repeated = 0  # leading axes along which the rates repeat
+    """Do as `_drop_by_arrays`, where indices follow each other; rates that repeat stay in the cache."""
+    repeated = 0  # how many leading axes there are along which the rates repeat
     while repeated < x.ndim and (thresholds.strides[repeated] == 0 or x.shape[repeated] == 1):
         repeated += 1
     period = math.prod(x.shape[repeated:])
@@ -284,13 +284,13 @@ def _drop_run_by_arrays(
 
 
 def density(what: Density, plan: Plan, key: Philox) -> None:
-    """Do what a density says."""
+    """Do what a density says: write x with its noise into y."""
     lanes = _in_lanes(plan)
     if not plan.y.size:
         return
     if plan.x.dtype.kind == "c":
         what, plan = _of_pairs(what), lanes
-        if not what.multiplies:  # the parts are independent, and have the variance together
+        if not what.multiplies:  # the parts are independent, and each has half the variance
             plan = lanes = lanes._replace(layout=layout_of_parts(lanes.layout))
     if not lanes.layout.shared and not what.by_draw:
         for part, rows in _parts(lanes):
@@ -302,7 +302,7 @@ def density(what: Density, plan: Plan, key: Philox) -> None:
 
 
 def _of_pairs(what: Density) -> Density:
-    """A density for the parts of complex numbers, which are another axis."""
+    """Return the density for the parts of complex numbers, which are another axis of the arrays."""
     first, *others = what.numbers
     if what.by_draw:
         first = first[..., None]
@@ -310,7 +310,7 @@ def _of_pairs(what: Density) -> Density:
 
 
 def _drawer(what: Density, layout: Layout, key: Philox) -> Callable[[Plan, Any], None]:
-    """What writes the noise of shared draws, or of draws with a number each: factors, or terms."""
+    """Return a function for `_drawn` that writes the noise of a density: factors of x, or terms."""
     numbers = np.broadcast_to(what.numbers[0], layout.draws) if what.by_draw else None
 
     def draw(into: Plan, where: Any) -> None:
@@ -325,18 +325,18 @@ def _drawer(what: Density, layout: Layout, key: Philox) -> Callable[[Plan, Any],
 
 
 def _by_terms(plan: Plan, lanes: Plan, draw: Callable[[Plan, Any], None]) -> None:
-    """As `_by_factors` for what is added to x, in the type that x has in lanes, and rounded once."""
+    """Add a term for each draw to x, in the type that x is computed in, and round once."""
     for rows, terms, _ in _drawn(lanes, draw):
         np.add(plan.x[rows], terms, out=plan.y[rows], dtype=terms.dtype, casting="unsafe")
 
 
 def sum_rows(plan: Plan, like: Any) -> NDArray[Any]:
-    """The sums of y over all axes but the last: see `column_sums`."""
+    """Return the sums of y over all axes but the last; see `column_sums`."""
     return column_sums(plan.y).astype(np.asarray(like).dtype)
 
 
 def mask(plan: Plan, keep: NDArray[Any], scale: float) -> None:
-    """Scale what a mask that broadcasts to x keeps, and drop the rest."""
+    """Scale the elements that a mask keeps, and drop the others; the mask broadcasts to x."""
     shape, plan = plan.x.shape, _in_lanes(plan)
     keep = np.broadcast_to(keep, shape).reshape(shape + (1,) * (plan.x.ndim - len(shape)))
     for part, kept, target, _ in pieces(plan.x, keep, plan.y):
@@ -346,6 +346,6 @@ def mask(plan: Plan, keep: NDArray[Any], scale: float) -> None:
 
 
 def multiply(plan: Plan, factors: NDArray[Any]) -> None:
-    """Multiply x by factors for its leading axes; what has the factor 0 is dropped."""
+    """Multiply x by factors for its leading axes; elements with a factor of 0 are dropped."""
     plan = _in_lanes(plan)
     spread(_DROP, plan, factors.reshape(factors.shape + (1,) * (plan.x.ndim - factors.ndim)))

@@ -1,1 +1,1 @@
-"""The CUDA backend: plans done by launches of compiled kernels."""
+"""The CUDA backend: it does plans by launches of kernels that Numba compiles for the GPU."""

@@ -1,17 +1,17 @@
-"""The CUDA kernels: one formula each, on 1-D arrays of a GPU.
+"""The CUDA kernels: one for each formula, on 1-D arrays of a GPU.
 
-Masks are those of the CPU, bit for bit: they are made of integers, by the same definitions. So are the
-numbers, but for the payloads of NaNs, and promised within 2 ulp: they take additions, products, fmas,
-divisions and roots alone, which both machines round correctly, and nothing is contracted (a product has
-its rounding spelled out, see `fastdrop._lanes.vectors`). `make cuda-check` sees that no kernel has a
-contracted or approximate one. From the exact normals, those of either machine are at most 2 eps of their
-radius away in float32 (tests/kernels/test_lane.py).
+Masks equal those of the CPU bit for bit: both are made of integers by the same functions. Numbers are
+promised to be within 2 ulp of the CPU's. In fact they are equal too, but for the payloads of NaNs: kernels
+use additions, products, fmas, divisions and roots alone, which both machines round correctly, and the
+compiler contracts nothing, since each product has its rounding spelled out (see `fastdrop._lanes.vectors`).
+`make cuda-check` tests that no kernel has a contracted or approximate instruction. In float32 the normals of
+either machine are at most 2 eps of their radius away from the exact ones (tests/kernels/test_lane.py).
 
-A thread does one word of a Philox block, every 32nd element of a tile: a warp does a tile, and reads and
-writes 32 neighbours at a time. Four of its threads compute the same block. At 2.5 instructions an element
-and plane there is time for that while memory is waited for, which leaves room for 70 (`benchmarks/gpu.py`
-has the account), and it gives four times the threads, which are what small arrays lack. Planes are drawn
-until a warp has decided. Noise with a density takes a thread for each block.
+Of Bernoulli noise a thread does one word of a Philox block, which is every 32nd element of a tile. So a warp
+does a tile, and reads and writes 32 neighbours at a time. Four threads of a warp compute the same block. That
+costs 2.5 instructions for each element and plane. There is room for 70 while the warp waits for memory
+(`benchmarks/gpu.py` has the account), and it gives four times as many threads, which small arrays lack.
+Planes are drawn until all elements of a warp are decided. Of noise with a density a thread does one block.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from fastdrop._cuda import lane, places
 from fastdrop._cuda.places import ROW
 from fastdrop._lanes import formulas
 
-# In kernels places are unsigned where they index: Numba would look for negative ones.
+# Places are unsigned where they index an array: of signed ones Numba would check whether they are negative.
 _FOUR_ROWS = np.uint64(4 * ROW)
 _1, _2, _3 = np.uint64(ROW), np.uint64(2 * ROW), np.uint64(3 * ROW)
 
 
 @cache
 def elements_kernel(name: str, activation: int = 0, biased: bool = False) -> Any:
-    """The kernel of a formula of Bernoulli noise, a draw for each element."""
+    """Return the kernel of a formula of Bernoulli noise, with a draw for each element."""
     element = lane.bernoulli(getattr(formulas, name), activation, biased)
 
     @cuda.jit
     def kernel(x, other, bias, y, layout, threshold, scale, constants, key, draw):
         items, groups, length, stride, start, period, phase = layout
-        period = period if biased else 0  # known when it is compiled
+        period = period if biased else 0  # without a bias it is a constant to the compiler
         for item in range(cuda.grid(1), items, cuda.gridsize(1)):
             block, word, place, k, count = places.bits_of(item, groups, length, stride, start)
             if count <= 0:
@@ -47,9 +47,8 @@ def elements_kernel(name: str, activation: int = 0, biased: bool = False) -> Any
             sets = lane.after(lane.dropped(block, word, 0xFFFFFFFF, threshold, key, draw), k)
             at = np.uint64(place)
             b0, step = places.bias_at(at, phase, period), places.bias_step(ROW, period)
-            for _ in range(
-                count >> 2
-            ):  # four reads before the first write, which might change what they read
+            # Four reads come before the first write, since the compiler can't move a read before a write.
+            for _ in range(count >> 2):
                 b1 = places.next_bias(b0, step, period)
                 b2 = places.next_bias(b1, step, period)
                 b3 = places.next_bias(b2, step, period)
@@ -68,7 +67,7 @@ def elements_kernel(name: str, activation: int = 0, biased: bool = False) -> Any
 
 @cache
 def units_kernel(name: str, activation: int = 0, biased: bool = False, by_unit: bool = False) -> Any:
-    """The kernel of a formula of Bernoulli noise, a draw for each unit, and by_unit a rate for each."""
+    """Return the kernel of a formula of Bernoulli noise, with a draw, and by_unit a rate, for each unit."""
     element = lane.bernoulli(getattr(formulas, name), activation, biased)
 
     @cuda.jit(device=True)
@@ -104,7 +103,7 @@ def units_kernel(name: str, activation: int = 0, biased: bool = False, by_unit: 
 
 @cache
 def noise_kernel(draw: str, name: str) -> Any:
-    """The kernel of a formula of noise with a density, a draw for each element."""
+    """Return the kernel of a formula of noise with a density, with a draw for each element."""
     noise, element = lane.DENSITIES[draw], lane.continuous(getattr(formulas, name))
 
     @cuda.jit
@@ -127,7 +126,7 @@ def noise_kernel(draw: str, name: str) -> Any:
 
 @cache
 def noise_units_kernel(draw: str, name: str, by_unit: bool = False) -> Any:
-    """The kernel of a formula of noise with a density, a draw for each unit, by_unit with its number."""
+    """Return the kernel of noise with a density, with a draw, and by_unit a number, for each unit."""
     multiplies, formula = name != "shift", getattr(formulas, name)
     factor, element = (
         lane.unit_factor(lane.DENSITIES[draw], formula, multiplies, by_unit),
@@ -149,7 +148,7 @@ def noise_units_kernel(draw: str, name: str, by_unit: bool = False) -> Any:
 
 @cache
 def sums_kernel() -> Any:
-    """The kernel of sums over rows: a thread for each column."""
+    """Return the kernel of sums over rows, in which a thread does each column."""
 
     @cuda.jit
     def kernel(y, total, rows):

@@ -1,8 +1,7 @@
-"""What a CUDA thread computes: draws and formulas, in scalars around one lane.
+"""What a CUDA thread computes: draws and formulas, by the CPU's functions on one lane.
 
-The definitions are those of the CPU, on one lane instead of eight or sixteen. Nothing here touches an
-array, so that these functions are also compiled for the CPU: there CUDA's simulator calls them, and tests
-compare them with the CPU's kernels bit for bit.
+Nothing here touches an array, so that these functions can be compiled for the CPU too. There CUDA's simulator
+calls them, and tests compare them with the CPU's kernels bit for bit.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _NEXT = np.uint64(1)
 
 @njit
 def dropped(block, word, elements, threshold, key, draw):
-    """Which of a set of elements are dropped, as bits of a word of a Philox block: those of U < threshold."""
+    """Return which of some elements are dropped, those with U < threshold, as bits of a Philox word."""
     if threshold == 0:
         return _NONE
     if threshold == _FULL:
@@ -52,19 +51,19 @@ def dropped(block, word, elements, threshold, key, draw):
 
 @njit
 def bit(dropped, k):
-    """Whether bit k is set."""
+    """Return whether bit k is set."""
     return value(lane(np.uint32(dropped)) & lane(np.uint32(_ONE << np.uint32(k)))) != 0
 
 
 @njit
 def after(dropped, k):
-    """The bits from k on."""
+    """Return the bits from k on, shifted to the lowest place."""
     return np.uint32(value(lane(np.uint32(dropped)) >> lane(np.uint32(k))))
 
 
 @njit
 def unit_dropped(index, threshold, key, draw):
-    """Whether U(index) < threshold."""
+    """Return whether the draw with this index drops its unit: U(index) < threshold."""
     tile, place = np.uint64(index) // np.uint64(TILE), np.int64(np.uint64(index) % np.uint64(TILE))
     block, k = tile * np.uint64(8) + np.uint64(place % 8), np.uint32(place // ROW)
     return bit(dropped(block, place % ROW // 8, _ONE << k, threshold, key, draw), k)
@@ -79,7 +78,7 @@ def _digits(domain, block, key, draw):
 
 @njit
 def normals(block, key, draw, like):
-    """The four standard normals of a Philox block, by words, in the precision of a scalar.
+    """Return the four standard normals of a Philox block, in the order of words, in the precision of `like`.
 
     In float32 they are within 2 eps times their radius of the exact ones, and 99 % within 2 ulp.
     """
@@ -92,7 +91,7 @@ def normals(block, key, draw, like):
 
 @njit
 def logistics(block, key, draw, like):
-    """The four standard logistic numbers of a Philox block, by words, in the precision of a scalar."""
+    """Return the four standard logistic numbers of a Philox block, in the precision of `like`."""
     (h0, h1, h2, h3), (l0, l1, l2, l3) = _digits(LOGISTIC, block, key, draw)
     flip, kind = _ALL if np.uint64(draw) >> _MIRROR else _NONE, lane(like)
     a, b = logistic(h0 ^ flip, l0 ^ flip, kind), logistic(h1 ^ flip, l1 ^ flip, kind)
@@ -102,7 +101,7 @@ def logistics(block, key, draw, like):
 
 @cache
 def bernoulli(formula: Any, activation: int, biased: bool) -> Callable[..., Any]:
-    """A formula of Bernoulli noise of one element as arrays hold it."""
+    """Return a function that applies a formula of Bernoulli noise to an element of an array."""
 
     @njit
     def element(x, other, bias, dropped, scale, constants):
@@ -116,7 +115,7 @@ def bernoulli(formula: Any, activation: int, biased: bool) -> Callable[..., Any]
 
 @cache
 def continuous(formula: Any) -> Callable[..., Any]:
-    """A formula of noise with a density of one element as arrays hold it."""
+    """Return a function that applies a formula of noise with a density to an element of an array."""
 
     @njit
     def element(x, noise, numbers):
@@ -128,7 +127,7 @@ def continuous(formula: Any) -> Callable[..., Any]:
 
 @cache
 def unit_factor(noise: Any, formula: Any, multiplies: bool, by_unit: bool) -> Callable[..., Any]:
-    """What noise with a density does to each element of a unit: a factor, or a term."""
+    """Return a function that draws the factor, or the term, of noise with a density for a unit."""
     start = 1.0 if multiplies else 0.0
     own = by_number(formula, start)
 
@@ -147,7 +146,7 @@ def unit_factor(noise: Any, formula: Any, multiplies: bool, by_unit: bool) -> Ca
 
 @cache
 def with_factor(multiplies: bool) -> Callable[..., Any]:
-    """An element as arrays hold it times its factor, or plus its term."""
+    """Return a function that multiplies an element of an array by its factor, or adds its term."""
 
     @njit
     def element(x, factor):
@@ -160,14 +159,14 @@ def with_factor(multiplies: bool) -> Callable[..., Any]:
 
 @njit
 def nothing(like):
-    """A sum of no elements like one, and what rounding took from it."""
+    """Return the sum of no elements of the type of `like`, and its rounding error: two zeros."""
     zero = value(splat_like(0.0, loaded(like)))
     return zero, zero
 
 
 @njit
 def added(total, lost, element):
-    """The sum and what rounding took from it, after one more element (Kahan, CACM 8, 1965)."""
+    """Return the sum and its rounding error after one more element (Kahan, CACM 8, 1965)."""
     v = loaded(element)
     before = splat_like(total, v)
     rest = v - splat_like(lost, v)
@@ -177,7 +176,7 @@ def added(total, lost, element):
 
 @njit
 def total(number, like):
-    """A number as an array of elements like one holds it."""
+    """Return a number as an element of an array that has the type of `like`."""
     return stored(splat_like(number, loaded(like)), like)
 
 

@@ -1,4 +1,8 @@
-"""Launches of the CUDA kernels: threads for the work, arguments, streams."""
+"""Launches of the CUDA kernels: how many threads and blocks, which arguments, which CUDA stream.
+
+This is the one file that starts kernels on a GPU. `fastdrop._cuda.run` cuts a plan into launches and calls
+the functions here; `fastdrop._cuda.kernels` has the kernels.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +19,17 @@ from fastdrop._cuda import kernels
 from fastdrop._cuda.places import ROW
 from fastdrop._stream.keys import TILE
 
-THREADS = 256  # of a block
-BLOCKS = 1 << 16  # of a grid at most; threads go on to further work from there
-_STRIP = 8  # elements of a unit for which a thread draws once
+THREADS = 256  # in a block
+BLOCKS = 1 << 16  # in a grid at most; if there is more work, each thread does several items of it
+_STRIP = 8  # elements of a unit that a thread does with one draw
 _GROUP = 32  # elements of eight Philox blocks of noise with a density
 
 
 class Part(NamedTuple):
-    """Elements of arrays, flat, with the CUDA stream of their library.
+    """The flat elements of a launch's arrays, and the CUDA stream of their library.
 
-    Element i has the bias at (phase + i) % bias.size, if there are any. The other array is x where none is
-    needed.
+    If there is a bias, element i has its number at (phase + i) % bias.size. `other` is x if the formula does
+    not need it.
     """
 
     x: Elements
@@ -37,27 +41,30 @@ class Part(NamedTuple):
 
 
 class Units(NamedTuple):
-    """Units of an array with the axes (first, second, shared, inner): their indices, and rates' places."""
+    """An array with axes (first, second, shared, inner), and the indices and rates of its units.
+
+    A unit is the elements along the axis `shared`, which have one draw.
+    """
 
     axes: tuple[int, int, int, int]
-    strides: tuple[int, int, int]  # of units' indices along first, second and inner
+    strides: tuple[int, int, int]  # of the units' indices, along first, second and inner
     rate_strides: tuple[int, int, int]
     start: int
 
     def cut(self) -> tuple[int, tuple[int, ...]]:
-        """How many threads share the work, and the axes with the number of strips of the shared one."""
+        """Return how many items of work there are, and the axes with how many strips the shared one has."""
         first, second, shared, inner = self.axes
         strips = -(-shared // _STRIP)
         return first * second * strips * inner, (*self.axes, strips)
 
 
 def argument(lanes: Elements) -> Any:
-    """An array as kernels take it, without waiting for the stream that its library works on."""
+    """Return an array as kernels take it; it does not wait for the CUDA stream of the array's library."""
     return cuda.as_cuda_array(lanes, sync=False)
 
 
 def upload(numbers: NDArray[Any], cuda_stream: int) -> Any:
-    """A copy on the GPU."""
+    """Return a flat copy of an array on the GPU."""
     return cuda.to_device(np.ascontiguousarray(numbers).ravel(), stream=_numba_stream(cuda_stream))
 
 
@@ -66,19 +73,19 @@ def _numba_stream(pointer: int) -> Any:
 
 
 def _launch(kernel: Any, items: int, cuda_stream: int, *arguments: Any) -> None:
-    """Start a kernel with a thread for each item, or as many as a grid has, and don't wait for it."""
+    """Start a kernel with a thread for each item of work, or as many as a grid may have; don't wait."""
     blocks = min(-(-items // THREADS), BLOCKS)
     kernel[blocks, THREADS, _numba_stream(cuda_stream)](*arguments)
 
 
 def _groups(rows: Rows, count: int, size: int) -> int:
-    """How many groups of a size the indices of one of so many rows lie in, at most."""
+    """Return in how many groups of a size the indices of a row lie, at most over `count` rows."""
     offset = rows.start % size if count == 1 else size - 1
     return (offset + rows.length + size - 1) // size
 
 
 def elements(what: Pass, part: Part, rows: Rows, draw: tuple[int, float, int, int]) -> None:
-    """A pass where U < threshold says which elements are dropped; a draw as the CPU's kernels take it."""
+    """Do a pass where each element has a draw of its own; `draw` is as the CPU's kernels take it."""
     threshold, scale, key, word = draw
     y, count = part.y, part.y.size // rows.length
     groups = _groups(rows, count, TILE)
@@ -91,7 +98,7 @@ def elements(what: Pass, part: Part, rows: Rows, draw: tuple[int, float, int, in
 
 
 def units(what: Pass, part: Part, where: Units, threshold: Any, scale: Any, key: tuple[int, int]) -> None:
-    """As `elements`, with a draw for each unit; threshold and scale may be arrays on the GPU."""
+    """Do as `elements`, with a draw for each unit; threshold and scale may be arrays on the GPU."""
     items, axes = where.cut()
     period, by_unit = 0 if part.bias is None else part.bias.size, not isinstance(threshold, int)
     layout = items, where.start, period, part.phase
@@ -107,7 +114,7 @@ def _arrays(part: Part) -> list[Any]:
 
 
 def noise(what: Density, part: Part, rows: Rows, key: tuple[int, int]) -> None:
-    """A formula of x and its noise, a number for each element."""
+    """Write a formula of x and its noise into y, with a draw for each element."""
     count = part.y.size // rows.length
     groups = _groups(rows, count, _GROUP)
     items = count * groups * 8
@@ -117,7 +124,7 @@ def noise(what: Density, part: Part, rows: Rows, key: tuple[int, int]) -> None:
 
 
 def noise_units(what: Density, part: Part, where: Units, rates: Any, key: tuple[int, int]) -> None:
-    """As `noise`, a number for each unit, scaled by its rate where rates are an array on the GPU."""
+    """Do as `noise`, with a draw for each unit; if rates are an array on the GPU they scale the draws."""
     items, axes = where.cut()
     x, y = argument(part.x), argument(part.y)
     kernel = kernels.noise_units_kernel(what.draw, what.formula, rates is not None)
@@ -127,12 +134,12 @@ def noise_units(what: Density, part: Part, where: Units, rates: Any, key: tuple[
 
 
 def sum_rows(y: Elements, total: Elements, cuda_stream: int) -> None:
-    """Write the sums of rows as long as the total into it, in an order that depends on the shape alone."""
+    """Write the sums over y's rows into `total`, which is a row; the order depends on the shape alone."""
     arrays = argument(y), argument(total)
     _launch(kernels.sums_kernel(), total.size, cuda_stream, *arrays, y.size // total.size)
 
 
 def _numbers(y: Elements, numbers: Sequence[float], least: int = 0) -> tuple[Any, ...]:
-    """Numbers of the type that y has in lanes, filled up with zeros."""
+    """Return numbers in the type that y is computed in, filled up with zeros to at least so many."""
     filled = [*numbers, *[0.0] * (least - len(numbers))]
     return tuple(y.real(number) for number in filled)

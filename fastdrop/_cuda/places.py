@@ -1,4 +1,4 @@
-"""Where a CUDA thread's work lies: in the arrays, among the draws, biases and rates. Integers alone."""
+"""Which elements, draws, biases and rates each CUDA thread works on, by its number. Integers alone."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from numba import njit
 
 from fastdrop._stream.keys import TILE
 
-ROW = 32  # neighbours that share a bit number; a tile's other elements have the other bits
+ROW = 32  # neighbours in a tile that share a bit number
 
 
 @njit
 def row_of(item, groups, length, stride, start, size):
-    """Where the next work of a thread lies: group, its first element's place in the arrays, and the row.
+    """Return the group that an item of work belongs to, and where it lies in the arrays.
 
-    A row of a length is cut into groups of a size at the multiples of that size of its indices, and has
-    as many groups as groups at most. Of the row come the places of its first and last element and one.
+    A row of elements is cut into groups where the indices are multiples of `size`. No row has more than
+    `groups` groups. The results are the group's number, the place of its first element, the place of the
+    row's first element, and the place after the row's last one.
     """
     row = np.uint64(item) // np.uint64(groups)
     number = np.uint64(item) - row * np.uint64(groups)
@@ -27,9 +28,11 @@ def row_of(item, groups, length, stride, start, size):
 
 @njit
 def bits_of(item, groups, length, stride, start):
-    """A thread's word of a tile: block, word, the place of its first element, that one's bit, and how many.
+    """Return which word of a tile an item of work is, and its elements.
 
-    Threads are as many as neighbours share a bit, and each does every 32nd element; 0 or less are none.
+    32 threads do a tile, and each does every 32nd element of it. The results are the number of the Philox
+    block, the word, the place of the first element, the bit of that element, and how many elements there are:
+    none if this is 0 or less.
     """
     lane = np.uint32(item) % np.uint32(ROW)
     tile, at, first, end = row_of(np.uint64(item) // np.uint64(ROW), groups, length, stride, start, TILE)
@@ -41,37 +44,39 @@ def bits_of(item, groups, length, stride, start):
 
 @njit
 def bias_at(at, phase, period):
-    """The place of an element's bias; 0 if there is none."""
+    """Return the place of an element's bias, or 0 if there is no bias."""
     return (np.uint64(at) + np.uint64(phase)) % np.uint64(period) if period else np.uint64(0)
 
 
 @njit
 def bias_step(step, period):
-    """How far the biases of two elements are apart that are a step apart."""
+    """Return how far apart the biases of two elements are that are a step apart."""
     return np.uint64(step) % np.uint64(period) if period else np.uint64(0)
 
 
 @njit
 def next_bias(bias, step, period):
-    """The place of the bias that lies a step on: no division for each element."""
+    """Return the place of the bias a step further on, without a division for each element."""
     after = np.uint64(bias) + np.uint64(step)
     return after - np.uint64(period) if after >= np.uint64(period) else after
 
 
 @njit
 def _divided(number, by):
-    """Rest and quotient of numbers that aren't negative."""
+    """Return remainder and quotient of two numbers that are not negative."""
     quotient = np.uint64(number) // np.uint64(by)
     return np.int64(np.uint64(number) - quotient * np.uint64(by)), np.int64(quotient)
 
 
 @njit
 def strip_of(item, axes, strides, rate_strides):
-    """A thread's part of a unit: its first place, the step to the next, their number, its unit and its rate.
+    """Return which part of a unit an item of work is.
 
-    Axes have the lengths (first, second, shared, inner), and are followed by the number of strips that the
-    shared one is cut into, whose elements alternate. Strides, of indices of units and places of rates, are
-    those of first, second and inner.
+    The results are the place of its first element, the step to the next one, how many there are, the index of
+    the unit relative to the first unit's, and the place of the unit's rate. `axes` has the lengths of the
+    axes (first, second, shared, inner), and then the number of strips that the shared axis is cut into: strip
+    c has every `strips`-th element, from c on. `strides` are those of the units' indices, and `rate_strides`
+    those of the places of rates, along first, second and inner.
     """
     _, second, shared, inner, strips = axes
     i, rest = _divided(item, inner)
@@ -86,7 +91,11 @@ def strip_of(item, axes, strides, rate_strides):
 
 @njit
 def group_of(item, groups, length, stride, start):
-    """A thread's Philox block of noise with a density, the place of its first element, and its row."""
+    """Return the Philox block of an item of noise with a density, and where it lies in the arrays.
+
+    The results are the block's number, the place of its first element, the place of the row's first element,
+    and the place after the row's last one.
+    """
     place = np.uint64(item) % np.uint64(8)
     group, at, first, end = row_of(np.uint64(item) // np.uint64(8), groups, length, stride, start, 32)
     return group * np.uint64(8) + place, at + np.int64(place), first, end

@@ -1,4 +1,4 @@
-"""Plans done on a GPU: cut into launches of the CUDA kernels."""
+"""The functions of the CUDA backend: each cuts a plan into launches, which `launch` starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastdrop._stream.keys import signed
 
 
 class _Run(NamedTuple):
-    """Axes of the arrays that follow each other evenly, in units' indices and in places of rates."""
+    """Neighbouring axes along which both the units' indices and the places of their rates grow evenly."""
 
     length: int
     stride: int
@@ -25,11 +25,11 @@ class _Run(NamedTuple):
 
 
 class _Launch(NamedTuple):
-    """What one launch does: its elements' place in the arrays and number, its draws, its rates' place."""
+    """One launch: where its elements begin, how many there are, their draws, and where their rates begin."""
 
     at: int
     size: int
-    where: Any  # `Units`, or `Rows` where each element has its draw
+    where: Any  # `Units`, or `Rows` if each element has a draw of its own
     rate: int
 
 
@@ -37,7 +37,7 @@ _ONE = _Run(1, 0, 0)
 
 
 def fuse(what: Pass, plan: Plan, threshold: Any, scale: Any, key: tuple[int, int]) -> None:
-    """Do a pass with Bernoulli noise: one threshold and scale, or rates by draw."""
+    """Do a pass with Bernoulli noise, of one threshold and scale or of a rate for each draw."""
     if not plan.x.size:
         return
     layout, shape, cuda_stream = plan.layout, None, plan.x.cuda_stream
@@ -56,13 +56,13 @@ def fuse(what: Pass, plan: Plan, threshold: Any, scale: Any, key: tuple[int, int
 
 
 def density(what: Density, plan: Plan, key: tuple[int, int]) -> None:
-    """Do what a density says."""
+    """Do what a density says: write x with its noise into y."""
     if not plan.x.size:
         return
     layout, (first, *others) = plan.layout, what.numbers
     if plan.x.dtype.kind == "c":
         first = first[..., None] if what.by_draw else first
-        if not what.multiplies:  # the parts are independent, and have the variance together
+        if not what.multiplies:  # the parts are independent, and each has half the variance
             layout, first = layout_of_parts(layout), first / math.sqrt(2)
     by_unit = what.by_draw
     by_draw = by_unit or bool(layout.shared)
@@ -77,7 +77,7 @@ def density(what: Density, plan: Plan, key: tuple[int, int]) -> None:
 
 
 def sum_rows(plan: Plan, like: Any) -> Any:
-    """The sums of y over all axes but the last, of the library of an array like it."""
+    """Return the sums of y over all axes but the last, as an array of the library of `like`."""
     total = empty_like(DeviceArray(like))
     if total.size:
         launch.sum_rows(plan.y.lanes, total.lanes, plan.y.cuda_stream)
@@ -85,7 +85,7 @@ def sum_rows(plan: Plan, like: Any) -> Any:
 
 
 def _part(plan: Plan, each: _Launch) -> Part:
-    """The elements of one launch."""
+    """Return the elements of one launch."""
     x, y = (a.lanes.part(each.at, each.size) for a in (plan.x, plan.y))
     other = x if plan.other is None else plan.other.lanes.part(each.at, each.size)
     bias = None if plan.bias is None else plan.bias.lanes
@@ -93,7 +93,7 @@ def _part(plan: Plan, each: _Launch) -> Part:
 
 
 def _runs(layout: Layout, rates: tuple[int, ...] | None) -> list[_Run]:
-    """The runs of axes of x, in order, given the shape of an array of rates."""
+    """Return the axes of x as runs, in order; `rates` is the shape of an array of rates, if there is one."""
     shape, shared = layout.shape, layout.shared
     steps = np.broadcast_to(np.zeros(rates or (), np.int8), shape).strides  # in places of rates
     strides = [0 if axis in shared else s for axis, s in enumerate(layout.place.strides())]
@@ -108,7 +108,7 @@ def _runs(layout: Layout, rates: tuple[int, ...] | None) -> list[_Run]:
 
 
 def _launches(layout: Layout, rates: tuple[int, ...] | None, by_draw: bool) -> Iterator[_Launch]:
-    """The launches for a layout."""
+    """Yield the launches for a layout."""
     outer, axes = _axes(layout, rates, by_draw)
     size = math.prod(run.length for run in axes)
     for number, at in enumerate(np.ndindex(*(run.length for run in outer))):
@@ -120,7 +120,7 @@ def _launches(layout: Layout, rates: tuple[int, ...] | None, by_draw: bool) -> I
 
 @lru_cache(maxsize=1024)
 def _axes(layout: Layout, rates: tuple[int, ...] | None, by_draw: bool) -> tuple[list[_Run], list[_Run]]:
-    """The axes that are left for a loop, and those of one launch: first, second, shared, inner."""
+    """Return the axes that are looped over, and those of one launch: first, second, shared, inner."""
     outer = _runs(layout, rates)
     inner = _Run(1, 1, 0)
     if outer and (outer[-1].stride == 1 or (by_draw and outer[-1][1:] != (0, 0))):
@@ -132,7 +132,7 @@ def _axes(layout: Layout, rates: tuple[int, ...] | None, by_draw: bool) -> tuple
 
 
 def _where(axes: list[_Run], start: int, by_draw: bool) -> Units | Rows:
-    """A layout as launches take it."""
+    """Return the indices of a launch's draws as `fastdrop._cuda.launch` takes them."""
     first, second, _, inner = axes
     if not by_draw:
         return Rows(inner.length, signed(second.stride), start)

@@ -1,6 +1,7 @@
-"""Draws of the stream in lanes: words of Philox, dropped elements, normals and logistic noise.
+"""Random numbers in lanes: words of Philox, who is dropped, standard normals and logistic noise.
 
-`fastdrop._stream.keys` says which word belongs to which element.
+`fastdrop._stream.keys` says which word belongs to which element. A tile is 1024 elements of Bernoulli
+noise, a group is 32 elements of normals or logistic noise.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from fastdrop._lanes.vectors import (
 from fastdrop._stream import philox
 from fastdrop._stream.keys import BERNOULLI, DOMAIN_SHIFT, LOGISTIC, MIRROR_SHIFT, NORMAL
 
-GROUP = 4 * LANES  # elements of a group of normals or logistic noise: word w of block b is that of 8w + b
-_BLOCKS = np.uint64(LANES)  # Philox blocks in a tile and in a group, one a lane
+GROUP = 4 * LANES  # elements of a group, of which element 8w + b has word w of block b
+_BLOCKS = np.uint64(LANES)  # Philox blocks in a tile, and in a group: each lane computes one
 _ALL, _NONE, _ONE = np.uint32(0xFFFFFFFF), np.uint32(0), np.uint32(1)
 _TOP_DIGIT = _TOP_BIT = np.uint32(0x80000000)
 _WORD = np.uint64(0xFFFFFFFF)
-_HIGH_DRAW = np.uint64(0xFFFF00)  # where bits 32 to 47 of the draw number lie in counter word 2
+_HIGH_DRAW = np.uint64(0xFFFF00)  # the bits of counter word 2 that hold bits 32 to 47 of the draw number
 _PLANES = np.uint64(BERNOULLI << DOMAIN_SHIFT)  # counter word 2 of plane 0
-_SECOND = np.uint64(1)  # the plane of what float64 has further digits from
+_SECOND = np.uint64(1)  # the plane that float64 takes its further digits from
 
 _philox4x32 = njit(forceinline=True)(philox.philox4x32)
 compare_digit = njit(forceinline=True)(philox.compare_digit)
@@ -38,7 +39,7 @@ compare_digit = njit(forceinline=True)(philox.compare_digit)
 
 @njit(forceinline=True)
 def words(block, number, key, draw):
-    """The four words of Philox blocks, under a counter word 2."""
+    """Return the four words of Philox blocks; number is the domain and the plane, as in counter word 2."""
     low_key, high_key = splat_like(key & _WORD, block), splat_like(key >> np.uint64(32), block)
     c2 = splat_like(number | ((draw >> np.uint64(24)) & _HIGH_DRAW), block)
     high, c3 = block >> np.uint64(32), splat_like(draw & _WORD, block)
@@ -48,23 +49,24 @@ def words(block, number, key, draw):
 
 @njit(forceinline=True)
 def digits(tile, plane, key, draw):
-    """One digit of U for a tile: bit k, lane b of vector w is that of element 32k + 8w + b."""
+    """Return one digit of U for a tile: element 32k + 8w + b has bit k of lane b of vector w."""
     return words(iota() + tile * _BLOCKS, _PLANES | np.uint64(plane), key, draw)
 
 
 @njit(forceinline=True)
 def mirror(draw):
-    """A word to flip words with: all ones if the draw is an antithetic one, else none."""
+    """Return lanes to xor words with: all ones if the key is antithetic, else zeros."""
     return splat(_ALL if draw >> np.uint64(MIRROR_SHIFT) else _NONE)
 
 
 @njit(forceinline=True)
 def dropped(tile, threshold, key, draw):
-    """Which elements of a tile are dropped, in the order of `digits`.
+    """Return which elements of a tile are dropped, as bits in the order of `digits`.
 
-    Where U is mirrored they are those that U >= 2**32 - threshold would keep.
+    An antithetic key drops the elements with U >= 2**32 - threshold. They are found as the complement of
+    those below 2**32 - threshold.
     """
-    # 0 drops nothing, and no other threshold mirrors it
+    # A threshold of 0 drops nothing under either key, so it is never mirrored: its complement would be all.
     flipped = mirror(draw if threshold else np.uint64(0))
     if draw >> np.uint64(MIRROR_SHIFT):
         threshold = np.uint32(-threshold)
@@ -86,14 +88,17 @@ def dropped(tile, threshold, key, draw):
 
 @njit(forceinline=True)
 def _high_and_low(domain, group, key, draw):
-    """A group's words, and those with further digits, which aren't computed for float32."""
+    """Return a group's words, and the words with further digits.
+
+    Float32 does not use the further digits, and the compiler then leaves them out.
+    """
     block, number = iota() + group * _BLOCKS, np.uint64(domain << DOMAIN_SHIFT)
     return words(block, number, key, draw), words(block, number | _SECOND, key, draw)
 
 
 @njit(forceinline=True)
 def normal(group, key, draw, like):
-    """Standard normals for a group, by Box and Muller's method."""
+    """Return standard normals for a group, by Box and Muller's method."""
     (h0, h1, h2, h3), (l0, l1, l2, l3) = _high_and_low(NORMAL, group, key, draw)
     negated = mirror(draw) & _TOP_BIT
     r = radius(join(h0, h2), join(l0, l2), like)
@@ -104,7 +109,7 @@ def normal(group, key, draw, like):
 
 @njit(forceinline=True)
 def logistic_noise(group, key, draw, like):
-    """Standard logistic noise for a group."""
+    """Return standard logistic noise for a group."""
     (h0, h1, h2, h3), (l0, l1, l2, l3) = _high_and_low(LOGISTIC, group, key, draw)
     flipped = join(mirror(draw), mirror(draw))
     v0 = logistic(join(h0, h1) ^ flipped, join(l0, l1) ^ flipped, like)

@@ -1,6 +1,7 @@
-"""Lanes of float16 to float32 and back in integer arithmetic, for processors that can't convert them.
+"""Conversion between float16 and float32 by integer arithmetic, for processors without an instruction for it.
 
-There LLVM calls functions of the compiler's runtime, which Numba doesn't have: it ends the process.
+On these processors LLVM would call functions of a compiler's runtime. Numba does not have them, and the call
+would end the process.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ from numba.core.registry import cpu_target
 from fastdrop._lanes.vectors import I32, splatted, vector
 
 _EXPONENT = 0x7F800000  # of float32: all ones in Inf and NaN
-_SHIFT = 13  # by how many digits a float32's fraction is longer
-_REBIAS = 0x38000000  # what a float32's exponent counts more, as its bits
+_SHIFT = 13  # a float32's fraction is so many digits longer than a float16's
+_REBIAS = 0x38000000  # the difference of the two exponents' biases, at the place of a float32's exponent
 _LEAST = 0x38800000  # the least normal float16, as a float32
-_INFINITE = 0x47800000  # from which a float32 is beyond float16
-_HALF = 0x3F000000  # 0.5, whose last digit has the weight of float16's least number
+_INFINITE = 0x47800000  # 2**16 as a float32: from there on a float16 is infinite
+_HALF = 0x3F000000  # 0.5: the last digit of its fraction has the weight of the least float16
 _GROWTH = 0x77800000  # 2**112, the ratio of the two biases
 
 
 @cache
 def in_hardware() -> bool:
-    """Whether the processor that is compiled for converts float16."""
+    """Return whether the processor that code is compiled for has an instruction for float16."""
     triple, _, features = cpu_target.target_context.codegen().magic_tuple()
     return not triple.startswith(("x86_64", "i386", "i686")) or "+f16c" in features
 
 
 def to_float(builder: ir.IRBuilder, halves: ir.Value, lanes: int) -> ir.Value:
-    """Float32 lanes from those of float16, as int16."""
+    """Return float32 lanes from float16 lanes, which come as int16."""
     floats = vector(ir.FloatType(), lanes)
 
     def word(n: int) -> ir.Value:
@@ -45,7 +46,7 @@ def to_float(builder: ir.IRBuilder, halves: ir.Value, lanes: int) -> ir.Value:
 
 
 def to_half(builder: ir.IRBuilder, v: ir.Value, lanes: int) -> ir.Value:
-    """Float16 lanes as int16 from those of float32, rounded to nearest even; a NaN stays one."""
+    """Return float16 lanes, as int16, from float32 lanes; they round to nearest even, and NaN stays NaN."""
     words = vector(I32, lanes)
 
     def word(n: int) -> ir.Value:

@@ -1,4 +1,4 @@
-"""Operations on lanes of real numbers: rounding, roots, polynomials, and what is done to their bits."""
+"""Operations on lanes of real numbers: roots, rounding, polynomials, and work on their bits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _fma(builder, a, b, c):
 
 @intrinsic
 def fma(typingctx, a, b, c):
-    """Lanes of a * b + c, rounded once; b or c may be a scalar."""
+    """Return lanes of a * b + c, rounded once; b and c may be scalars."""
 
     def codegen(context, builder, sig, args):
         lanes = (
@@ -47,7 +47,10 @@ def fma(typingctx, a, b, c):
 
 
 def polynomial(single: tuple[float, ...], double: tuple[float, ...]) -> Any:
-    """A function of lanes: Horner's rule with the coefficients of their precision, highest degree first."""
+    """Return a function of lanes that evaluates a polynomial by Horner's rule.
+
+    It takes the coefficients of the lanes' precision, highest degree first.
+    """
 
     def evaluate(typingctx, z):
         coefficients = single if z.element == types.float32 else double
@@ -69,19 +72,19 @@ def _real(element: types.Type) -> ir.Type:
 
 
 def _precision(element: types.Type) -> tuple[ir.Type, int, int]:
-    """The integer as wide as a real number, the bits of its fraction, and the bias of its exponent."""
+    """Return the integer type as wide as a real type, its bits of fraction, and its exponent's bias."""
     return (I32, 23, 127) if element == types.float32 else (I64, 52, 1023)
 
 
 @intrinsic
 def split(typingctx, v):
-    """Lanes m in [1/2, 1) and k with v = m * 2**k, for positive normal numbers v."""
+    """Return lanes m in [1/2, 1) and k with v = m * 2**k, for positive normal numbers v."""
 
     def codegen(context, builder, sig, args):
         word, fraction, bias = _precision(v.element)
         bits = builder.bitcast(args[0], vector(word, v.lanes))
         k = builder.lshr(bits, splatted(builder, word(fraction), v.lanes))
-        if word == I64:  # conversion is fast from 32 bits
+        if word == I64:  # processors convert from 32 bits faster than from 64
             k = builder.trunc(k, vector(I32, v.lanes))
         k = builder.sitofp(builder.sub(k, splatted(builder, I32(bias - 1), v.lanes)), args[0].type)
         m = builder.and_(bits, splatted(builder, word(2**fraction - 1), v.lanes))
@@ -93,13 +96,13 @@ def split(typingctx, v):
 
 @intrinsic
 def scale_by_power(typingctx, v, k):
-    """Lanes of v * 2**k, for integral k that leave it a normal number."""
+    """Return lanes of v * 2**k, for integers k for which the result is a normal number."""
 
     def codegen(context, builder, sig, args):
         integer, fraction, _ = _precision(v.element)
         lanes = vector(integer, v.lanes)
         shifter = splatted(builder, _real(v.element)(1.5 * 2.0**fraction), v.lanes)
-        k = builder.bitcast(builder.fadd(args[1], shifter), lanes)  # k in its low bits
+        k = builder.bitcast(builder.fadd(args[1], shifter), lanes)  # this sum holds k in its low bits
         exponent = builder.shl(k, splatted(builder, integer(fraction), v.lanes))
         return builder.bitcast(builder.add(builder.bitcast(args[0], lanes), exponent), args[0].type)
 
@@ -129,7 +132,7 @@ integer_shifted = _integer("integer_shifted", 2, "As `integer`, without the uppe
 
 @intrinsic
 def flip_sign(typingctx, v, word):
-    """Lanes of v, negated where the top bit of the word is set."""
+    """Return lanes of v, negated where the top bit of the word is set."""
 
     def codegen(context, builder, sig, args):
         word, (kind, _, _) = args[1], _precision(v.element)

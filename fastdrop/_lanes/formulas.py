@@ -1,8 +1,8 @@
-"""What becomes of eight neighbours: one formula of lanes for each noise and fused pass.
+"""The formula of each noise: how an element of the output is computed from the inputs and the draw.
 
-Of Bernoulli noise a formula gets x, another array and a bias, whether each lane is dropped, the scale
-of what is kept, and constants, of which the last is the number of the activation; of noise with a
-density x, the noise, and its numbers.
+Each formula works on lanes, for the CPU and CUDA alike. A formula of Bernoulli noise gets x, another
+array, a bias, whether each lane is dropped, the scale of what is kept, and constants, of which the last is
+the number of the activation. A formula of noise with a density gets x, the noise, and its numbers.
 """
 
 from __future__ import annotations
@@ -15,49 +15,50 @@ from fastdrop._lanes.floats import fma
 from fastdrop._lanes.special import exp, exp_or_zero, normal_cdf, sigmoid
 from fastdrop._lanes.vectors import splat_like, where, zero_where
 
-_NONE, _RELU, _GELU, _GELU_TANH, _SILU = range(5)  # places in `fastdrop._arrays.plan.ACTIVATIONS`
-_TANH_SCALE, _CUBE = 1.5957691216057308, 0.044715  # 2 sqrt(2 / pi), and what is usual beside it
+_NONE, _RELU, _GELU, _GELU_TANH, _SILU = range(5)  # their places in `fastdrop._arrays.plan.ACTIVATIONS`
+# the constants of gelu's approximation by tanh: 2 sqrt(2 / pi), and the weight of the cube
+_TANH_SCALE, _CUBE = 1.5957691216057308, 0.044715
 
 
 @njit(forceinline=True)
 def drop(x, other, bias, dropped, scale, constants):
-    """Dropout."""
+    """Return dropout of x."""
     return zero_where(dropped, x * scale)
 
 
 @njit(forceinline=True)
 def alpha(x, other, bias, dropped, scale, constants):
-    """Alpha dropout; its constants are what is added to kept elements, and what dropped ones become."""
+    """Return alpha dropout of x: constants are the shift of kept elements and the value of dropped ones."""
     return where(dropped, constants[1], x * scale + constants[0])
 
 
 @njit(forceinline=True)
 def add(x, other, bias, dropped, scale, constants):
-    """Dropout, added to another array."""
+    """Return dropout of x, added to the other array."""
     return other + zero_where(dropped, x * scale)
 
 
 @njit(forceinline=True)
 def replace(x, other, bias, dropped, scale, constants):
-    """What is dropped becomes that of another array."""
+    """Return x times the scale where it is kept, and the other array where it is dropped."""
     return where(dropped, other, x * scale)
 
 
 @njit(forceinline=True)
 def activate(x, other, bias, dropped, scale, constants):
-    """Dropout of the activation of x + bias."""
+    """Return dropout of the activation of x + bias."""
     return zero_where(dropped, _activation(x + bias, constants[-1]) * scale)
 
 
 @njit(forceinline=True)
 def activate_add(x, other, bias, dropped, scale, constants):
-    """Dropout of the activation of x + bias, added to another array."""
+    """Return dropout of the activation of x + bias, added to the other array."""
     return other + activate(x, other, bias, dropped, scale, constants)
 
 
 @njit(forceinline=True)
 def differentiate(x, g, bias, dropped, scale, constants):
-    """The gradient of `activate` with respect to x, given g, that of the output."""
+    """Return the gradient of `activate` with respect to x, from g, the gradient of its output."""
     return zero_where(dropped, g * scale * _derivative(x + bias, constants[-1]))
 
 
@@ -76,7 +77,10 @@ def _activation(v, activation):
 
 @njit(forceinline=True)
 def _tanh_argument(v):
-    """Twice the argument of the tanh in gelu's approximation: (1 + tanh(a / 2)) / 2 is the sigmoid of a."""
+    """Return twice the argument of the tanh in gelu's approximation.
+
+    The sigmoid of the result is (1 + tanh) / 2, which is the factor that the approximation has.
+    """
     return v * _TANH_SCALE * (v * v * _CUBE + 1.0)
 
 
@@ -99,13 +103,13 @@ def _derivative(v, activation):
 
 @njit(forceinline=True)
 def multiply(x, noise, numbers):
-    """Gaussian dropout: x times a noise of mean 1."""
+    """Return x times noise of mean 1: Gaussian dropout."""
     return x * fma(noise, numbers[0], splat_like(1.0, x))
 
 
 @njit(forceinline=True)
 def shift(x, noise, numbers):
-    """Additive noise."""
+    """Return x plus noise."""
     return fma(noise, numbers[0], x)
 
 
@@ -117,12 +121,12 @@ def exponential(x, noise, numbers):
 
 @njit(forceinline=True)
 def exponential_slope(x, noise, numbers):
-    """The derivative of `exponential` with respect to its number."""
+    """Return the derivative of `exponential` with respect to its number."""
     return x * (exp(noise * numbers[0]) * noise)
 
 
 def by_number(formula: Any, start: float) -> Any:
-    """A formula of one number, which lanes of x hold: the factor or term that it makes of 1 or 0."""
+    """Return a formula like one of one number, where x holds the numbers; it makes a factor or term."""
 
     @njit(forceinline=True)
     def element(x, noise, numbers):
@@ -133,20 +137,20 @@ def by_number(formula: Any, start: float) -> Any:
 
 @njit(forceinline=True)
 def concrete(x, noise, numbers):
-    """Concrete dropout: x times the relaxed mask; see `fastdrop.concrete` for the numbers."""
+    """Return x times the relaxed mask; `_numbers` in `fastdrop._noises.concrete` makes the numbers."""
     return x * _relaxed(noise, numbers)[0]
 
 
 @njit(forceinline=True)
 def concrete_slope(x, noise, numbers):
-    """The derivative of `concrete` with respect to the logit of its rate."""
+    """Return the derivative of `concrete` with respect to the logit of its rate."""
     factor, dropped = _relaxed(noise, numbers)
     return x * factor * (splat_like(numbers[4], x) - dropped * numbers[0])
 
 
 @njit(forceinline=True)
 def _relaxed(noise, numbers):
-    """(1 - z) / (1 - p), and z itself, the sigmoid of v = (logit + noise) / temperature."""
+    """Return (1 - z) / (1 - p), and z itself: the sigmoid of v = (logit + noise) / temperature."""
     per_temperature, offset, kept, e, _ = numbers
     e_v = exp_or_zero(fma(noise, -per_temperature, splat_like(offset, noise)))  # exp(max(logit, 0) - v)
     z = splat_like(1.0, noise) / fma(e_v, e, splat_like(1.0, noise))

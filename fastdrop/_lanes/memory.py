@@ -1,7 +1,7 @@
-"""Lanes to and from arrays: whole, in part, past the caches, and 16-bit floats on their way.
+"""Loads of lanes from arrays, and stores of lanes into them.
 
-Numba has no 16-bit floats, so their arrays come as integers of the same width, float16 as int16 and
-bfloat16 as uint16: they are float32 in lanes, and are rounded when stored.
+Numba has no 16-bit floats. Their arrays come as integers of the same width, float16 as int16 and bfloat16
+as uint16. Their lanes hold float32, and are rounded when they are stored.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ I16 = ir.IntType(16)
 
 
 def _address(context, builder, array_type, array, index, count=LANES):
-    """A pointer to so many elements of a 1-D C-order array, and the alignment it is sure to have."""
+    """Return a pointer to `count` elements of a 1-D C-order array, and the alignment it surely has."""
     first = builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
     lanes = vector(first.type.pointee, count)
     return builder.bitcast(first, lanes.as_pointer()), array_type.dtype.bitwidth // 8
 
 
-HALF, BFLOAT = types.int16, types.uint16  # what arrays of float16 and bfloat16 come as
+HALF, BFLOAT = types.int16, types.uint16  # the types as which arrays of float16 and bfloat16 come
 
 
 def _in_lanes(dtype: types.Type, count: int = LANES) -> Vec:
@@ -53,7 +53,7 @@ def _to_memory(builder, dtype, v, lanes=LANES):
 
 
 def _round_to_bfloat(builder, v, lanes):
-    """The upper halves, rounded to nearest even; a NaN keeps its sign."""
+    """Return float32 lanes as bfloat16, rounded to nearest even; NaN stays NaN, with its sign."""
     word = builder.bitcast(v, vector(I32, lanes))
     half, one, bias, quiet_bit = (splatted(builder, I32(n), lanes) for n in (16, 1, 0x7FFF, 0x0040))
     upper = builder.lshr(word, half)
@@ -65,14 +65,14 @@ def _round_to_bfloat(builder, v, lanes):
 
 @intrinsic
 def loaded(typingctx, element):
-    """One lane of an element as an array holds it."""
+    """Return one lane from an element of an array."""
     lane = Vec(_in_lanes(element).element, 1)
     return lane(element), lambda context, builder, sig, args: _from_memory(builder, element, args[0], 1)
 
 
 @intrinsic
 def stored(typingctx, v, like):
-    """One lane as an array of elements like another holds it."""
+    """Return one lane as an element of an array that has the type of `like`."""
     return like(v, like), lambda context, builder, sig, args: _to_memory(builder, like, args[0], 1)
 
 
@@ -115,13 +115,13 @@ store_streaming = _store(
 
 @intrinsic
 def fence(typingctx):
-    """Let streaming stores be seen before whatever follows."""
+    """Make streaming stores visible to other threads before anything that follows."""
     return types.void(), lambda context, builder, sig, args: builder.fence("seq_cst")
 
 
 @intrinsic
 def load_where(typingctx, array, index, mask):
-    """Eight elements, 0 in the lanes where the mask is not set."""
+    """Return eight elements where the mask is set, and 0 in the other lanes, whose memory is not read."""
 
     def codegen(context, builder, sig, args):
         pointer, align = _address(context, builder, sig.args[0], *args[:2])
@@ -136,7 +136,7 @@ def load_where(typingctx, array, index, mask):
 
 @intrinsic
 def store_where(typingctx, array, index, v, mask):
-    """Write the lanes where the mask is set."""
+    """Write those of eight lanes where the mask is set."""
 
     def codegen(context, builder, sig, args):
         pointer, align = _address(context, builder, sig.args[0], *args[:2])
@@ -149,7 +149,7 @@ def store_where(typingctx, array, index, v, mask):
 
 @intrinsic
 def pointer(typingctx, address):
-    """An address as a pointer, as `numba.carray` and C functions take it."""
+    """Return an address as a pointer, which `numba.carray` and C functions take."""
 
     def codegen(context, builder, sig, args):
         return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
@@ -159,7 +159,7 @@ def pointer(typingctx, address):
 
 @intrinsic
 def prefetch(typingctx, array, index):
-    """Ask for the line of an element, to be read."""
+    """Ask the processor to fetch the cache line of an element, which will be read."""
 
     def codegen(context, builder, sig, args):
         pointer, _ = _address(context, builder, sig.args[0], *args)

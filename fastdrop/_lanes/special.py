@@ -1,8 +1,8 @@
-"""Box and Muller's radius and angle, exponential and normal distribution of lanes, by our own polynomials.
+"""Special functions of lanes, by polynomials: exponentials, the normal distribution, Box and Muller's method.
 
-Each polynomial interpolates its function at Chebyshev nodes. What the functions return was measured on
-2**18 arguments against extended precision, normal_cdf against SciPy, in tests/test_math.py, which fails
-above these bounds, in units of the precision's eps (1.2e-7, 2.2e-16):
+Each polynomial interpolates its function at Chebyshev nodes. tests/kernels/test_special.py compares the
+functions on 2**18 arguments with extended precision, and normal_cdf with SciPy. It fails above these bounds,
+in units of the precision's eps (1.2e-7, 2.2e-16):
 
 ====================================  =======  =======
 largest error                         float32  float64
@@ -177,12 +177,13 @@ _TAIL = polynomial(
     ),
 )
 
-# The largest arguments whose exponentials, and those of their negatives, are normal numbers
+# The largest arguments for which exp(v) and exp(-v) are both normal numbers
 _EXP_MOST = polynomial(single=(87.0,), double=(708.0,))
-# The step of the uniforms that words stand for
+# The distance between neighbouring uniforms: one unit of a word
 _STEP = polynomial(single=(2.0**-32,), double=(2.0**-64,))
 _LN2 = 0.6931471805599453
-_LN2_UPPER, _LN2_LOWER = 0.693359375, -2.1219444005469057e-4  # the upper part has 9 bits: k times it is exact
+# the upper part has 9 bits, so that its product with k is exact
+_LN2_UPPER, _LN2_LOWER = 0.693359375, -2.1219444005469057e-4
 _TOP = np.uint32(0x80000000)
 _ALL = np.uint32(0xFFFFFFFF)
 _NONE = np.uint32(0)
@@ -193,7 +194,7 @@ _DENSITY = 0.3989422804014327  # 1 / sqrt(2 pi)
 
 @njit(forceinline=True)
 def exp(v):
-    """Exponentials, of arguments cut to where they and their reciprocals are normal numbers."""
+    """Return exp(v), where v is first cut to the range in which exp(v) and exp(-v) are normal numbers."""
     most = _EXP_MOST(v)
     v = where(v < most, v, most)
     v = where(v < -most, -most, v)
@@ -204,13 +205,16 @@ def exp(v):
 
 @njit(forceinline=True)
 def exp_or_zero(v):
-    """As `exp`, but 0 where the exponential is below the normal numbers."""
+    """Return `exp`, but 0 where the exponential is below the normal numbers."""
     return where(v < -_EXP_MOST(v), 0, exp(v))
 
 
 @njit(forceinline=True)
 def sigmoid(v):
-    """1 / (1 + exp(-v)), 0 where exp(v) is below the normal numbers, and 1 minus that to its own digits."""
+    """Return the sigmoid s = 1 / (1 + exp(-v)), and 1 - s to full relative precision.
+
+    s is 0 where exp(v) is below the normal numbers.
+    """
     e = exp(-v)
     s = splat_like(1.0, v) / (e + 1.0)
     return where(v < -_EXP_MOST(v), 0, s), e * s
@@ -218,7 +222,7 @@ def sigmoid(v):
 
 @njit(forceinline=True)
 def normal_cdf(x):
-    """P(Z <= x) of a standard normal Z, and its density at x."""
+    """Return P(Z <= x) of a standard normal Z, and its density at x."""
     a = absolute(x)
     e = exp_or_zero(a * a * -0.5)
     inverse = splat_like(1.0, x) / (a + 3.0)
@@ -228,9 +232,10 @@ def normal_cdf(x):
 
 @njit(forceinline=True)
 def _smaller(high, low, like):
-    """The smaller of u and 1 - u, where u = (word + 1/2) / 2**bits is the uniform of a word, and which.
+    """Return the smaller of u and 1 - u, and whether it is 1 - u; u is (word + 1/2) / 2**bits.
 
-    It is made from the word's own digits, so that both ends keep theirs.
+    It is made from the digits of the word or of its complement, so that it is exact to its own digits near 0
+    and near 1.
     """
     upper = (high & _TOP) != _NONE
     flip = where(upper, _ALL, splat_like(_NONE, high))
@@ -239,7 +244,7 @@ def _smaller(high, low, like):
 
 @njit(forceinline=True)
 def radius(high, low, like):
-    """sqrt(-2 ln u) of the uniform of a word, to like's precision."""
+    """Return sqrt(-2 ln u) of the uniform of a word, in the precision of `like`."""
     smaller, upper = _smaller(high, low, like)
     m, k = split(smaller)
     f = where(upper, -smaller, m - 1.0)
@@ -248,7 +253,7 @@ def radius(high, low, like):
 
 @njit(forceinline=True)
 def logistic(high, low, like):
-    """ln(u / (1 - u)) of the uniform of a word, to like's precision."""
+    """Return ln(u / (1 - u)) of the uniform of a word, in the precision of `like`."""
     smaller, _ = _smaller(high, low, like)
     m, k = split(smaller / (splat_like(1.0, like) - smaller))
     f = m - 1.0
@@ -257,8 +262,9 @@ def logistic(high, low, like):
 
 @njit(forceinline=True)
 def rotation(high, low, like):
-    """Cosine and sine of 2 pi word / 2**bits, to like's precision."""
-    # the upper two bits, after an eighth of a turn, are the quadrant; r is what remains in half quadrants
+    """Return the cosine and the sine of 2 pi word / 2**bits, in the precision of `like`."""
+    # After an eighth of a turn was added, the upper two bits of the word are the number of the quadrant. r is
+    # the angle from the middle of that quadrant, in [-1, 1], where 1 is half a quadrant.
     r = integer_shifted(high, low, like) * (_STEP(like) * 2.0)
     z = r * r
     sine, cosine = r * _SIN(z), _COS(z)

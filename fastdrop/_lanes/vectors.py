@@ -1,9 +1,10 @@
-"""Lanes as a Numba value type with Python's operators: the place that builds LLVM IR.
+"""Vectors of lanes as a type of Numba's, with Python's operators, made of LLVM's vector instructions.
 
-A `Vec` lives in vector registers, whatever their width: LLVM lowers eight lanes to SSE, AVX2,
-AVX-512 or NEON. Eight is the usual number, since a tile has eight Philox blocks; what takes much
-arithmetic works on sixteen, which is as many as AVX-512 has for float32. `fastdrop._reals` adds what
-real numbers need, and `fastdrop._memory` brings lanes to and from arrays.
+A `Vec` lives in vector registers. Kernels are written once, whatever the registers' width: LLVM turns eight
+lanes into SSE, AVX2, AVX-512 or NEON. Eight is the usual number, since a tile has eight Philox blocks.
+Functions with much arithmetic work on sixteen, which is as many as AVX-512 has for float32.
+`fastdrop._lanes.floats` adds the operations on real numbers, and `fastdrop._lanes.memory` brings lanes to and
+from arrays.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
 def vector(element: ir.Type, lanes: int = LANES) -> ir.Type:
-    """The LLVM type of lanes; of one that of the scalar, which CUDA's compiler wants."""
+    """Return the LLVM type of lanes; one lane has the type of its scalar, which CUDA's compiler wants."""
     return element if lanes == 1 else ir.VectorType(element, lanes)
 
 
 class Vec(types.Type):
-    """Lanes of one scalar type."""
+    """The Numba type of a vector: so many lanes of one scalar type."""
 
     def __init__(self, element: types.Type, lanes: int = LANES) -> None:
         self.element, self.lanes = element, lanes
@@ -38,7 +39,7 @@ class Vec(types.Type):
 @register_model(Vec)
 class _VecModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Vec) -> None:
-        # one bit per lane for booleans, where Numba's own data model has a byte
+        # A boolean lane is one bit, as LLVM's comparisons return; Numba's own data model has a byte.
         element = dmm.lookup(fe_type.element).get_value_type()
         super().__init__(dmm, fe_type, vector(element, fe_type.lanes))
 
@@ -47,7 +48,7 @@ U32, U64 = Vec(types.uint32), Vec(types.uint64)
 
 
 def splatted(builder: ir.IRBuilder, scalar: ir.Value, lanes: int = LANES) -> ir.Value:
-    """Lanes equal to a scalar."""
+    """Return lanes that all equal a scalar."""
     if lanes == 1:
         return scalar
     undefined = ir.Constant(vector(scalar.type, lanes), ir.Undefined)
@@ -56,7 +57,7 @@ def splatted(builder: ir.IRBuilder, scalar: ir.Value, lanes: int = LANES) -> ir.
 
 
 def _binary(op: Callable, integer: Callable, real: Callable | None = None, compares: bool = False) -> None:
-    """Teach Numba ``Vec op Vec`` and ``Vec op scalar``; the scalar is cast to the lanes' type."""
+    """Teach Numba ``Vec op Vec`` and ``Vec op scalar``, where it casts the scalar to the lanes' type."""
 
     @infer_global(op)
     class Template(AbstractTemplate):
@@ -80,7 +81,7 @@ def _binary(op: Callable, integer: Callable, real: Callable | None = None, compa
 
 
 def _rounded_product(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    """A product that CUDA's compiler doesn't contract to an fma with what is added to it."""
+    """Return a product that CUDA's compiler does not contract with a following sum into an fma."""
     name = "llvm.nvvm.mul.rn.f" if a.type == ir.FloatType() else "llvm.nvvm.mul.rn.d"
     return call(builder, name, a.type, a, b)
 
@@ -128,18 +129,18 @@ class _Negate(AbstractTemplate):
 def _negate(context, builder, sig, args):
     v = sig.args[0]
     scalar = ir.FloatType() if v.element == types.float32 else ir.DoubleType()
-    # not fneg, which CUDA's compiler doesn't know
+    # CUDA's compiler does not know LLVM's fneg.
     return builder.fsub(splatted(builder, scalar(-0.0), v.lanes), args[0])
 
 
 def call(builder: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) -> ir.Value:
-    """Call one of LLVM's intrinsics on lanes."""
+    """Call one of LLVM's intrinsic functions on lanes."""
     kind = ir.FunctionType(result, [a.type for a in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
 def suffix(lanes: ir.Type) -> str:
-    """What LLVM appends to an intrinsic's name."""
+    """Return what LLVM appends to the name of an intrinsic function for lanes of this type."""
     names = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}
     if not isinstance(lanes, ir.VectorType):
         return names[lanes]
@@ -148,25 +149,25 @@ def suffix(lanes: ir.Type) -> str:
 
 @intrinsic
 def splat(typingctx, scalar):
-    """Eight lanes equal to a scalar."""
+    """Return eight lanes that all equal a scalar."""
     return Vec(scalar)(scalar), lambda context, builder, sig, args: splatted(builder, args[0])
 
 
 @intrinsic
 def lane(typingctx, scalar):
-    """One lane, which is the scalar: what a CUDA thread works on."""
+    """Return a scalar as one lane, which is what a CUDA thread works on."""
     return Vec(scalar, 1)(scalar), lambda context, builder, sig, args: args[0]
 
 
 @intrinsic
 def value(typingctx, v):
-    """The scalar in one lane."""
+    """Return one lane as a scalar."""
     return v.element(v), lambda context, builder, sig, args: args[0]
 
 
 @intrinsic
 def splat_like(typingctx, scalar, like):
-    """Lanes of another vector's type equal to a scalar."""
+    """Return lanes that all equal a scalar, of the type of another vector."""
 
     def codegen(context, builder, sig, args):
         return splatted(builder, args[0], like.lanes)
@@ -176,21 +177,21 @@ def splat_like(typingctx, scalar, like):
 
 @intrinsic
 def iota(typingctx):
-    """The lane numbers 0 to 7, as uint64."""
+    """Return the lane numbers 0 to 7, as uint64."""
     numbers = ir.Constant(vector(ir.IntType(64)), list(range(LANES)))
     return U64(), lambda context, builder, sig, args: numbers
 
 
 @intrinsic
 def narrow(typingctx, v):
-    """The low halves of uint64 lanes."""
+    """Return the low halves of uint64 lanes, as uint32."""
     half = vector(I32, v.lanes)
     return Vec(types.uint32, v.lanes)(v), lambda context, builder, sig, args: builder.trunc(args[0], half)
 
 
 @intrinsic
 def any_nonzero(typingctx, v):
-    """Whether any lane differs from 0."""
+    """Return whether any of eight lanes differs from 0."""
 
     def codegen(context, builder, sig, args):
         lanes = builder.icmp_unsigned("!=", args[0], ir.Constant(args[0].type, None))
@@ -202,7 +203,7 @@ def any_nonzero(typingctx, v):
 
 @intrinsic
 def where(typingctx, mask, a, b):
-    """Lanes of a where the mask is set, of b elsewhere; one of them may be a scalar."""
+    """Return lanes of a where the mask is set, and of b elsewhere; one of them may be a scalar."""
     lanes = a if isinstance(a, Vec) else b
 
     def codegen(context, builder, sig, args):
@@ -218,12 +219,12 @@ def where(typingctx, mask, a, b):
 
 @njit(forceinline=True)
 def zero_where(mask, v):
-    """+0 in the lanes where the mask is set, v in the others."""
+    """Return +0 in the lanes where the mask is set, and v in the others."""
     return where(mask, 0, v)
 
 
 def _shuffled(name: str, lanes: list[int], doc: str) -> Any:
-    """An intrinsic that takes lanes of one vector by their numbers."""
+    """Return a function that picks lanes of one vector by their numbers."""
 
     def function(typingctx, v):
         def codegen(context, builder, sig, args):
@@ -244,7 +245,7 @@ upper_half = _shuffled("upper_half", list(range(LANES, 2 * LANES)), "The last ei
 
 @intrinsic
 def join(typingctx, a, b):
-    """Sixteen lanes: eight, and eight more."""
+    """Return the sixteen lanes of two vectors of eight."""
 
     def codegen(context, builder, sig, args):
         return builder.shuffle_vector(*args, ir.Constant(vector(I32, 2 * LANES), list(range(2 * LANES))))

@@ -1,4 +1,4 @@
-"""Docstrings of integrations: their own words, and what the NumPy function's docstring says of the rest."""
+"""Docstrings of the functions in dask, torch and autograd, completed from those of the NumPy functions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ _ORDER = ("Parameters", "Returns", "Raises", "See Also", "Notes", "References", 
 def described_by(source: Callable[..., Any], words: Mapping[str, str] = _NONE) -> Callable[[_F], _F]:
     """Return a decorator that completes a function's docstring, and leaves the function as it is.
 
-    What the function's own docstring lacks comes from the source's: whole sections, and of the parameters
-    those that the function has, with some words for others. Its summary and examples are always its own.
+    Sections that its docstring lacks are taken from the docstring of `source`, and so are the parameters that
+    the function has but does not describe. In what is taken, each word of `words` is replaced. The summary
+    and the examples are never taken.
     """
 
     def describe(function: _F) -> _F:
@@ -37,7 +38,7 @@ def described_by(source: Callable[..., Any], words: Mapping[str, str] = _NONE) -
 
 
 def _sections(doc: str) -> dict[str, str]:
-    """The text under each title of a docstring, that before the first under ""."""
+    """Return the text under each title of a docstring; the text before the first title has the title ""."""
     lines, title = cleandoc(doc).splitlines(), ""
     found: dict[str, list[str]] = {"": []}
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
@@ -50,7 +51,7 @@ def _sections(doc: str) -> dict[str, str]:
 
 
 def _entries(text: str) -> Iterator[tuple[list[str], str]]:
-    """Each entry of a section of parameters: the names, and what stands there about them."""
+    """Yield each entry of a section of parameters: its names, and the text about them."""
     lines = text.splitlines()
     starts = [n for n, line in enumerate(lines) if line and line[0] != " "]
     for start, end in pairwise([*starts, len(lines)]):
@@ -59,7 +60,7 @@ def _entries(text: str) -> Iterator[tuple[list[str], str]]:
 
 
 def _parameters(function: Callable[..., Any], own: str, others: str) -> str:
-    """The section of a function's parameters: its own entries, and the other's of what is left."""
+    """Return the section of a function's parameters: its own entries, and others for those it lacks."""
     names = list(signature(function).parameters)
     found = list(_entries(own))
     left = set(names).difference(*(entry for entry, _ in found))

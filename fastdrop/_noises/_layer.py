@@ -1,4 +1,4 @@
-"""The bases of all layers: what they hold, how they are saved, and which forward a backward belongs to."""
+"""The base classes of all layers: their state, how it is saved, and which forward a backward belongs to."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from fastdrop.schedules import ScheduledRate, restored_schedule, schedule_state
 
 STATE_VERSION = 1
 
-# How many training forwards a layer remembers for backward, and how many bytes of arrays with them. A
-# thousand is more than the steps of most unrolled recurrent networks, at .3 KB each; arrays are the inputs
-# of layers whose gradients need them, which would otherwise hold a gigabyte after a few Monte Carlo passes.
+# A layer remembers so many training forwards for backward, and so many bytes of arrays with them. A thousand
+# is more than the steps of most unrolled recurrent networks, at .3 KB for each forward. The arrays are
+# inputs, which the gradients of some layers need. Without the second limit such a layer would hold a gigabyte
+# after a few Monte Carlo passes, which have no backward.
 MOST_FORWARDS = 1024
 MOST_BYTES = 1 << 28
 
@@ -30,7 +31,7 @@ _new = tuple.__new__  # Forward(...) would take twice as long
 
 
 class Locked:
-    """A base for objects with state: whoever reads or changes it does so ``with self._lock``."""
+    """A base for objects with state that threads share: code reads or changes it ``with self._lock``."""
 
     def __init__(self) -> None:
         self._lock = RLock()
@@ -49,7 +50,7 @@ _all: WeakSet[Locked] = WeakSet()
 
 
 def _renew() -> None:
-    """Make new locks in a forked child, where the thread that held an old one doesn't exist."""
+    """Make new locks in a forked child, since the thread that holds an old one may not exist there."""
     for each in _all:
         each._lock = RLock()
 
@@ -59,9 +60,9 @@ if hasattr(os, "register_at_fork"):
 
 
 class Layer(Locked):
-    """What all layers have: a number, or an array, for their noise, a key and a training mode.
+    """The base of all layers: it holds the number (or array) of their noise, a key and the training mode.
 
-    Threads may share a layer: each of its calls holds the lock from beginning to end.
+    Threads may share a layer, since each call holds the lock from beginning to end.
     """
 
     _parameter: ClassVar[str] = "p"  # the name of that number
@@ -69,9 +70,9 @@ class Layer(Locked):
     _function: ClassVar[str] = "dropout(x, p, key)"  # the function under the layer, for errors
 
     def __init_subclass__(cls) -> None:
-        """Let a call be forward in a class of the user's too, as ``__call__ = forward`` does in ours.
+        """Make ``__call__`` the forward of a user's class too, as ``__call__ = forward`` does in ours.
 
-        A method that calls forward would take half a microsecond more.
+        A ``__call__`` that calls forward would take half a microsecond more.
         """
         super().__init_subclass__()
         own = vars(cls)
@@ -86,12 +87,12 @@ class Layer(Locked):
         self.training = True
 
     def _checked(self, value: Any) -> Any:
-        """The number as it is held, or an error."""
+        """Return the number as the layer holds it, or raise an error."""
         rate(value)
         return float(value)
 
     def _set(self, value: Any, schedule: Callable[[int], float] | None = None, step: int = 0) -> None:
-        """Hold a number, or that of a schedule's step."""
+        """Hold a number, or a schedule and the number of its step."""
         if callable(value):
             schedule = value
         if schedule is not None and not self._takes_schedules:
@@ -102,7 +103,7 @@ class Layer(Locked):
 
     @property
     def schedule(self) -> Callable[[int], float] | None:
-        """What the number is a function of, or None where it is constant."""
+        """The schedule of the number, which is a function of the step, or None if the number is constant."""
         return self._schedule
 
     def step(self) -> None:
@@ -130,7 +131,7 @@ class Layer(Locked):
             self._key = given
 
     def _trains(self, training: bool | None) -> bool:
-        """Whether a call with this argument trains, or an error that says what to write."""
+        """Return whether a call with this argument trains, or raise an error that says what to write."""
         mode = self.training if training is None else training
         if mode is True or mode is False:
             return mode
@@ -139,7 +140,7 @@ class Layer(Locked):
         raise TypeError(f"training must be True, False or None, got {_named(mode)}; {self._advice()}")
 
     def _advice(self) -> str:
-        """What to write instead of a call that gives a layer what it has."""
+        """Return advice for a caller who gives a layer the key or number that it already has."""
         return f"a layer has its own {self._parameter} and key, fastdrop.{self._function} takes others"
 
     def train(self, mode: bool = True) -> Self:
@@ -227,7 +228,7 @@ class Layer(Locked):
             self._set(number)
 
     def _arguments(self) -> dict[str, Any]:
-        """What the constructor takes, but for rng, as `__repr__` shows it."""
+        """Return the arguments of the constructor, but for rng, as `__repr__` shows them."""
         return {self._parameter: self._value if self._schedule is None else self._schedule}
 
     def __repr__(self) -> str:
@@ -249,7 +250,7 @@ class RateLayer(Layer):
 
 
 class Forward(NamedTuple):
-    """What backward needs of a forward."""
+    """What a layer remembers of a forward for its backward."""
 
     key: Key
     value: Any  # the layer's number then
@@ -258,7 +259,7 @@ class Forward(NamedTuple):
     kept: Any = None  # what else a layer's gradient depends on: inputs, rates, lengths
 
     def nbytes(self) -> int:
-        """How much memory its arrays have."""
+        """Return how many bytes its arrays have."""
         kept = self.kept if isinstance(self.kept, tuple) else (self.kept,)
         return sum(a.nbytes for a in (self.value, *kept) if isinstance(a, np.ndarray))
 
@@ -272,17 +273,18 @@ class NoiseLayer(Layer):
     """
 
     _gradient: ClassVar[str] = "dropout_backward(g, p, layer.key)"  # the function under backward, for errors
-    # The latest forward in evaluation mode, in layers whose gradient there depends on their input.
+    # The latest forward in evaluation mode. Only layers keep it whose gradient in evaluation depends on their
+    # input.
     _evaluated: Forward | None
 
     def __init__(self, value: Any, rng: Rng) -> None:
         super().__init__(value, rng)
         self._evaluated = None
         self._forwards: list[Forward] = []
-        self._bytes = 0  # of their arrays
+        self._bytes = 0  # how many bytes their arrays have
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._lock:  # as plain tuples, so that pickles name no private class
+        with self._lock:  # forwards become plain tuples, so that pickles name no private class
             waiting: dict[str, Any] = {"_forwards": [tuple(forward) for forward in self._forwards]}
             waiting["_evaluated"] = self._evaluated and tuple(self._evaluated)
             return super().__getstate__() | waiting
@@ -294,7 +296,7 @@ class NoiseLayer(Layer):
             self._evaluated = Forward(*self._evaluated)
 
     def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
-        """A training forward of x, which isn't done yet."""
+        """Return the record of a training forward of x that is about to be done."""
         shape = x.shape if type(x) is np.ndarray else np.shape(x)
         return _new(Forward, (self._key, self._value, shape, window, kept))
 
@@ -311,7 +313,7 @@ class NoiseLayer(Layer):
             self._bytes -= waiting.pop(0).nbytes()
 
     def _latest(self, g: ArrayLike) -> Forward:
-        """The forward that backward of g belongs to."""
+        """Return the forward that the backward of g belongs to, or raise an error."""
         waiting = self._forwards[-1] if self._forwards else None
         forward = waiting if self.training else self._evaluated
         if forward is None:
@@ -322,7 +324,7 @@ class NoiseLayer(Layer):
         return forward
 
     def _finish(self, forward: Forward) -> None:
-        """Forget a forward that backward has gone through."""
+        """Forget a forward after its backward."""
         if forward is self._evaluated:
             self._evaluated = None
             return
@@ -419,15 +421,15 @@ class ArrayLayer(NoiseLayer):
             return dx
 
     def _evaluate(self, x: ArrayLike, out: NDArray[Any] | None) -> NDArray[Any]:
-        """What forward returns in evaluation."""
+        """Return what forward returns in evaluation: x itself, unless a layer says otherwise."""
         return cast("NDArray[Any]", x)
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
-        """The layer's function of x, with the key and the numbers of a forward."""
+        """Return the layer's function of x, with the key and the number of a forward."""
         raise NotImplementedError
 
     def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
-        """Its gradient: most noises are linear, and the same forward and backward."""
+        """Return the gradient of a forward: most noises are linear, and the same function of g."""
         return self._drop(g, forward, out)
 
 
@@ -471,11 +473,11 @@ class ElementwiseLayer(ArrayLayer):
     __call__ = forward
 
     def _axes(self, x: ArrayLike) -> Axes:
-        """The axes of x that share draws."""
+        """Return the axes of x that share draws."""
         return self.shared_axes
 
     def _axes_set(self) -> dict[str, Any]:
-        """The axes as `__repr__` shows them: only where there are any."""
+        """Return the axes as `__repr__` shows them, which is only if there are any."""
         return {"shared_axes": self.shared_axes} if self.shared_axes else {}
 
     def _arguments(self) -> dict[str, Any]:
@@ -590,7 +592,7 @@ class LearnedAlpha(LearnedLayer):
 
 
 def checked_axes(axes: Axes) -> tuple[int, ...]:
-    """Axes of arrays that aren't known yet, as ints, or an error."""
+    """Return axes as ints, or raise an error; the array is not known yet, so that ranges are not checked."""
     try:
         return tuple(operator.index(axis) for axis in ((axes,) if hasattr(axes, "__index__") else axes))
     except TypeError:
@@ -598,7 +600,7 @@ def checked_axes(axes: Axes) -> tuple[int, ...]:
 
 
 def unchanging(window: Window) -> Window:
-    """A copy of a window, whose lists the caller may change before backward; errors come from its use."""
+    """Return a copy of a window, since the caller may change its lists before backward."""
     try:
         full, origin = window
         return tuple(full), tuple(origin)
@@ -607,5 +609,5 @@ def unchanging(window: Window) -> Window:
 
 
 def _named(value: object) -> str:
-    """A value for an error: as Python writes it if that is short, else its type."""
+    """Return a value for an error message: its repr if that is short, else its type."""
     return repr(value) if isinstance(value, (str, int, float, Key)) else type(value).__name__

@@ -1,7 +1,7 @@
-"""The registry: one record for each noise, which integrations, tests, benchmarks and the docs' table read.
+"""The registry of noises: one record for each, read by integrations, tests, benchmarks and docs/noises.md.
 
 Each file of this folder ends with the records of its noises. `NOISES` has all of them as soon as fastdrop is
-imported. What a signature says is read from it, and not said again in the record.
+imported. A record does not repeat what the function's signature says; that is read from the signature.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EVERY = (*REAL, "complex64", "complex128")
 PRODUCT = ("float32", "float64")  # what NumPy multiplies matrices of without a detour
 INTEGERS = ("int32", "int64")  # and every other integer
 
-# Where a noise may be found, and may be lacking.
+# The places where a noise can be found. A record gives a reason for each that it lacks.
 PLACES = (
     "backward",
     "layer",
@@ -34,38 +34,39 @@ PLACES = (
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Noise:
-    """What one noise is.
+    """The record of one noise.
 
     Attributes
     ----------
     name : str
-        Its name, which is that of its function if it has one of its own.
+        Its name: the name of its function, if it has a function of its own.
     function : callable
-        Its public function. Noises that are layers only name the function that they call.
+        Its public function. A noise that has only layers names the function that they call.
     backward : callable, optional
         The function's gradient.
     kind : {"Bernoulli", "density"}
-        Whether elements are kept or not, or multiplied with, or added to, numbers of a density.
+        Bernoulli noise keeps or drops elements. Noise with a density multiplies them by random numbers, or
+        adds some.
     dtypes : tuple of str
-        What the function takes: `EVERY`, `REAL`, `PRODUCT` or `INTEGERS`.
+        The dtypes that the function takes: `EVERY`, `REAL`, `PRODUCT` or `INTEGERS`.
     like : tuple of str
         Names of the function's arrays that have the shape and dtype of its first one.
     rate : str
         Name of the number that says how much noise: "p", "std", "logit", or "" without one.
     by_element : bool
-        Whether that may be an array too, of numbers for elements.
+        Whether `rate` may also be an array, with a number for each element.
     self_adjoint : bool
-        Whether the gradient is the same function of the gradient.
+        Whether backward is the function itself, applied to the gradient.
     layers : tuple of type
         Its public layers.
     beside : tuple
-        Other public functions and classes of the noise: its mask, what it draws, what it needs.
+        Its other public functions and classes, such as the one that returns its mask.
     modules : tuple of str
         Its modules in fastdrop.torch, where their names aren't those of the layers.
     moments : str
         Name of the function of its moments, in fastdrop.moments or fastdrop, if it isn't the noise's name.
     lacks : mapping of str to str
-        Where it isn't on purpose, of `PLACES`, with the reason.
+        Those of `PLACES` where it is lacking on purpose, each with the reason.
     """
 
     name: str
@@ -86,7 +87,7 @@ class Noise:
 
     @property
     def has_function(self) -> bool:
-        """Whether the function is the noise's own."""
+        """Whether the noise has a function of its own."""
         return self.name == self.function.__name__
 
     @property
@@ -96,7 +97,7 @@ class Noise:
 
     @property
     def first(self) -> str:
-        """Name of the first argument, whose noise it is."""
+        """Name of the first argument, to which the noise is applied."""
         return next(iter(self.arguments))
 
     @property
@@ -105,12 +106,12 @@ class Noise:
         return tuple(name for name, given in self.arguments.items() if given.default is Parameter.empty)
 
     def takes(self, argument: str) -> bool:
-        """Whether the function has an argument, such as "window", "shared_axes" or "out"."""
+        """Return whether the function has an argument, such as "window", "shared_axes" or "out"."""
         return argument in self.arguments
 
     @property
     def is_plain(self) -> bool:
-        """Whether all that the function needs is arrays of one shape, perhaps a rate, and a key."""
+        """Whether the function needs no more than arrays of one shape, a key, and perhaps a rate."""
         rate = (self.rate,) if self.rate else ()
         return self.has_function and self.needed == (self.first, *self.like, *rate, "key")
 
@@ -131,7 +132,7 @@ def register(noise: Noise) -> None:
     Raises
     ------
     ValueError
-        If there is one of that name, or it lacks what is no place.
+        If there is a record of that name already, or `lacks` names something that is not one of `PLACES`.
     """
     if noise.name in _noises:
         raise ValueError(f"each noise must have one record, got a second of {noise.name!r}")

@@ -1,4 +1,4 @@
-"""Rates that follow the activations: important units are spared."""
+"""Adaptive dropout: each unit has a rate that falls with its importance, its mean absolute activation."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def importance_rates(importance: ArrayLike, p: float, *, max_rate: float = 0.95)
 
 
 def _clipped_to_mean(weights: NDArray[np.float64], mean: float, most: float) -> NDArray[np.float64]:
-    """The weights times such a constant that, cut to the most, they have the mean."""
+    """Return the weights times a constant, cut to `most`; the constant is such that their mean is `mean`."""
     ordered = np.sort(weights)[::-1]
     rest = np.cumsum(ordered[::-1])[::-1]
-    # where the k largest are cut, the others share what is left
+    # constants[k] is right if the k largest weights are cut: the others then share what is left of the sum.
     constants = (weights.size * mean - np.arange(weights.size) * most) / rest
     fitting = np.flatnonzero(constants * ordered <= most)
     return np.minimum(weights * constants[fitting[0]], most) if fitting.size else np.full_like(weights, most)
@@ -147,11 +147,11 @@ class AdaptiveDropout(ArrayLayer, RateLayer):
         return None if self._mean is None else self._mean / self._weight(self._inputs)
 
     def _weight(self, inputs: int) -> float:
-        """What the weights of so many inputs add up to."""
+        """Return the sum of the weights that so many inputs have in the running mean."""
         return 1 - (1 - self.adaptation_rate) ** inputs
 
     def _with(self, x: NDArray[Any]) -> tuple[NDArray[np.float64], int]:
-        """The mean and the number of inputs, with one more."""
+        """Return the running mean and the number of inputs after one more input."""
         others = tuple(a for a in range(x.ndim) if a != self.axis % x.ndim)
         units = x.shape[self.axis]
         before = np.zeros(units) if self._mean is None else self._mean
@@ -198,7 +198,7 @@ class AdaptiveDropout(ArrayLayer, RateLayer):
         return super()._arguments() | options
 
     def _running_mean(self, state: Mapping[str, Any]) -> tuple[NDArray[np.float64] | None, int]:
-        """The mean and the number of inputs of a state, checked."""
+        """Return the running mean and the number of inputs of a state, or raise an error."""
         given = state if isinstance(state, Mapping) else {}
         mean, inputs = given.get("mean"), given.get("inputs", 0)
         try:
@@ -212,7 +212,7 @@ class AdaptiveDropout(ArrayLayer, RateLayer):
         return found, count
 
     def _usable(self, mean: NDArray[np.float64], inputs: int) -> bool:
-        """Whether a forward can make rates of a running mean."""
+        """Return whether a forward can make rates from a running mean."""
         with np.errstate(all="ignore"):
             importance = mean / self._weight(inputs)
             return mean.ndim == 1 and bool((importance >= 0).all()) and bool(np.isfinite(importance.sum()))

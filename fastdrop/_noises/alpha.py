@@ -69,7 +69,7 @@ def alpha_dropout(
 
 
 def affine(p: float) -> tuple[float, float, float]:
-    """The scale and shift of what is kept, and the value of what is dropped, at a realised rate below 1."""
+    """Return the scale and shift of kept elements and the value of dropped ones, for a rate below 1."""
     return _affine(rate(p)[0] / FULL)
 
 
@@ -79,7 +79,7 @@ def _affine(dropped: float) -> tuple[float, float, float]:
 
 
 def _passes(p: float) -> tuple[Pass, Pass]:
-    """What is done in forward, and in backward."""
+    """Return the pass of forward and that of backward."""
     return _passes_of(rate(p)[0])
 
 

@@ -18,7 +18,7 @@ from fastdrop._stream.keys import Key, Rng, stream
 from fastdrop.schedules import Curriculum, ScheduledRate
 
 _DROP = Pass()
-_COUNT = Pass(scale=1.0)  # of a mask: what is kept stays 1
+_COUNT = Pass(scale=1.0)  # this pass makes masks: a kept 1 stays 1
 
 
 def dropout(
@@ -97,7 +97,7 @@ def dropout(
     """
     if shared_axes == () and window is None and not isinstance(p, np.ndarray):
         pair = host.flat_pair(x, out)
-        if pair is not None and 0 < (found := rate(p))[0] < FULL:  # the quick way for small calls
+        if pair is not None and 0 < (found := rate(p))[0] < FULL:  # the quick way, which small calls need
             y, flat_x, flat_y = pair
             cpu().drop_row(flat_x, flat_y, 0, *found, *stream(key))
             return y
@@ -239,7 +239,7 @@ def apply_mask(
 
 
 def masked(x: NDArray, keep: NDArray, scale: float, out: NDArray[Any] | None) -> NDArray[Any]:
-    """X times a scale where a mask that broadcasts to it is not 0, else +0."""
+    """Return x times a scale where a mask is not 0, and +0 elsewhere; the mask broadcasts to x."""
     plan = planned(x, out)
     cpu().mask(plan, keep, scale)
     return plan.result  # type: ignore[no-any-return]

@@ -16,7 +16,7 @@ from fastdrop._noises._layer import Forward, LearnedLayer
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._stream.keys import Key, Rng
 
-_MOST = 80.0  # beyond which the noise takes a logit for this: 1 / (1 - p) is then as large as float32 goes
+_MOST = 80.0  # the noise takes larger logits as this one, for which float32 still holds 1 / (1 - p)
 _LEAST_TEMPERATURE = 1e-6
 
 
@@ -148,7 +148,7 @@ def slopes(
 
 
 def _numbers(logit: float, temperature: float) -> tuple[float, ...]:
-    """What the formulas take: see `fastdrop._formulas`."""
+    """Return the numbers that `concrete` and `concrete_slope` of `fastdrop._lanes.formulas` take."""
     a = checked_logit(logit)
     t = checked_temperature(temperature)
     a = min(max(a, -_MOST), _MOST)
@@ -158,7 +158,7 @@ def _numbers(logit: float, temperature: float) -> tuple[float, ...]:
 
 
 def checked_temperature(temperature: Any) -> float:
-    """A temperature as a float, or an error."""
+    """Return a temperature as a float, or raise an error."""
     t = real("temperature", temperature)
     if not _LEAST_TEMPERATURE <= t < math.inf:
         raise ValueError(f"temperature must be finite and at least {_LEAST_TEMPERATURE}, got {t}")
@@ -166,7 +166,7 @@ def checked_temperature(temperature: Any) -> float:
 
 
 def checked_logit(logit: Any) -> float:
-    """A logit as a float, or an error."""
+    """Return a logit as a float, or raise an error."""
     if np.ndim(logit) or np.asarray(logit).dtype.kind not in "fiu":
         raise TypeError(f"logit must be a real number, got {logit!r}; use float(logit)")
     if not math.isfinite(logit):

@@ -124,7 +124,7 @@ def block_mask(
     shared_channels: bool,
     data_format: str,
 ) -> NDArray[np.bool_]:
-    """The mask of `drop_block`, with one channel where they share it."""
+    """Return the mask of `drop_block`, with one channel if all channels share it."""
     check_data_format(data_format)
     if len(shape) != 4:
         raise ValueError(f"drop_block needs images of 4 axes, got shape {shape}; use x[None] for one image")
@@ -143,7 +143,7 @@ def block_mask(
 
 
 def block_layout(image: tuple[int, int], p: float, block_size: int) -> tuple[float, tuple[int, int]]:
-    """The probability that a block starts at each place where it fits, and a block's sides."""
+    """Return the probability that a block starts at a place where it fits, and the block's sides."""
     size = natural("block_size", block_size)
     if size < 1:
         raise ValueError(f"block_size must be at least 1, got {size}")
@@ -156,7 +156,10 @@ def block_layout(image: tuple[int, int], p: float, block_size: int) -> tuple[flo
 
 
 def _dilated(seeds: NDArray[np.bool_], axis: int, side: int) -> NDArray[np.bool_]:
-    """Whether any of the last `side` places along an axis is a seed, with side - 1 more places."""
+    """Return where blocks are: at each seed and the `side` - 1 places after it along an axis.
+
+    The result has `side` - 1 more places along that axis than the seeds have.
+    """
     length = seeds.shape[axis]
     shape = tuple(n + max(side - 1, 0) if a == axis else n for a, n in enumerate(seeds.shape))
     grown = np.zeros(shape, np.bool_)

@@ -18,8 +18,9 @@ from fastdrop._noises.variational import local_reparameterization
 from fastdrop._stream.keys import Key, Rng, as_key_or_seed, natural
 from fastdrop.schedules import ScheduledRate
 
-# Elements that are dropped at a time, and of how many examples: see benchmarks/drop_connect.py. Fewer cost
-# calls, more leave the cache; one example at a time makes the products of backward dot products of vectors.
+# So many weights are dropped at a time, of so many examples at most: benchmarks/drop_connect.py measures
+# both. With fewer weights the calls cost more than their work, and more weights do not fit the cache. With
+# one example at a time the matrix products of backward would become products of vectors, which are slow.
 _BUFFER = 1 << 20
 _EXAMPLES = 16
 
@@ -176,13 +177,13 @@ def drop_connect_backward(
 
 
 class _Rows(NamedTuple):
-    """Which rows of a batch an input is: from the first on, of so many."""
+    """Which rows of a full batch an input has: how many the full batch has, and the input's first."""
 
     batch: int
     first: int
 
     def window(self, shape: tuple[int, ...], *origin: int) -> Window:
-        """The place of a block that begins at an origin in what the rows have, an array of a shape."""
+        """Return the window of a block of the rows' array, which has the shape, in that of the full batch."""
         row, *others = origin or (0,) * len(shape)
         return (self.batch, *shape[1:]), (self.first + row, *others)
 
@@ -205,7 +206,7 @@ def _product(
     y: NDArray[Any],
 ) -> None:
     """Each example times its own dropped weights, into y."""
-    weight, y[...] = np.ascontiguousarray(weight), 0  # it is read for each example
+    weight, y[...] = np.ascontiguousarray(weight), 0  # made contiguous once, since each example reads it
     for examples, inputs, block in _dropped(np.broadcast_to(weight, (len(x), *weight.shape)), p, key, rows):
         y[examples] += np.matmul(x[examples, None, inputs], block)[:, 0]
 
@@ -228,7 +229,7 @@ def _product_backward(
         dweight[inputs] += np.matmul(x[examples, inputs].T[:, None], by_input)[:, 0]
         if finite:
             dx[examples, inputs] = np.matmul(by_input, weight[inputs, :, None])[..., 0].T
-    if not finite:  # where such a weight is dropped it must give 0, and a dropped g times it is NaN
+    if not finite:  # a dropped weight must give 0, but an infinite one times a dropped g is NaN
         for examples, inputs, block in _dropped(weights, p, key, rows):
             dx[examples, inputs] = np.matmul(block, g[examples, :, None])[..., 0]
     return dx, dweight
@@ -255,12 +256,12 @@ def _dropped(
 
 
 def _fitting(rows: int, length: int) -> int:
-    """How many of rows of a length fit the buffer, at least one."""
+    """Return how many rows of a length fit the buffer, which is at least one."""
     return max(1, min(rows, _BUFFER // max(length, 1)))
 
 
 def _varies(p: float) -> bool:
-    """Whether masks differ: not where everything is kept, or everything is dropped."""
+    """Return whether examples have different masks, as they do unless all is kept or all is dropped."""
     return 0 < rate(p)[0] < FULL
 
 
@@ -269,7 +270,7 @@ def _bias_key(key: Key | SupportsIndex) -> Key:
 
 
 def dense_arrays(x: ArrayLike, weight: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The input and the weights of a dense layer, checked."""
+    """Return the input and the weights of a dense layer as arrays, or raise an error."""
     inputs = checked_array("x", x, ("n", "features_in"))
     return inputs, checked_array("weight", weight, (inputs.shape[1], "features_out"), inputs.dtype)
 
@@ -294,7 +295,7 @@ def checked_array(
 
 
 def _output(out: NDArray[Any] | None, shape: tuple[int, ...], arrays: list[NDArray[Any]]) -> NDArray[Any]:
-    """A new array for a product, or out, checked."""
+    """Return `out` after a check, or a new array for a product."""
     dtype = arrays[0].dtype
     if out is None:
         return np.empty(shape, dtype)
@@ -546,7 +547,7 @@ class DropConnect(ArrayLayer, RateLayer):
         return Forward(self._key, self._value, shape, kept=inputs)
 
     def _evaluate(self, x: ArrayLike, out: NDArray[Any] | None) -> NDArray[Any]:
-        forward = self._begin(x)._replace(value=0.0)  # all that is else done in training
+        forward = self._begin(x)._replace(value=0.0)  # with a rate of 0, all else is as in training
         y = self._drop(x, forward, out)
         if not self.training:
             self._evaluated = forward

@@ -69,7 +69,7 @@ def drop_path(
 
 
 def path_axes(ndim: int, mode: str) -> tuple[int, ...]:
-    """The axes along which `drop_path` shares its draws."""
+    """Return the axes along which `drop_path` shares its draws."""
     if mode not in ("row", "batch"):
         raise ValueError(f'mode must be "row" or "batch", got {mode!r}')
     if ndim == 0:

@@ -225,14 +225,14 @@ def bias_act_dropout_backward(
 
 
 def _number_of(activation: str) -> int:
-    """The number of an activation, as formulas know it."""
+    """Return the number by which formulas know an activation, or raise an error."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
     return ACTIVATIONS.index(activation)
 
 
 def _options(x: ArrayLike, bias: ArrayLike | None) -> dict[str, Any]:
-    """What passes through an activation ask of their plan."""
+    """Return the options that a pass with an activation gives to `planned`."""
     if np.ndim(x) == 0:
         raise ValueError("a bias needs x's last axis, got a 0-d array; use x[None]")
     return {"real": "an activation", "biased": True, "bias": bias}

@@ -195,7 +195,7 @@ def normal(
     -------
     ndarray
         By Box and Muller's method: 32 digits of radius and angle each for float32 and less, which reach
-        6.76 standard deviations, and 64 for float64, which reach 9.49. `fastdrop.random` says which.
+        6.76 standard deviations, and 64 for float64, which reach 9.49. `fastdrop._stream.keys` says which.
 
     References
     ----------
@@ -213,7 +213,7 @@ def normal(
 
 
 def std_of(p: Rate) -> Rate:
-    """The standard deviation of Gaussian dropout at a rate, or an error."""
+    """Return the standard deviation of Gaussian dropout at a rate, or raise an error."""
     if not isinstance(p, np.ndarray):
         rate(p)
         if p >= 1:
@@ -229,7 +229,7 @@ def std_of(p: Rate) -> Rate:
 
 
 def checked_std(std: Rate, name: str = "std") -> Rate:
-    """A standard deviation, or an array of them, in float64, or an error."""
+    """Return a standard deviation, or an array of them, in float64, or raise an error."""
     if isinstance(std, np.ndarray):
         if not holds_reals(std.dtype):
             raise TypeError(

@@ -129,7 +129,7 @@ class SequenceMask:
 
 
 def _time(x: ArrayLike) -> tuple[int, ...]:
-    """The axes before (batch, features), along which draws are shared."""
+    """Return the axes before (batch, features), along which draws are shared."""
     return tuple(range(np.ndim(x) - 2))
 
 

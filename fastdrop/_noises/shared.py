@@ -18,14 +18,14 @@ from fastdrop.schedules import ScheduledRate
 
 
 def check_data_format(data_format: str) -> None:
-    """Refuse what is neither channels first nor channels last."""
+    """Raise an error unless a data format is "channels_first" or "channels_last"."""
     allowed = ("channels_first", "channels_last")
     if data_format not in allowed:
         raise ValueError(f"data_format must be one of {allowed}, got {data_format!r}")
 
 
 class _SpatialDropout(Dropout):
-    """One draw for each sample and channel, shared over the spatial axes."""
+    """The base of spatial dropout: each sample and channel has one draw, shared over the spatial axes."""
 
     spatial: ClassVar[int]
     _function = "dropout(x, p, key, shared_axes=...)"
@@ -220,7 +220,7 @@ class TemporalDropout(ArrayLayer, RateLayer):
         next_key = self._key
         super()._done(forward)
         if len(forward.shape) == 2:
-            if self._sequence is not None:  # a step that took no draw of its own
+            if self._sequence is not None:  # then this step took no draw of its own
                 self._key = next_key
             self._sequence = forward.key
 

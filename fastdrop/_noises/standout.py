@@ -16,7 +16,7 @@ from fastdrop._noises._layer import Forward, NoiseLayer
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._stream.keys import Key, Rng
 
-_MOST = 700.0  # whose exponential is finite
+_MOST = 700.0  # exp(700) is finite in float64
 
 
 def standout_dropout(
@@ -145,7 +145,7 @@ def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -
         raise TypeError(f"a must be of real numbers, got {given.dtype}; use a.astype(np.float32)")
     if not np.isfinite(given).all():
         raise ValueError(f"a must be finite, got {given[~np.isfinite(given)].flat[0]}")
-    with np.errstate(over="ignore"):  # of an alpha that is large, whose sigmoid is 0 or 1
+    with np.errstate(over="ignore"):  # a large alpha overflows to inf, whose sigmoid is 0 or 1
         v = _finite("alpha", alpha) * given.astype(np.float64) + _finite("beta", beta)
     kept: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(v, -_MOST, _MOST)))
     return kept
@@ -263,12 +263,12 @@ class StandoutDropout(NoiseLayer):
             return dh
 
     def _dropped(self, h: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
-        """What training makes of h, or of its gradient."""
+        """Return what a training forward makes of h, and its backward of a gradient."""
         key, alpha, _, _, a = forward
         return standout_dropout(h, a, key, alpha=alpha, beta=self.beta, inverted=self.inverted, out=out)
 
     def _expected(self, h: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
-        """What evaluation makes of h, or of its gradient."""
+        """Return what evaluation makes of h, and of a gradient."""
         x = real_array(h, "standout")
         kept = standout_keep_prob(forward.kept, alpha=forward.value, beta=self.beta)
         if kept.shape != x.shape:

@@ -220,7 +220,7 @@ def _scaled(
 
 
 def _integers(tokens: ArrayLike) -> NDArray[Any]:
-    """Tokens as a plain array, or an error."""
+    """Return tokens as a plain array, or raise an error."""
     if isinstance(tokens, np.ma.MaskedArray):
         raise TypeError("tokens must not be a masked array; use tokens.filled(0)")
     given = unmasked(tokens)
@@ -230,7 +230,7 @@ def _integers(tokens: ArrayLike) -> NDArray[Any]:
 
 
 def _words(tokens: ArrayLike, vocabulary: int) -> NDArray[Any]:
-    """Tokens, checked to be rows of an embedding."""
+    """Return tokens, or raise an error unless they are numbers of an embedding's rows."""
     words = _integers(tokens)
     if words.size:
         for token in (words.min(), words.max()):
@@ -240,7 +240,7 @@ def _words(tokens: ArrayLike, vocabulary: int) -> NDArray[Any]:
 
 
 def _table(weight: ArrayLike) -> NDArray[Any]:
-    """An embedding, checked."""
+    """Return an embedding as an array, or raise an error."""
     table = to_array(weight)
     if table.ndim != 2:
         raise ValueError(f"weight must have the shape (vocabulary, features), got {table.shape}")

@@ -236,7 +236,7 @@ class VariationalDropout(LearnedAlpha):
 
 
 def summed_to(a: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """The sums over the axes along which an array of a shape was broadcast to a's."""
+    """Return the sums of a over the axes along which an array of a shape is broadcast to a's shape."""
     lead = a.ndim - len(shape)
     axes = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1)
     summed: NDArray[Any] = a.sum(axes).reshape(shape)

@@ -242,7 +242,7 @@ class Zoneout(NoiseLayer, RateLayer):
             return gradients
 
     def _draws(self, forward: Forward) -> dict[str, Any]:
-        """What the functions of zoneout draw a forward's mask from."""
+        """Return the arguments from which the functions of zoneout draw a forward's mask."""
         return {"key": forward.key, "shared_axes": self.shared_axes, "window": forward.window}
 
     def _arguments(self) -> dict[str, Any]:
@@ -250,10 +250,10 @@ class Zoneout(NoiseLayer, RateLayer):
 
 
 def _mean(new: ArrayLike, previous: ArrayLike, p: float, out: NDArray[Any] | None) -> NDArray[Any]:
-    """The mean of `zoneout` at the realised rate, rounded once."""
+    """Return the mean of `zoneout` at the realised rate, rounded once."""
     plan = planned(to_array(new), out, other=("previous", previous, "new"))
     share, dtype = rate(p)[0] / FULL, plan.x.dtype
-    if share in (0, 1):  # what isn't chosen leaves no trace
+    if share in (0, 1):  # NaN and Inf of the state that is never chosen must not reach the mean
         np.copyto(plan.y, plan.other if share else plan.x)
     else:
         wide = np.result_type(dtype, np.float32)

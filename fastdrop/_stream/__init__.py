@@ -1,1 +1,1 @@
-"""What a mask is a function of, in integers alone: keys, Philox, and the contract in plain NumPy."""
+"""The stream of random bits: keys, the generator Philox, and a slow reference of the whole contract."""

@@ -1,7 +1,8 @@
-"""Keys: what a mask is a function of, beside the element's index.
+"""Keys, and how the generator's key and counter are packed: the definition of stream version 1.
 
-Stream version 1. A mask is made of Philox4x32-10 words. This is the one place where the packing of
-their key and counter is fixed; a change to it is a new stream version.
+A mask is a function of a `Key` and of each element's index. It is made of words of Philox4x32-10. This
+docstring is the one place that fixes how their key and counter are packed; whoever changes the packing
+makes a new stream version.
 
 ========  ==========================================================================
 key       64 bits from ``numpy.random.SeedSequence(seed)``, low word first; where the
@@ -10,8 +11,8 @@ counter   word 0, 1: block number, low word first
           word 2: domain << 24 | bits 32 to 47 of the draw number << 8 | plane number
           (most significant digit first)
           word 3: low 32 bits of the draw number
-mirror    bit 63 of the draw number goes neither into key nor counter: it mirrors the noise.
-          Bernoulli and logistic words are complemented, normals negated
+mirror    bit 63 of the draw number goes into neither key nor counter. Where it is set, Bernoulli
+          and logistic words are complemented and normals are negated
 domain 0  Bernoulli. A tile is 1024 elements = 8 blocks: word w, bit k of block 8t + b
           holds the digit of element 1024t + 32k + 8w + b
 domain 1  normals. A group is 32 elements = 8 blocks: words 0 and 1 of block 8g + b
@@ -36,8 +37,8 @@ STREAM_VERSION = 1
 TILE = 1024
 BERNOULLI, NORMAL, LOGISTIC = 0, 1, 2  # domains
 DOMAIN_SHIFT = 24
-DRAW_BITS = 48  # of a draw number that go into the counter
-MIRROR_SHIFT = DRAW_BITS  # of the mirror in a draw word, above these bits
+DRAW_BITS = 48  # so many bits of a draw number go into the counter
+MIRROR_SHIFT = DRAW_BITS  # the bit of a draw word that tells kernels to mirror the noise
 _DRAWS = 1 << DRAW_BITS
 _MIRROR = 1 << 63
 
@@ -157,7 +158,7 @@ _set_seed, _set_draw = (vars(Key)[name].__set__ for name in ("seed", "draw"))
 
 
 def _key(seed: int, draw: int) -> Key:
-    """A key of numbers that were checked before, in a third of the time: layers make one for each forward."""
+    """Return a key of checked numbers in a third of the time, since layers make one for each forward."""
     key = Key.__new__(Key)
     _set_seed(key, seed)
     _set_draw(key, draw)
@@ -165,7 +166,7 @@ def _key(seed: int, draw: int) -> Key:
 
 
 def integer(name: str, value: SupportsIndex) -> int:
-    """The value as an int, or an error that names it."""
+    """Return the value as an int, or raise an error that names it."""
     try:
         return operator.index(value)
     except TypeError:
@@ -174,7 +175,7 @@ def integer(name: str, value: SupportsIndex) -> int:
 
 
 def natural(name: str, value: SupportsIndex, end: int | None = None) -> int:
-    """The value as an int >= 0 and below `end`, or an error that names it."""
+    """Return the value as an int in [0, end), or raise an error that names it."""
     number = integer(name, value)
     if number < 0 or (end is not None and number >= end):
         allowed = ">= 0" if end is None else f"in [0, {end})"
@@ -188,33 +189,37 @@ def _state(sequence: np.random.SeedSequence) -> int:
 
 @lru_cache(maxsize=1024)
 def _philox_key(seed: int, high_draw: int) -> int:
-    """The 64-bit Philox key, as the signed number that Numba's integers want."""
+    """Return the 64-bit Philox key as a signed number, since kernels take their integers as int64."""
     spawn_key = (high_draw,) if high_draw else ()
     return signed(_state(np.random.SeedSequence(seed, spawn_key=spawn_key)))
 
 
 def signed(word: int) -> int:
-    """The int64 with the low 64 bits of a number."""
+    """Return the low 64 bits of a number as a signed number, for kernels that take int64."""
     return (word + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def stream(key: Key | SupportsIndex) -> tuple[int, int]:
-    """The Philox key (as int64) of a key or an int seed, and its draw word: 48 bits and the mirror."""
+    """Return what kernels need of a key or an int seed: its Philox key and its draw word.
+
+    The Philox key is a signed 64-bit number. The draw word holds the low 48 bits of the draw number, and
+    above them the bit that mirrors the noise.
+    """
     if type(key) is not Key:
         key = as_key_or_seed(key)
     return draw_of(key.seed, key.draw)
 
 
 def draw_of(seed: int, draw: int) -> tuple[int, int]:
-    """What `stream` finds for a key, from its seed and draw."""
-    if draw < _DRAWS:  # the usual case first
+    """Return what `stream` returns, from the seed and the draw number of a key."""
+    if draw < _DRAWS:  # the usual case comes first, since it is the fastest
         return _philox_key(seed, 0), draw
     number = draw & ~_MIRROR
     return _philox_key(seed, number >> DRAW_BITS), number % _DRAWS | draw >> 63 << MIRROR_SHIFT
 
 
 def as_key_or_seed(key: object) -> Key:
-    """A Key from a Key or an int, for functions that have no state."""
+    """Return a Key from a Key or an int seed, which is what functions without state take."""
     if isinstance(key, Key):
         return key
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
@@ -223,9 +228,9 @@ def as_key_or_seed(key: object) -> Key:
 
 
 def as_key(rng: Rng) -> Key:
-    """A Key from whatever SPEC 7 lets `rng` be.
+    """Return a Key from anything that SPEC 7 of Scientific Python allows as `rng`.
 
-    None takes fresh entropy from the system; a Generator is advanced by one 64-bit draw.
+    None takes fresh entropy from the system. A Generator is advanced by one 64-bit draw.
     """
     if rng is None:
         return Key(_state(np.random.SeedSequence()))

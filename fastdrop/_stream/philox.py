@@ -1,7 +1,7 @@
-"""The generator and the digit-by-digit decision of stream version 1, written once and generic.
+"""The generator Philox4x32-10, and the step that decides by one more digit which elements are dropped.
 
-Only operators are used, so that the same lines serve NumPy uint64 arrays (the reference), Numba
-scalars (CUDA) and vectors of eight lanes (the CPU). `fastdrop.random` says how counters are packed.
+Both use operators only, so that the same lines serve NumPy uint64 arrays (the reference), one lane (CUDA)
+and vectors of eight lanes (the CPU). `fastdrop._stream.keys` says how counters are packed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from numba.extending import register_jitable
 
 MULTIPLIER_0 = np.uint64(0xD2511F53)
 MULTIPLIER_1 = np.uint64(0xCD9E8D57)
-# by how much a key's words have grown at each round after the first
+# The words of the key grow by a constant before each round; these are its multiples for rounds 2 to 10.
 WEYL_0 = tuple(np.uint64(n * 0x9E3779B9) for n in range(1, 10))
 WEYL_1 = tuple(np.uint64(n * 0xBB67AE85) for n in range(1, 10))
 LOW_HALF = np.uint64(0xFFFFFFFF)
@@ -28,9 +28,10 @@ def _round(c, k0, k1):
 def philox4x32(c0, c1, c2, c3, k0, k1):
     """Return the four words of Philox4x32-10 for a counter and a key.
 
-    All six are 64 bits wide and hold a word in the low half. What comes back holds rubbish in the
-    high half: the multiplication reads the low half only, so masking once at the end is enough.
-    The rounds are written out: where vectors are short LLVM leaves a loop as it is, at twice the time.
+    All six arguments are 64 bits wide and hold a word in the low half. The results hold rubbish in the
+    high half. The multiplication reads the low half only, so the caller masks them once, at the end.
+    The rounds are written out, because LLVM does not unroll a loop over them where vectors are short, and
+    the loop takes twice the time.
     """
     c = _round((c0, c1, c2, c3), k0, k1)
     c = _round(c, k0 + WEYL_0[0], k1 + WEYL_1[0])
@@ -45,10 +46,10 @@ def philox4x32(c0, c1, c2, c3, k0, k1):
 
 
 def compare_digit(dropped, undecided, digits, flip):
-    """Return the sets `dropped` and `undecided` after one more digit of U(i) < T.
+    """Return the sets `dropped` and `undecided` after the next digit of U(i) and T was compared.
 
-    `digits` holds that digit of U for each element; `flip` is all ones where the digit of T is 0,
-    and 0 where it is 1. Unequal digits decide: U is smaller where T has the 1.
+    `digits` holds that digit of U for each element. `flip` is all ones if the digit of T is 0, and 0 if it
+    is 1. Where the two digits differ the element is decided: U(i) is smaller if T has the 1.
     """
     equal = digits ^ flip
     return dropped | (undecided & ~(equal | flip)), undecided & equal

@@ -1,4 +1,4 @@
-"""The whole contract in slow, obvious NumPy: what every backend must equal, bit for bit."""
+"""The whole stream in slow, obvious NumPy, which tests compare every backend with, bit for bit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DIGITS = 32
 
 
 def words(number: NDArray[np.uint64], domain: int, plane: int, key: Key) -> tuple[NDArray, ...]:
-    """The four words of Philox blocks by their number."""
+    """Return the four words of the Philox blocks with these numbers."""
     philox_key, draw = stream(key)
     second, third = domain << DOMAIN_SHIFT | (draw >> 32 & 0xFFFF) << 8 | plane, draw & 0xFFFFFFFF
     constants = (second, third, philox_key & 0xFFFFFFFF, philox_key >> 32 & 0xFFFFFFFF)
@@ -22,12 +22,12 @@ def words(number: NDArray[np.uint64], domain: int, plane: int, key: Key) -> tupl
 
 
 def mirrored(key: Key) -> bool:
-    """Whether a key is an antithetic one."""
+    """Return whether a key is an antithetic one."""
     return stream(key)[1] >> MIRROR_SHIFT == 1
 
 
 def uniforms(index: NDArray[np.uint64], key: Key) -> NDArray[np.uint32]:
-    """U(i), the 32-bit uniform of each element index."""
+    """Return U(i), the 32-bit uniform of each element index."""
     tile, place = index // np.uint64(TILE), index % np.uint64(TILE)
     bit, word, block = place // 32, place % 32 // 8, place % 8
     number = tile * np.uint64(8) + block
@@ -39,11 +39,11 @@ def uniforms(index: NDArray[np.uint64], key: Key) -> NDArray[np.uint32]:
 
 
 def normals(index: NDArray[np.uint64], key: Key, bits: int = 32) -> NDArray[np.float64]:
-    """The standard normal of each element index, from words of 32 or 64 bits."""
+    """Return the standard normal of each element index, from words of 32 or 64 bits."""
     group, place = index // np.uint64(32), index % np.uint64(32)
     number, word = group * np.uint64(8) + place % 8, (place // 8).astype(np.intp)
     drawn = np.array(words(number, NORMAL, 0, key), np.float64)
-    other = 2.0**32 - 1 - drawn  # what is missing to the largest word
+    other = 2.0**32 - 1 - drawn  # the distance to the largest word
     if bits == 64:
         further = np.array(words(number, NORMAL, 1, key), np.float64)
         drawn, other = drawn + further / 2**32, other + (2.0**32 - 1 - further) / 2**32
@@ -58,7 +58,7 @@ def normals(index: NDArray[np.uint64], key: Key, bits: int = 32) -> NDArray[np.f
 
 
 def logistics(index: NDArray[np.uint64], key: Key, bits: int = 32) -> NDArray[np.float64]:
-    """The standard logistic noise ln(u / (1 - u)) of each element index, from words of 32 or 64 bits."""
+    """Return the standard logistic noise ln(u / (1 - u)) of each index, from words of 32 or 64 bits."""
     group, place = index // np.uint64(32), index % np.uint64(32)
     number, word = group * np.uint64(8) + place % 8, (place // 8).astype(np.intp)
     high, low = (np.choose(word, words(number, LOGISTIC, plane, key)).astype(np.float64) for plane in (0, 1))
@@ -70,7 +70,7 @@ def logistics(index: NDArray[np.uint64], key: Key, bits: int = 32) -> NDArray[np
 def indices(
     shape: tuple[int, ...], window: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 ) -> NDArray[np.uint64]:
-    """The C-order index of each element in the full array."""
+    """Return the C-order index of each element in the full array."""
     full, origin = window or (shape, (0,) * len(shape))
     index = np.zeros(shape, np.uint64)
     for axis, (length, first) in enumerate(zip(full, origin, strict=True)):
@@ -92,7 +92,7 @@ def keep_mask(shape, p, key, window=None, shared_axes=()) -> NDArray[np.bool_]:
 
 
 def dropout(x, p, key, window=None, shared_axes=()):
-    """Kept elements times the realised 1/q, rounded once; the others +0.0."""
+    """Return kept elements times the realised 1/q, rounded once, and +0.0 for the others."""
     if x.dtype.kind == "c":
         parts = [dropout(part, p, key, window, shared_axes) for part in (x.real, x.imag)]
         return np.stack(parts, -1).view(x.dtype.newbyteorder("="))[..., 0]

@@ -1,7 +1,7 @@
 """The table of what each noise has where: `python -m fastdrop._tools.table > docs/noises.md`.
 
-It is found by looking, and by the records where nothing can be looked at. PyTorch, dask and autograd must be
-installed.
+It looks for each noise in the package itself, and asks the noise's record where there is nothing to look at.
+PyTorch, dask and autograd must be installed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Calls in company: of many threads, of forks and other processes, and of others' parallel loops.
 
-``FASTDROP_SECONDS=60 python -m pytest -s tests/test_company.py`` does for a minute what takes seconds here.
+``FASTDROP_SECONDS=60 python -m pytest -s tests/kernels/test_company.py`` does for a minute what takes seconds
+here.
 """
 
 import multiprocessing

@@ -1,6 +1,6 @@
 """Hostile arguments to everything public: documented exceptions only, and no write outside `out`.
 
-``FASTDROP_EXAMPLES=2000 python -m pytest -s tests/test_hostile.py`` tries that many of each callable.
+``FASTDROP_EXAMPLES=2000 python -m pytest -s tests/noises/test_hostile.py`` tries that many of each callable.
 """
 
 import collections
