@@ -55,9 +55,7 @@ def information_dropout(
     >>> round(alpha.grad.item(), 3)
     2.515
     """
-    number = (
-        alpha if isinstance(alpha, torch.Tensor) else torch.tensor(real("alpha", alpha), dtype=torch.float64)
-    )
+    number = alpha if isinstance(alpha, torch.Tensor) else torch.tensor(real("alpha", alpha)).double()
     return learned(x, number, key, "information_dropout", (), shared_axes)
 
 
