@@ -56,13 +56,6 @@ CASES = {name: (name, given_args | {"key": KEY}) for name, given_args in of_reco
             "concrete_dropout",
             {"logit": -1.0, "shared_axes": 0, "temperature": 0.5},
         ),
-        ("one alpha", "information_dropout_backward", {"g": OTHER, "alpha": np.array(0.3)}),
-        (
-            "alphas of rows",
-            "information_dropout_backward",
-            {"g": OTHER, "alpha": RATES[:7, None, None], "shared_axes": 2},
-        ),
-        ("alphas of features", "information_dropout_backward", {"g": OTHER, "alpha": RATES}),
         ("drop_path of a batch", "drop_path", {"p": 0.5, "mode": "batch"}),
         ("dropout_add shared", "dropout_add", {"residual": OTHER, "p": 0.3, "shared_axes": 1}),
         ("dropout_add by rates", "dropout_add", {"residual": OTHER, "p": RATES}),
@@ -77,7 +70,14 @@ CASES = {name: (name, given_args | {"key": KEY}) for name, given_args in of_reco
         ("gelu_tanh", "bias_act_dropout", {"bias": BIAS, "p": 0.3, "activation": "gelu_tanh"}),
     )
 }
+OF_ALPHA = {"g": OTHER, "x": X, "key": KEY}
 CASES |= {
+    "one alpha": ("information_dropout_backward", OF_ALPHA | {"alpha": np.array(0.3)}),
+    "alphas of features": ("information_dropout_backward", OF_ALPHA | {"alpha": RATES}),
+    "alphas of rows": (
+        "information_dropout_backward",
+        OF_ALPHA | {"alpha": RATES[:7, None, None], "shared_axes": 2},
+    ),
     "zoneout by rates": ("zoneout", {"new": X, "previous": OTHER, "p": RATES, "key": KEY, "shared_axes": 0}),
     "a variance for all": ("local_reparameterization", {"mean": X, "variance": 0.5, "key": KEY}),
     "variances of features": ("local_reparameterization", {"mean": X, "variance": RATES, "key": KEY}),
