@@ -17,6 +17,8 @@ from fastdrop._stream.keys import signed
 Window: TypeAlias = tuple[Sequence[int], Sequence[int]]
 Axes: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
+NO_AXES: tuple[()] = ()  # to be asked for by `is`: `np.int64(0) == ()` is an empty array, which is no bool
+
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")  # formulas know one by its place here
 
 _LAYOUTS = 1024  # how many are remembered
@@ -232,7 +234,7 @@ class Plan(NamedTuple):
 
 def layout_of(shape: tuple[int, ...], pairs: bool, shared_axes: Axes, window: Window | None) -> Layout:
     """The layout of an array; pairs are complex numbers, whose parts share their draw."""
-    if shared_axes == () and window is None:  # the usual case first
+    if shared_axes is NO_AXES and window is None:  # the usual case first
         return _layout(shape, pairs, (), None)
     return _layout(
         shape, pairs, _numbers_of_axes(shared_axes), None if window is None else _numbers_of_window(window)
