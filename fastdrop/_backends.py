@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fastdrop._arrays import device, host
 from fastdrop._arrays.numbers import FULL, Rate, check_broadcast, checked_rates, rate
-from fastdrop._arrays.plan import Axes, Density, Pass, Plan, Rates, Window, layout_of
+from fastdrop._arrays.plan import NO_AXES, Axes, Density, Pass, Plan, Rates, Window, layout_of
 from fastdrop._cpu.pool import alone as alone
 from fastdrop._stream.keys import Key, stream
 
@@ -176,7 +176,7 @@ def fused(
     other: tuple[str, Any, str] | None = None,
 ) -> Any:
     """X after a pass with Bernoulli noise; arguments as in `planned` and `fuse`."""
-    if shared_axes == () and window is None and type(p) is float:  # the quick way for small calls
+    if shared_axes is NO_AXES and window is None and type(p) is float:  # the quick way for small calls
         y = _fused_row(what, x, out, p, key, None if other is None else other[1])
         if y is not None:
             return y
@@ -231,7 +231,7 @@ def density(
 ) -> Any:
     """Return x with noise that has a density; its number may be an array that broadcasts to the draws."""
     by_draw = what.by_draw
-    if shared_axes == () and window is None and not by_draw:  # the quick way, which small calls need
+    if shared_axes is NO_AXES and window is None and not by_draw:  # the quick way, which small calls need
         pair = host.flat_pair(x, out)
         if pair is not None:
             cpu().noise_row(what, *pair[1:], *stream(key))

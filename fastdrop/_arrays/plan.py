@@ -21,6 +21,9 @@ from fastdrop._stream.keys import signed
 Window: TypeAlias = tuple[Sequence[int], Sequence[int]]
 Axes: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
+# Asked for by `is`: `np.int64(0) == ()` is an empty array, which is no bool.
+NO_AXES: tuple[()] = ()
+
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")  # kernels know an activation by its place here
 
 _LAYOUTS = 1024  # how many layouts are remembered
@@ -253,7 +256,7 @@ class Plan(NamedTuple):
 
 def layout_of(shape: tuple[int, ...], pairs: bool, shared_axes: Axes, window: Window | None) -> Layout:
     """Return the layout of an array; with `pairs`, of complex numbers, whose two parts share a draw."""
-    if shared_axes == () and window is None:  # the usual case comes first, since it is the fastest
+    if shared_axes is NO_AXES and window is None:  # the usual case comes first, since it is the fastest
         return _layout(shape, pairs, (), None)
     return _layout(
         shape, pairs, _numbers_of_axes(shared_axes), None if window is None else _numbers_of_window(window)
@@ -293,7 +296,8 @@ def _numbers_of_axes(axes: Axes, name: str = "shared_axes") -> tuple[int, ...]:
         return (axes,)
     try:
         # isinstance(axes, SupportsIndex) would take 7 us.
-        given: Any = (axes,) if type(axes) is not tuple and hasattr(axes, "__index__") else axes
+        single = type(axes) is not tuple and hasattr(axes, "__index__") and getattr(axes, "ndim", 0) == 0
+        given: Any = (axes,) if single else axes
         return tuple(map(operator.index, given))
     except TypeError:
         raise TypeError(f"{name} must be an int or a tuple of ints, got {axes!r}") from None

@@ -27,6 +27,7 @@ STATE_VERSION = 1
 MOST_FORWARDS = 1024
 MOST_BYTES = 1 << 28
 
+_LAST_DRAW = (1 << 63) - 1  # the draw of a key that has no next
 _new = tuple.__new__  # Forward(...) would take twice as long
 
 
@@ -297,8 +298,11 @@ class NoiseLayer(Layer):
 
     def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
         """Return the record of a training forward of x that is about to be done."""
+        key = self._key
+        if key.draw & _LAST_DRAW == _LAST_DRAW:
+            key.next()  # raises, before anything is written
         shape = x.shape if type(x) is np.ndarray else np.shape(x)
-        return _new(Forward, (self._key, self._value, shape, window, kept))
+        return _new(Forward, (key, self._value, shape, window, kept))
 
     def _done(self, forward: Forward) -> None:
         """Remember a training forward, and go on to the next key."""

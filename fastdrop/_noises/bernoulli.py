@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import host
 from fastdrop._arrays.numbers import FULL, Rate, rate
-from fastdrop._arrays.plan import Axes, Pass, Plan, Window, layout_of
+from fastdrop._arrays.plan import NO_AXES, Axes, Pass, Plan, Window, layout_of
 from fastdrop._backends import cpu, fuse, planned
 from fastdrop._noises._layer import ElementwiseLayer, Forward, RateLayer
 from fastdrop._noises._noise import Noise, register
@@ -95,7 +95,7 @@ def dropout(
            [[2., 2., 2.],
             [2., 2., 2.]]])
     """
-    if shared_axes == () and window is None and not isinstance(p, np.ndarray):
+    if shared_axes is NO_AXES and window is None and not isinstance(p, np.ndarray):
         pair = host.flat_pair(x, out)
         if pair is not None and 0 < (found := rate(p))[0] < FULL:  # the quick way, which small calls need
             y, flat_x, flat_y = pair

@@ -309,3 +309,12 @@ def test_a_window_is_of_a_call_and_its_backward(kind):
             parts(*block, window=bad)
     assert parts.key == key
     assert same_bits(parts(*block, False, window="x"), CASES[kind].make(1)(*block, False))  # of no use there
+
+
+@pytest.mark.parametrize("draw", [2**63 - 1, 2**64 - 1])
+def test_a_key_without_a_next_draw_is_refused_before_anything_is_written(draw):
+    layer, out = fd.Dropout(0.5, rng=fd.Key(1, draw)), np.zeros(5)
+    with pytest.raises(ValueError, match="draw must be in"):
+        layer(np.ones(5), out=out)
+    assert not out.any()
+    assert layer.key == fd.Key(1, draw)

@@ -174,3 +174,15 @@ def test_temporal_refuses(x, lengths, error, message):
     with pytest.raises(error, match=message):
         layer(x, lengths=lengths)
     assert layer.key == fd.Key(3)
+
+
+@pytest.mark.parametrize(
+    "axis", [np.int64(1), np.uint8(1), np.array(1), np.array([1])], ids=["int64", "uint8", "0-d", "1-D"]
+)
+@pytest.mark.parametrize("name", ["dropout", "gaussian_noise", "dropout_add"])
+def test_an_axis_may_be_an_integer_of_numpy_by_itself(name, axis):
+    """Compared with an empty tuple it gives an empty array, which NumPy 2.2 takes for no bool."""
+    function, x = getattr(fd, name), np.ones((3, 4))
+    arrays = (x, x) if name == "dropout_add" else (x,)
+    y = function(*arrays, 0.5, KEY, shared_axes=axis)
+    assert same_bits(y, function(*arrays, 0.5, KEY, shared_axes=1))
