@@ -202,13 +202,17 @@ def information_dropout(alpha: float, x: ArrayLike = 1.0) -> Moments:
     >>> m.mean.round(4), m.variance.round(4), m.skewness.round(4), m.kurtosis.round(4)
     (array([ 1.1331, -2.2663]), array([0.3647, 1.4588]), array([ 1.7502, -1.7502]), array([5.8984, 5.8984]))
     """
-    x, square = reals("x", x), checked_std(alpha, "alpha") ** 2
-    with np.errstate(over="ignore"):
+    x, number = reals("x", x), np.float64(checked_std(alpha, "alpha"))
+    with np.errstate(over="ignore", invalid="ignore"):  # of an alpha whose moments are beyond floats
+        square = number**2
         w, more = np.exp(square), np.expm1(square)  # w - 1 keeps its digits where alpha is small
-        variance = x**2 * (w * more)
+        mean, variance = (
+            np.where(x == 0, 0.0, x**n * by) for n, by in ((1, np.exp(square / 2)), (2, w * more))
+        )
         some = np.where(variance > 0, more, np.nan)
         kurtosis = some * (w**3 + 3 * w**2 + 6 * w + 6)
-    return _arrays(x * np.exp(square / 2), variance, np.sign(x) * (w + 2) * np.sqrt(some), kurtosis)
+        skewness = np.sign(x) * (w + 2) * np.sqrt(some)
+    return _arrays(mean, variance, skewness, kurtosis)
 
 
 def zoneout(p: float, new: ArrayLike, previous: ArrayLike) -> Moments:

@@ -161,8 +161,8 @@ def information_kl(
     Examples
     --------
     >>> import fastdrop as fd
-    >>> fd.information_kl([-2.0, 0.0])
-    (array([2., 0.]), array([-1., -1.]))
+    >>> fd.information_kl([-2.0, 1.0])
+    (array([ 2., -1.]), array([-1., -1.]))
     >>> kl, slope = fd.information_kl([-2.0, 0.0], 1.0)
     >>> kl.round(3), slope.round(3)
     (array([2.009, 0.5  ]), array([-0.982,  0.   ]))

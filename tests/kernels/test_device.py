@@ -33,9 +33,9 @@ def torch(monkeypatch):
 
 
 def test_stream():
-    assert DeviceArray(Tensor()).stream == 77
-    assert DeviceArray(Tensor(stream=5)).stream == 5
-    assert DeviceArray(type("Other", (Tensor,), {"__module__": "other"})()).stream == 0
+    assert DeviceArray(Tensor()).cuda_stream == 77
+    assert DeviceArray(Tensor(stream=5)).cuda_stream == 5
+    assert DeviceArray(type("Other", (Tensor,), {"__module__": "other"})()).cuda_stream == 0
 
 
 @pytest.mark.parametrize(

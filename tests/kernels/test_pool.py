@@ -190,7 +190,7 @@ def test_an_error_in_a_helper_is_raised_here():
 
 INTERRUPTED = """
 import random, signal, threading, time, fastdrop as fd
-from fastdrop import _threads
+from fastdrop._cpu import pool
 fd.set_num_threads(3)
 signal.signal(signal.SIGALRM, signal.default_int_handler)
 random.seed(0)
