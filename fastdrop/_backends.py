@@ -190,10 +190,10 @@ def _fused_row(what: Pass, x: Any, out: Any, p: float, key: Key | SupportsIndex,
     threshold, scale = rate(p)
     if not 0 < threshold < FULL:
         return None
-    pair = host.flat_pair(x, out)
-    if pair is None:
+    pair = host.plain_pair(x, out)
+    if pair is None or not pair[3]:
         return None
-    y, flat_x, flat_y = pair
+    y, flat_x, flat_y, _ = pair
     beside = flat_x if other is None else host.flat_like(other, x, out)
     if beside is None:
         return None
@@ -232,9 +232,9 @@ def density(
     """Return x with noise that has a density; its number may be an array that broadcasts to the draws."""
     by_draw = what.by_draw
     if shared_axes is NO_AXES and window is None and not by_draw:  # the quick way, which small calls need
-        pair = host.flat_pair(x, out)
-        if pair is not None:
-            cpu().noise_row(what, *pair[1:], *stream(key))
+        pair = host.plain_pair(x, out)
+        if pair is not None and pair[3]:
+            cpu().noise_row(what, pair[1], pair[2], *stream(key))
             return pair[0]
     plan = planned(x, out, shared_axes, window, real=real)
     if by_draw:

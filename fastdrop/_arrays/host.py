@@ -80,19 +80,19 @@ def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(out)
 
 
-def flat_pair(x: Any, out: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None:
-    """Return what the quick way for small calls needs, or None if it can't be taken.
+def plain_pair(x: Any, out: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], bool] | None:
+    """Return what the quick ways of small calls work on; None for arrays that they don't take.
 
-    That is the array to return, and x and the array to write to, both flat. The quick way takes float32 and
-    float64 in C order.
+    That is the array that the caller gets, then x and the array to write to, which are flat if the kernels
+    can take both where they lie, and last whether they are.
     """
     if type(x) is not np.ndarray or x.dtype not in PLAIN or not x.size:
         return None
     y = np.empty(x.shape, x.dtype) if out is None else output(out, x)
-    if x.flags.num & y.flags.num & READY != READY:
-        return None
     given = y if out is None else out
-    return (given, x, y) if x.ndim == 1 else (given, x.ravel(), y.ravel())
+    if x.flags.num & y.flags.num & READY != READY:
+        return given, x, y, False
+    return (given, x, y, True) if x.ndim == 1 else (given, x.ravel(), y.ravel(), True)
 
 
 def flat_like(other: Any, x: Any, out: Any) -> NDArray[Any] | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
+from itertools import islice
 from types import ModuleType
 from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 
@@ -157,60 +158,41 @@ class Layout:
         The axes along which elements share their draws.
     draws : tuple of int
         The shape of the array of draws.
+    count : int
+        How many draws there are.
+    only : Rows or None
+        The indices of all draws, if one `Rows` describes them.
+    row : Rows or None
+        The indices of all draws, if they follow each other in one row.
     """
 
     def __init__(self, shape: tuple[int, ...], place: Place, shared: frozenset[int]) -> None:
         self.shape, self.place, self.shared = shape, place, shared
         self.draws = reduced(shape, shared)
-
-    @cached_property
-    def count(self) -> int:
-        """How many draws there are."""
-        return math.prod(self.draws)
-
-    @cached_property
-    def _blocks(self) -> tuple[tuple[tuple[int, ...], Rows], ...] | None:
-        found: list[tuple[tuple[int, ...], Rows]] = []
-        for block in self.place.blocks(self.draws):
-            if len(found) == _MOST_BLOCKS:
-                return None
-            found.append(block)
-        return tuple(found)
-
-    @cached_property
-    def only(self) -> Rows | None:
-        """The indices of all draws, if one `Rows` describes them; else None."""
-        return None if self._blocks is None or len(self._blocks) > 1 else self._blocks[0][1]
-
-    @cached_property
-    def row(self) -> Rows | None:
-        """The indices of all draws, if they follow each other in one row; else None."""
-        return None if self.only is None or self.only.stride else self.only
+        self.count = math.prod(self.draws)
+        blocks = list(islice(place.blocks(self.draws), _MOST_BLOCKS + 1))
+        self._blocks = None if len(blocks) > _MOST_BLOCKS else blocks
+        self.only = blocks[0][1] if len(blocks) == 1 else None
+        self.row = self.only if self.only is None or not self.only.stride else None
 
     def blocks(self) -> Iterator[tuple[tuple[int, ...], Rows]]:
         """Return the parts of the array of draws whose indices are `Rows`; see `Place.blocks`."""
         return iter(self._blocks) if self._blocks is not None else self.place.blocks(self.draws)
 
-    @cached_property
-    def runs(self) -> tuple[int, int, int]:
-        """The array as axes (..., outer, shared, inner): how many come first, and the last two lengths.
-
-        Elements share their draw along the axis `shared` alone of these three. Each of the three is a run of
-        neighbouring axes of the array, or of length 1. The axes that come first are looped over.
-        """
-        return _last_runs(self.shape, self.draws)
-
-    def moved(self, rows: int, length: int) -> Layout:
-        """Return the layout of `length` rows, after so many rows along the first axis, which isn't shared."""
-        shape = (length, *self.shape[1:])
-        return Layout(shape, self.place.moved(rows), self.shared)
-
-    def of_draws(self) -> Layout:
-        """Return the layout of the array of draws itself, whose elements share none."""
-        return Layout(self.draws, self.place, frozenset())
+    def of_draws(self, first: int = 0, rows: int | None = None) -> Layout:
+        """Return the layout of the array of draws itself, or of some of its rows; its elements share none."""
+        if rows is None:
+            return Layout(self.draws, self.place, frozenset())
+        return Layout((rows, *self.draws[1:]), self.place.moved(first), frozenset())
 
 
-def _last_runs(shape: tuple[int, ...], draws: tuple[int, ...]) -> tuple[int, int, int]:
+@lru_cache(maxsize=_LAYOUTS)
+def last_runs(shape: tuple[int, ...], draws: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return an array as axes (..., outer, shared, inner): how many come first, and the last two lengths.
+
+    Elements share their draw along the axis `shared` alone of these three. Each of the three is a run of
+    neighbouring axes of the array, or of length 1. The axes that come first are looped over.
+    """
     axis, lengths = len(shape), [1, 1]
     for run in (1, 0):
         while axis and (shape[axis - 1] == 1 or (shape[axis - 1] == draws[axis - 1]) == run):

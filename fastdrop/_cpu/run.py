@@ -18,6 +18,7 @@ from fastdrop._arrays.plan import (
     Plan,
     Rates,
     Rows,
+    last_runs,
     layout_of_parts,
     repetition,
 )
@@ -92,6 +93,15 @@ def _elements(what: Pass, plan: Plan, draw: Draw) -> None:
             calls.elements(what, part, rows, draw)
 
 
+def drop_strided(
+    x: NDArray[Any], y: NDArray[Any], start: int, threshold: int, scale: float, key: int, draw: int
+) -> None:
+    """Do what `drop_row` does for arrays of any layout, through a buffer."""
+    for part, target, first in pieces(x, y):
+        v = copy(part, target)
+        drop_row(v, v, signed(start + first), threshold, scale, key, draw)
+
+
 def _parts(plan: Plan) -> Iterable[tuple[Part, Rows]]:
     """Return parts of the arrays that kernels can work on, and the indices of their elements."""
     fit = _fit(plan)
@@ -131,25 +141,32 @@ def _blocks(plan: Plan, fit: bool) -> Iterator[tuple[Part, Rows]]:
 
 def _buffered(plan: Plan, at: tuple[int, ...], rows: Rows) -> Iterator[tuple[Part, Rows]]:
     """Yield parts of arrays that kernels can't work on where they lie, through a buffer."""
-    block: Any = (*at, ...)
-    arrays = [plan.x, *([] if plan.other is None else [plan.other])]
-    if plan.bias is not None:
-        arrays.append(np.broadcast_to(plan.bias, plan.y.shape))
-    runs: list[tuple[Any, int]] = [(block, rows.start)]
-    if rows.stride:
-        count = len(plan.y[block])
-        runs = [((*at, row, ...), rows.start + row * rows.stride) for row in range(count)]
-    for index, first in runs:
-        for *cut, target, position in pieces(*(a[index] for a in arrays), plan.y[index], fit=True):
-            other = cut[0] if plan.other is None else cut[1]
-            part = Part(cut[0], other, cut[-1], NO_CYCLE, target)
+    for index, first in _runs_of_indices(at, rows, plan.y):
+        x, y = plan.x[index], plan.y[index]
+        if plan.other is None and plan.bias is None:  # x is copied to y's buffer, and done in place there
+            for part, target, position in pieces(x, y):
+                v = copy(part, target)
+                yield Part(v, v, v, NO_CYCLE, v), Rows(v.size, 0, signed(first + position))
+            continue
+        others = [] if plan.other is None else [plan.other[index]]
+        biases = [] if plan.bias is None else [np.broadcast_to(plan.bias, plan.y.shape)[index]]
+        for *cut, target, position in pieces(x, *others, *biases, y, fit=True):
+            part = Part(cut[0], cut[len(others)], cut[-1], NO_CYCLE, target)
             yield part, Rows(target.size, 0, signed(first + position))
+
+
+def _runs_of_indices(at: tuple[int, ...], rows: Rows, y: NDArray[Any]) -> list[tuple[Any, int]]:
+    """Return the parts of a block whose indices follow each other, each with its first index."""
+    block: Any = (*at, ...)
+    if not rows.stride:
+        return [(block, rows.start)]
+    return [((*at, row, ...), rows.start + row * rows.stride) for row in range(len(y[block]))]
 
 
 def _units(what: Pass, plan: Plan, draw: Draw) -> None:
     """Do a pass where elements share their draws along axes."""
     layout = plan.layout
-    lead, shared, inner = layout.runs
+    lead, shared, inner = last_runs(layout.shape, layout.draws)
     if lead == 0 and layout.count <= _UNITS and layout.row is not None and _direct(plan, shared, inner):
         factors = np.empty(layout.count, plan.x.dtype if plan.x.dtype in PLAIN else lanes_dtype(plan.x))
         calls.drawn_units(what, _flat(plan), factors, Units(shared, inner, layout.row.start), draw)
@@ -169,28 +186,27 @@ def _direct(plan: Plan, shared: int, inner: int) -> bool:
 
 def _by_factors(what: Pass, plan: Plan, draw: Callable[[Plan, Any], None]) -> None:
     """Do a pass with a factor for each draw; `draw` writes the factors of a part of the arrays at a time."""
-    for rows, factors, layout in _drawn(plan, draw):
+    for rows, factors in _drawn(plan, draw):
         other = None if plan.other is None else plan.other[rows]
-        part = plan._replace(x=plan.x[rows], y=plan.y[rows], other=other, layout=layout)
-        spread(what, part, factors)
+        spread(what, plan._replace(x=plan.x[rows], y=plan.y[rows], other=other), factors)
 
 
-def _drawn(plan: Plan, draw: Callable[[Plan, Any], None]) -> Iterator[tuple[Any, NDArray[Any], Layout]]:
-    """Yield parts of the arrays along their first axis, with their factors and layouts.
+def _drawn(plan: Plan, draw: Callable[[Plan, Any], None]) -> Iterator[tuple[Any, NDArray[Any]]]:
+    """Yield parts of the arrays along their first axis, with their factors.
 
     A part has as many factors as stay in the cache. If the first axis is shared, the whole array is one part.
     `draw` writes the factors: it gets a plan of its own for them, and which rows they are for.
     """
     layout, x = plan.layout, plan.x
-    length = len(x) if x.ndim else 1
+    length, dtype = len(x) if x.ndim else 1, lanes_dtype(x)
     whole = 0 in layout.shared or not x.ndim
-    step = length if whole else max(1, _UNITS * length // max(layout.count, 1))
-    for i in range(0, length, max(step, 1)):
+    step = max(1, length if whole else _UNITS * length // max(layout.count, 1))
+    for i in range(0, length, step):
         rows: Any = slice(i, i + step) if x.ndim else ...
-        mine = layout if whole else layout.moved(i, len(x[rows]))
-        factors = np.empty(mine.draws, lanes_dtype(x))
-        draw(Plan(plan.arrays, factors, factors, None, None, mine.of_draws(), None), rows)
-        yield rows, factors, mine
+        own = layout.of_draws() if whole else layout.of_draws(i, min(step, length - i))
+        factors = np.empty(own.draws, dtype)
+        draw(Plan(plan.arrays, factors, factors, None, None, own, None), rows)
+        yield rows, factors
 
 
 def spread(what: Pass, plan: Plan, factors: NDArray[Any]) -> None:
@@ -198,7 +214,7 @@ def spread(what: Pass, plan: Plan, factors: NDArray[Any]) -> None:
     if plan.x.size == 0:
         return
     x, y = plan.x, plan.y
-    lead, shared, inner = Layout(x.shape, plan.layout.place, _repeated_axes(factors, x)).runs
+    lead, shared, inner = last_runs(x.shape, factors.shape)
     others = [] if plan.other is None else [plan.other]
     if not _direct(plan, shared, inner):
         biases = [] if plan.bias is None else [np.broadcast_to(plan.bias, x.shape)]
@@ -211,12 +227,6 @@ def spread(what: Pass, plan: Plan, factors: NDArray[Any]) -> None:
         flats = [a[at].ravel() for a in (x, *others)]
         part = Part(flats[0], flats[-1], flats[0], NO_CYCLE, y[at].ravel())
         calls.units(what, part, rows[at].ravel(), Units(shared, inner, 0))
-
-
-def _repeated_axes(factors: NDArray[Any], x: NDArray[Any]) -> frozenset[int]:
-    """Return the axes along which factors repeat."""
-    axes = zip(factors.shape, x.shape, strict=True)
-    return frozenset(axis for axis, (n, length) in enumerate(axes) if n == 1 != length)
 
 
 def _by_rates(what: Pass, plan: Plan, given: Rates, key: Philox) -> None:
@@ -249,12 +259,7 @@ def _drop_by_rates(plan: Plan, given: Rates, key: Philox) -> None:
 def _drop_by_arrays(plan: Plan, thresholds: NDArray[Any], scales: NDArray[Any], key: Philox) -> None:
     """Do dropout with a threshold and a scale for each element, in arrays of x's shape."""
     for at, rows in plan.layout.blocks():
-        block: Any = (*at, ...)
-        runs: list[tuple[Any, int]] = [(block, rows.start)]
-        if rows.stride:
-            count = len(plan.y[block])
-            runs = [((*at, row, ...), rows.start + row * rows.stride) for row in range(count)]
-        for run, first in runs:
+        for run, first in _runs_of_indices(at, rows, plan.y):
             _drop_run_by_arrays(plan.x[run], plan.y[run], thresholds[run], scales[run], first, key)
 
 
@@ -326,7 +331,7 @@ def _drawer(what: Density, layout: Layout, key: Philox) -> Callable[[Plan, Any],
 
 def _by_terms(plan: Plan, lanes: Plan, draw: Callable[[Plan, Any], None]) -> None:
     """Add a term for each draw to x, in the type that x is computed in, and round once."""
-    for rows, terms, _ in _drawn(lanes, draw):
+    for rows, terms in _drawn(lanes, draw):
         np.add(plan.x[rows], terms, out=plan.y[rows], dtype=terms.dtype, casting="unsafe")
 
 

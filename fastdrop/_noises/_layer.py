@@ -312,9 +312,14 @@ class NoiseLayer(Layer):
         if forward[4] is not None:
             self._bytes += forward.nbytes()
             while self._bytes > MOST_BYTES and len(waiting) > 1:
-                self._bytes -= waiting.pop(0).nbytes()
+                self._forget_oldest()
         if len(waiting) > MOST_FORWARDS:
-            self._bytes -= waiting.pop(0).nbytes()
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        oldest = self._forwards.pop(0)
+        if oldest[4] is not None:
+            self._bytes -= oldest.nbytes()
 
     def _latest(self, g: ArrayLike) -> Forward:
         """Return the forward that the backward of g belongs to, or raise an error."""

@@ -96,10 +96,11 @@ def dropout(
             [2., 2., 2.]]])
     """
     if shared_axes is NO_AXES and window is None and not isinstance(p, np.ndarray):
-        pair = host.flat_pair(x, out)
+        pair = host.plain_pair(x, out)
         if pair is not None and 0 < (found := rate(p))[0] < FULL:  # the quick way, which small calls need
-            y, flat_x, flat_y = pair
-            cpu().drop_row(flat_x, flat_y, 0, *found, *stream(key))
+            y, a, b, flat = pair
+            drop = cpu().drop_row if flat else cpu().drop_strided
+            drop(a, b, 0, *found, *stream(key))
             return y
     plan = planned(x, out, shared_axes, window)
     fuse(_DROP, plan, p, key)
