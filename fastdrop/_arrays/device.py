@@ -44,9 +44,6 @@ class Elements(NamedTuple):
         }
 
 
-WHERE = "on a GPU"  # where these arrays are, for error messages
-
-
 class DeviceArray:
     """A C-order array on a GPU: what kernels need to know of it, and the object that the caller gave.
 

@@ -23,8 +23,6 @@ _OWNED = 0x004
 READY = 0x101  # C-contiguous and aligned: kernels can work on such an array where it lies in memory
 _WRITABLE = READY | 0x400
 
-WHERE = "in memory"  # where these arrays are, for error messages
-
 
 def to_array(x: ArrayLike) -> NDArray[Any]:
     """Return x as a plain array, in any byte order, or raise an error if its dtype is not taken."""
@@ -208,11 +206,6 @@ def lanes_dtype(a: NDArray) -> np.dtype[Any]:
     return np.dtype(_COMPUTED_AS.get(a.dtype.type, a.dtype.type))
 
 
-def ready(x: NDArray, y: NDArray) -> bool:
-    """Return whether kernels can work on x and y where they lie in memory."""
-    return bool(x.flags.num & y.flags.num & READY == READY) and x.dtype.isnative
-
-
 def pieces(*arrays: NDArray, fit: bool = False) -> Iterator[tuple[Any, ...]]:
     """Yield 1-D pieces of arrays that broadcast, in C order, and the position of their first element.
 
@@ -242,12 +235,3 @@ def copy(part: NDArray, target: NDArray) -> NDArray:
     """Copy a part to its target, where kernels can work on it in place; return the target."""
     np.copyto(target, part)
     return target
-
-
-def flat(x: NDArray, y: NDArray) -> Iterator[tuple[NDArray, NDArray, int]]:
-    """Yield 1-D parts of x and y for kernels, the whole if possible, and the position of their start."""
-    if ready(x, y):
-        yield x.ravel(), y.ravel(), 0
-        return
-    for part, target, first in pieces(x, y):
-        yield copy(part, target), target, first
