@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fastdrop._arrays import device, host
 from fastdrop._arrays.numbers import FULL, Rate, check_broadcast, checked_rates, rate
-from fastdrop._arrays.plan import NO_AXES, Axes, Density, Pass, Plan, Rates, Window, layout_of
+from fastdrop._arrays.plan import NO_AXES, Axes, Density, Layout, Pass, Plan, Rates, Window, layout_of
 from fastdrop._cpu.pool import alone as alone
 from fastdrop._stream.keys import Key, stream
 
@@ -174,31 +174,53 @@ def fused(
     *,
     real: str = "",
     other: tuple[str, Any, str] | None = None,
+    biased: bool = False,
+    bias: Any = None,
 ) -> Any:
     """X after a pass with Bernoulli noise; arguments as in `planned` and `fuse`."""
-    if shared_axes is NO_AXES and window is None and type(p) is float:  # the quick way for small calls
-        y = _fused_row(what, x, out, p, key, None if other is None else other[1])
+    if type(p) is float and type(x) is np.ndarray:
+        layout = _layout_unless_plain(x, shared_axes, window)
+        beside = None if other is None else other[1]
+        y = _at_once(what, x, out, p, key, layout, beside, biased, bias)
         if y is not None:
             return y
-    plan = planned(x, out, shared_axes, window, real=real, other=other)
+    plan = planned(x, out, shared_axes, window, real=real, other=other, biased=biased, bias=bias)
     fuse(what, plan, p, key)
     return plan.result
 
 
-def _fused_row(what: Pass, x: Any, out: Any, p: float, key: Key | SupportsIndex, other: Any) -> Any:
-    """Do a pass in the fewest steps, or return None if kernels can't work on the arrays where they lie."""
+def _layout_unless_plain(x: NDArray[Any], shared_axes: Axes, window: Window | None) -> Layout | None:
+    """Return the layout of an array of real numbers, or None if its elements have the draws 0, 1, 2, ..."""
+    if shared_axes is NO_AXES and window is None:  # the usual case, which needs no look-up
+        return None
+    return layout_of(x.shape, False, shared_axes, window)
+
+
+def _at_once(
+    what: Pass,
+    x: NDArray[Any],
+    out: Any,
+    p: float,
+    key: Key | SupportsIndex,
+    layout: Layout | None,
+    other: Any,
+    biased: bool,
+    bias: Any,
+) -> Any:
+    """Do a pass in the fewest steps, or return None if it isn't one call of a kernel on the arrays given."""
     threshold, scale = rate(p)
-    if not 0 < threshold < FULL:
+    if not 0 < threshold < FULL or not (layout is None or cpu().is_one_call(layout, biased)):
         return None
     pair = host.plain_pair(x, out)
     if pair is None or not pair[3]:
         return None
     y, flat_x, flat_y, _ = pair
     beside = flat_x if other is None else host.flat_like(other, x, out)
-    if beside is None:
+    added = host.plain_bias(bias, x) if biased else None
+    if beside is None or (biased and added is None):
         return None
     draw = threshold, scale if what.scale is None else what.scale, *stream(key)
-    cpu().elements_row(what, flat_x, beside, flat_y, draw)
+    cpu().one_call(what, layout, flat_x, beside, added, flat_y, draw)
     return y
 
 
@@ -231,10 +253,12 @@ def density(
 ) -> Any:
     """Return x with noise that has a density; its number may be an array that broadcasts to the draws."""
     by_draw = what.by_draw
-    if shared_axes is NO_AXES and window is None and not by_draw:  # the quick way, which small calls need
-        pair = host.plain_pair(x, out)
+    if type(x) is np.ndarray and not by_draw:  # the quick way, which small calls need
+        layout = _layout_unless_plain(x, shared_axes, window)
+        rows = (x.size, 0, 0) if layout is None else None if layout.shared else layout.only
+        pair = None if rows is None else host.plain_pair(x, out)
         if pair is not None and pair[3]:
-            cpu().noise_row(what, pair[1], pair[2], *stream(key))
+            cpu().noise(what, pair[1], pair[2], rows, *stream(key))
             return pair[0]
     plan = planned(x, out, shared_axes, window, real=real)
     if by_draw:

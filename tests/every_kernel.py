@@ -38,7 +38,7 @@ def fused(x, out, put):
     bias = put(np.resize(np.arange(5, dtype=lanes_dtype(a)), 5 + TILE))
     a, b = a.ravel(), as_lanes(out).ravel()
     what, draw = Pass("activate_add", activation=2), (1 << 30, 4 / 3, *stream(KEY))
-    calls.elements(what, calls.Part(a, a, bias, 5, b), Rows(a.size, 0, 9), draw)
+    calls.elements(what, a, a, bias, 5, b, Rows(a.size, 0, 9), draw)
 
 
 def units(shared, inner):

@@ -104,6 +104,14 @@ def flat_like(other: Any, x: Any, out: Any) -> NDArray[Any] | None:
     return other if other.ndim == 1 else other.ravel()
 
 
+def plain_bias(bias: Any, x: NDArray[Any]) -> NDArray[Any] | None:
+    """Return a bias as kernels take it, or None if the quick way for small calls can't."""
+    if bias is None:
+        return no_bias(x)
+    fits = type(bias) is np.ndarray and bias.dtype is x.dtype and bias.shape == x.shape[-1:]
+    return bias if fits and bias.flags.num & READY == READY else None
+
+
 def target(out: Any, x: NDArray[Any], other: NDArray[Any] | None = None) -> NDArray[Any]:
     """Return the plain array to write to: out, checked against x and the other one, or a new one like x."""
     if out is None:

@@ -117,9 +117,24 @@ def read_rates(p, thresholds, scales, scale):
         count = np.rint(p[i] * _FULL)
         thresholds[i] = np.uint32(min(count, _FULL - 1))
         scales[i] = 0 if count == _FULL else scale if scale != 0 else _FULL / (_FULL - count)
-    for i in range(p.size, thresholds.size if p.size else 0):
-        thresholds[i], scales[i] = thresholds[i - p.size], scales[i - p.size]
+    if p.size:
+        _go_on(thresholds, p.size)
+        _go_on(scales, p.size)
     return -1
+
+
+@njit(forceinline=True)
+def _go_on(cycle, filled):
+    """Fill an array to its end with what it begins with, again and again."""
+    step = (filled + LANES - 1) // filled * filled  # so that eight neighbours never overlap their copy
+    for at in range(filled, min(step, cycle.size)):
+        cycle[at] = cycle[at - filled]
+    at = step
+    while at + LANES <= cycle.size:
+        store(cycle, at, load(cycle, at - step))
+        at += LANES
+    for last in range(at, cycle.size):
+        cycle[last] = cycle[last - step]
 
 
 @njit(forceinline=True)
@@ -136,5 +151,6 @@ def spread_out(thresholds, scales, count, inner, all_thresholds, all_scales):
 @njit(forceinline=True)
 def repeat(numbers, cycle):
     """Write numbers into an array again and again, to its end."""
-    for i in range(cycle.size):
-        cycle[i] = numbers[i] if i < numbers.size else cycle[i - numbers.size]
+    for i in range(numbers.size):
+        cycle[i] = numbers[i]
+    _go_on(cycle, numbers.size)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.ma  # imported here, since Numba would do it at its first call, when a fork doesn't wait for it
 from numpy.typing import NDArray
 
-from fastdrop._arrays.plan import Density, Pass, Rates, Rows
+from fastdrop._arrays.plan import Density, Pass, Rates
 from fastdrop._cpu import bernoulli, by_element, density, pool
 from fastdrop._cpu.bernoulli import NO_CYCLE, Units
 from fastdrop._cpu.compiled import jit
@@ -170,12 +170,15 @@ class Part(NamedTuple):
         return Part(self.x[at:end], self.other[at:end], bias, self.period, self.y[at:end])
 
 
-def drop(x: NDArray, y: NDArray, rows: Rows, threshold: int, scale: float, key: int, draw: int) -> None:
+def drop(
+    x: NDArray, y: NDArray, rows: tuple[int, int, int], threshold: int, scale: float, key: int, draw: int
+) -> None:
     """Write x * scale into y, and +0 where U(i) < threshold; arrays are as in `Part`."""
-    if rows.stride:
-        _drop(x, y, *rows, threshold, scale, key, draw, distance(x.nbytes))
+    length, stride, start = rows
+    if stride:
+        _drop(x, y, length, stride, start, threshold, scale, key, draw, distance(x.nbytes))
     else:
-        drop_row(x, y, rows.start, threshold, scale, key, draw)
+        drop_row(x, y, start, threshold, scale, key, draw)
 
 
 def drop_row(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: int, draw: int) -> None:
@@ -228,28 +231,25 @@ def _share(piece: Callable[[int, int], None], size: int, parallel_from: int, ste
         pool.share(lambda at: piece(at, min(at + step, size)), range(0, size, step))
 
 
-def elements_row(what: Pass, x: NDArray, other: NDArray, y: NDArray, draw: Draw) -> None:
-    """Do as `elements` without a bias, where indices follow each other from 0 on, in the fewest steps."""
-    size = y.size
-    if size < _BIG:
-        kernel = _elements_kernel(what.formula, what.activation)
-        far = distance(y.nbytes)
-        kernel(x, other, x, y, (size, 0, 0), (NO_CYCLE, 0), draw, what.constants, far)
-    else:
-        _elements_in_pieces(what, Part(x, other, x, NO_CYCLE, y), Rows(size, 0, 0), draw)
-
-
-def elements(what: Pass, part: Part, rows: Rows, draw: Draw) -> None:
-    """Do a pass where each element has a draw of its own."""
-    x, other, bias, period, y = part
+def elements(
+    what: Pass,
+    x: NDArray[Any],
+    other: NDArray[Any],
+    bias: NDArray[Any],
+    period: int,
+    y: NDArray[Any],
+    rows: tuple[int, int, int],
+    draw: Draw,
+) -> None:
+    """Do a pass where each element has a draw of its own; the arrays are those of a `Part`."""
     if y.size < _BIG:
         kernel = _elements_kernel(what.formula, what.activation)
         kernel(x, other, bias, y, tuple(rows), (period, 0), draw, what.constants, distance(y.nbytes))
     else:
-        _elements_in_pieces(what, part, rows, draw)
+        _elements_in_pieces(what, Part(x, other, bias, period, y), rows, draw)
 
 
-def _elements_in_pieces(what: Pass, part: Part, rows: Rows, draw: Draw) -> None:
+def _elements_in_pieces(what: Pass, part: Part, rows: tuple[int, int, int], draw: Draw) -> None:
     kernel, (length, stride, start) = _elements_kernel(what.formula, what.activation), rows
 
     def piece(at: int, end: int) -> None:
@@ -356,16 +356,7 @@ def _far_of_units(y: NDArray[Any], axes: Units) -> int:
     return _far(y, run=(axes.shared if axes.inner == 1 else axes.inner) * y.itemsize)
 
 
-def noise_row(what: Density, x: NDArray, y: NDArray, key: int, draw: int) -> None:
-    """Do as `noise`, where indices follow each other from 0 on, in the fewest steps."""
-    size = y.size
-    if size < _DENSITY_PARALLEL_FROM:
-        _density_kernel(what.draw, what.formula)(x, y, (size, 0, 0), what.numbers, key, draw)
-    else:
-        noise(what, x, y, Rows(size, 0, 0), key, draw)
-
-
-def noise(what: Density, x: NDArray, y: NDArray, rows: Rows, key: int, draw: int) -> None:
+def noise(what: Density, x: NDArray, y: NDArray, rows: tuple[int, int, int], key: int, draw: int) -> None:
     """Write a formula of x and its noise into y; arrays are as in `Part`.
 
     If each draw has a number of its own, x holds these numbers, and y gets the factors or terms.
@@ -374,12 +365,13 @@ def noise(what: Density, x: NDArray, y: NDArray, rows: Rows, key: int, draw: int
         kernel, numbers = _factors_kernel(what.draw, what.formula, what.start), ()
     else:
         kernel, numbers = _density_kernel(what.draw, what.formula), what.numbers
-    if rows.stride or y.size < _DENSITY_PARALLEL_FROM:
-        kernel(x, y, tuple(rows), numbers, key, draw)
+    length, stride, start = rows
+    if stride or y.size < _DENSITY_PARALLEL_FROM:
+        kernel(x, y, (length, stride, start), numbers, key, draw)
         return
 
     def piece(at: int, end: int) -> None:
         part = x[at:end]
-        kernel(part, y[at:end], (part.size, 0, signed(rows.start + at)), numbers, key, draw)
+        kernel(part, y[at:end], (part.size, 0, signed(start + at)), numbers, key, draw)
 
     _share(piece, y.size, 0, _DENSITY_PIECE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,7 @@ from fastdrop._cpu import calls
 from fastdrop._cpu.bernoulli import NO_CYCLE, Units
 from fastdrop._cpu.calls import Draw, Part, drop
 from fastdrop._cpu.calls import drop_row as drop_row
-from fastdrop._cpu.calls import elements_row as elements_row
-from fastdrop._cpu.calls import noise_row as noise_row
+from fastdrop._cpu.calls import noise as noise
 from fastdrop._cpu.calls import rates as rates
 from fastdrop._stream.keys import TILE, signed
 
@@ -90,7 +90,7 @@ def _elements(what: Pass, plan: Plan, draw: Draw) -> None:
             drop(part.x, part.y, rows, *draw)
     else:
         for part, rows in _parts(plan):
-            calls.elements(what, part, rows, draw)
+            calls.elements(what, *part, rows, draw)
 
 
 def drop_strided(
@@ -163,13 +163,55 @@ def _runs_of_indices(at: tuple[int, ...], rows: Rows, y: NDArray[Any]) -> list[t
     return [((*at, row, ...), rows.start + row * rows.stride) for row in range(len(y[block]))]
 
 
+@lru_cache(maxsize=1024)
+def _drawn_at_once(layout: Layout) -> Units | None:
+    """Return the units of a layout if one call of a kernel can draw them and do the pass; else None."""
+    lead, shared, inner = last_runs(layout.shape, layout.draws)
+    few = lead == 0 and layout.count <= _UNITS and _worth_a_branch(shared, inner)
+    return Units(shared, inner, layout.row.start) if few and layout.row is not None else None
+
+
+def is_one_call(layout: Layout, biased: bool) -> bool:
+    """Return whether `one_call` can do a pass with draws of this layout."""
+    if layout.shared:
+        return not biased and _drawn_at_once(layout) is not None
+    return layout.only is not None
+
+
+def one_call(
+    what: Pass,
+    layout: Layout | None,
+    x: NDArray[Any],
+    other: NDArray[Any],
+    bias: NDArray[Any] | None,
+    y: NDArray[Any],
+    draw: Draw,
+) -> None:
+    """Do a pass on flat arrays by one call of a kernel; see `is_one_call`.
+
+    Without a layout the elements have the draws 0, 1, 2, ...
+    """
+    units = None if layout is None or not layout.shared else _drawn_at_once(layout)
+    if layout is not None and units is not None:
+        factors = np.empty(layout.count, x.dtype)
+        calls.drawn_units(what, Part(x, other, x, NO_CYCLE, y), factors, units, draw)
+        return
+    rows: Any = (x.size, 0, 0) if layout is None else layout.only
+    if what.formula == "drop":
+        drop(x, y, rows, *draw)
+    elif bias is None:
+        calls.elements(what, x, other, x, NO_CYCLE, y, rows, draw)
+    else:
+        calls.elements(what, x, other, calls.repeated(bias), bias.size, y, rows, draw)
+
+
 def _units(what: Pass, plan: Plan, draw: Draw) -> None:
     """Do a pass where elements share their draws along axes."""
     layout = plan.layout
-    lead, shared, inner = last_runs(layout.shape, layout.draws)
-    if lead == 0 and layout.count <= _UNITS and layout.row is not None and _direct(plan, shared, inner):
+    units = _drawn_at_once(layout)
+    if units is not None and _fit(plan) and plan.bias is None:
         factors = np.empty(layout.count, plan.x.dtype if plan.x.dtype in PLAIN else lanes_dtype(plan.x))
-        calls.drawn_units(what, _flat(plan), factors, Units(shared, inner, layout.row.start), draw)
+        calls.drawn_units(what, _flat(plan), factors, units, draw)
         return
 
     def factor(into: Plan, _: Any) -> None:
@@ -179,9 +221,9 @@ def _units(what: Pass, plan: Plan, draw: Draw) -> None:
     _by_factors(what, plan, factor)
 
 
-def _direct(plan: Plan, shared: int, inner: int) -> bool:
-    """Return whether the kernel for units can work on the arrays where they lie."""
-    return _fit(plan) and plan.bias is None and (inner > 1 or not 2 < shared < _SHORT)
+def _worth_a_branch(shared: int, inner: int) -> bool:
+    """Return whether units are so long that a branch for each costs less than a factor for each element."""
+    return inner > 1 or not 2 < shared < _SHORT
 
 
 def _by_factors(what: Pass, plan: Plan, draw: Callable[[Plan, Any], None]) -> None:
@@ -216,7 +258,7 @@ def spread(what: Pass, plan: Plan, factors: NDArray[Any]) -> None:
     x, y = plan.x, plan.y
     lead, shared, inner = last_runs(x.shape, factors.shape)
     others = [] if plan.other is None else [plan.other]
-    if not _direct(plan, shared, inner):
+    if not (_fit(plan) and plan.bias is None and _worth_a_branch(shared, inner)):
         biases = [] if plan.bias is None else [np.broadcast_to(plan.bias, x.shape)]
         for *cut, f, target, _ in pieces(x, *others, *biases, factors, y, fit=True):
             part = Part(cut[0], cut[len(others)], cut[-1], NO_CYCLE, target)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays import host
 from fastdrop._arrays.numbers import FULL, Rate, rate
 from fastdrop._arrays.plan import NO_AXES, Axes, Pass, Plan, Window, layout_of
-from fastdrop._backends import cpu, fuse, planned
+from fastdrop._backends import cpu, fuse, fused, planned
 from fastdrop._noises._layer import ElementwiseLayer, Forward, RateLayer
 from fastdrop._noises._noise import Noise, register
 from fastdrop._stream.keys import Key, Rng, stream
@@ -102,9 +102,7 @@ def dropout(
             drop = cpu().drop_row if flat else cpu().drop_strided
             drop(a, b, 0, *found, *stream(key))
             return y
-    plan = planned(x, out, shared_axes, window)
-    fuse(_DROP, plan, p, key)
-    return plan.result  # type: ignore[no-any-return]
+    return fused(_DROP, x, out, p, key, shared_axes, window)  # type: ignore[no-any-return]
 
 
 def dropout_backward(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -68,6 +69,7 @@ def drop_path(
     return dropout(x, p, key, shared_axes=axes, out=out, window=window)
 
 
+@cache
 def path_axes(ndim: int, mode: str) -> tuple[int, ...]:
     """Return the axes along which `drop_path` shares its draws."""
     if mode not in ("row", "batch"):

@@ -167,9 +167,7 @@ def bias_act_dropout(
     """
     formula, other = ("activate", None) if residual is None else ("activate_add", ("residual", residual, "x"))
     what, options = Pass(formula, activation=_number_of(activation)), _options(x, bias)
-    plan = planned(x, out, shared_axes, window, other=other, **options)
-    fuse(what, plan, p, key)
-    return plan.result  # type: ignore[no-any-return]
+    return fused(what, x, out, p, key, shared_axes, window, other=other, **options)  # type: ignore[no-any-return]
 
 
 def bias_act_dropout_backward(

@@ -84,7 +84,7 @@ def test_activations(name, activation):
     x, other = np.random.default_rng(0).normal(0, 4, (2, 64)).astype(np.float32)
     bias, expected = x[::-1].copy(), np.empty(64, np.float32)
     arrays = calls.Part(x, other, bias, calls.NO_CYCLE, expected)
-    calls.elements(Pass(name, activation=activation), arrays, Rows(64, 0, 0), (0, 1.25, *stream(KEY)))
+    calls.elements(Pass(name, activation=activation), *arrays, Rows(64, 0, 0), (0, 1.25, *stream(KEY)))
     element = lane.bernoulli(getattr(formulas, name), activation, True)
     constants = np.float32(0), np.float32(0)
     ours = [element(*three, False, np.float32(1.25), constants) for three in zip(x, other, bias, strict=True)]
