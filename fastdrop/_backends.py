@@ -24,7 +24,18 @@ from numpy.typing import NDArray
 
 from fastdrop._arrays import device, host
 from fastdrop._arrays.numbers import FULL, Rate, check_broadcast, checked_rates, rate
-from fastdrop._arrays.plan import NO_AXES, Axes, Density, Layout, Pass, Plan, Rates, Window, layout_of
+from fastdrop._arrays.plan import (
+    NO_AXES,
+    Axes,
+    Density,
+    Layout,
+    Pass,
+    Plan,
+    Rows,
+    Window,
+    layout_of,
+    repetition,
+)
 from fastdrop._cpu.pool import alone as alone
 from fastdrop._stream.keys import Key, stream
 
@@ -32,8 +43,11 @@ from fastdrop._stream.keys import Key, stream
 class Backend(Protocol):
     """What the CPU's and CUDA's modules `run` both have: functions that do what a plan says."""
 
-    def fuse(self, what: Pass, plan: Plan, threshold: Any, scale: Any, key: tuple[int, int]) -> None:
-        """Do a pass with one threshold and scale, or with `Rates` and None in their place."""
+    def fuse(self, what: Pass, plan: Plan, threshold: int, scale: float, key: tuple[int, int]) -> None:
+        """Do a pass with one threshold and scale."""
+
+    def by_rates(self, what: Pass, plan: Plan, p: NDArray[Any], key: tuple[int, int]) -> None:
+        """Do a pass with a rate for each draw: of float32 or float64, in C order, which broadcasts."""
 
     def density(self, what: Density, plan: Plan, key: tuple[int, int]) -> None:
         """Do what a density says."""
@@ -155,8 +169,11 @@ def fuse(what: Pass, plan: Plan, p: Rate, key: Key | SupportsIndex) -> None:
     """Do a pass with Bernoulli noise of one rate, or of an array of rates that broadcasts to the draws."""
     if type(p) is not float:  # a float is the usual case, and must not wait for the checks of others
         if isinstance(p, np.ndarray):
-            _backend(plan).fuse(what, plan, _rates(what, plan, p), None, stream(key))
-            return
+            rates = _rates(plan, p)
+            if rates.size != 1:
+                _backend(plan).by_rates(what, plan, rates, stream(key))
+                return
+            p = float(rates.flat[0])
         _refuse_device_rates(p)
     threshold, scale = rate(p)
     backend = cpu() if plan.arrays is host else gpu()
@@ -178,10 +195,13 @@ def fused(
     bias: Any = None,
 ) -> Any:
     """X after a pass with Bernoulli noise; arguments as in `planned` and `fuse`."""
-    if type(p) is float and type(x) is np.ndarray:
-        layout = _layout_unless_plain(x, shared_axes, window)
-        beside = None if other is None else other[1]
-        y = _at_once(what, x, out, p, key, layout, beside, biased, bias)
+    if type(x) is np.ndarray:
+        y, layout = None, _layout_unless_plain(x, shared_axes, window)
+        if type(p) is float:
+            beside = None if other is None else other[1]
+            y = _at_once(what, x, out, p, key, layout, beside, biased, bias)
+        elif type(p) is np.ndarray and what.formula == "drop":
+            y = _by_rates_at_once(what, x, out, p, key, layout)
         if y is not None:
             return y
     plan = planned(x, out, shared_axes, window, real=real, other=other, biased=biased, bias=bias)
@@ -209,9 +229,10 @@ def _at_once(
 ) -> Any:
     """Do a pass in the fewest steps, or return None if it isn't one call of a kernel on the arrays given."""
     threshold, scale = rate(p)
-    if not 0 < threshold < FULL or not (layout is None or cpu().is_one_call(layout, biased)):
+    if not 0 < threshold < FULL:
         return None
-    pair = host.plain_pair(x, out)
+    how = (x.size, 0, 0) if layout is None else cpu().at_once(layout, biased)
+    pair = None if how is None else host.plain_pair(x, out)
     if pair is None or not pair[3]:
         return None
     y, flat_x, flat_y, _ = pair
@@ -220,7 +241,24 @@ def _at_once(
     if beside is None or (biased and added is None):
         return None
     draw = threshold, scale if what.scale is None else what.scale, *stream(key)
-    cpu().one_call(what, layout, flat_x, beside, added, flat_y, draw)
+    cpu().one_call(what, how, flat_x, beside, added, flat_y, draw)
+    return y
+
+
+def _by_rates_at_once(
+    what: Pass, x: NDArray[Any], out: Any, p: NDArray[Any], key: Key | SupportsIndex, layout: Layout | None
+) -> Any:
+    """Do dropout with a rate for each element in the fewest steps, or return None; see `_at_once`."""
+    row = Rows(x.size, 0, 0) if layout is None else None if layout.shared else layout.row
+    if row is None or p.size <= 1 or p.ndim > x.ndim or not (inner := repetition(p.shape, x.shape)):
+        return None
+    pair = host.plain_pair(x, out)
+    if pair is None or not pair[3]:
+        return None
+    y, flat_x, flat_y, _ = pair
+    rates = checked_rates(p).ravel()
+    cpu().check_rates(rates)
+    cpu().by_rate(flat_x, flat_y, rates, inner, 0, row.start, *stream(key), what.scale or 0.0)
     return y
 
 
@@ -232,14 +270,13 @@ def _refuse_device_rates(p: Any) -> None:
         )
 
 
-def _rates(what: Pass, plan: Plan, p: NDArray[Any]) -> Rates:
-    """Return the thresholds and scales of an array of rates; the CPU makes them for CUDA too."""
+def _rates(plan: Plan, p: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of rates as backends take it, or raise an error if it doesn't fit the draws."""
     numbers, draws = checked_rates(p), plan.layout.draws
     if len(draws) > len(plan.x.shape):  # the two parts of a complex number share a rate
         draws, numbers = draws[:-1], numbers[..., None]
     check_broadcast("p", p, draws)
-    made: Rates = cpu().rates(numbers, plan.arrays.real_type(plan.x), what.scale or 0.0)
-    return made
+    return numbers
 
 
 def density(

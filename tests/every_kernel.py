@@ -5,7 +5,7 @@ import numpy as np
 
 import fastdrop as fd
 from fastdrop._arrays.host import as_lanes, lanes_dtype
-from fastdrop._arrays.plan import Pass, Rates, Rows
+from fastdrop._arrays.plan import Pass, Rows
 from fastdrop._cpu import bernoulli, calls
 from fastdrop._noises._noise import NOISES
 from fastdrop._stream.keys import TILE, stream
@@ -19,22 +19,13 @@ def window(x):
     return ((x.size + 5000,), (1021,)) if x.ndim == 1 else ((len(x) + 3, x.shape[1] + 5), (1, 3))
 
 
-def _cycled(x, put):
-    """Rates that repeat after five elements, and go on for a tile: the kernel's own arguments."""
-    a = as_lanes(x)
-    thresholds = put(np.resize(np.arange(1, 6, dtype=np.uint32) << 29, 5 + TILE))
-    scales = put(np.resize(np.array([0, 1, 2, 3, 4], lanes_dtype(a)), 5 + TILE))
-    return a, thresholds, scales
-
-
 def drop_by(x, out, put):
-    a, thresholds, scales = _cycled(x, put)
-    rates = Rates(thresholds, scales, (5,))
-    calls.by_rate(a.ravel(), as_lanes(out).ravel(), rates, 1, 3, 1001, *stream(KEY))
+    rates = put(np.array([0, 0.1, 0.5, 0.9, 1]))
+    calls.by_rate(as_lanes(x).ravel(), as_lanes(out).ravel(), rates, 1, 3, 1001, *stream(KEY), 0.0)
 
 
 def fused(x, out, put):
-    a, _, _ = _cycled(x, put)
+    a = as_lanes(x)
     bias = put(np.resize(np.arange(5, dtype=lanes_dtype(a)), 5 + TILE))
     a, b = a.ravel(), as_lanes(out).ravel()
     what, draw = Pass("activate_add", activation=2), (1 << 30, 4 / 3, *stream(KEY))

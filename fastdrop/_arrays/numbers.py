@@ -62,8 +62,8 @@ def _rate(p: float, name: str) -> tuple[int, float]:
     return threshold, FULL / max(FULL - threshold, 1)
 
 
-def checked_rates(p: NDArray[Any]) -> NDArray[np.float64]:
-    """Return an array of rates as float64 in C order.
+def checked_rates(p: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of rates as float32 or float64, in C order.
 
     The kernel that reads them finds those outside [0, 1], which saves another pass over the array.
     """
@@ -71,7 +71,26 @@ def checked_rates(p: NDArray[Any]) -> NDArray[np.float64]:
         raise TypeError("p must not be a masked array; use p.filled(0)")
     if not holds_reals(p.dtype):
         raise TypeError(f"p must be an array of real numbers in [0, 1], got {p.dtype}; use p.astype(float)")
-    return np.ascontiguousarray(p, np.float64)
+    return np.ascontiguousarray(p, np.float32 if p.dtype == np.float32 else np.float64)
+
+
+def thresholds_and_scales(
+    p: NDArray[Any], dtype: np.dtype[Any], scale: float | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return what `rate` returns for each rate of an array, with scales of a dtype, or raise an error.
+
+    A scale of 0 drops always: the threshold of a rate of 1 is no uint32. A scale that is given replaces
+    those of kept elements.
+    """
+    wrong = p[~((p >= 0) & (p <= 1))]
+    if wrong.size:
+        raise ValueError(f"p must be in [0, 1], got {wrong[0]} in an array")
+    counts = np.rint(p.astype(np.float64) * FULL)
+    kept = FULL - counts
+    scales = np.divide(FULL, kept, out=np.zeros(p.shape), where=kept != 0)
+    if scale is not None:
+        scales = np.where(kept != 0, scale, 0)
+    return np.minimum(counts, FULL - 1).astype(np.uint32), scales.astype(dtype)
 
 
 def positive(name: str, value: float) -> float:

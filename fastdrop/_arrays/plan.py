@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastdrop._stream.keys import signed
 
@@ -316,35 +315,6 @@ def window_of(window: Window, shape: tuple[int, ...]) -> tuple[tuple[int, ...], 
     if math.prod(full) > 1 << 64:
         raise ValueError(f"window's full shape must have at most 2**64 elements, got {full}")
     return full, origin
-
-
-class Rates(NamedTuple):
-    """An array of rates as thresholds and scales, both flat in C order; a scale of 0 drops always.
-
-    Attributes
-    ----------
-    thresholds : ndarray of uint32
-        One for each rate. After the last they begin again with the first, for the length of a tile.
-    scales : ndarray
-        As many, of the type that x is computed in.
-    shape : tuple of int
-        The shape of the array of rates, which broadcasts to the draws.
-    """
-
-    thresholds: NDArray[Any]
-    scales: NDArray[Any]
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """How many rates there are."""
-        return math.prod(self.shape)
-
-    def broadcast(self, draws: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return thresholds and scales as arrays of the shape of the draws."""
-        cut = (a[: self.size].reshape(self.shape) for a in (self.thresholds, self.scales))
-        thresholds, scales = (np.broadcast_to(a, draws) for a in cut)
-        return thresholds, scales
 
 
 @lru_cache(maxsize=_LAYOUTS)

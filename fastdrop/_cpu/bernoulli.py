@@ -269,21 +269,3 @@ def units(formula, x, other, bias, y, factors, axes, constants, far):
             _row_of_units(formula, x, other, bias, y, first, first + inner, factors, factor, constants, far)
     if far == PAST:
         fence()
-
-
-@njit(forceinline=True)
-def rows_by_rate(x, y, thresholds, scales, count, first, length, start, key, draw):
-    """Do dropout where each row of a length has a threshold and a scale, and indices follow each other.
-
-    The first row has the rate at `first`. After `count` rates the rows begin with the first rate again. A
-    scale of 0 drops a whole row.
-    """
-    no_bias = NO_CYCLE, 0
-    for row in range(y.size // length):
-        rate, at = (first + row) % count, row * length
-        part, out, rows = x[at : at + length], y[at : at + length], (length, 0, start + at)
-        if scales[rate] == 0:
-            out[:] = 0
-        else:
-            numbers = np.int64(thresholds[rate]), scales[rate], key, draw
-            elements(formulas.drop, part, part, part, out, rows, no_bias, numbers, 0, FAR)

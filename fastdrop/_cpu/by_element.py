@@ -1,8 +1,8 @@
-"""The CPU kernel of dropout where each element has its own rate, and small kernels on arrays of rates.
+"""The CPU kernels of dropout where elements or rows have their own rates, and one that repeats a bias.
 
-With one rate for all, most elements are decided by the first digits of U, for a whole tile at a time. With a
-rate for each that is not so: this kernel makes the upper half of U for each element, and the lower half where
-the upper one equals that of a threshold.
+A tile's thresholds are brought into the order of the generator's digits: the digits of 1024 thresholds become
+planes, as those of U are. Then a few operations compare a digit of all elements, and most tiles are decided
+after a dozen digits.
 """
 
 from __future__ import annotations
@@ -11,141 +11,202 @@ import numpy as np
 from numba import njit
 
 from fastdrop._arrays.numbers import FULL
-from fastdrop._cpu.bernoulli import between, fetch_ahead
-from fastdrop._lanes.draws import digits, mirror
-from fastdrop._lanes.memory import load, load_where, store, store_where
-from fastdrop._lanes.vectors import LANES, any_nonzero, splat, zero_where
+from fastdrop._cpu import bernoulli
+from fastdrop._cpu.bernoulli import FAR, NO_CYCLE, between, fetch_ahead
+from fastdrop._lanes import formulas
+from fastdrop._lanes.draws import compare_digit, digits, mirror
+from fastdrop._lanes.floats import low_word, rint
+from fastdrop._lanes.memory import load, load_double, load_where, store, store_rounded, store_where
+from fastdrop._lanes.vectors import LANES, any_nonzero, splat, where, zero_where
 from fastdrop._stream.keys import TILE
 
 _TILE = np.int64(TILE)
 _WORDS = 4
 _ROW = _WORDS * LANES  # neighbours that share a bit number
-_HALF = 16  # digits of U that are always drawn; the others are drawn where these decide nothing
-_TIE = np.uint32(1 << _HALF)
-_NONE, _ONE = np.uint32(0), np.uint32(1)
+_HALF = 16  # digits that are brought into order together; few tiles need the other half
+_LOW = np.uint32((1 << _HALF) - 1)
+_NONE, _ONE, _ALL = np.uint32(0), np.uint32(1), np.uint32(0xFFFFFFFF)
 _FULL = float(FULL)
 
 
 @njit(forceinline=True)
-def _butterfly(rows, one, other, by, bits):
-    """Exchange some bits between two rows of the scratch array, to transpose its matrix of bits."""
-    a, b = load(rows, one), load(rows, other)
-    exchanged = (a ^ (b >> by)) & bits
-    store(rows, one, a ^ exchanged)
-    store(rows, other, b ^ (exchanged << by))
+def in_range(p):
+    """Return whether all rates are in [0, 1]."""
+    outside, whole = splat(_NONE), p.size // LANES * LANES
+    for i in range(0, whole, LANES):
+        q = load_double(p, i)
+        outside = outside | where((q >= 0.0) & ((q < 1.0) | (q == 1.0)), 0, splat(_ONE))
+    fine = not any_nonzero(outside)
+    for i in range(whole, p.size):
+        fine &= 0 <= p[i] <= 1
+    return fine
 
 
 @njit(forceinline=True)
-def _transpose_step(rows, by, bits):
+def _number_of(rate, scale):
+    """Return the threshold of a rate, and the scale of kept elements.
+
+    The scale is the one given, or if that is 0 the scale of the realised rate, 2**32 / (2**32 - threshold).
+    It is 0 where everything is dropped, whatever the threshold.
+    """
+    count = np.rint(np.float64(rate) * _FULL)
+    own = 0.0 if count == _FULL else scale if scale != 0 else _FULL / (_FULL - count)
+    return np.uint32(min(count, _FULL - 1)), own
+
+
+@njit(forceinline=True)
+def _read_lanes(p, rate, count, thresholds, scales, place, scale):
+    """Do as `_number_of` for neighbours, eight at a time."""
+    for i in range(0, count, LANES):
+        counts = rint(load_double(p, rate + i) * _FULL)
+        own = splat(scale) if scale != 0 else splat(_FULL) / (splat(_FULL) - counts)
+        store(thresholds, place + i, low_word(counts))
+        store_rounded(scales, place + i, zero_where(counts == _FULL, own))
+
+
+@njit(forceinline=True)
+def _read(p, inner, position, first, last, thresholds, scales, scale):
+    """Write the thresholds and scales of a tile's places [first, last).
+
+    Every `inner` neighbours have the next rate, and after the last the first comes again; the place `first`
+    is at `position` in this cycle.
+    """
+    rate, place, left = position // inner, first, inner - position % inner
+    while place < last:
+        if inner == 1:
+            count = min(last - place, p.size - rate)
+            whole = count // LANES * LANES
+            _read_lanes(p, rate, whole, thresholds, scales, place, scale)
+            for i in range(whole, count):
+                thresholds[place + i], scales[place + i] = _number_of(p[rate + i], scale)
+            rate += count
+        else:
+            count = min(last - place, left)
+            threshold, own = _number_of(p[rate], scale)
+            thresholds[place : place + count] = threshold
+            scales[place : place + count] = own
+            rate, left = rate + 1, inner
+        place += count
+        if rate == p.size:
+            rate = 0
+
+
+@njit(forceinline=True)
+def _butterfly(planes, one, other, by, bits):
+    """Exchange some bits between two vectors of an array, to transpose its matrices of bits."""
+    a, b = load(planes, one), load(planes, other)
+    exchanged = (a ^ (b >> by)) & bits
+    store(planes, one, a ^ exchanged)
+    store(planes, other, b ^ (exchanged << by))
+
+
+@njit(forceinline=True)
+def _transpose_step(planes, by, bits):
     """Exchange blocks of `by` bits between rows `by` apart (Warren, Hacker's Delight, section 7-3)."""
     for block in range(0, _HALF, 2 * by):
         for at in range(block * _ROW, (block + by) * _ROW, LANES):
-            _butterfly(rows, at, at + by * _ROW, np.uint32(by), np.uint32(bits))
+            _butterfly(planes, at, at + by * _ROW, np.uint32(by), np.uint32(bits))
 
 
 @njit(forceinline=True)
-def _upper_halves(rows, tile, key, draw):
-    """Write the upper 16 digits of U for a tile into rows.
+def _into_planes(thresholds, planes, shift):
+    """Write 16 digits of all thresholds as planes, most significant first, in the order of `digits`.
 
-    Those of the elements with bit number k end up in row 15 - k % 16, in the 16-bit half k // 16.
+    They are the digits above the lowest `shift`, which is 16 or 0.
     """
-    for plane in range(_HALF):
-        w0, w1, w2, w3 = digits(tile, plane, key, draw)
-        row = plane * _ROW
-        store(rows, row, w0)
-        store(rows, row + LANES, w1)
-        store(rows, row + 2 * LANES, w2)
-        store(rows, row + 3 * LANES, w3)
-    _transpose_step(rows, 8, 0x00FF00FF)
-    _transpose_step(rows, 4, 0x0F0F0F0F)
-    _transpose_step(rows, 2, 0x33333333)
-    _transpose_step(rows, 1, 0x55555555)
+    shift = np.uint32(shift)
+    for k in range(_HALF):
+        row = (_HALF - 1 - k) * _ROW
+        for at in range(0, _ROW, LANES):
+            low = (load(thresholds, k * _ROW + at) >> shift) & _LOW
+            high = (load(thresholds, (k + _HALF) * _ROW + at) >> shift) << np.uint32(_HALF)
+            store(planes, row + at, low | high)
+    _transpose_step(planes, 8, 0x00FF00FF)
+    _transpose_step(planes, 4, 0x0F0F0F0F)
+    _transpose_step(planes, 2, 0x33333333)
+    _transpose_step(planes, 1, 0x55555555)
 
 
 @njit(forceinline=True)
-def _lower_half(tile, k, word, key, draw):
-    """Return the lower 16 digits of U for the eight elements of one bit number and word."""
-    lower = splat(_NONE)
-    for plane in range(_HALF, 2 * _HALF):
-        w0, w1, w2, w3 = digits(tile, plane, key, draw)
-        row = w0 if word == 0 else w1 if word == 1 else w2 if word == 2 else w3
-        lower = (lower << _ONE) | ((row >> np.uint32(k)) & _ONE)
-    return lower
+def _dropped(tile, thresholds, planes, key, draw):
+    """Return which elements of a tile are dropped, as bits in the order of `digits`.
 
-
-@njit(forceinline=True)
-def elements(x, y, thresholds, scales, period, phase, start, key, draw):
-    """Write dropout of x into y, where element i has the threshold and scale at (phase + i) % period.
-
-    A scale of 0 drops the element always.
+    `planes` has the upper digits of the thresholds. Where they decide too little it gets the lower ones, and
+    then the upper ones again. An antithetic key complements U.
     """
-    rows, flipped = np.empty(_HALF * _ROW, np.uint32), mirror(np.uint64(draw))
+    flipped = mirror(draw)
+    u0 = u1 = u2 = u3 = splat(_ALL)
+    d0 = d1 = d2 = d3 = splat(_NONE)
+    plane, row = 0, 0
+    while True:
+        w0, w1, w2, w3 = digits(tile, plane, key, draw)
+        d0, u0 = compare_digit(d0, u0, w0 ^ flipped, ~load(planes, row))
+        d1, u1 = compare_digit(d1, u1, w1 ^ flipped, ~load(planes, row + LANES))
+        d2, u2 = compare_digit(d2, u2, w2 ^ flipped, ~load(planes, row + 2 * LANES))
+        d3, u3 = compare_digit(d3, u3, w3 ^ flipped, ~load(planes, row + 3 * LANES))
+        plane, row = plane + 1, row + _ROW
+        if plane == 2 * _HALF or not any_nonzero(u0 | u1 | u2 | u3):
+            break
+        if plane == _HALF:
+            _into_planes(thresholds, planes, 0)
+            row = 0
+    if plane > _HALF:
+        _into_planes(thresholds, planes, _HALF)
+    return d0, d1, d2, d3
+
+
+@njit(forceinline=True)
+def _apply(x, y, at, first, last, dropped, scales):
+    """Write dropout of a tile's places [first, last); place 0 is, or would be, at `at` in the arrays."""
+    whole = first == 0 and last == _TILE
+    for k in range(first // _ROW, (last + _ROW - 1) // _ROW):
+        bit, place = np.uint32(_ONE << np.uint32(k)), k * _ROW
+        fetch_ahead(x, x, at + place, _ROW)
+        for sets in dropped:
+            scale, mine = load(scales, place), (sets & bit) != _NONE
+            if whole:
+                store(y, at + place, zero_where(mine | (scale == 0), load(x, at + place) * scale))
+            else:
+                inside = between(place, first, last)
+                v = load_where(x, at + place, inside) * scale
+                store_where(y, at + place, zero_where(mine | (scale == 0), v), inside)
+            place += LANES
+
+
+@njit(forceinline=True)
+def elements(real, x, y, p, inner, phase, start, key, draw, scale):
+    """Write dropout of x into y, where element i has the rate (phase + i) // inner % p.size.
+
+    `real` is the type that x is computed in.
+    """
+    thresholds, planes = np.empty(_TILE, np.uint32), np.empty(_HALF * _ROW, np.uint32)
+    scales = np.zeros(_TILE, real)
+    key, draw, ready, cycle = np.uint64(key), np.uint64(draw), False, p.size * inner
     first_tile, offset = np.uint64(start) // np.uint64(TILE), np.int64(np.uint64(start) % np.uint64(TILE))
     for t in range((offset + x.size + _TILE - 1) // _TILE):
-        tile = first_tile + np.uint64(t)
-        _upper_halves(rows, tile, np.uint64(key), np.uint64(draw))
         at = t * _TILE - offset
         first, last = max(-at, 0), min(x.size - at, _TILE)
-        rate = (phase + at + first) % period - first
-        whole = first == 0 and last == _TILE
-        for group in range(first // LANES, (last + LANES - 1) // LANES):
-            k, word, place = group // _WORDS, group % _WORDS, group * LANES
-            if word == 0:
-                fetch_ahead(x, x, at + place, _ROW)
-            row = load(rows, (_HALF - 1 - k % _HALF) * _ROW + word * LANES) ^ flipped
-            u = (row >> np.uint32(k // _HALF * _HALF)) << np.uint32(_HALF)
-            inside = splat(True) if whole else between(place, first, last)
-            threshold = load_where(thresholds, rate + place, inside)
-            if any_nonzero((u ^ threshold) < _TIE):
-                lower = _lower_half(tile, k, word, np.uint64(key), np.uint64(draw))
-                u = u | (lower ^ (flipped >> np.uint32(_HALF)))
-            scale = load_where(scales, rate + place, inside)
-            v = zero_where((u < threshold) | (scale == 0), load_where(x, at + place, inside) * scale)
-            store_where(y, at + place, v, inside)
+        if not ready:
+            _read(p, inner, (phase + at + first) % cycle, first, last, thresholds, scales, scale)
+            _into_planes(thresholds, planes, _HALF)
+            ready = first == 0 and last == _TILE and _TILE % cycle == 0  # then the next tile has the same
+        dropped = _dropped(first_tile + np.uint64(t), thresholds, planes, key, draw)
+        _apply(x, y, at, first, last, dropped, scales)
 
 
 @njit(forceinline=True)
-def read_rates(p, thresholds, scales, scale):
-    """Write the threshold and scale of each rate; return the place of the first bad rate, or -1.
-
-    After the last rate both arrays go on with the first, to their end. The scale is the one given, or if that
-    is 0 the scale of the realised rate, 2**32 / (2**32 - threshold). It is 0 where everything is dropped.
-    """
-    for i in range(p.size):
-        if not 0 <= p[i] <= 1:
-            return i
-        count = np.rint(p[i] * _FULL)
-        thresholds[i] = np.uint32(min(count, _FULL - 1))
-        scales[i] = 0 if count == _FULL else scale if scale != 0 else _FULL / (_FULL - count)
-    if p.size:
-        _go_on(thresholds, p.size)
-        _go_on(scales, p.size)
-    return -1
-
-
-@njit(forceinline=True)
-def _go_on(cycle, filled):
-    """Fill an array to its end with what it begins with, again and again."""
-    step = (filled + LANES - 1) // filled * filled  # so that eight neighbours never overlap their copy
-    for at in range(filled, min(step, cycle.size)):
-        cycle[at] = cycle[at - filled]
-    at = step
-    while at + LANES <= cycle.size:
-        store(cycle, at, load(cycle, at - step))
-        at += LANES
-    for last in range(at, cycle.size):
-        cycle[last] = cycle[last - step]
-
-
-@njit(forceinline=True)
-def spread_out(thresholds, scales, count, inner, all_thresholds, all_scales):
-    """Write each rate `inner` times, and begin again after `count` rates, to the arrays' end."""
-    rate, left = 0, inner
-    for i in range(all_thresholds.size):
-        all_thresholds[i], all_scales[i] = thresholds[rate], scales[rate]
-        left -= 1
-        if left == 0:
-            rate, left = (rate + 1) % count, inner
+def rows(x, y, p, first, length, start, key, draw, scale):
+    """Do as `elements`, where each row of a length has a rate: the first has the one at `first`."""
+    no_bias = NO_CYCLE, 0
+    for row in range(y.size // length):
+        threshold, own = _number_of(p[(first + row) % p.size], scale)
+        at = row * length
+        part, out = x[at : at + length], y[at : at + length]
+        if own == 0:
+            out[:] = 0
+        else:
+            numbers, indices = (np.int64(threshold), own, key, draw), (length, 0, start + at)
+            bernoulli.elements(formulas.drop, part, part, part, out, indices, no_bias, numbers, 0, FAR)
 
 
 @njit(forceinline=True)
@@ -153,4 +214,12 @@ def repeat(numbers, cycle):
     """Write numbers into an array again and again, to its end."""
     for i in range(numbers.size):
         cycle[i] = numbers[i]
-    _go_on(cycle, numbers.size)
+    step = (numbers.size + LANES - 1) // numbers.size * numbers.size  # eight places never overlap their copy
+    for at in range(numbers.size, min(step, cycle.size)):
+        cycle[at] = cycle[at - numbers.size]
+    at = step
+    while at + LANES <= cycle.size:
+        store(cycle, at, load(cycle, at - step))
+        at += LANES
+    for last in range(at, cycle.size):
+        cycle[last] = cycle[last - step]

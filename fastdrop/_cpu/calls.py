@@ -14,7 +14,8 @@ import numpy as np
 import numpy.ma  # imported here, since Numba would do it at its first call, when a fork doesn't wait for it
 from numpy.typing import NDArray
 
-from fastdrop._arrays.plan import Density, Pass, Rates
+from fastdrop._arrays.host import lanes_dtype
+from fastdrop._arrays.plan import Density, Pass
 from fastdrop._cpu import bernoulli, by_element, density, pool
 from fastdrop._cpu.bernoulli import NO_CYCLE, Units
 from fastdrop._cpu.compiled import jit
@@ -41,6 +42,8 @@ _DENSITY_PIECE = 1 << 16
 # fixed, since virtual machines report the caches of their host.
 FETCH_FROM, STREAM_FROM = 1 << 18, 1 << 24
 
+_LONG = 4 * TILE  # so many neighbours with one rate, or whole tiles of them, are drawn with one threshold
+
 # The compiler treats the variables that a kernel takes from outside as constants, and leaves out the branches
 # that they don't take.
 
@@ -55,30 +58,28 @@ def _drop_kernel() -> Any:
     return jit(kernel)
 
 
-def _drop_by_element_kernel() -> Any:
-    def kernel(x, y, thresholds, scales, period, phase, start, key, draw):
-        by_element.elements(x, y, thresholds, scales, period, phase, start, key, draw)
+@cache
+def _drop_by_element_kernel(dtype: np.dtype[Any]) -> Any:
+    """Return the kernel of dropout with a rate for each element, of arrays of a dtype."""
+    real = lanes_dtype(np.empty(0, dtype)).name
+    computed = getattr(np, real)
 
-    return jit(kernel)
+    def kernel(x, y, p, inner, phase, start, key, draw, scale):
+        by_element.elements(computed, x, y, p, inner, phase, start, key, draw, scale)
+
+    return jit(kernel, real)
 
 
 def _drop_by_row_kernel() -> Any:
-    def kernel(x, y, thresholds, scales, count, first, length, start, key, draw):
-        bernoulli.rows_by_rate(x, y, thresholds, scales, count, first, length, start, key, draw)
+    def kernel(x, y, p, first, length, start, key, draw, scale):
+        by_element.rows(x, y, p, first, length, start, key, draw, scale)
 
     return jit(kernel)
 
 
-def _read_rates_kernel() -> Any:
-    def kernel(p, thresholds, scales, scale):
-        return by_element.read_rates(p, thresholds, scales, scale)
-
-    return jit(kernel)
-
-
-def _spread_out_kernel() -> Any:
-    def kernel(thresholds, scales, count, inner, all_thresholds, all_scales):
-        by_element.spread_out(thresholds, scales, count, inner, all_thresholds, all_scales)
+def _in_range_kernel() -> Any:
+    def kernel(p):
+        return by_element.in_range(p)
 
     return jit(kernel)
 
@@ -147,8 +148,8 @@ def _factors_kernel(draw_name: str, name: str, start: float) -> Any:
     return jit(kernel, draw_name, name, start)
 
 
-_drop, _drop_by_element, _drop_by_row = _drop_kernel(), _drop_by_element_kernel(), _drop_by_row_kernel()
-_read_rates, _spread_out, _repeat = _read_rates_kernel(), _spread_out_kernel(), _repeat_kernel()
+_drop, _drop_by_row = _drop_kernel(), _drop_by_row_kernel()
+_in_range, _repeat = _in_range_kernel(), _repeat_kernel()
 
 
 class Part(NamedTuple):
@@ -263,47 +264,43 @@ def _elements_in_pieces(what: Pass, part: Part, rows: tuple[int, int, int], draw
 
 
 def by_rate(
-    x: NDArray, y: NDArray, rates: Rates, inner: int, phase: int, start: int, key: int, draw: int
+    x: NDArray, y: NDArray, p: NDArray, inner: int, phase: int, start: int, key: int, draw: int, scale: float
 ) -> None:
-    """Do dropout where every `inner` neighbours have the next threshold and scale; arrays are as in `Part`.
+    """Do dropout where every `inner` neighbours have the next rate; arrays are as in `Part`, and not empty.
 
-    After the last rate they begin again with the first. The first element has the first rate, or if inner is
-    1 the rate at `phase`.
+    After the last rate they begin again with the first. The first element is the one at `phase`. Kept
+    elements are multiplied by the scale, or if that is 0 by 1 / (1 - p).
     """
-    thresholds, scales, count = rates.thresholds, rates.scales, rates.size
-    if inner == 1 and x.size < _PIECE:
-        _drop_by_element(x, y, thresholds, scales, count, phase, start, key, draw)
+    numbers = key, draw, scale
+    if (inner >= _LONG or inner % TILE == 0) and phase % inner == 0 and x.size % inner == 0:
+
+        def rows(at: int, end: int) -> None:
+            first, begin = (phase + at) // inner % p.size, signed(start + at)
+            _drop_by_row(x[at:end], y[at:end], p, first, inner, begin, *numbers)
+
+        _share(rows, x.size, _PIECE, max(1, _PIECE // inner) * inner)
+        return
+    kernel = _drop_by_element_kernel(x.dtype)
+    if x.size < _PIECE:
+        kernel(x, y, p, inner, phase, start, *numbers)
         return
 
-    def rows(at: int, end: int) -> None:
-        numbers = count, at // inner % count, inner, signed(start + at), key, draw
-        _drop_by_row(x[at:end], y[at:end], thresholds, scales, *numbers)
-
     def piece(at: int, end: int) -> None:
-        numbers = signed(start + at), key, draw
-        _drop_by_element(x[at:end], y[at:end], thresholds, scales, count, (phase + at) % count, *numbers)
+        kernel(x[at:end], y[at:end], p, inner, phase + at, signed(start + at), *numbers)
 
-    if inner == 1:
-        _share(piece, x.size, _PIECE, _PIECE)
+    _share(piece, x.size, 0, _PIECE)
+
+
+def check_rates(p: NDArray[Any]) -> None:
+    """Raise an error unless all rates of a flat array are in [0, 1]."""
+    fine = []
+    if p.size < _PIECE:
+        fine.append(_in_range(p))
     else:
-        _share(rows, x.size, _PIECE, max(1, _PIECE // inner) * inner)
-
-
-def rates(p: NDArray[np.float64], dtype: np.dtype[Any], scale: float) -> Rates:
-    """Return `Rates` with scales of a dtype, or raise an error; see `by_element.read_rates`."""
-    size = p.size + TILE if p.size else 0
-    found = Rates(np.empty(size, np.uint32), np.empty(size, dtype), p.shape)
-    wrong = _read_rates(p.ravel(), found.thresholds, found.scales, scale)
-    if wrong >= 0:
-        raise ValueError(f"p must be in [0, 1], got {p.flat[wrong]} in an array")
-    return found
-
-
-def spread_out(rates: Rates, inner: int, size: int) -> Rates:
-    """Return a rate for each of `size` elements, where every `inner` neighbours have the next rate."""
-    found = Rates(np.empty(size, np.uint32), np.empty(size, rates.scales.dtype), (size,))
-    _spread_out(*rates[:2], rates.size, inner, *found[:2])
-    return found
+        _share(lambda at, end: fine.append(_in_range(p[at:end])), p.size, 0, _PIECE)
+    if not all(fine):
+        wrong = p[~((p >= 0) & (p <= 1))]
+        raise ValueError(f"p must be in [0, 1], got {wrong[0]} in an array")
 
 
 def repeated(bias: NDArray[Any]) -> NDArray[Any]:

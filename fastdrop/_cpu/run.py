@@ -17,7 +17,6 @@ from fastdrop._arrays.plan import (
     Layout,
     Pass,
     Plan,
-    Rates,
     Rows,
     last_runs,
     layout_of_parts,
@@ -26,29 +25,25 @@ from fastdrop._arrays.plan import (
 from fastdrop._cpu import calls
 from fastdrop._cpu.bernoulli import NO_CYCLE, Units
 from fastdrop._cpu.calls import Draw, Part, drop
+from fastdrop._cpu.calls import by_rate as by_rate
+from fastdrop._cpu.calls import check_rates as check_rates
 from fastdrop._cpu.calls import drop_row as drop_row
 from fastdrop._cpu.calls import noise as noise
-from fastdrop._cpu.calls import rates as rates
-from fastdrop._stream.keys import TILE, signed
+from fastdrop._stream.keys import signed
 
 _UNITS = 1 << 16  # so many units' factors stay in the cache
 _SHORT = 8  # for shorter units a branch for each costs more than a factor for each element
-_LONG = 256  # so many neighbours with one rate are drawn as a row with one threshold
 _DROP = Pass()
 
 Philox = tuple[int, int]  # a Philox key and a draw word
 
 
-def fuse(what: Pass, plan: Plan, threshold: int | Rates, scale: Any, key: Philox) -> None:
-    """Do a pass with Bernoulli noise, of one threshold and scale or of a rate for each draw."""
+def fuse(what: Pass, plan: Plan, threshold: int, scale: float, key: Philox) -> None:
+    """Do a pass with Bernoulli noise of one threshold and scale."""
     plan, layout = _in_lanes(plan), plan.layout
     if not plan.y.size:
         return
-    if isinstance(threshold, Rates) and threshold.size == 1:
-        threshold, scale = _only(threshold)
-    if isinstance(threshold, Rates):
-        _by_rates(what, plan, threshold, key)
-    elif what.formula == "drop" and (threshold == 0 or threshold == FULL):
+    if what.formula == "drop" and (threshold == 0 or threshold == FULL):
         _scaled(plan, 0.0 if threshold else scale)
     elif threshold == FULL:  # everything is dropped, whatever is drawn
         spread(what, plan, np.zeros((1,) * plan.y.ndim, lanes_dtype(plan.x)))
@@ -56,12 +51,6 @@ def fuse(what: Pass, plan: Plan, threshold: int | Rates, scale: Any, key: Philox
         _elements(what, plan, (threshold, scale, *key))
     else:
         _units(what, plan, (threshold, scale, *key))
-
-
-def _only(rates: Rates) -> tuple[int, float]:
-    """Return the threshold and scale of an array of one rate."""
-    scale = float(rates.scales[0])
-    return int(rates.thresholds[0]) if scale else FULL, scale
 
 
 def _in_lanes(plan: Plan) -> Plan:
@@ -171,38 +160,32 @@ def _drawn_at_once(layout: Layout) -> Units | None:
     return Units(shared, inner, layout.row.start) if few and layout.row is not None else None
 
 
-def is_one_call(layout: Layout, biased: bool) -> bool:
-    """Return whether `one_call` can do a pass with draws of this layout."""
+def at_once(layout: Layout, biased: bool) -> Units | Rows | None:
+    """Return what `one_call` needs to know of a layout, or None if it can't do a pass with such draws."""
     if layout.shared:
-        return not biased and _drawn_at_once(layout) is not None
-    return layout.only is not None
+        return None if biased else _drawn_at_once(layout)
+    return layout.only
 
 
 def one_call(
     what: Pass,
-    layout: Layout | None,
+    how: tuple[int, int, int],
     x: NDArray[Any],
     other: NDArray[Any],
     bias: NDArray[Any] | None,
     y: NDArray[Any],
     draw: Draw,
 ) -> None:
-    """Do a pass on flat arrays by one call of a kernel; see `is_one_call`.
-
-    Without a layout the elements have the draws 0, 1, 2, ...
-    """
-    units = None if layout is None or not layout.shared else _drawn_at_once(layout)
-    if layout is not None and units is not None:
-        factors = np.empty(layout.count, x.dtype)
-        calls.drawn_units(what, Part(x, other, x, NO_CYCLE, y), factors, units, draw)
-        return
-    rows: Any = (x.size, 0, 0) if layout is None else layout.only
-    if what.formula == "drop":
-        drop(x, y, rows, *draw)
+    """Do a pass on flat arrays by one call of a kernel; `how` is what `at_once` returned, or plain `Rows`."""
+    if isinstance(how, Units):
+        factors = np.empty(x.size // how.shared, x.dtype)
+        calls.drawn_units(what, Part(x, other, x, NO_CYCLE, y), factors, how, draw)
+    elif what.formula == "drop":
+        drop(x, y, how, *draw)
     elif bias is None:
-        calls.elements(what, x, other, x, NO_CYCLE, y, rows, draw)
+        calls.elements(what, x, other, x, NO_CYCLE, y, how, draw)
     else:
-        calls.elements(what, x, other, calls.repeated(bias), bias.size, y, rows, draw)
+        calls.elements(what, x, other, calls.repeated(bias), bias.size, y, how, draw)
 
 
 def _units(what: Pass, plan: Plan, draw: Draw) -> None:
@@ -271,63 +254,57 @@ def spread(what: Pass, plan: Plan, factors: NDArray[Any]) -> None:
         calls.units(what, part, rows[at].ravel(), Units(shared, inner, 0))
 
 
-def _by_rates(what: Pass, plan: Plan, given: Rates, key: Philox) -> None:
-    """Do a pass with a rate for each draw."""
-    layout = plan.layout
-    if what.formula == "drop" and not layout.shared:
-        _drop_by_rates(plan, given, key)
+def by_rates(what: Pass, plan: Plan, p: NDArray[Any], key: Philox) -> None:
+    """Do a pass with a rate for each draw: of float32 or float64, in C order, of a shape that broadcasts."""
+    plan, layout, scale = _in_lanes(plan), plan.layout, what.scale or 0.0
+    check_rates(p.ravel())
+    if not plan.y.size:
         return
-    thresholds, scales = given.broadcast(layout.draws)
+    if what.formula == "drop" and not layout.shared:
+        _drop_by_rates(plan, p, scale, key)
+        return
+    rates = np.broadcast_to(p, layout.draws)
 
     def factor(into: Plan, rows: Any) -> None:
         into.y.fill(1)
-        _drop_by_arrays(into, thresholds[rows], scales[rows], key)
+        _drop_by_array(into, rates[rows], scale, key)
 
     _by_factors(what, plan, factor)
 
 
-def _drop_by_rates(plan: Plan, given: Rates, key: Philox) -> None:
-    """Do dropout with a rate for each element."""
+def _drop_by_rates(plan: Plan, p: NDArray[Any], scale: float, key: Philox) -> None:
+    """Do dropout where each element has a draw and a rate."""
     layout, row = plan.layout, plan.layout.row
-    inner = repetition(given.shape, layout.draws)
+    inner = repetition(p.shape, layout.draws)
     if row is not None and inner and _fit(plan):
-        if 1 < inner < _LONG:
-            given, inner = calls.spread_out(given, inner, layout.count), 1
-        calls.by_rate(plan.x.ravel(), plan.y.ravel(), given, inner, 0, row.start, *key)
-        return
-    _drop_by_arrays(plan, *given.broadcast(layout.draws), key)
+        calls.by_rate(plan.x.ravel(), plan.y.ravel(), p.ravel(), inner, 0, row.start, *key, scale)
+    else:
+        _drop_by_array(plan, np.broadcast_to(p, layout.draws), scale, key)
 
 
-def _drop_by_arrays(plan: Plan, thresholds: NDArray[Any], scales: NDArray[Any], key: Philox) -> None:
-    """Do dropout with a threshold and a scale for each element, in arrays of x's shape."""
+def _drop_by_array(plan: Plan, rates: NDArray[Any], scale: float, key: Philox) -> None:
+    """Do dropout with a rate for each element, in an array of x's shape."""
     for at, rows in plan.layout.blocks():
         for run, first in _runs_of_indices(at, rows, plan.y):
-            _drop_run_by_arrays(plan.x[run], plan.y[run], thresholds[run], scales[run], first, key)
+            _drop_run_by_array(plan.x[run], plan.y[run], rates[run], scale, first, key)
 
 
-def _drop_run_by_arrays(
-    x: NDArray[Any],
-    y: NDArray[Any],
-    thresholds: NDArray[Any],
-    scales: NDArray[Any],
-    start: int,
-    key: Philox,
+def _drop_run_by_array(
+    x: NDArray[Any], y: NDArray[Any], rates: NDArray[Any], scale: float, start: int, key: Philox
 ) -> None:
-    """Do as `_drop_by_arrays`, where indices follow each other; rates that repeat stay in the cache."""
+    """Do as `_drop_by_array`, where indices follow each other; rates that repeat stay in the cache."""
     repeated = 0  # how many leading axes there are along which the rates repeat
-    while repeated < x.ndim and (thresholds.strides[repeated] == 0 or x.shape[repeated] == 1):
+    while repeated < x.ndim and (rates.strides[repeated] == 0 or x.shape[repeated] == 1):
         repeated += 1
     period = math.prod(x.shape[repeated:])
     if repeated and x.size and period <= BUFFER:
-        one = (0,) * repeated
-        t, s = (np.resize(a[one], period + TILE) for a in (thresholds, scales))
-        cycle = Rates(t, s, (period,))
+        cycle = np.ascontiguousarray(rates[(0,) * repeated]).ravel()
         for part, target, first in pieces(x, y):
             at = signed(start + first)
-            calls.by_rate(copy(part, target), target, cycle, 1, first % period, at, *key)
+            calls.by_rate(copy(part, target), target, cycle, 1, first % period, at, *key, scale)
         return
-    for part, t, s, target, first in pieces(x, thresholds, scales, y):
-        calls.by_rate(copy(part, target), target, Rates(t, s, t.shape), 1, 0, signed(start + first), *key)
+    for part, own, target, first in pieces(x, rates, y):
+        calls.by_rate(copy(part, target), target, own, 1, 0, signed(start + first), *key, scale)
 
 
 def density(what: Density, plan: Plan, key: Philox) -> None:

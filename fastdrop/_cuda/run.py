@@ -8,9 +8,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastdrop._arrays.device import DeviceArray, empty_like
-from fastdrop._arrays.plan import Density, Layout, Pass, Plan, Rates, Rows, layout_of_parts
+from fastdrop._arrays.numbers import thresholds_and_scales
+from fastdrop._arrays.plan import Density, Layout, Pass, Plan, Rows, layout_of_parts
 from fastdrop._cuda import launch
 from fastdrop._cuda.launch import Part, Units
 from fastdrop._stream.keys import signed
@@ -36,23 +38,28 @@ class _Launch(NamedTuple):
 _ONE = _Run(1, 0, 0)
 
 
-def fuse(what: Pass, plan: Plan, threshold: Any, scale: Any, key: tuple[int, int]) -> None:
-    """Do a pass with Bernoulli noise, of one threshold and scale or of a rate for each draw."""
+def fuse(what: Pass, plan: Plan, threshold: int, scale: float, key: tuple[int, int]) -> None:
+    """Do a pass with Bernoulli noise of one threshold and scale."""
     if not plan.x.size:
         return
-    layout, shape, cuda_stream = plan.layout, None, plan.x.cuda_stream
-    if isinstance(threshold, Rates):
-        shape, count = threshold.shape, threshold.size
-        arrays = threshold.thresholds[:count], threshold.scales[:count]
-        thresholds, scales = (launch.upload(a, cuda_stream) for a in arrays)
-    for each in _launches(layout, shape, shape is not None or bool(layout.shared)):
+    shared = bool(plan.layout.shared)
+    for each in _launches(plan.layout, None, shared):
         part = _part(plan, each)
-        if shape is not None:
-            launch.units(what, part, each.where, thresholds[each.rate :], scales[each.rate :], key)
-        elif layout.shared:
+        if shared:
             launch.units(what, part, each.where, threshold, scale, key)
         else:
             launch.elements(what, part, each.where, (threshold, scale, *key))
+
+
+def by_rates(what: Pass, plan: Plan, p: NDArray[Any], key: tuple[int, int]) -> None:
+    """Do a pass with a rate for each draw, from an array on the host."""
+    arrays = thresholds_and_scales(p.ravel(), np.dtype(plan.x.lanes.real), what.scale)
+    if not plan.x.size:
+        return
+    thresholds, scales = (launch.upload(a, plan.x.cuda_stream) for a in arrays)
+    for each in _launches(plan.layout, p.shape, True):
+        part = _part(plan, each)
+        launch.units(what, part, each.where, thresholds[each.rate :], scales[each.rate :], key)
 
 
 def density(what: Density, plan: Plan, key: tuple[int, int]) -> None:

@@ -131,6 +131,18 @@ integer_shifted = _integer("integer_shifted", 2, "As `integer`, without the uppe
 
 
 @intrinsic
+def low_word(typingctx, v):
+    """Return the low 32 bits of float64 lanes that hold integers in [0, 2**52)."""
+
+    def codegen(context, builder, sig, args):
+        shifter = splatted(builder, ir.DoubleType()(2.0**52), v.lanes)  # a sum with it holds them in its bits
+        bits = builder.bitcast(builder.fadd(args[0], shifter), vector(I64, v.lanes))
+        return builder.trunc(bits, vector(I32, v.lanes))
+
+    return Vec(types.uint32, v.lanes)(v), codegen
+
+
+@intrinsic
 def flip_sign(typingctx, v, word):
     """Return lanes of v, negated where the top bit of the word is set."""
 

@@ -114,6 +114,34 @@ store_streaming = _store(
 
 
 @intrinsic
+def load_double(typingctx, array, index):
+    """Return eight consecutive elements of an array of float32 or float64, as float64."""
+
+    def codegen(context, builder, sig, args):
+        pointer, align = _address(context, builder, sig.args[0], *args)
+        v = builder.load(pointer, align=align)
+        return v if array.dtype == types.float64 else builder.fpext(v, vector(ir.DoubleType()))
+
+    return Vec(types.float64)(array, types.intp), codegen
+
+
+@intrinsic
+def store_rounded(typingctx, array, index, v):
+    """Write float64 lanes, rounded to the real or unsigned type of the array's elements."""
+
+    def codegen(context, builder, sig, args):
+        pointer, align = _address(context, builder, sig.args[0], *args[:2])
+        kind, element, value = pointer.type.pointee, array.dtype, args[2]
+        if isinstance(element, types.Integer):
+            value = builder.fptoui(value, kind)
+        elif element != types.float64:
+            value = builder.fptrunc(value, kind)
+        builder.store(value, pointer, align=align)
+
+    return types.void(array, types.intp, v), codegen
+
+
+@intrinsic
 def fence(typingctx):
     """Make streaming stores visible to other threads before anything that follows."""
     return types.void(), lambda context, builder, sig, args: builder.fence("seq_cst")

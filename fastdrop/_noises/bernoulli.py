@@ -17,7 +17,7 @@ from fastdrop._noises._noise import Noise, register
 from fastdrop._stream.keys import Key, Rng, stream
 from fastdrop.schedules import Curriculum, ScheduledRate
 
-_DROP = Pass()
+DROP = Pass()
 _COUNT = Pass(scale=1.0)  # this pass makes masks: a kept 1 stays 1
 
 
@@ -102,7 +102,7 @@ def dropout(
             drop = cpu().drop_row if flat else cpu().drop_strided
             drop(a, b, 0, *found, *stream(key))
             return y
-    return fused(_DROP, x, out, p, key, shared_axes, window)  # type: ignore[no-any-return]
+    return fused(DROP, x, out, p, key, shared_axes, window)  # type: ignore[no-any-return]
 
 
 def dropout_backward(

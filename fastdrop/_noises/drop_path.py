@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.numbers import FULL, Rate, rate
 from fastdrop._arrays.plan import Axes, Window
+from fastdrop._backends import fused
 from fastdrop._noises._noise import Noise, register
-from fastdrop._noises.bernoulli import Dropout, dropout, keep_mask
+from fastdrop._noises.bernoulli import DROP, Dropout, keep_mask
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.schedules import ScheduledRate
 
@@ -66,7 +67,7 @@ def drop_path(
            [2., 2., 2.]])
     """
     axes = path_axes(np.ndim(x), mode)
-    return dropout(x, p, key, shared_axes=axes, out=out, window=window)
+    return fused(DROP, x, out, p, key, axes, window)  # type: ignore[no-any-return]
 
 
 @cache

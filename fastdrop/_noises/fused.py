@@ -14,6 +14,7 @@ from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.bernoulli import dropout_backward
 from fastdrop._stream.keys import Key
 
+_REAL = "an activation"  # what needs real numbers, for errors
 _ADD = Pass("add")
 
 
@@ -166,8 +167,11 @@ def bias_act_dropout(
     array([[-0.142, -0.269,  0.731,  2.858]])
     """
     formula, other = ("activate", None) if residual is None else ("activate_add", ("residual", residual, "x"))
-    what, options = Pass(formula, activation=_number_of(activation)), _options(x, bias)
-    return fused(what, x, out, p, key, shared_axes, window, other=other, **options)  # type: ignore[no-any-return]
+    what = Pass(formula, activation=_number_of(activation))
+    _check_axis(x)
+    return fused(  # type: ignore[no-any-return]
+        what, x, out, p, key, shared_axes, window, real=_REAL, other=other, biased=True, bias=bias
+    )
 
 
 def bias_act_dropout_backward(
@@ -216,8 +220,9 @@ def bias_act_dropout_backward(
     >>> dx, dbias
     (array([[0., 0., 2., 2.]]), array([0., 0., 2., 2.]))
     """
-    what, options = Pass("differentiate", activation=_number_of(activation)), _options(x, bias)
-    plan = planned(x, out, shared_axes, window, other=("g", g, "x"), **options)
+    what, other = Pass("differentiate", activation=_number_of(activation)), ("g", g, "x")
+    _check_axis(x)
+    plan = planned(x, out, shared_axes, window, real=_REAL, other=other, biased=True, bias=bias)
     fuse(what, plan, p, key)
     return plan.result, None if bias is None else sum_rows(plan, bias)
 
@@ -229,11 +234,10 @@ def _number_of(activation: str) -> int:
     return ACTIVATIONS.index(activation)
 
 
-def _options(x: ArrayLike, bias: ArrayLike | None) -> dict[str, Any]:
-    """Return the options that a pass with an activation gives to `planned`."""
+def _check_axis(x: ArrayLike) -> None:
+    """Raise an error if x has no last axis, which a bias needs."""
     if np.ndim(x) == 0:
         raise ValueError("a bias needs x's last axis, got a 0-d array; use x[None]")
-    return {"real": "an activation", "biased": True, "bias": bias}
 
 
 _TWO_INPUTS = "it has more inputs than a layer takes; the function is there"

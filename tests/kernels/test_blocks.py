@@ -11,6 +11,7 @@ import fastdrop as fd
 from fastdrop._cpu import calls as cpu_calls
 from fastdrop._cpu import run
 from fastdrop._stream import reference
+from fastdrop._stream.keys import TILE
 
 KEY = fd.Key(42, 3)
 
@@ -117,13 +118,14 @@ def test_scalar_p_and_an_array_filled_with_it_give_the_same_bits():
 @pytest.mark.parametrize("pieces", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rates_by_sample_and_channel_on_both_sides_of_a_row_of_its_own(dtype, pieces, monkeypatch):
-    """Long runs of one rate are rows of their own, short ones are spread out over their elements."""
+    """Long runs of one rate, and whole tiles, are rows of their own; others are read for each element."""
     if pieces:
         for name in ("PARALLEL_FROM", "_BIG", "_PIECE"):
             monkeypatch.setattr(cpu_calls, name, 700)
         fd.set_num_threads(3)
     for shape, rates in (
-        *(((5, n), (5, 1)) for n in (2, run._LONG - 1, run._LONG, run._LONG + 1, 1500)),
+        *(((5, n), (5, 1)) for n in (2, 256, TILE - 1, TILE, TILE + 1, 1500, cpu_calls._LONG + 1)),
+        *(((13, n), (n,)) for n in (2, 8, 9, 256, 512, 768)),  # some repeat with each tile, some don't
         ((3, 4, 700), (4, 1)),
         ((3, 4, 5, 9), (1, 4, 1, 1)),
         ((3, 4, 700), (3, 1, 1)),
@@ -165,6 +167,38 @@ def test_rates_by_element_where_upper_digits_tie():
     for shift in (-1, 0, 1):
         p = np.clip((u + shift) / 2**32, 0, 1)
         assert np.array_equal(fd.dropout(x, p, KEY) == 0, np.full(3000, shift == 1))
+
+
+def test_rates_that_repeat_with_each_tile_are_whole_again_after_a_tie():
+    """A tile that needs the lower digits leaves the upper ones for the next."""
+    x = np.ones((6, 1024), np.float32)
+    u = reference.uniforms(np.arange(x.size, dtype=np.uint64), KEY).reshape(x.shape)
+    for tile in (0, 3, 5):
+        p = u[tile] / 2**32
+        for key in (KEY, KEY.antithetic()):
+            assert same_bits(fd.dropout(x, p, key), reference.dropout(x, p, key))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("wrong", [-1e-300, -np.inf, np.nan, np.inf, np.nextafter(1, 2, dtype=np.float32)])
+def test_a_wrong_rate_is_found_wherever_it_is(dtype, wrong):
+    if not (wrong := dtype(wrong)):
+        return  # in float32 the tiny number is 0
+    for shape in ((37, 5), (1, 5), (37, 1), (37, 2050)):
+        x, p = np.ones((37, max(shape[1], 5)), np.float32), np.full(shape, 0.5, dtype)
+        for at in {0, p.size // 2, p.size - 1}:
+            q = p.copy()
+            q.flat[at] = wrong
+            with pytest.raises(ValueError, match=r"p must be in \[0, 1\], got \S+ in an array"):
+                fd.dropout(x, q, KEY)
+
+
+def test_float32_rates_are_those_numbers_in_float64():
+    x = normal(5, 3000)
+    for shape in ((3000,), (5, 1), (5, 3000)):
+        p = np.random.default_rng(3).random(shape, np.float32)
+        p.flat[:3] = 0, 1, 2**-33
+        assert same_bits(fd.dropout(x, p, KEY), fd.dropout(x, p.astype(np.float64), KEY))
 
 
 def test_16_bit_floats_are_rounded_once():
