@@ -36,6 +36,9 @@ from fastdrop.torch._functions import token_dropout as token_dropout
 from fastdrop.torch._functions import zoneout as zoneout
 from fastdrop.torch._information import InformationDropout as InformationDropout
 from fastdrop.torch._information import information_dropout as information_dropout
+from fastdrop.torch._install import Installation as Installation
+from fastdrop.torch._install import install as install
+from fastdrop.torch._install import installed as installed
 from fastdrop.torch._keys import key_tensor as key_tensor
 from fastdrop.torch._modules import AlphaDropout as AlphaDropout
 from fastdrop.torch._modules import DropBlock2d as DropBlock2d
@@ -70,6 +73,7 @@ __all__ = [
     "GaussianDropout",
     "GaussianNoise",
     "InformationDropout",
+    "Installation",
     "StandoutDropout",
     "Swapped",
     "TokenDropout",
@@ -86,6 +90,8 @@ __all__ = [
     "gaussian_dropout",
     "gaussian_noise",
     "information_dropout",
+    "install",
+    "installed",
     "key_tensor",
     "local_reparameterization",
     "replace_dropout",

@@ -16,14 +16,15 @@ from torch.autograd import forward_ad
 from fastdrop._arrays.numbers import Rate
 from fastdrop._backends import loading
 from fastdrop._stream.keys import Key, draw_of, stream
-from fastdrop.torch._keys import SEED, key_of, key_tensor, plain_key, random_draw
+from fastdrop.torch._keys import SEED, DrawnKey, key_of, key_tensor, plain_key, random_draw
 from fastdrop.torch._noises import NOISES, PASSED, Numbers
 
 Tensor: TypeAlias = torch.Tensor
-Settings: TypeAlias = tuple[str, tuple[Any, ...], Any, Numbers]  # a noise's name, rates, key and numbers
+What: TypeAlias = tuple[str, tuple[Any, ...], Numbers]  # a noise's name, rates and numbers
+Settings: TypeAlias = tuple[str, tuple[Any, ...], Any, Numbers]  # the same with its key
 
 _DTYPES = frozenset({torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128})
-_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
+PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
 def as_array(x: Tensor) -> NDArray[Any]:
@@ -77,7 +78,7 @@ def _openmp() -> ModuleType:
     return _openmp
 
 
-def _run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool = False) -> Tensor:
+def run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool = False) -> Tensor:
     """A noise of tensors, without autograd: a new tensor of x's memory format, or x itself."""
     name, rates, key, numbers = settings
     if name == "dropout" and not numbers:
@@ -94,9 +95,9 @@ def _run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool = Fa
         return as_tensor(_of_arrays(as_array(x), other, settings))
     y = torch.empty_like(x)
     if y.is_contiguous():
-        return _run(y.copy_(x), other, settings, True)
+        return run(y.copy_(x), other, settings, True)
     # PyTorch copies between memory formats faster than our functions read arrays that are not in C order.
-    return y.copy_(_run(x.resolve_conj().resolve_neg().contiguous(), other, settings, True))
+    return y.copy_(run(x.resolve_conj().resolve_neg().contiguous(), other, settings, True))
 
 
 def _of_arrays(
@@ -124,41 +125,48 @@ def _not_dense(x: Tensor) -> TypeError:
 
 def _run_in_place(x: Tensor, other: Tensor | None, settings: Settings) -> Tensor:
     if x.is_conj() or x.is_neg():  # which is not yet done in memory
-        return x.copy_(_run(x, other, settings))
+        return x.copy_(run(x, other, settings))
     array = as_array(x)
     _of_arrays(array, other, settings, array)
     return x
 
 
 class _Noise(torch.autograd.Function):
-    """A noise with its derivatives. It keeps its key, and of the tensors at most the second."""
+    """A noise with its derivatives. It keeps its key, and of the tensors at most the second.
+
+    The key is a tensor only under torch.func, where each row of a batch may have its own.
+    """
 
     @staticmethod
-    def forward(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool) -> Tensor:
-        return _run(x, other, settings, inplace)
+    def forward(x: Tensor, other: Tensor | None, key: Any, what: What, inplace: bool) -> Tensor:
+        name, rates, numbers = what
+        return run(x, other, (name, rates, plain_key(key), numbers), inplace)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, other, ctx.settings, ctx.inplace = inputs
+        x, other, key, ctx.what, ctx.inplace = inputs
         if ctx.inplace:
             ctx.mark_dirty(x)
+        ctx.key = None if isinstance(key, torch.Tensor) else key
         if other is not None:
             ctx.dtype = output.dtype
-            if NOISES[ctx.settings[0]].keeps_other:
-                ctx.save_for_backward(other)
-                ctx.save_for_forward(other)
+        kept = other if NOISES[ctx.what[0]].keeps_other else None
+        if kept is not None or ctx.key is None:
+            saved = kept, None if ctx.key is not None else key
+            ctx.save_for_backward(*saved)
+            ctx.save_for_forward(*saved)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        found = NOISES[ctx.settings[0]]
+        found = NOISES[ctx.what[0]]
         dx = _derivative(ctx, found.gradient, g) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
-            return dx, None, None, None
-        return dx, _derivative(ctx, found.other_gradient, g), None, None
+            return dx, None, None, None, None
+        return dx, _derivative(ctx, found.other_gradient, g), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor | None, other: Tensor | None, *_: None) -> Tensor:
-        found = NOISES[ctx.settings[0]]
+        found = NOISES[ctx.what[0]]
         parts = []
         if tangent is not None:
             parts.append(_derivative(ctx, found.tangent or found.gradient, tangent, ctx.inplace))
@@ -168,10 +176,11 @@ class _Noise(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
-        x, other, (name, *settings), _ = inputs
+        x, other, key, (name, rates, numbers), _ = inputs
         count = info.batch_size
-        rows = zip(_rows(x, in_dims[0], count), _rows(other, in_dims[1], count), strict=True)
-        return torch.stack([noise(row, name, *settings, other=beside) for row, beside in rows]), 0
+        columns = _rows(x, in_dims[0], count), _rows(other, in_dims[1], count), _keys(key, in_dims[2], info)
+        rows = zip(*columns, strict=True)
+        return torch.stack([noise(a, name, rates, k, numbers, other=b) for a, b, k in rows]), 0
 
 
 def _rows(x: Tensor | None, axis: int | None, count: int) -> Sequence[Tensor | None]:
@@ -179,15 +188,29 @@ def _rows(x: Tensor | None, axis: int | None, count: int) -> Sequence[Tensor | N
     return [x] * count if x is None or axis is None else x.unbind(axis)
 
 
+def _keys(key: Any, axis: int | None, info: Any) -> Sequence[Any]:
+    """The key of each function under vmap: its own of a batch, and of a drawn one as vmap was told."""
+    level = (torch._C._functorch.maybe_current_level() or 0) + 1  # this vmap's, which was left for its rule
+    if not isinstance(key, DrawnKey):
+        return [key] * info.batch_size if axis is None else key.unbind(axis)
+    if level not in key.levels or info.randomness == "same":
+        return [key] * info.batch_size
+    if info.randomness == "error":
+        raise RuntimeError('vmap refuses a module that draws its mask; use randomness="different" or "same"')
+    return key.of_rows(info.batch_size, level)
+
+
 def _derivative(ctx: Any, name: str, g: Tensor, inplace: bool = False) -> Tensor:
     """The noise of that name of a gradient or tangent, which may be differentiated again."""
     if name == PASSED:
         return g
-    other = ctx.saved_tensors[0] if NOISES[ctx.settings[0]].keeps_other else None
-    _, rates, key, numbers = ctx.settings
+    (_, rates, numbers), key, other = ctx.what, ctx.key, None
+    if key is None or NOISES[ctx.what[0]].keeps_other:
+        other, given = ctx.saved_tensors
+        key = given if key is None else key
     if torch.is_grad_enabled() or transformed():
         return noise(g, name, rates, key, numbers, other=other, inplace=inplace)
-    return _run(g, other, (name, rates, key, numbers), inplace)
+    return run(g, other, (name, rates, key, numbers), inplace)
 
 
 # Function.apply without its first part, which only torch.func needs and which is a third of its time.
@@ -238,7 +261,7 @@ def dropped_at_random(x: Tensor, p: float) -> Tensor | None:
 def _op(
     x: Tensor, other: Tensor | None, key: Tensor, name: str, rates: Sequence[float], numbers: Sequence[int]
 ) -> Tensor:
-    return _run(x, other, (name, tuple(rates), key_of(key), tuple(numbers)))
+    return run(x, other, (name, tuple(rates), key_of(key), tuple(numbers)))
 
 
 @_op.register_fake
@@ -288,8 +311,17 @@ def plain_rate(p: Any) -> Any:
 
 
 def traced(x: Tensor) -> bool:
-    """Whether x stands for tensors to come, as in torch.compile, and has no memory yet."""
-    return torch.compiler.is_compiling() or type(x) not in _PLAIN
+    """Whether x stands for tensors to come, as in torch.compile, and has no memory, or a mode looks on.
+
+    Such modes, as that of `make_fx`, see operators alone, and not what is written to memory.
+    """
+    return bool(
+        type(x) not in PLAIN
+        or torch._C._len_torch_dispatch_stack()
+        or torch.compiler.is_compiling()
+        or torch._C._get_tracing_state()
+        or x.is_meta
+    )
 
 
 def batched(x: Tensor) -> bool:
@@ -318,21 +350,26 @@ def noise(
     if traced(x) or (other is not None and traced(other)):
         y = _traced_noise(x, name, rates, key, numbers, other)
         return x.copy_(y) if inplace else y
-    settings = name, plain_rates(rates), plain_key(key), numbers
+    what = name, plain_rates(rates), numbers
     if torch._C._are_functorch_transforms_active():
-        y = _Noise.apply(x, other, settings, False)
+        y = _Noise.apply(x, other, key, what, False)
         return x.copy_(y) if inplace else y
+    key = plain_key(key)
     wanted = x.requires_grad or (other is not None and other.requires_grad)
     if inplace or (wanted and torch.is_grad_enabled()) or forward_ad._current_level >= 0:
-        y = _in_graph(x, other, settings, inplace)
+        y = _in_graph(x, other, key, what, inplace)
         return x if inplace else y
-    return _run(x, other, settings)
+    return run(x, other, (name, what[1], key, numbers))
 
 
 def _traced_noise(
     x: Tensor, name: str, rates: Sequence[Any], key: Any, numbers: Numbers, other: Tensor | None
 ) -> Tensor:
     """The operator, which is what graphs hold of a noise."""
+    if not hasattr(x, "requires_grad"):
+        raise TypeError(f"x must be a tensor, got {type(x).__name__}; fastdrop's own functions take arrays")
+    if getattr(x, "is_nested", False) is True:
+        raise _not_dense(x)
     for rate in rates:
         check_one_number(rate)
     held = key if isinstance(key, torch.Tensor) else key_tensor(key)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx import Proxy
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.modules.dropout import _DropoutNd
 
 from fastdrop._arrays.numbers import rate
@@ -25,6 +28,9 @@ class NoiseModule(torch.nn.Module):
     # The key is a tensor, so that a graph of torch.compile can count in it.
     _key: Tensor | None = None
     recomputing: bool = False  # whether this is a checkpoint's second forward, which repeats the first's key
+    # What TorchScript isn't to look at.
+    __jit_unused_properties__: ClassVar[list[str]] = ["key"]
+    __jit_ignored_attributes__: ClassVar[list[str]] = ["_key", "recomputing"]
 
     def __init__(self, *arguments: Any, rng: Rng = None) -> None:
         super().__init__(*arguments)
@@ -41,15 +47,42 @@ class NoiseModule(torch.nn.Module):
 
     def _with_key(self, input: Tensor, noised: Callable[[Key | Tensor], Tensor]) -> Tensor:
         """What a function makes of this forward's key. The key advances only if the function succeeds."""
-        if self._key is None:
-            return noised(keys.random_key_tensor() if traced(input) else keys.random_key())
         if traced(input):
-            return noised(keys.next_key(self._key))
+            return noised(self._traced_key(input))
+        if self._key is None:
+            return noised(keys.drawn(keys.outside_transforms(keys.random_key)))
         if not self.recomputing:
             keys.refuse_recomputation()
-        y = noised(keys.key_of(self._key))
-        self._key.numpy()[0] += 1
+        y = noised(keys.drawn(keys.outside_transforms(self._own_key)))
+        keys.outside_transforms(self._advance)
         return y
+
+    def _own_key(self) -> Key:
+        return keys.key_of(cast(Tensor, self._key))
+
+    def _advance(self) -> None:
+        cast(Tensor, self._key).numpy()[0] += 1
+
+    def _traced_key(self, input: Tensor) -> Tensor:
+        """The key of this forward as a tensor, for a graph."""
+        if torch._C._get_tracing_state():
+            kind = type(self).__name__
+            raise RuntimeError(
+                f"torch.jit.trace would keep one mask of {kind} for ever; trace the model in evaluation, or "
+                "after fastdrop.torch.restore_dropout(model)"
+            )
+        if self._key is None:
+            return keys.random_key_tensor()
+        if isinstance(input, FakeTensor) and not torch.compiler.is_compiling() and get_proxy_mode() is None:
+            return keys.key_tensor(0)  # nothing is recorded, and a fake tensor has a shape and no values
+        return keys.next_key(self._key)
+
+    def _leaf(self, *inputs: Tensor) -> Any:
+        """The node that stands for this module in a graph of torch.fx, or None if no such graph is made."""
+        for each in inputs:
+            if isinstance(each, Proxy):
+                return each.tracer.create_proxy("call_module", each.tracer.path_of_module(self), inputs, {})
+        return None
 
     def get_extra_state(self) -> dict[str, int] | None:
         """Return what a resumed run needs for the same masks, as plain JSON-able data."""
@@ -108,6 +141,12 @@ class DropoutModule(NoiseModule, _DropoutNd):
     """A module that drops one tensor at a rate, as torch.nn's do."""
 
     _noise: ClassVar[str] = "dropout"  # its name in the table of noises
+    # Whether it is one of torch.nn's: that takes nested tensors too, and stays random in torch.jit.trace.
+    _is_torch: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._is_torch = any(base.__module__ == _DropoutNd.__module__ for base in cls.__bases__)
 
     def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: Rng = None) -> None:
         self._check(p)
@@ -118,10 +157,25 @@ class DropoutModule(NoiseModule, _DropoutNd):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the input with its noise in training, and itself in evaluation."""
+        if torch.jit.is_scripting():
+            return self._scripted(input)
+        if isinstance(input, Proxy):
+            return cast(Tensor, self._leaf(input))
         if not self.training:
             return input
+        if self._is_torch and self._key is None and (input.is_nested or torch._C._get_tracing_state()):
+            return cast(Tensor, super().forward(input))
         name, rates, numbers, inplace = self._noise, (self.p,), self._numbers(input), self.inplace
         return self._with_key(input, lambda key: noise(input, name, rates, key, numbers, inplace=inplace))
+
+    def _scripted(self, input: Tensor) -> Tensor:
+        """What TorchScript makes of forward: it draws no masks."""
+        if self.training:
+            raise RuntimeError(
+                "in TorchScript fastdrop's modules work in evaluation only; use "
+                "fastdrop.torch.restore_dropout(model) before torch.jit.script"
+            )
+        return input
 
     def _numbers(self, input: Tensor) -> Numbers:
         """The integers that the noise takes beside its rate, such as shared axes."""

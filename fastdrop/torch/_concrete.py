@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias, cast
 
 import torch
+from torch.fx import Proxy
 from torch.nn.functional import softplus
 
 from fastdrop._arrays.numbers import rate
@@ -127,6 +128,8 @@ class ConcreteDropout(NoiseModule):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the input times a relaxed mask in training, and itself in evaluation."""
+        if isinstance(input, Proxy):
+            return cast(Tensor, self._leaf(input))
         if not self.training:
             return input
         options: dict[str, Any] = {"temperature": self.temperature, "shared_axes": self.shared_axes}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias, cast
 
 import torch
 from numpy.typing import ArrayLike
+from torch.fx import Proxy
 
 import fastdrop as fd
 from fastdrop._arrays.numbers import positive, real
@@ -112,6 +113,8 @@ class InformationDropout(NoiseModule):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the input times its noise in training, and itself in evaluation."""
+        if isinstance(input, Proxy):
+            return cast(Tensor, self._leaf(input))
         if not self.training:
             return input
         alpha, axes = self.log_alpha.exp(), self.shared_axes

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, SupportsIndex, TypeAlias
+from collections.abc import Callable
+from typing import Any, SupportsIndex, TypeAlias, TypeVar
 
 import torch
 from torch.nn import functional
@@ -11,6 +12,7 @@ from torch.nn import functional
 from fastdrop._stream.keys import DRAW_BITS, Key, as_key_or_seed, signed
 
 Tensor: TypeAlias = torch.Tensor
+T = TypeVar("T")
 
 # Modules without a key of their own take random draws of one seed. Draws below 2**48 all have the Philox key
 # of their seed, which is cached. Another random seed for each would cost more than the rest of a call.
@@ -50,8 +52,54 @@ def key_tensor(key: Key | SupportsIndex) -> Tensor:
     return torch.tensor([signed(key.draw), *low, seed], dtype=torch.int64, device=_CPU)
 
 
+class DrawnKey(Key):
+    """A key that a module drew under `torch.vmap`, where each row of a batch may get another.
+
+    Transforms of torch.func lie in levels: vmap inside of vmap has the next. `levels` are those of vmap at
+    the draw. A derivative may come under others, as those of `torch.func.jacrev`: these share the mask.
+    """
+
+    __slots__ = ("levels",)
+    levels: frozenset[int]
+
+    def __init__(self, key: Key, levels: frozenset[int]) -> None:
+        super().__init__(key.seed, key.draw)
+        object.__setattr__(self, "levels", levels)
+
+    def of_rows(self, count: int, level: int) -> list[DrawnKey]:
+        """The key of each row of a batch."""
+        others = self.levels - {level}
+        return [DrawnKey(self.fold_in(row), others) for row in range(count)]
+
+
+def outside_transforms(function: Callable[[], T]) -> T:
+    """What a function of keys returns, with which the transforms of torch.func have nothing to do."""
+    if not torch._C._are_functorch_transforms_active():
+        return function()
+    with torch._C._DisableFuncTorch():
+        return function()
+
+
+def drawn(key: Key) -> Key:
+    """A key that a module drew, so marked under vmap."""
+    if not torch._C._are_functorch_transforms_active():
+        return key
+    functorch = torch._C._functorch
+    stack = functorch.get_interpreter_stack() or ()
+    vmaps = frozenset(each.level() for each in stack if each.key() == functorch.TransformType.Vmap)
+    return DrawnKey(key, vmaps) if vmaps else key
+
+
+def check_tensor(key: Tensor) -> None:
+    """Refuse a tensor that is no key."""
+    if key.dtype is not torch.int64 or key.dim() != 1 or len(key) < 2:
+        got = f"a tensor of {key.dtype} with shape {tuple(key.shape)}"
+        raise TypeError(f"key must be a Key, an int or what key_tensor returns, got {got}")
+
+
 def key_of(tensor: Tensor) -> Key:
     """The key that `key_tensor` was given."""
+    check_tensor(tensor)
     draw, *seed = tensor.tolist()
     if len(seed) == 1 and draw >= 0:  # the usual case first
         return Key(seed[0], draw)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, TypeAlias
 
 import torch
+from torch.fx import Proxy
 from torch.nn import functional
 
 import fastdrop as fd
@@ -69,6 +70,8 @@ class Dropout(DropoutModule, torch.nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the input with its noise in training, and itself in evaluation."""
+        if torch.jit.is_scripting():
+            return self._scripted(input)
         if self.training and self._key is None and not self.inplace:
             y = dropped_at_random(input, self.p)
             if y is not None:
@@ -257,6 +260,8 @@ class GaussianNoise(NoiseModule):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the input plus noise in training, and itself in evaluation."""
+        if isinstance(input, Proxy):
+            return self._leaf(input)
         if not self.training:
             return input
         return self._with_key(input, lambda key: gaussian_noise(input, self.std, key, inplace=self.inplace))
@@ -384,6 +389,8 @@ class Zoneout(NoiseModule):
 
     def forward(self, new: Tensor, previous: Tensor) -> Tensor:
         """Return elements of new and previous in training, and their mean in evaluation."""
+        if (leaf := self._leaf(new, previous)) is not None:
+            return leaf
         if not self.training:
             return self._mean(new, previous)
         return self._with_key(new, lambda key: zoneout(new, previous, self.p, key))
@@ -444,6 +451,8 @@ class StandoutDropout(NoiseModule):
 
     def forward(self, h: Tensor, a: Tensor) -> Tensor:
         """Return activations h with elements dropped in training, by their pre-activations a."""
+        if (leaf := self._leaf(h, a)) is not None:
+            return leaf
         if self.training:
             return self._with_key(h, lambda key: standout_dropout(h, a, key, **self._arguments()))
         if self.inverted:
@@ -497,6 +506,8 @@ class TokenDropout(NoiseModule):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return tokens with some replaced in training, and themselves in evaluation."""
+        if isinstance(tokens, Proxy):
+            return self._leaf(tokens)
         if not self.training:
             return tokens
         options: dict[str, Any] = {"replacement": self.replacement, "protected": self.protected}
@@ -545,6 +556,8 @@ class EmbeddingDropout(NoiseModule):
 
     def forward(self, tokens: Tensor, weight: Tensor) -> Tensor:
         """Return rows of an embedding's weight, in training with words dropped."""
+        if (leaf := self._leaf(tokens, weight)) is not None:
+            return leaf
         if not self.training:
             return functional.embedding(tokens, weight)
         return self._with_key(weight, lambda key: embedding_dropout(tokens, weight, self.p, key))
