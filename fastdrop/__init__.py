@@ -23,7 +23,9 @@ from fastdrop._noises.bernoulli import keep_mask as keep_mask
 from fastdrop._noises.concrete import ConcreteDropout as ConcreteDropout
 from fastdrop._noises.concrete import concrete_dropout as concrete_dropout
 from fastdrop._noises.concrete import concrete_dropout_backward as concrete_dropout_backward
+from fastdrop._noises.drop_block import DropBlock1D as DropBlock1D
 from fastdrop._noises.drop_block import DropBlock2D as DropBlock2D
+from fastdrop._noises.drop_block import DropBlock3D as DropBlock3D
 from fastdrop._noises.drop_block import drop_block as drop_block
 from fastdrop._noises.drop_block import drop_block_backward as drop_block_backward
 from fastdrop._noises.drop_connect import DropConnect as DropConnect
@@ -89,7 +91,9 @@ __all__ = [
     "AlphaDropout",
     "ConcreteDropout",
     "CurriculumDropout",
+    "DropBlock1D",
     "DropBlock2D",
+    "DropBlock3D",
     "DropConnect",
     "DropPath",
     "Dropout",

@@ -39,6 +39,7 @@ from fastdrop._arrays.host import column_sums
 from fastdrop._arrays.numbers import Rate
 from fastdrop._arrays.plan import Axes, Window
 from fastdrop._noises._described import described_by
+from fastdrop._noises.drop_block import Size
 from fastdrop._noises.variational import summed_to
 from fastdrop._stream.keys import Key
 
@@ -374,6 +375,7 @@ def drop_path(
     key: Key | SupportsIndex,
     *,
     mode: str = "row",
+    scale_by_keep: bool = True,
     window: Window | None = None,
 ) -> Any:
     """Return `fastdrop.drop_path` of x, which has a gradient with respect to x.
@@ -385,7 +387,7 @@ def drop_path(
     >>> grad(lambda x: anp.sum(fd.autograd.drop_path(x, 0.5, fd.Key(7))))(anp.ones((4, 1))).ravel()
     array([0., 2., 0., 2.])
     """
-    return _drop_path(x, p, key, mode, window)
+    return _drop_path(x, p, key, mode, scale_by_keep, window)
 
 
 @described_by(fd.drop_block)
@@ -394,7 +396,7 @@ def drop_block(
     p: float,
     key: Key | SupportsIndex,
     *,
-    block_size: int = 7,
+    block_size: Size = 7,
     shared_channels: bool = False,
     data_format: str = "channels_first",
 ) -> Any:

@@ -40,7 +40,7 @@ from fastdrop._arrays.numbers import Rate, check_broadcast
 from fastdrop._arrays.plan import Axes, axes_in
 from fastdrop._backends import alone
 from fastdrop._noises._described import described_by
-from fastdrop._noises.drop_path import path_axes
+from fastdrop._noises.drop_path import path_axes, unscaled_dropout
 from fastdrop._stream.keys import Key, natural
 
 try:
@@ -452,7 +452,14 @@ def standout_dropout_backward(
 
 
 @_described_by(fd.drop_path)
-def drop_path(x: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, mode: str = "row") -> da.Array:
+def drop_path(
+    x: da.Array,
+    p: Rate | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    mode: str = "row",
+    scale_by_keep: bool = True,
+) -> da.Array:
     """Return x with whole samples dropped: stochastic depth of a residual branch.
 
     Examples
@@ -466,12 +473,18 @@ def drop_path(x: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, mode
     """
     axes = path_axes(np.ndim(x), mode)
     options = {"key": key, "shared_axes": axes}
-    return _lazily(fd.dropout, x, "drop_path", rates={"p": p}, options=options)
+    function = fd.dropout if scale_by_keep else unscaled_dropout
+    return _lazily(function, x, "drop_path", rates={"p": p}, options=options)
 
 
 @_described_by(fd.drop_path_backward)
 def drop_path_backward(
-    g: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, mode: str = "row"
+    g: da.Array,
+    p: Rate | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    mode: str = "row",
+    scale_by_keep: bool = True,
 ) -> da.Array:
     """Return the gradient of `drop_path`: the same function of g.
 
@@ -483,7 +496,8 @@ def drop_path_backward(
     """
     axes = path_axes(np.ndim(g), mode)
     options = {"key": key, "shared_axes": axes}
-    return _lazily(fd.dropout, g, "drop_path_backward", rates={"p": p}, options=options)
+    function = fd.dropout if scale_by_keep else unscaled_dropout
+    return _lazily(function, g, "drop_path_backward", rates={"p": p}, options=options)
 
 
 @_described_by(fd.zoneout)

@@ -35,13 +35,17 @@ def _risen(layer):
 # What layers are made of that take more than a rate of 0.3, and what they take that aren't for any array.
 MADE = {
     fd.CurriculumDropout: lambda rng: _risen(fd.CurriculumDropout(0.5, gamma=1.0, rng=rng)),
+    fd.DropBlock1D: lambda rng: fd.DropBlock1D(0.3, block_size=2, rng=rng),
     fd.DropBlock2D: lambda rng: fd.DropBlock2D(0.3, block_size=2, rng=rng),
+    fd.DropBlock3D: lambda rng: fd.DropBlock3D(0.3, block_size=2, rng=rng),
     fd.DropConnect: lambda rng: fd.DropConnect(0.3, weight=WEIGHT.copy(), rng=rng),
     fd.InvertedDropout: lambda rng: fd.InvertedDropout(0.7, rng=rng),
     fd.StandoutDropout: lambda rng: fd.StandoutDropout(rng=rng),
 }
 SHAPES = {
+    fd.DropBlock1D: (4, 6, 8),
     fd.DropBlock2D: IMAGES,
+    fd.DropBlock3D: (2, 3, 4, 5, 4),
     fd.DropPath: (64, 2),
     fd.FeatureAlphaDropout: (8, 8, 3),
     fd.SpatialDropout1D: (8, 8, 3),

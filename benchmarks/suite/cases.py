@@ -76,8 +76,12 @@ ARGUMENTS: dict[str, Callable[[Given], Any]] = {
 WEIGHTS = {"drop_connect": weights, "embedding_dropout": lambda s: s.x}
 SHAPES: dict[str, ShapeOf] = {  # of functions and layers that aren't for any
     "AdaptiveDropout": rows,
+    "DropBlock1D": sequences,
+    "DropBlock1d": sequences,
     "DropBlock2D": images,
     "DropBlock2d": images,
+    "DropBlock3D": volumes,
+    "DropBlock3d": volumes,
     "DropConnect": dense,
     "DropPath": sequences,
     "Dropout1d": sequences,
@@ -99,7 +103,9 @@ OPTIONS: dict[str, dict[str, Any]] = {"drop_block": {"block_size": 3}}
 OTHER_OUTPUT = ("drop_connect", "embedding_dropout", "token_dropout")  # not of x's shape and dtype
 MADE: dict[str, Callable[[Given], Any]] = {  # layers that take more than a rate, or another number
     "CurriculumDropout": lambda s: fd.CurriculumDropout(s.p, gamma=0.1, rng=0),
+    "DropBlock1D": lambda s: fd.DropBlock1D(s.p, block_size=3, rng=0),
     "DropBlock2D": lambda s: fd.DropBlock2D(s.p, block_size=3, rng=0),
+    "DropBlock3D": lambda s: fd.DropBlock3D(s.p, block_size=3, rng=0),
     "DropConnect": lambda s: fd.DropConnect(s.p, weight=weights(s), rng=0),
     "InvertedDropout": lambda s: fd.InvertedDropout(1 - s.p, rng=0),
     "StandoutDropout": lambda s: fd.StandoutDropout(rng=0),

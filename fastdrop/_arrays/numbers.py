@@ -20,7 +20,9 @@ def rate(p: float, name: str = "p") -> tuple[int, float]:
     T of the 2**32 uniforms drop an element. The scale is that of this realised rate: 2**32 / (2**32 - T).
     """
     if type(p) is not float and not is_real(p):
-        raise TypeError(f"{name} must be a real number in [0, 1], got {type(p).__name__}; use float({name})")
+        kind = type(p).__name__
+        advice = f"np.array({name})" if isinstance(p, (list, tuple)) else f"float({name})"
+        raise TypeError(f"{name} must be a real number in [0, 1], got {kind}; use {advice}")
     return _rate(p, name)
 
 

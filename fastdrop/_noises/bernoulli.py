@@ -18,7 +18,7 @@ from fastdrop._stream.keys import Key, Rng, stream
 from fastdrop.schedules import Curriculum, ScheduledRate
 
 DROP = Pass()
-_COUNT = Pass(scale=1.0)  # this pass makes masks: a kept 1 stays 1
+UNSCALED = Pass(scale=1.0)  # what is kept stays as it is
 
 
 def dropout(
@@ -184,7 +184,7 @@ def keep_mask(
     """
     mask = np.ones(shape, np.uint8)
     layout = layout_of(mask.shape, False, shared_axes, window)
-    fuse(_COUNT, Plan(host, mask, mask, None, None, layout, None), p, key)
+    fuse(UNSCALED, Plan(host, mask, mask, None, None, layout, None), p, key)
     return np.packbits(mask) if packed else mask.view(np.bool_)
 
 

@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays.numbers import FULL, Rate, rate
 from fastdrop._arrays.plan import Axes, Window
 from fastdrop._backends import fused
+from fastdrop._noises._layer import Forward
 from fastdrop._noises._noise import Noise, register
-from fastdrop._noises.bernoulli import DROP, Dropout, keep_mask
+from fastdrop._noises.bernoulli import DROP, UNSCALED, Dropout, keep_mask
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.schedules import ScheduledRate
 
@@ -23,6 +24,7 @@ def drop_path(
     key: Key | SupportsIndex,
     *,
     mode: str = "row",
+    scale_by_keep: bool = True,
     out: NDArray[Any] | None = None,
     window: Window | None = None,
 ) -> NDArray[Any]:
@@ -38,6 +40,8 @@ def drop_path(
         As in `dropout`.
     mode : {"row", "batch"}, default "row"
         Draw for each sample, or once for all.
+    scale_by_keep : bool, default True
+        Multiply what is kept by 1/(1 - p); the mean of the output is then that of x.
 
     Returns
     -------
@@ -67,7 +71,22 @@ def drop_path(
            [2., 2., 2.]])
     """
     axes = path_axes(np.ndim(x), mode)
+    if not scale_by_keep:
+        return unscaled_dropout(x, p, key, shared_axes=axes, out=out, window=window)
     return fused(DROP, x, out, p, key, axes, window)  # type: ignore[no-any-return]
+
+
+def unscaled_dropout(
+    x: ArrayLike,
+    p: Rate,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    out: NDArray[Any] | None = None,
+    window: Window | None = None,
+) -> NDArray[Any]:
+    """Return what `dropout` does, but with kept elements as they are."""
+    return fused(UNSCALED, x, out, p, key, shared_axes, window)  # type: ignore[no-any-return]
 
 
 @cache
@@ -86,6 +105,7 @@ def drop_path_backward(
     key: Key | SupportsIndex,
     *,
     mode: str = "row",
+    scale_by_keep: bool = True,
     out: NDArray[Any] | None = None,
     window: Window | None = None,
 ) -> NDArray[Any]:
@@ -95,7 +115,7 @@ def drop_path_backward(
     ----------
     g : array_like
         Gradient with respect to the output.
-    p, key, mode, out, window
+    p, key, mode, scale_by_keep, out, window
         As given to `drop_path`.
 
     Examples
@@ -104,7 +124,7 @@ def drop_path_backward(
     >>> fd.drop_path_backward(np.ones((4, 1)), 0.5, fd.Key(7)).ravel()
     array([0., 2., 0., 2.])
     """
-    return drop_path(g, p, key, mode=mode, out=out, window=window)
+    return drop_path(g, p, key, mode=mode, scale_by_keep=scale_by_keep, out=out, window=window)
 
 
 def surviving_rows(samples: int, p: float, key: Key | SupportsIndex) -> tuple[NDArray[np.intp], float]:
@@ -153,6 +173,8 @@ class DropPath(Dropout):
         Probability to drop, in [0, 1]. For layer l of L the paper takes ``p_L * l / L``.
     mode : {"row", "batch"}, default "row"
         Draw for each sample, or once for all.
+    scale_by_keep : bool, default True
+        Multiply what is kept by 1/(1 - p).
     rng
         As in `Dropout`.
 
@@ -174,16 +196,21 @@ class DropPath(Dropout):
     _function = "drop_path(x, p, key)"
     _gradient = "drop_path_backward(g, p, layer.key)"
 
-    def __init__(self, p: ScheduledRate = 0.5, *, mode: str = "row", rng: Rng = None) -> None:
+    def __init__(
+        self, p: ScheduledRate = 0.5, *, mode: str = "row", scale_by_keep: bool = True, rng: Rng = None
+    ) -> None:
         super().__init__(p, rng=rng)
         path_axes(1, mode)
-        self.mode = mode
+        self.mode, self.scale_by_keep = mode, bool(scale_by_keep)
 
-    def _axes(self, x: ArrayLike) -> Axes:
-        return path_axes(np.ndim(x), self.mode)
+    def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        key, p, _, window, _ = forward
+        options: dict[str, Any] = {"mode": self.mode, "scale_by_keep": self.scale_by_keep}
+        return drop_path(x, p, key, **options, out=out, window=window)
 
     def _arguments(self) -> dict[str, Any]:
-        return super()._arguments() | {"mode": self.mode}
+        unscaled = {} if self.scale_by_keep else {"scale_by_keep": False}
+        return super()._arguments() | {"mode": self.mode} | unscaled
 
 
 register(

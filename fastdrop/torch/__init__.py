@@ -41,7 +41,9 @@ from fastdrop.torch._install import install as install
 from fastdrop.torch._install import installed as installed
 from fastdrop.torch._keys import key_tensor as key_tensor
 from fastdrop.torch._modules import AlphaDropout as AlphaDropout
+from fastdrop.torch._modules import DropBlock1d as DropBlock1d
 from fastdrop.torch._modules import DropBlock2d as DropBlock2d
+from fastdrop.torch._modules import DropBlock3d as DropBlock3d
 from fastdrop.torch._modules import Dropout as Dropout
 from fastdrop.torch._modules import Dropout1d as Dropout1d
 from fastdrop.torch._modules import Dropout2d as Dropout2d
@@ -62,7 +64,9 @@ from fastdrop.torch._swap import restore_dropout as restore_dropout
 __all__ = [
     "AlphaDropout",
     "ConcreteDropout",
+    "DropBlock1d",
     "DropBlock2d",
+    "DropBlock3d",
     "DropPath",
     "Dropout",
     "Dropout1d",

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.autograd import forward_ad
+from torch.fx import Proxy
 
 from fastdrop._arrays.numbers import Rate
 from fastdrop._backends import loading
@@ -366,8 +367,10 @@ def _traced_noise(
     x: Tensor, name: str, rates: Sequence[Any], key: Any, numbers: Numbers, other: Tensor | None
 ) -> Tensor:
     """The operator, which is what graphs hold of a noise."""
-    if not hasattr(x, "requires_grad"):
-        raise TypeError(f"x must be a tensor, got {type(x).__name__}; fastdrop's own functions take arrays")
+    for what, given in {"x": x, "the other tensor": x if other is None else other}.items():
+        if not hasattr(given, "requires_grad") and not isinstance(given, Proxy):
+            kind = type(given).__name__
+            raise TypeError(f"{what} must be a tensor, got {kind}; fastdrop's own functions take arrays")
     if getattr(x, "is_nested", False) is True:
         raise _not_dense(x)
     for rate in rates:

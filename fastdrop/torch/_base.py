@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import Any, ClassVar, Self, TypeAlias, cast
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
@@ -84,6 +86,18 @@ class NoiseModule(torch.nn.Module):
                 return each.tracer.create_proxy("call_module", each.tracer.path_of_module(self), inputs, {})
         return None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        if self._key is not None:
+            warnings.warn(
+                f"a deep copy of {type(self).__name__} with rng has its key, and drops the same elements; "
+                "set copy.key, or call replace_dropout after copying",
+                stacklevel=3,
+            )
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin
+
     def get_extra_state(self) -> dict[str, int] | None:
         """Return what a resumed run needs for the same masks, as plain JSON-able data."""
         key = self.key
@@ -163,7 +177,7 @@ class DropoutModule(NoiseModule, _DropoutNd):
             return cast(Tensor, self._leaf(input))
         if not self.training:
             return input
-        if self._is_torch and self._key is None and (input.is_nested or torch._C._get_tracing_state()):
+        if self._is_torch and self._key is None and _as_torch_has_it(input):
             return cast(Tensor, super().forward(input))
         name, rates, numbers, inplace = self._noise, (self.p,), self._numbers(input), self.inplace
         return self._with_key(input, lambda key: noise(input, name, rates, key, numbers, inplace=inplace))
@@ -183,3 +197,8 @@ class DropoutModule(NoiseModule, _DropoutNd):
 
     def _arguments(self) -> dict[str, Any]:
         return {"p": self.p, "inplace": self.inplace}
+
+
+def _as_torch_has_it(input: Tensor) -> bool:
+    """Whether a module of torch.nn does itself what ours can't: nested tensors, and torch.jit.trace."""
+    return torch._C._get_tracing_state() is not None or getattr(input, "is_nested", False) is True

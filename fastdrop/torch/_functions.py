@@ -8,6 +8,7 @@ from typing import SupportsIndex
 import torch
 
 from fastdrop._arrays.numbers import Rate
+from fastdrop._noises.drop_block import Size, sizes_of
 from fastdrop._noises.drop_path import path_axes
 from fastdrop._stream.keys import Key
 from fastdrop.torch import _fused as fused
@@ -159,11 +160,12 @@ def drop_path(
     key: Key | SupportsIndex | torch.Tensor,
     *,
     mode: str = "row",
+    scale_by_keep: bool = True,
     inplace: bool = False,
 ) -> torch.Tensor:
     """Return x with whole samples dropped: `fastdrop.drop_path`.
 
-    Parameters and errors are those of `dropout` and, for the mode, "row" or "batch", of `fastdrop.drop_path`.
+    Parameters and errors are those of `dropout` and, for mode and scale, of `fastdrop.drop_path`.
 
     Examples
     --------
@@ -171,7 +173,8 @@ def drop_path(
     >>> fdt.drop_path(torch.ones(4, 3), 0.5, fd.Key(7))[:, 0]
     tensor([0., 2., 0., 2.])
     """
-    return noise(x, "dropout", (p,), key, path_axes(x.dim(), mode), inplace=inplace)
+    name = "dropout" if scale_by_keep else "unscaled_dropout"
+    return noise(x, name, (p,), key, path_axes(x.dim(), mode), inplace=inplace)
 
 
 def drop_block(
@@ -179,11 +182,11 @@ def drop_block(
     p: float,
     key: Key | SupportsIndex | torch.Tensor,
     *,
-    block_size: int = 7,
+    block_size: Size = 7,
     shared_channels: bool = False,
     inplace: bool = False,
 ) -> torch.Tensor:
-    """Return images (n, c, h, w) with square blocks dropped: `fastdrop.drop_block`, in any memory format.
+    """Return images (n, c, h, w) with blocks dropped: `fastdrop.drop_block`, in any memory format.
 
     Parameters and errors are those of `dropout`, with one number as p, and of `fastdrop.drop_block`.
 
@@ -196,7 +199,8 @@ def drop_block(
             [1, 1, 1, 1, 0, 0],
             [0, 0, 1, 1, 1, 1]], dtype=torch.int32)
     """
-    return noise(x, "drop_block", (p,), key, (int(block_size), int(shared_channels)), inplace=inplace)
+    sizes = sizes_of(block_size, max(x.dim() - 2, 1))
+    return noise(x, "drop_block", (p,), key, (*sizes, int(shared_channels)), inplace=inplace)
 
 
 def zoneout(

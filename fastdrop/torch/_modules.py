@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import fastdrop as fd
 from fastdrop._arrays.numbers import FULL, rate
-from fastdrop._noises.drop_block import block_layout
+from fastdrop._noises.drop_block import Size, sizes_of
 from fastdrop._noises.drop_path import path_axes
 from fastdrop._noises.gaussian import checked_std, std_of
 from fastdrop._stream.keys import Rng
@@ -80,23 +80,30 @@ class Dropout(DropoutModule, torch.nn.Dropout):
 
 
 class _ChannelDropout(DropoutModule):
-    """One draw for each sample and channel."""
+    """One draw for each sample and channel.
+
+    As torch.nn's, Dropout2d and Dropout3d take other numbers of axes than theirs with a warning.
+    """
 
     _spatial: ClassVar[int]
+    _batched: ClassVar[bool] = False  # whether the first axis is that of samples whatever the number of axes
 
     def _numbers(self, input: Tensor) -> Numbers:
-        ndim, spatial = input.dim(), self._spatial
-        if ndim not in (spatial + 1, spatial + 2):
-            allowed = f"{spatial + 2} axes, or {spatial + 1}"
-            shape = tuple(input.shape)
-            raise RuntimeError(f"{type(self).__name__} needs {allowed}, got shape {shape}")
-        if ndim == spatial + 1 == 3:
+        ndim, spatial, name = input.dim(), self._spatial, type(self).__name__
+        allowed = f"{spatial + 2} axes, or {spatial + 1}"
+        least = 2 if self._batched or spatial == 1 else 1
+        if ndim < least or (spatial == 1 and ndim > 3):
+            raise RuntimeError(f"{name} needs {allowed}, got shape {tuple(input.shape)}")
+        if spatial > 1 and ndim not in (spatial + 1, spatial + 2):
             warnings.warn(
-                "Dropout2d takes 3 axes as (N, C, L), as torch.nn's does; use Dropout1d to say so",
+                f"{name} is for {allowed}, got shape {tuple(input.shape)}; use Dropout to say so",
                 stacklevel=2,
             )
-            return (2,)
-        return tuple(range(ndim - spatial, ndim))
+        if self._batched and ndim == 3:
+            warnings.warn(
+                f"{name} takes 3 axes as (N, C, L), as torch.nn's does; use Dropout1d to say so", stacklevel=2
+            )
+        return tuple(range(2 if self._batched or ndim == spatial + 2 else 1, ndim))
 
 
 class Dropout1d(_ChannelDropout, torch.nn.Dropout1d):
@@ -122,7 +129,7 @@ class Dropout1d(_ChannelDropout, torch.nn.Dropout1d):
 class Dropout2d(_ChannelDropout, torch.nn.Dropout2d):
     """`torch.nn.Dropout2d`, by fastdrop: drops channels of (N, C, H, W), and with a warning of (N, C, L).
 
-    Parameters are those of `Dropout`. Other inputs are a RuntimeError.
+    Parameters are those of `Dropout`. Inputs of two axes, or of more than four, warn.
 
     References
     ----------
@@ -136,13 +143,13 @@ class Dropout2d(_ChannelDropout, torch.nn.Dropout2d):
     tensor([0., 2., 0., 2., 0.])
     """
 
-    _spatial = 2
+    _spatial, _batched = 2, True
 
 
 class Dropout3d(_ChannelDropout, torch.nn.Dropout3d):
     """`torch.nn.Dropout3d`, by fastdrop: drops channels of (N, C, D, H, W) or (C, D, H, W).
 
-    Parameters are those of `Dropout`. Other inputs are a RuntimeError.
+    Parameters are those of `Dropout`. Inputs with other numbers of axes warn.
 
     References
     ----------
@@ -279,6 +286,8 @@ class DropPath(DropoutModule):
         As in `Dropout`.
     mode : {"row", "batch"}, default "row"
         Draw for each sample, or once for all.
+    scale_by_keep : bool, default True
+        Multiply what is kept by 1/(1 - p).
 
     References
     ----------
@@ -291,28 +300,99 @@ class DropPath(DropoutModule):
     tensor([0., 2., 0., 2., 0.])
     """
 
-    def __init__(self, p: float = 0.5, inplace: bool = False, *, mode: str = "row", rng: Rng = None) -> None:
+    def __init__(
+        self,
+        p: float = 0.5,
+        inplace: bool = False,
+        *,
+        mode: str = "row",
+        scale_by_keep: bool = True,
+        rng: Rng = None,
+    ) -> None:
         super().__init__(p, inplace, rng=rng)
         path_axes(1, mode)
-        self.mode = mode
+        self.mode, self.scale_by_keep = mode, bool(scale_by_keep)
+
+    @property
+    def _noise(self) -> str:  # type: ignore[override]
+        return "dropout" if self.scale_by_keep else "unscaled_dropout"
 
     def _numbers(self, input: Tensor) -> Numbers:
         return path_axes(input.dim(), self.mode)
 
 
-class DropBlock2d(DropoutModule):
-    """Dropout of square blocks of images (N, C, H, W).
+class _DropBlock(DropoutModule):
+    """The base of DropBlock in one, two and three dimensions."""
+
+    _noise = "drop_block"
+    _spatial: ClassVar[int]
+
+    def __init__(
+        self,
+        p: float = 0.1,
+        block_size: Size = 7,
+        inplace: bool = False,
+        *,
+        shared_channels: bool = False,
+        rng: Rng = None,
+    ) -> None:
+        super().__init__(p, inplace, rng=rng)
+        sizes = sizes_of(block_size, self._spatial)
+        self.block_size = sizes[0] if len(set(sizes)) == 1 else sizes
+        self.shared_channels = bool(shared_channels)
+
+    def _numbers(self, input: Tensor) -> Numbers:
+        if input.dim() != self._spatial + 2:
+            allowed, got = self._spatial + 2, tuple(input.shape)
+            raise ValueError(f"{type(self).__name__} needs {allowed} axes, got shape {got}")
+        return *sizes_of(self.block_size, self._spatial), int(self.shared_channels)
+
+    def _arguments(self) -> dict[str, Any]:
+        own = {"block_size": self.block_size, "shared_channels": self.shared_channels}
+        return super()._arguments() | own
+
+
+class DropBlock1d(_DropBlock):
+    """Dropout of stretches of sequences (N, C, L).
 
     Parameters
     ----------
     p : float, default 0.1
         Nominal rate: `fastdrop.drop_block` says what fraction is dropped.
     block_size : int, default 7
-        Side of a block.
+        Length of a stretch.
     inplace, rng
         As in `Dropout`.
     shared_channels : bool, default False
-        Drop the same blocks in all channels of an image.
+        Drop the same stretches in all channels.
+
+    References
+    ----------
+    Ghiasi, Lin, Le, "DropBlock: A regularization method for convolutional networks", arXiv 1810.12890.
+
+    Examples
+    --------
+    >>> import torch, fastdrop.torch as fdt
+    >>> fdt.DropBlock1d(0.3, 3, rng=1)(torch.ones(1, 1, 8)).numpy().round(3)
+    array([[[1.6, 1.6, 1.6, 0. , 0. , 0. , 1.6, 1.6]]], dtype=float32)
+    """
+
+    _spatial = 1
+
+
+class DropBlock2d(_DropBlock):
+    """Dropout of blocks of images (N, C, H, W).
+
+    Parameters
+    ----------
+    p : float, default 0.1
+        Nominal rate: `fastdrop.drop_block` says what fraction is dropped.
+    block_size : int or tuple of two int, default 7
+        Side of a block, or its height and width.
+    inplace, rng
+        As in `Dropout`.
+    shared_channels : bool, default False
+        Drop the same blocks in all channels.
 
     References
     ----------
@@ -328,23 +408,36 @@ class DropBlock2d(DropoutModule):
             [0, 0, 1, 1, 1, 1]], dtype=torch.int32)
     """
 
-    _noise = "drop_block"
+    _spatial = 2
 
-    def __init__(
-        self,
-        p: float = 0.1,
-        block_size: int = 7,
-        inplace: bool = False,
-        *,
-        shared_channels: bool = False,
-        rng: Rng = None,
-    ) -> None:
-        super().__init__(p, inplace, rng=rng)
-        block_layout((0, 0), p, block_size)
-        self.block_size, self.shared_channels = int(block_size), bool(shared_channels)
 
-    def _numbers(self, input: Tensor) -> Numbers:
-        return self.block_size, int(self.shared_channels)
+class DropBlock3d(_DropBlock):
+    """Dropout of blocks of volumes (N, C, D, H, W).
+
+    Parameters
+    ----------
+    p : float, default 0.1
+        Nominal rate: `fastdrop.drop_block` says what fraction is dropped.
+    block_size : int or tuple of three int, default 7
+        Side of a block, or its depth, height and width.
+    inplace, rng
+        As in `Dropout`.
+    shared_channels : bool, default False
+        Drop the same blocks in all channels.
+
+    References
+    ----------
+    Ghiasi, Lin, Le, "DropBlock: A regularization method for convolutional networks", arXiv 1810.12890.
+
+    Examples
+    --------
+    >>> import torch, fastdrop.torch as fdt
+    >>> drop = fdt.DropBlock3d(0.3, (1, 2, 2), rng=4)
+    >>> drop(torch.ones(1, 1, 3, 4, 4)).shape
+    torch.Size([1, 1, 3, 4, 4])
+    """
+
+    _spatial = 3
 
 
 class Zoneout(NoiseModule):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastdrop as fd
+from fastdrop._noises.drop_path import unscaled_dropout
 from fastdrop._stream.keys import Key
 
 Arrays: TypeAlias = tuple[NDArray[Any], ...]  # of the tensor, and of the second one where the noise has it
@@ -53,8 +54,8 @@ def _elementwise(
 
 
 def _drop_block(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: Out) -> NDArray[Any]:
-    (x,), (p,), (size, shared) = arrays, rates, numbers
-    return fd.drop_block(x, p, key, block_size=size, shared_channels=bool(shared), out=out)
+    (x,), (p,), (*sizes, shared) = arrays, rates, numbers
+    return fd.drop_block(x, p, key, block_size=sizes, shared_channels=bool(shared), out=out)
 
 
 def _zoneout_new(arrays: Arrays, rates: Rates, key: Key, axes: Numbers, out: Out) -> NDArray[Any]:
@@ -103,6 +104,7 @@ def _times_normal(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out:
 
 NOISES: dict[str, Noise] = {
     **_elementwise(fd.dropout),
+    **_elementwise(unscaled_dropout),
     **_elementwise(fd.gaussian_dropout),
     **_elementwise(fd.alpha_dropout, fd.alpha_dropout_backward),
     "gaussian_noise": Noise(_by_axes(fd.gaussian_noise), PASSED),

@@ -1,9 +1,12 @@
-"""Swapping torch.nn's dropout for fastdrop's in a whole model, and checkpoints of models with own keys."""
+"""Swapping dropout modules for fastdrop's in a whole model, and checkpoints of models with own keys."""
 
 from __future__ import annotations
 
+import inspect
+import re
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any, NamedTuple, NoReturn, cast
 
 import torch
 from torch.nn.modules.dropout import _DropoutNd
@@ -11,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from fastdrop._stream.keys import Rng, as_key
 from fastdrop.torch import _modules as modules
 from fastdrop.torch._base import NoiseModule
+from fastdrop.torch._noises import Numbers
 
 _OURS = {
     getattr(torch.nn, name): getattr(modules, name)
@@ -19,17 +23,78 @@ _OURS = {
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 
 
+class _DropPathByProb(modules.DropPath):
+    """Another library's DropPath, whose rate is `drop_prob`; some can leave the scale out."""
+
+    inplace, mode, scale_by_keep = False, "row", True
+    drop_prob: float | None
+
+    @property
+    def p(self) -> float:
+        """Its rate, under the name that ours have."""
+        return self.drop_prob or 0.0
+
+
+class _StochasticDepth(modules.DropPath):
+    """Torchvision's: it has our p and mode."""
+
+    inplace, scale_by_keep = False, True
+
+
+class _CubicBlock:
+    """Torchvision's DropBlock, whose blocks have equal sides in images of any shape."""
+
+    shared_channels = False
+
+    def _numbers(self, input: torch.Tensor) -> Numbers:
+        side = min(vars(self)["block_size"], *input.shape[2:])
+        return *[side] * (input.dim() - 2), 0
+
+
+class _DropBlock2d(_CubicBlock, modules.DropBlock2d):
+    pass
+
+
+class _DropBlock3d(_CubicBlock, modules.DropBlock3d):
+    pass
+
+
+# Modules of other libraries that mean what ours mean, by the library and the end of the class's name.
+_OTHERS: dict[tuple[str, str], type[NoiseModule]] = {
+    ("timm", "DropPath"): _DropPathByProb,
+    ("transformers", "DropPath"): _DropPathByProb,
+    ("torchvision", "StochasticDepth"): _StochasticDepth,
+    ("torchvision", "DropBlock2d"): _DropBlock2d,
+    ("torchvision", "DropBlock3d"): _DropBlock3d,
+}
+
+
 class Swapped(NamedTuple):
     """What `replace_dropout` and `restore_dropout` did."""
 
     names: tuple[str, ...]  # of the modules that are others now; the model itself is ""
     left: dict[str, str]  # why modules that drop stayed as they were, by their names
 
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Say that this is not the model."""
+        raise TypeError(_NOT_THE_MODEL)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"Swapped has no {name}: {_NOT_THE_MODEL}")
+
+
+_NOT_THE_MODEL = (
+    "replace_dropout and restore_dropout change the model in place and return what they did; write "
+    "replace_dropout(model), and go on with the model"
+)
+
 
 def replace_dropout(model: torch.nn.Module, *, rng: Rng = None) -> Swapped:
-    """Make every dropout module of torch.nn in a model one of fastdrop's, in place.
+    """Make every dropout module in a model one of fastdrop's, in place.
 
-    A module stays the same object, with its rate, mode, hooks and name: it changes its class.
+    A module stays the same object, with its rate, mode, hooks and name: it changes its class. Those of
+    torch.nn are taken, and those of other libraries that mean the same: DropPath of timm and transformers,
+    StochasticDepth and DropBlock of torchvision.
 
     Parameters
     ----------
@@ -42,13 +107,20 @@ def replace_dropout(model: torch.nn.Module, *, rng: Rng = None) -> Swapped:
     Returns
     -------
     Swapped
-        The modules' names, and of those that seem to drop by other means, as `torch.nn.MultiheadAttention`
-        and recurrent networks do, or are of a class derived from torch's, why they were left alone. Calls
-        of ``torch.nn.functional`` in a model's own forward can't be seen.
+        The modules' names, and of those that drop by other means why they were left alone: attention and
+        recurrent networks of torch.nn, classes derived from torch's, modules of which only the rate is read.
+        Calls of ``torch.nn.functional`` in a model's own forward can't be seen: they are what `install` is
+        for.
 
     See Also
     --------
+    install : reaches every dropout, with the model as it is.
     restore_dropout : the way back.
+
+    Notes
+    -----
+    A deep copy of a module with a key has the same key, and drops the same elements: it warns. So call
+    `replace_dropout` on the whole model, after layers were copied.
 
     Examples
     --------
@@ -65,15 +137,49 @@ def replace_dropout(model: torch.nn.Module, *, rng: Rng = None) -> Swapped:
     key = None if rng is None else as_key(rng)
     names: list[str] = []
     left: dict[str, str] = {}
-    for name, module in model.named_modules():
-        ours = _OURS.get(type(module))
-        if ours is not None:
+    parents = dict(model.named_modules())
+    for name, module in parents.items():
+        ours = _ours(type(module))
+        parent, _, own = name.rpartition(".")
+        if ours is not None and name and _only_read(parents[parent], own):
+            left[name] = f"{type(parents[parent]).__name__} reads its p alone, and drops by itself"
+        elif ours is not None:
+            if type(module) not in _OURS:
+                module.__dict__["_theirs"] = type(module)
             module.__class__ = ours
             module.key = None if key is None else key.fold_in(len(names))
             names.append(name)
         elif reason := _why_left(module):
             left[name] = reason
     return Swapped(tuple(names), left)
+
+
+def _ours(theirs: type) -> type[NoiseModule] | None:
+    """The class of ours that a module's class becomes, or None."""
+    if theirs in _OURS:
+        return _OURS[theirs]
+    library = theirs.__module__.partition(".")[0]
+    for (other, name), ours in _OTHERS.items():
+        if library == other and theirs.__name__.endswith(name):
+            return ours
+    return None
+
+
+def _only_read(parent: torch.nn.Module, name: str) -> bool:
+    """Whether a module's forward reads the rate of one of its parts and never calls it, as attention's do."""
+    source = _source(cast(Any, type(parent)))
+    return f"self.{name}.p" in source and not re.search(rf"self\.{name}\s*\(", source)
+
+
+@cache
+def _source(kind: Any) -> str:
+    """The source text of a class of another library, or "" where there is none."""
+    if kind.__module__.startswith("torch.nn."):
+        return ""
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return ""
 
 
 def _why_left(module: torch.nn.Module) -> str:
@@ -85,17 +191,19 @@ def _why_left(module: torch.nn.Module) -> str:
         return f"{kind} is a class of its own"
     if isinstance(module, torch.jit.ScriptModule):
         return f"{module.original_name} is compiled by torch.jit" if "Drop" in module.original_name else ""
-    rates = [f"{name}={value}" for name, value in vars(module).items() if _is_rate(name, value)]
+    named = vars(module).items()
+    rates = [f"{name}={value}" for name, value in named if _is_rate(name, value, kind)]
     return f"{kind} drops by itself: {', '.join(rates)}" if rates else ""
 
 
-def _is_rate(name: str, value: Any) -> bool:
-    """Whether an attribute looks like a rate at which something is dropped."""
-    return "drop" in name and isinstance(value, float) and 0 < value <= 1
+def _is_rate(name: str, value: Any, kind: str) -> bool:
+    """Whether an attribute of a module of a kind looks like a rate at which something is dropped."""
+    drops = "drop" in name or (name in ("p", "prob") and ("Drop" in kind or "StochasticDepth" in kind))
+    return drops and isinstance(value, float) and 0 < value <= 1
 
 
 def restore_dropout(model: torch.nn.Module) -> Swapped:
-    """Make every dropout module of fastdrop in a model the one of torch.nn, in place.
+    """Make every dropout module of fastdrop in a model the one that it was, or that of torch.nn, in place.
 
     Keys of their own are forgotten.
 
@@ -121,7 +229,7 @@ def restore_dropout(model: torch.nn.Module) -> Swapped:
     names: list[str] = []
     left: dict[str, str] = {}
     for name, module in model.named_modules():
-        theirs = _THEIRS.get(type(module))
+        theirs = vars(module).pop("_theirs", None) or _THEIRS.get(type(module))
         if theirs is not None:
             vars(module).pop("_key", None)
             module.__class__ = theirs

@@ -134,13 +134,19 @@ def test_errors_of_the_other_modules():
         ("Dropout1d", (400, 3)),
         ("Dropout2d", (40, 30, 3, 2)),
         ("Dropout2d", (40, 30, 3)),
+        ("Dropout2d", (40, 30)),
+        ("Dropout2d", (40, 30, 3, 2, 2)),
+        ("Dropout3d", (400,)),
+        ("Dropout3d", (40, 3)),
+        ("Dropout3d", (400, 3, 2)),
+        ("Dropout3d", (40, 3, 2, 1, 1, 2)),
         ("Dropout3d", (40, 30, 3, 2, 2)),
         ("Dropout3d", (400, 3, 2, 2)),
         ("FeatureAlphaDropout", (40, 30)),
         ("FeatureAlphaDropout", (40, 30, 2, 2, 2)),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*dropout2d:UserWarning", "ignore:Dropout2d takes 3 axes:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*dropout[23]d:UserWarning", "ignore:Dropout[23]d:UserWarning")
 def test_channels_are_those_of_torch(name, shape):
     """Which elements share a draw: found from what both drop in many forwards of a tensor of ones."""
     patterns = []
@@ -156,7 +162,8 @@ def test_channels_are_those_of_torch(name, shape):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("Dropout1d", (3,)), ("Dropout2d", (3, 3)), ("Dropout3d", (3,) * 3)]
+    ("name", "shape"),
+    [("Dropout1d", (3,)), ("Dropout1d", (3,) * 4), ("Dropout2d", (3,)), ("Dropout3d", ())],
 )
 def test_too_few_axes_are_refused(name, shape):
     with pytest.raises(RuntimeError, match=rf"{name} needs \d axes, or \d, got shape"):
@@ -165,9 +172,43 @@ def test_too_few_axes_are_refused(name, shape):
         fdt.FeatureAlphaDropout()(torch.ones(3))
 
 
-def test_dropout2d_warns_of_three_axes():
+def test_channels_of_other_numbers_of_axes_warn():
     with pytest.warns(UserWarning, match="Dropout2d takes 3 axes"):
         fdt.Dropout2d()(torch.ones(2, 3, 4))
+    with pytest.warns(UserWarning, match=r"Dropout2d is for 4 axes, or 3, got shape \(2, 3\); use Dropout"):
+        fdt.Dropout2d()(torch.ones(2, 3))
+    with pytest.warns(UserWarning, match=r"Dropout3d is for 5 axes, or 4, got shape \(2, 3, 4\)"):
+        fdt.Dropout3d()(torch.ones(2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fdt.dropout(X.numpy(), 0.5, 1), "x must be a tensor, got ndarray; fastdrop's own functions"),
+        (lambda: fdt.dropout([1.0], 0.5, 1), "x must be a tensor, got list"),
+        (lambda: fdt.Dropout()(X.numpy()), "x must be a tensor, got ndarray"),
+        (
+            lambda: fdt.dropout(X, 0.5, torch.tensor(3)),
+            r"key_tensor returns, got a tensor of torch.int64",
+        ),
+        (
+            lambda: fdt.dropout(X, 0.5, torch.ones(2)),
+            r"key_tensor returns, got a tensor of torch.float32",
+        ),
+        (
+            lambda: fdt.dropout(X.to_sparse(), 0.5, 1),
+            r"dense tensor, got torch.sparse_coo; use x.to_dense",
+        ),
+        (
+            lambda: fdt.dropout(X, [0.5, 0.5], 1),
+            r"in \[0, 1\], got list; use np.array\(p\)",
+        ),
+        (lambda: fdt.zoneout(X, 0.5, X, 1), "the other tensor must be a tensor, got float"),
+    ],
+)
+def test_errors_of_what_is_no_tensor(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
 
 
 def test_in_place_changes_the_input(make):
@@ -177,6 +218,7 @@ def test_in_place_changes_the_input(make):
     assert torch.equal(h, expected)
 
 
+@pytest.mark.filterwarnings("ignore:a deep copy of")
 @pytest.mark.parametrize("remake", [copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_copies_go_on_with_the_same_masks(make, remake):
     module = make(rng=1)
@@ -189,6 +231,7 @@ def test_copies_go_on_with_the_same_masks(make, remake):
     assert remake(make()).key is None
 
 
+@pytest.mark.filterwarnings("ignore:a deep copy of")
 def test_state_goes_through_json_and_resumes_bit_for_bit(make):
     module = make(rng=fd.Key(2**70, draw=2**63 + 2))
     module(X)
@@ -391,6 +434,133 @@ def test_what_cannot_be_swapped_is_told():
             "script": "Dropout is compiled by torch.jit",
         },
     )
+
+
+class _Library(nn.Module):
+    """A module as another library has it, by its attributes."""
+
+    def __init__(self, **attributes):
+        super().__init__()
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x):
+        raise AssertionError
+
+
+def of_library(name, module, **attributes):
+    kind = type(name, (_Library,), {"__module__": module})
+    return kind(**attributes)
+
+
+IMAGES = torch.ones(4, 3, 9, 12)
+# Modules of other libraries by the attributes that they have, and what ours make of images under a key.
+OTHERS = {
+    "timm": (
+        lambda: of_library("DropPath", "timm.layers.drop", drop_prob=0.5, scale_by_keep=True),
+        lambda x, key: fdt.drop_path(x, 0.5, key),
+    ),
+    "timm, unscaled": (
+        lambda: of_library("DropPath", "timm.layers.drop", drop_prob=0.5, scale_by_keep=False),
+        lambda x, key: (fdt.drop_path(x, 0.5, key) != 0) * x,
+    ),
+    "timm, nothing": (
+        lambda: of_library("DropPath", "timm.layers.drop", drop_prob=0.0, scale_by_keep=True),
+        lambda x, key: x,
+    ),
+    "transformers": (
+        lambda: of_library("BeitDropPath", "transformers.models.beit.modeling_beit", drop_prob=0.5),
+        lambda x, key: fdt.drop_path(x, 0.5, key),
+    ),
+    "torchvision": (
+        lambda: of_library("StochasticDepth", "torchvision.ops.stochastic_depth", p=0.5, mode="batch"),
+        lambda x, key: fdt.drop_path(x, 0.5, key, mode="batch"),
+    ),
+    "torchvision, blocks": (
+        lambda: of_library(
+            "DropBlock2d", "torchvision.ops.drop_block", p=0.3, block_size=3, inplace=False, eps=1e-6
+        ),
+        lambda x, key: fdt.drop_block(x, 0.3, key, block_size=3),
+    ),
+    "torchvision, blocks as large as the image": (
+        lambda: of_library(
+            "DropBlock2d", "torchvision.ops.drop_block", p=0.3, block_size=30, inplace=False, eps=1e-6
+        ),
+        lambda x, key: fdt.drop_block(x, 0.3, key, block_size=9),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_modules_of_other_libraries_that_mean_the_same_are_swapped(name):
+    make, expected = OTHERS[name]
+    module = make()
+    theirs, attributes = type(module), dict(vars(module))
+    model = nn.Sequential(module)
+    assert fdt.replace_dropout(model, rng=3) == (("0",), {})
+    assert torch.equal(model(IMAGES), expected(IMAGES, fd.Key(3).fold_in(0)))
+    assert model.eval()(IMAGES) is IMAGES
+    assert fdt.replace_dropout(model) == ((), {})
+    if hasattr(module, "drop_prob"):
+        model.train()[0].drop_prob = 1.0  # their name of the rate is still the one that counts
+        assert not model(IMAGES).any()
+        module.drop_prob = attributes["drop_prob"]
+    assert fdt.restore_dropout(model.train()) == (("0",), {})
+    assert type(module) is theirs
+    assert vars(module) == attributes
+
+
+class Attention(nn.Module):
+    """It reads the rate of its dropout, as attention of many libraries does."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout, self.out = nn.Dropout(0.1), nn.Dropout(0.2)
+
+    def forward(self, q):
+        y = nn.functional.scaled_dot_product_attention(q, q, q, dropout_p=self.dropout.p)
+        return self.out(y)
+
+
+def test_what_drops_by_other_means_is_named_without_false_alarms():
+    model = nn.ModuleDict(
+        {
+            "attention": Attention(),
+            "patches": of_library("PatchDropout", "timm.layers.patch_dropout", prob=0.25, ordered=False),
+            "blocks": of_library("DropBlock2d", "timm.layers.drop", drop_prob=0.1, block_size=7),
+            "depth": of_library("StochasticDepth", "mine", p=0.1, mode="row"),
+            "norm": nn.BatchNorm2d(3),
+            "pool": of_library("GeMPool", "timm.layers.pool", p=0.9),
+            "linear": nn.Linear(2, 2),
+        }
+    )
+    assert fdt.replace_dropout(model) == (
+        ("attention.out",),
+        {
+            "attention.dropout": "Attention reads its p alone, and drops by itself",
+            "patches": "PatchDropout drops by itself: prob=0.25",
+            "blocks": "DropBlock2d drops by itself: drop_prob=0.1",
+            "depth": "StochasticDepth drops by itself: p=0.1",
+        },
+    )
+
+
+def test_what_was_swapped_is_not_the_model():
+    swapped = fdt.replace_dropout(nn.Sequential(nn.Dropout()))
+    with pytest.raises(TypeError, match=r"write replace_dropout\(model\), and go on with the model"):
+        swapped(X)
+    with pytest.raises(AttributeError, match="Swapped has no parameters: replace_dropout"):
+        swapped.parameters()
+
+
+def test_deep_copies_of_modules_with_keys_warn():
+    layer = nn.TransformerEncoderLayer(8, 2, 16)
+    copy.deepcopy(layer)
+    fdt.replace_dropout(layer, rng=1)
+    with pytest.warns(UserWarning, match="a deep copy of Dropout with rng has its key"):
+        nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    fdt.replace_dropout(fresh := nn.TransformerEncoderLayer(8, 2, 16))
+    copy.deepcopy(fresh)
 
 
 @pytest.mark.parametrize("batch_first", [True, False])

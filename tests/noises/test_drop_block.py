@@ -38,6 +38,45 @@ def test_blocks_are_the_painted_ones(shape, size):
     assert last.shape == (9, 7, 5, 3)
 
 
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((3, 4, 50), 7),
+        ((2, 3, 9), (4,)),
+        ((2, 3, 9, 7), (2, 5)),
+        ((2, 2, 5, 6, 7), 3),
+        ((2, 2, 5, 6, 4), (1, 2, 9)),
+    ],
+)
+def test_blocks_in_each_number_of_dimensions(shape, size, last):
+    """Each seed, one by one, sets the places of its block."""
+    image = shape[2:]
+    sides = [min(n, s) for n, s in zip(image, np.broadcast_to(size, len(image)), strict=True)]
+    places = [n - side + 1 for n, side in zip(image, sides, strict=True)]
+    gamma = min(1.0, 0.2 * np.prod(image) / np.prod(sides) / np.prod(places))
+    x = normal(*shape, dtype=np.float64)
+    starts = np.array((*shape[:2], *places))
+    if last:
+        starts = starts[[0, *range(2, len(shape)), 1]]
+    seeds = ~fd.keep_mask(tuple(starts), gamma, KEY)
+    seeds = np.moveaxis(seeds, -1, 1) if last else seeds
+    mask = np.ones(shape)
+    for at in np.argwhere(seeds):
+        mask[(*at[:2], *(slice(i, i + side) for i, side in zip(at[2:], sides, strict=True)))] = 0
+    expected = np.where(mask == 1, x * (mask.size / mask.sum()), 0)
+    data_format = "channels_last" if last else "channels_first"
+    y = fd.drop_block(
+        np.moveaxis(x, 1, -1) if last else x, 0.2, KEY, block_size=size, data_format=data_format
+    )
+    assert np.array_equal(np.moveaxis(y, -1, 1) if last else y, expected)
+    layer = {1: fd.DropBlock1D, 2: fd.DropBlock2D, 3: fd.DropBlock3D}[len(image)]
+    drop = layer(0.2, block_size=size, data_format=data_format, rng=KEY)
+    assert same_bits(drop(np.moveaxis(x, 1, -1) if last else x), y)
+    with pytest.raises(ValueError, match=f"{layer.__name__} needs {len(shape)} axes, got shape"):
+        drop(x[0])
+
+
 def test_shared_blocks_are_the_same_in_all_channels():
     for data_format, axis in (("channels_first", 1), ("channels_last", 3)):
         x = np.ones((4, 9, 9, 9))
@@ -79,6 +118,9 @@ def test_blocks_everywhere_and_nowhere():
     [
         ({"block_size": 0}, ValueError, "block_size must be at least 1, got 0"),
         ({"block_size": 1.5}, TypeError, "block_size must be an integer, got float"),
+        ({"block_size": (2, 0)}, ValueError, "block_size must be at least 1, got 0"),
+        ({"block_size": (2, 2.0)}, TypeError, "block_size must be an integer, got float"),
+        ({"block_size": (2, 2, 2)}, ValueError, "block_size must be one int, or one for each of 2 axes"),
         ({"data_format": "nchw"}, ValueError, "data_format must be one of"),
     ],
 )
@@ -87,7 +129,7 @@ def test_blocks_refuse(options, error, message):
         fd.drop_block(np.ones((1, 1, 4, 4)), 0.5, 1, **options)
     with pytest.raises(error, match=message):
         fd.DropBlock2D(0.5, **options)
-    with pytest.raises(ValueError, match=r"needs images of 4 axes, got shape \(4, 4\)"):
+    with pytest.raises(ValueError, match=r"needs 3, 4 or 5 axes, got shape \(4, 4\)"):
         fd.drop_block(np.ones((4, 4)), 0.5, 1)
 
 
