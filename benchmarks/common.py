@@ -13,15 +13,21 @@ from multiprocessing import get_context
 from typing import Any
 
 import fastdrop as fd
-from fastdrop._tools.bench import circumstances, seconds_in_turns
+from fastdrop._tools.bench import NO_CONTEXTS, Contexts, circumstances, seconds_in_turns
 
 Part = Callable[[int, bool], None]
 _SHOWN: list[dict[str, Any]] = []  # of the part that runs
 
 
-def report(name: str, calls: dict[str, Callable[[], object]], rounds: int, number: int = 1) -> None:
+def report(
+    name: str,
+    calls: dict[str, Callable[[], object]],
+    rounds: int,
+    number: int = 1,
+    within: Contexts = NO_CONTEXTS,
+) -> None:
     """Show medians in us, of samples of so many calls."""
-    medians = seconds_in_turns(calls, rounds, number)
+    medians = seconds_in_turns(calls, rounds, number, within=within)
     show(name, {label: s * 1e6 for label, s in medians.items()}, "us")
 
 

@@ -52,21 +52,25 @@ def section(results: Results) -> str:
 
 def steps(results: Results) -> str:
     """What comes after it: PyTorch with its own dropout, with fastdrop's, and without."""
-    rows = sorted(results.rows, key=lambda row: ("gpt", "mlp", "calls", "memory").index(row["part"]))
-    contenders = ("p=0", "fastdrop", "torch.nn")
+    rows = sorted(
+        results.rows, key=lambda row: ("gpt", "mlp", "encoder", "bert", "calls", "memory").index(row["part"])
+    )
+    contenders = ("p=0", "install()", "fastdrop", "torch.nn")
     return "\n".join(
         [
             "",
             "In PyTorch: a step is forward, backward and an update by fused AdamW, on 16 texts of 128",
-            "characters (4 layers, width 128, 4 heads, p = 0.1) or on 128 images (784-1024-1024-10, p = 0.2,",
-            "0.5, 0.5), with fastdrop put in by `replace_dropout`. Then a module alone, p = 0.5, by",
-            "elements, in loops over a million of them or one call, and its peak memory with backward.",
+            "characters (4 layers, width 128, 4 heads, p = 0.1), on 128 images (784-1024-1024-10, p = 0.2,",
+            "0.5, 0.5), or on 8 texts of 128 (4 layers, width 256, 4 heads, p = 0.1), with fastdrop under",
+            "PyTorch's own dropout (`install`) or in its modules (`replace_dropout`). Then a module alone,",
+            "p = 0.5, by elements, in loops over a million of them or one call, and its peak memory with",
+            "backward.",
             f"Medians of {results.rounds} turns,",
             f"{results.machine['threads']} threads, on {results.processor()};",
             f"{results.versions()}; {_day(results.date)}:",
             "",
-            _row("", ["no dropout (p = 0)", "fastdrop", "torch.nn", "torch.nn / fastdrop"]),
-            _row("---", ["---"] * 4),
+            _row("", ["no dropout (p = 0)", "`install()`", "modules", "torch.nn", "torch.nn / `install()`"]),
+            _row("---", ["---"] * 5),
             *(_row(row["case"], [*(_amount(row, name) for name in contenders), _gain(row)]) for row in rows),
             *(["", results.caution()] if results.caution() else []),
             "",
@@ -84,7 +88,7 @@ def _amount(row: Row, name: str) -> str:
 
 
 def _gain(row: Row) -> str:
-    return plots.short(row["values"]["torch.nn"] / row["values"]["fastdrop"])
+    return plots.short(row["values"]["torch.nn"] / row["values"]["install()"])
 
 
 def _row(first: str, cells: list[str]) -> str:

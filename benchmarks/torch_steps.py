@@ -1,5 +1,7 @@
 """PyTorch with its own dropout, with fastdrop's, and without: calls, training steps and memory, in turns.
 
+fastdrop comes in by its modules, which `replace_dropout` puts into a model, and by `install`.
+
 python benchmarks/torch_steps.py [--rounds 31] [--threads 1] [--json]
 """
 
@@ -11,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 
 import torch
 from common import report, run, show
@@ -22,6 +25,7 @@ import fastdrop.torch as fdt
 from fastdrop._tools.bench import seconds_in_turns
 
 Step = Callable[[], object]
+WITHIN = {"install()": fdt.install}  # a contender's turns are within its context
 
 
 def calls(rounds: int, small: bool) -> None:
@@ -30,10 +34,15 @@ def calls(rounds: int, small: bool) -> None:
     keep_freed_memory()
     for size in (64,) if small else (1 << 10, 1 << 16, 1 << 22):
         number = 1 if small else max(1, (1 << 20) // size)
-        modules = {"fastdrop": fdt.Dropout(0.5), "torch.nn": nn.Dropout(0.5), "p=0": nn.Dropout(0.0)}
+        modules = {
+            "fastdrop": fdt.Dropout(0.5),
+            "install()": nn.Dropout(0.5),
+            "torch.nn": nn.Dropout(0.5),
+            "p=0": nn.Dropout(0.0),
+        }
         for what, call in (("forward", forward), ("forward and backward", forward_and_backward)):
             steps = {name: call(module, size) for name, module in modules.items()}
-            report(f"Dropout {what}, {size:,}", steps, rounds, number)
+            report(f"Dropout {what}, {size:,}", steps, rounds, number, WITHIN)
 
 
 def keep_freed_memory() -> None:
@@ -135,21 +144,24 @@ BUILDS = 8  # of each model: how fast its matrix products are depends on where i
 
 
 def compare(name: str, make: Callable[[], nn.Module], batch: tuple[torch.Tensor, ...], rounds: int) -> None:
-    """Steps of three copies of a model: the medians over its builds of medians of turns."""
+    """Steps of four copies of a model: the medians over its builds of medians of turns."""
     torch.set_num_threads(fd.get_num_threads())
     builds = min(BUILDS, rounds)
-    found = [seconds_in_turns(contenders(make(), batch), -(-rounds // builds)) for _ in range(builds)]
+    turns = -(-rounds // builds)
+    found = [seconds_in_turns(contenders(make(), batch), turns, within=WITHIN) for _ in range(builds)]
     show(name, {label: 1e6 * statistics.median(times[label] for times in found) for label in found[0]}, "us")
 
 
 def contenders(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> dict[str, Step]:
-    """A step of the model without dropout, with fastdrop's and with its own."""
-    ours, none = copy.deepcopy(model), copy.deepcopy(model)
+    """A step of the model without dropout, with fastdrop's modules or kernels, and with its own."""
+    ours, under, none = copy.deepcopy(model), copy.deepcopy(model), copy.deepcopy(model)
     fdt.replace_dropout(ours)
     for module in none.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    models = {"p=0": none, "fastdrop": ours, "torch.nn": model}
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+    models = {"p=0": none, "fastdrop": ours, "install()": under, "torch.nn": model}
     return {label: training(m, *batch) for label, m in models.items()}
 
 
@@ -169,10 +181,55 @@ def mlp(rounds: int, small: bool) -> None:
     compare("MLP, a step", make, batch, rounds)
 
 
+class Encoder(nn.Module):
+    """PyTorch's own transformer encoder, and a loss."""
+
+    def __init__(self, layers: int, width: int, heads: int) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.1, batch_first=True)
+        self.body = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x).square().mean()
+
+
+def encoder(rounds: int, small: bool) -> None:
+    """nn.TransformerEncoder of 4 layers, width 256 and 4 heads, on 8 texts of 128 places."""
+    layers, width, heads, texts, length = (1, 8, 2, 2, 8) if small else (4, 256, 4, 8, 128)
+    make = partial(Encoder, layers, width, heads)
+    compare("nn.TransformerEncoder, a step", make, (torch.randn(texts, length, width),), rounds)
+
+
+class Bert(nn.Module):
+    """BERT of the library transformers, and its loss."""
+
+    def __init__(self, layers: int, width: int, heads: int, characters: int) -> None:
+        super().__init__()
+        import transformers
+
+        sizes = {"hidden_size": width, "intermediate_size": 4 * width, "vocab_size": characters}
+        shape = {"num_hidden_layers": layers, "num_attention_heads": heads}
+        self.body = transformers.BertForMaskedLM(transformers.BertConfig(**sizes, **shape))
+
+    def forward(self, text: torch.Tensor) -> torch.Tensor:
+        return self.body(input_ids=text, labels=text).loss
+
+
+def bert(rounds: int, small: bool) -> None:
+    """BERT of 4 layers, width 256 and 4 heads, on 8 texts of 128 characters, if transformers is there."""
+    if find_spec("transformers") is None:
+        return
+    layers, width, heads, texts, length = (1, 8, 2, 2, 8) if small else (4, 256, 4, 8, 128)
+    make = partial(Bert, layers, width, heads, 65)
+    compare("BERT, a step", make, (torch.randint(65, (texts, length)),), rounds)
+
+
 PEAK = """
 import sys, torch, fastdrop.torch as fdt
-make, p = {"fastdrop": (fdt, 0.5), "torch.nn": (torch.nn, 0.5), "p=0": (torch.nn, 0.0)}[sys.argv[1]]
+make, p = (fdt if sys.argv[1] == "fastdrop" else torch.nn), 0.0 if sys.argv[1] == "p=0" else 0.5
 module = make.Dropout(p)
+if sys.argv[1] == "install()":
+    fdt.install()
 def step(size):
     x = torch.ones(size, requires_grad=True)
     module(x).sum().backward()
@@ -193,12 +250,12 @@ def memory(rounds: int, small: bool) -> None:
     command = [sys.executable, "-c", PEAK]
     peaks = {
         name: int(subprocess.check_output([*command, name, str(size)])) / 1024
-        for name in ("fastdrop", "torch.nn", "p=0")
+        for name in ("fastdrop", "install()", "torch.nn", "p=0")
     }
     show(f"peak memory, {size:,}", peaks, "MiB")
 
 
-PARTS = (gpt, mlp, calls, memory)
+PARTS = (gpt, mlp, encoder, bert, calls, memory)
 
 if __name__ == "__main__":
     run(PARTS, __doc__, apart=True)

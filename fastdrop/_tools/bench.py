@@ -12,10 +12,11 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -23,6 +24,8 @@ import fastdrop as fd
 from fastdrop._tools.info import info
 
 Call = Callable[[], Any]
+Contexts: TypeAlias = Mapping[str, Callable[[], AbstractContextManager[Any]]]  # of calls, by their names
+NO_CONTEXTS: Contexts = MappingProxyType({})
 CONTENDERS: dict[str, Callable[..., Call]] = {}
 BASELINE = "np.multiply(out=)"
 FEWEST_ROUNDS = 5  # that are measured, however long they take
@@ -199,12 +202,18 @@ def _measure_one(
 
 
 def seconds_in_turns(
-    calls: dict[str, Call], rounds: int, number: int = 1, warm: bool = True, seconds: float = math.inf
+    calls: dict[str, Call],
+    rounds: int,
+    number: int = 1,
+    warm: bool = True,
+    seconds: float = math.inf,
+    within: Contexts = NO_CONTEXTS,
 ) -> dict[str, float]:
     """Return the median time in seconds of each call.
 
     In each round every call has a turn: it is called once if `warm`, and then timed, so many times in a
     row. The first round is not counted. No round starts after so many seconds, but FEWEST_ROUNDS are done.
+    A call's turns are within its context, if it has one, which isn't timed.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
@@ -212,9 +221,10 @@ def seconds_in_turns(
         if done > FEWEST_ROUNDS and time.perf_counter() > end:
             break
         for name, call in calls.items():
-            if warm:
-                call()
-            times[name].append(_seconds(call, number))
+            with within.get(name, nullcontext)():
+                if warm:
+                    call()
+                times[name].append(_seconds(call, number))
     return {name: statistics.median(sample[1:]) for name, sample in times.items()}
 
 

@@ -54,9 +54,17 @@ def test_torch_steps_also_as_plain_data(monkeypatch, capsys):
     assert (data["rounds"], data["machine"]["threads"]) == (2, 1)
     cases = [row["case"] for row in data["results"]]
     assert len(cases) == len(set(cases)) == printed.stderr.count("\n")
-    assert [row["part"] for row in data["results"]] == ["gpt", "mlp", "calls", "calls", "memory"]
+    assert [row["part"] for row in data["results"]] == [
+        "gpt",
+        "mlp",
+        "encoder",
+        "bert",
+        "calls",
+        "calls",
+        "memory",
+    ]
     for row in data["results"]:
-        assert set(row["values"]) == {"p=0", "fastdrop", "torch.nn"}
+        assert set(row["values"]) == {"p=0", "fastdrop", "install()", "torch.nn"}
         assert min(row["values"].values()) > 0
     found = program("torch_steps", monkeypatch)
     found["run"](found["PARTS"][1:2], None, ["--rounds", "1", "--small"])

@@ -71,14 +71,21 @@ def test_table_of_steps_has_the_models_first_and_the_ratios(modules, steps):
     assert cases == [
         "character GPT, a step",
         "MLP, a step",
+        "nn.TransformerEncoder, a step",
+        "BERT, a step",
         *(f"Dropout {what}, {n}" for n in sizes for what in ("forward", "forward and backward")),
         "peak memory, 33,554,432",
     ]
     rows = [
-        {"part": "gpt", "case": "a", "unit": "us", "values": {"p=0": 7, "fastdrop": 940, "torch.nn": 2350}}
+        {
+            "part": "gpt",
+            "case": "a",
+            "unit": "us",
+            "values": {"p=0": 7, "fastdrop": 940, "install()": 235, "torch.nn": 2350},
+        }
     ]
     written = modules.readme.steps(steps._replace(rows=rows))
-    assert "| a | 7 us | 940 us | 2.4 ms | 2.5 |" in written
+    assert "| a | 7 us | 235 us | 940 us | 2.4 ms | 10 |" in written
 
 
 def test_table_is_one_markdown_table_of_every_contender(modules, results):
