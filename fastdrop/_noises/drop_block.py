@@ -159,8 +159,7 @@ def block_layout(image: tuple[int, ...], p: float, block_size: Size) -> tuple[fl
 
 def sizes_of(block_size: Size, count: int) -> tuple[int, ...]:
     """Return a block's size along each of so many spatial axes, or raise an error."""
-    given: Any = block_size
-    given = tuple(given) if np.ndim(given) == 1 else (given,) * count
+    given: Any = tuple(block_size) if isinstance(block_size, (tuple, list)) else (block_size,) * count
     sizes = tuple(natural("block_size", size) for size in given)
     if len(sizes) != count:
         raise ValueError(f"block_size must be one int, or one for each of {count} axes, got {block_size!r}")

@@ -70,7 +70,7 @@ def drop_path(
            [0., 0., 0.],
            [2., 2., 2.]])
     """
-    axes = path_axes(np.ndim(x), mode)
+    axes = _axes(np.ndim(x), mode)
     if not scale_by_keep:
         return unscaled_dropout(x, p, key, shared_axes=axes, out=out, window=window)
     return fused(DROP, x, out, p, key, axes, window)  # type: ignore[no-any-return]
@@ -89,7 +89,6 @@ def unscaled_dropout(
     return fused(UNSCALED, x, out, p, key, shared_axes, window)  # type: ignore[no-any-return]
 
 
-@cache
 def path_axes(ndim: int, mode: str) -> tuple[int, ...]:
     """Return the axes along which `drop_path` shares its draws."""
     if mode not in ("row", "batch"):
@@ -97,6 +96,9 @@ def path_axes(ndim: int, mode: str) -> tuple[int, ...]:
     if ndim == 0:
         raise ValueError("drop_path needs samples along a first axis, got a 0-d array; use x[None]")
     return tuple(range(1 if mode == "row" else 0, ndim))
+
+
+_axes = cache(path_axes)  # which torch.compile would warn of, and takes a third of the time
 
 
 def drop_path_backward(

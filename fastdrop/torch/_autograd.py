@@ -317,9 +317,9 @@ def traced(x: Tensor) -> bool:
     Such modes, as that of `make_fx`, see operators alone, and not what is written to memory.
     """
     return bool(
-        type(x) not in PLAIN
+        torch.compiler.is_compiling()  # first, since torch.compile looks no further
+        or type(x) not in PLAIN
         or torch._C._len_torch_dispatch_stack()
-        or torch.compiler.is_compiling()
         or torch._C._get_tracing_state()
         or x.is_meta
     )

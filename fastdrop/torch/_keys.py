@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, SupportsIndex, TypeAlias, TypeVar
 
 import torch
-from torch.nn import functional
 
 from fastdrop._stream.keys import DRAW_BITS, Key, as_key_or_seed, signed
 
@@ -144,9 +143,39 @@ def random_key() -> Key:
     return Key(SEED, random_draw())
 
 
+_REMEMBERED = 1 << 17
+_drawn: dict[int, None] = {}  # the latest draws of graphs, in their order
+
+
+@torch.library.custom_op("fastdrop::drawn_key", mutates_args=(), schema="(Tensor draw) -> Tensor")
+def _drawn_key(draw: Tensor) -> Tensor:
+    """The key of a random draw.
+
+    A compiler may put the draw into the backward pass too, rather than keep the key until then. That is right
+    where it sets the generator back, as checkpoint does; otherwise the draw is one that never was.
+    """
+    number = int(draw)
+    if torch._C._current_graph_task_id() == -1:
+        _drawn[number] = None
+        if len(_drawn) > _REMEMBERED:
+            del _drawn[next(iter(_drawn))]
+    elif number not in _drawn:
+        raise RuntimeError(
+            "a compiled model drew the mask of dropout again in its backward pass, and got another; leave "
+            "torch._functorch.config.activation_memory_budget at 1"
+        )
+    return torch.tensor([number, SEED], device=_CPU)
+
+
+@_drawn_key.register_fake
+def _(draw: Tensor) -> Tensor:
+    return draw.new_empty(2)
+
+
 def random_key_tensor() -> Tensor:
     """The same as a tensor, for a graph of torch.compile."""
-    return functional.pad(torch.randint(_DRAWS, (1,), device=_CPU), (0, 1), value=SEED)
+    key: Tensor = _drawn_key(torch.randint(_DRAWS, (1,), device=_CPU))
+    return key
 
 
 class _Own(threading.local):
