@@ -161,7 +161,7 @@ def test_a_mask_that_a_compiler_draws_again_is_refused(rng):
     with torch._functorch.config.patch(activation_memory_budget=0.0):
         y = compiled(x)
         with pytest.raises(
-            RuntimeError, match="drew the mask of dropout again|modified by an inplace operation"
+            RuntimeError, match=r"drew the mask of dropout again|modified by an inplace operation"
         ):
             y.sum().backward()
     torch._dynamo.reset()

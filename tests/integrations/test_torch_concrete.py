@@ -53,6 +53,7 @@ def test_the_operators_are_what_torch_demands_of_operators():
     torch.library.opcheck(torch.ops.fastdrop.learned.default, arguments)
 
 
+@pytest.mark.filterwarnings("ignore:a deep copy of")
 def test_a_module_with_a_key_counts_and_resumes():
     module = fdt.ConcreteDropout(0.2, rng=KEY)
     assert module.p == pytest.approx(0.2)
