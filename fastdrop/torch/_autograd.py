@@ -373,6 +373,8 @@ def _traced_noise(
             raise TypeError(f"{what} must be a tensor, got {kind}; fastdrop's own functions take arrays")
     if getattr(x, "is_nested", False) is True:
         raise _not_dense(x)
+    if other is not None and bool(getattr(x, "is_meta", False)) is not bool(getattr(other, "is_meta", False)):
+        raise RuntimeError(f"tensors must be on one device, got {x.device} and {other.device}")
     for rate in rates:
         check_one_number(rate)
     held = key if isinstance(key, torch.Tensor) else key_tensor(key)

@@ -395,7 +395,10 @@ def test_errors_say_what_to_do():
         for dtype in (torch.float32, torch.bool):
             with pytest.raises(TypeError, match=rf"must be integers, got {dtype}; use tokens.long\(\)"):
                 call(TOKENS.to(dtype))
-        assert call(TOKENS.to("meta")).is_meta
+    assert fdt.token_dropout(TOKENS.to("meta"), 0.5, KEY, replacement=0).is_meta
+    assert fdt.embedding_dropout(TOKENS.to("meta"), WEIGHT.to("meta"), 0.5, KEY).is_meta
+    with pytest.raises(RuntimeError, match="tensors must be on one device, got cpu and meta"):
+        fdt.embedding_dropout(TOKENS.to("meta"), WEIGHT, 0.5, KEY)
     with pytest.raises(ValueError, match=r"tokens must be in \[0, 9\), the rows of weight, got 9"):
         fdt.embedding_dropout(TOKENS + 1, WEIGHT, 0.5, KEY)
     with pytest.raises(ValueError, match=r"weight must have the shape \(vocabulary, features\), got \(9,\)"):
