@@ -224,6 +224,32 @@ def bert(rounds: int, small: bool) -> None:
     compare("BERT, a step", make, (torch.randint(65, (texts, length)),), rounds)
 
 
+def attention(rounds: int, small: bool) -> None:
+    """Attention of 8 heads of 64, forward and backward, over 2,048 places in all; p = .1."""
+    torch.set_num_threads(fd.get_num_threads())
+    for length in (8,) if small else (256, 1024, 2048):
+        shape = 2048 // length if not small else 1, 8, length, 64
+        q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
+        g = torch.randn(shape)
+        for causal in (False, True):
+
+            def step(attend: Callable[..., torch.Tensor], p: float, causal: bool = causal) -> Step:
+                inputs, slope = (q, k, v), g  # noqa: B023: the steps are done with before the next are made
+                return lambda: torch.autograd.grad(
+                    attend(*inputs, dropout_p=p, is_causal=causal), inputs, slope
+                )
+
+            theirs, ours = functional.scaled_dot_product_attention, fdt.scaled_dot_product_attention
+            steps = {
+                "p=0": step(theirs, 0.0),
+                "fastdrop": step(ours, 0.1),
+                "install()": step(theirs, 0.1),
+                "torch.nn": step(theirs, 0.1),
+            }
+            name = f"{'causal ' if causal else ''}attention over {length:,}, forward and backward"
+            report(name, steps, -(-rounds // 4), within=WITHIN)
+
+
 PEAK = """
 import sys, torch, fastdrop.torch as fdt
 make, p = (fdt if sys.argv[1] == "fastdrop" else torch.nn), 0.0 if sys.argv[1] == "p=0" else 0.5
@@ -255,7 +281,7 @@ def memory(rounds: int, small: bool) -> None:
     show(f"peak memory, {size:,}", peaks, "MiB")
 
 
-PARTS = (gpt, mlp, encoder, bert, calls, memory)
+PARTS = (gpt, mlp, encoder, bert, attention, calls, memory)
 
 if __name__ == "__main__":
     run(PARTS, __doc__, apart=True)

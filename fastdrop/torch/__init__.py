@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
     message = f"fastdrop.torch needs {error.name}; use pip install 'fastdrop-numpy[torch]'"
     raise ModuleNotFoundError(message, name=error.name) from None
 
+from fastdrop.torch._attention import scaled_dot_product_attention as scaled_dot_product_attention
 from fastdrop.torch._concrete import ConcreteDropout as ConcreteDropout
 from fastdrop.torch._concrete import concrete_dropout as concrete_dropout
 from fastdrop.torch._functions import alpha_dropout as alpha_dropout
@@ -100,6 +101,7 @@ __all__ = [
     "local_reparameterization",
     "replace_dropout",
     "restore_dropout",
+    "scaled_dot_product_attention",
     "standout_dropout",
     "token_dropout",
     "zoneout",

@@ -30,7 +30,7 @@ PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 def as_array(x: Tensor) -> NDArray[Any]:
     """The tensor's memory as an array of floats."""
-    _check_device(x)
+    check_device(x)
     if x.dtype in _DTYPES:
         return _memory(x)
     if x.dtype is torch.bfloat16:
@@ -45,11 +45,11 @@ def integers_or_floats(x: Tensor) -> NDArray[Any]:
         raise _not_dense(x)
     if x.is_floating_point() or x.is_complex():
         return as_array(x)
-    _check_device(x)
+    check_device(x)
     return _memory(x)
 
 
-def _check_device(x: Tensor) -> None:
+def check_device(x: Tensor) -> None:
     if not x.is_cpu:
         raise NotImplementedError(
             f"fastdrop.torch takes CPU tensors, got one on {x.device}; use x.cpu(), or torch.nn's dropout "
@@ -71,7 +71,7 @@ def as_tensor(x: NDArray[Any]) -> Tensor:
 
 
 @cache
-def _openmp() -> ModuleType:
+def in_openmp() -> ModuleType:
     """The module that drops in PyTorch's own threads. It imports Numba, so it is imported at first use."""
     with loading:
         from fastdrop.torch import _openmp
@@ -83,7 +83,7 @@ def run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool = Fal
     """A noise of tensors, without autograd: a new tensor of x's memory format, or x itself."""
     name, rates, key, numbers = settings
     if name == "dropout" and not numbers:
-        openmp = _openmp()
+        openmp = in_openmp()
         if (drawn := openmp.drawn(rates[0])) and openmp.takes(x):
             return openmp.dropout(x, (*drawn, *stream(key)), inplace)
     if batched(x):
@@ -224,13 +224,13 @@ class _AtRandom(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, draw: int, numbers: tuple[int, float, int, int]) -> Tensor:
         ctx.settings = p, draw, numbers
-        y: Tensor = _openmp().dropout(x, numbers)
+        y: Tensor = in_openmp().dropout(x, numbers)
         return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         p, draw, numbers = ctx.settings
-        openmp = _openmp()
+        openmp = in_openmp()
         if torch.is_grad_enabled() or transformed() or not openmp.takes(g):
             return noise(g, "dropout", (p,), Key(SEED, draw)), None, None, None
         return openmp.dropout(g, numbers), None, None, None
@@ -243,7 +243,7 @@ def dropped_at_random(x: Tensor, p: float) -> Tensor | None:
     """Dropout by a `random_key` in fewer steps than `noise` takes, or None where only `noise` can do it."""
     if traced(x) or transformed():
         return None
-    openmp = _openmp()
+    openmp = in_openmp()
     if not (drawn := openmp.drawn(p)) or not openmp.takes(x):
         return None
     draw = random_draw()

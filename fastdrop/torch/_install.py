@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import torch
 
+from fastdrop.torch import _attention as attention
 from fastdrop.torch import _autograd as autograd
 from fastdrop.torch._keys import random_key
 
@@ -92,6 +94,35 @@ def _kernel(name: str, records: bool) -> Kernel:
     return kernel
 
 
+def _attention_kernel(records: bool) -> Callable[..., Tensor]:
+    """The kernel of scaled_dot_product_attention, which takes calls with dropout."""
+    theirs = torch.ops.aten.scaled_dot_product_attention.default._op_dk
+
+    def kernel(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        *,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        if 0 < dropout_p < 1 and query.requires_grad <= records:
+            given = query, key, value, attn_mask, is_causal, enable_gqa
+            if attention.is_ours(*given):
+                drawn = random_key()
+                return attention.attention(
+                    query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, drawn
+                )
+        options = {"scale": scale, "enable_gqa": enable_gqa}
+        passed_on: Tensor = theirs(_THEIRS, query, key, value, attn_mask, dropout_p, is_causal, **options)
+        return passed_on
+
+    return kernel
+
+
 _lock = threading.Lock()
 _library: Any = None  # what holds our kernels in PyTorch's tables; None while they aren't there
 
@@ -148,7 +179,8 @@ def install() -> Installation:
     Notes
     -----
     The operators are dropout, alpha_dropout, feature_dropout (which `torch.nn.Dropout1d` to 3d call),
-    feature_alpha_dropout, and their forms that work in place.
+    feature_alpha_dropout, and their forms that work in place, and scaled_dot_product_attention with dropout,
+    which then goes by blocks as `fastdrop.torch.scaled_dot_product_attention` does.
 
     Masks come from torch's generator, as PyTorch's do, so that `torch.manual_seed`, checkpoints and forked
     generators work as ever. But they are other masks than PyTorch's of the same seed: those of
@@ -180,9 +212,11 @@ def install() -> Installation:
 
 def _registered() -> Any:
     """Put the kernels of all operators into PyTorch's tables, or none of them."""
+    kernels: dict[str, Callable[[bool], Any]] = {name: partial(_kernel, name) for name in _OPERATORS}
+    kernels["scaled_dot_product_attention"] = _attention_kernel
     taken = [
         name
-        for name in _OPERATORS
+        for name in kernels
         if any(torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", key) for key in _KEYS)
     ]
     if taken:
@@ -192,9 +226,9 @@ def _registered() -> Any:
         )
     library = torch.library.Library("aten", "IMPL")
     try:
-        for name in _OPERATORS:
+        for name, make in kernels.items():
             for key, records in _KEYS.items():
-                library.impl(name, _kernel(name, records), key)
+                library.impl(name, make(records), key)
     except BaseException:
         library._destroy()
         raise

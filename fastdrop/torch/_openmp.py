@@ -37,7 +37,7 @@ _SHARED_FROM, _PIECE = 1 << 15, 1 << 14
 # From how many bytes Linux is asked for huge pages, as NumPy asks: they fill fresh memory much faster.
 _HUGE_FROM = 1 << 22
 
-_INTEGERS = "x", "y", "size", "threshold", "key", "draw", "far", "threads"
+_INTEGERS = "x", "y", "size", "threshold", "key", "draw", "far", "threads", "length", "stride", "start"
 _JOB = np.dtype([(name, np.int64) for name in _INTEGERS] + [("scale", np.float64)])
 _TILE, _PAGE, _NO_FLAGS = np.int64(TILE), mmap.PAGESIZE, np.uint32(0)
 
@@ -71,6 +71,54 @@ def _part(job, x, y, number, count):
         x, y, rows, no_bias = x[at:end], y[at:end], (end - at, 0, at), (bernoulli.NO_CYCLE, 0)
         draw = job.threshold, job.scale, job.key, job.draw
         bernoulli.elements(formulas.drop, x, x, x, y, rows, no_bias, draw, 0, job.far)
+
+
+@njit(forceinline=True)
+def _part_of_rows(job, x, y, number, count):
+    """The rows of one thread, which are neighbours, where the tensor has rows with gaps in their indices.
+
+    A single row is cut as a whole tensor is.
+    """
+    threads, rows = min(count, job.threads), job.size // job.length
+    if rows == 1:
+        parts, step, length = (job.size + _TILE - 1) // _TILE, _TILE, np.int64(0)
+    else:
+        parts, step, length = rows, job.length, job.length
+    first, last = parts * number // threads, parts * (number + 1) // threads
+    at, end = first * step, min(last * step, job.size)
+    if at < end:
+        x, y = x[at:end], y[at:end]
+        start = job.start + (at if rows == 1 else first * job.stride)
+        layout = length or end - at, job.stride, start
+        draw, no_bias = (job.threshold, job.scale, job.key, job.draw), (bernoulli.NO_CYCLE, 0)
+        bernoulli.elements(formulas.drop, x, x, x, y, layout, no_bias, draw, 0, job.far)
+
+
+@cache
+def _compiled_for_rows(dtype: torch.dtype) -> tuple[Any, int | None]:
+    """As `_compiled`, for rows with gaps in their indices."""
+    elements = _ELEMENTS[dtype]
+
+    def work(data):
+        job = carray(data, 1, _JOB)[0]
+        x, y = carray(pointer(job.x), job.size, elements), carray(pointer(job.y), job.size, elements)
+        _part_of_rows(job, x, y, np.int64(_thread_number()), np.int64(_team_size()))
+
+    def drop(work, x, y, size, length, stride, start, threshold, scale, key, draw, far, threads, team):
+        jobs = np.empty(1, _JOB)
+        job = jobs[0]
+        job.x, job.y, job.size, job.far, job.threads = x, y, size, far, threads
+        job.length, job.stride, job.start = length, stride, start
+        job.threshold, job.scale, job.key, job.draw = threshold, scale, key, draw
+        if threads > 1:
+            _in_each_thread(pointer(work), pointer(jobs.ctypes.data), np.uint32(team), _NO_FLAGS)
+        else:
+            a, b = carray(pointer(x), size, elements), carray(pointer(y), size, elements)
+            _part_of_rows(job, a, b, 0, 1)
+        return jobs.size  # keeps the array alive until the threads are done
+
+    name = str(dtype)
+    return jit(drop, name), callback(work, types.void(types.voidptr), name).address
 
 
 @cache
@@ -140,3 +188,19 @@ def dropout(x: torch.Tensor, numbers: tuple[int, float, int, int], inplace: bool
     kernel, work = _compiled(x.dtype)
     kernel(work, x.data_ptr(), address, size, *numbers, calls.distance(nbytes, address), threads, team)
     return y
+
+
+def drop_rows(
+    x: torch.Tensor, rows: tuple[int, int, int], numbers: tuple[int, float, int, int]
+) -> torch.Tensor:
+    """Dropout of a tensor that `takes` takes, in place, whose rows have a length, a stride and a start.
+
+    These say which draws belong to its elements, as in `fastdrop._arrays.plan.Rows`.
+    """
+    size, address, team, threads = x.numel(), x.data_ptr(), 1, 1
+    if size >= _SHARED_FROM and not pool.forked:
+        team = torch.get_num_threads()
+        threads = min(team, pool.usable(), size // _PIECE)
+    kernel, work = _compiled_for_rows(x.dtype)
+    kernel(work, address, address, size, *rows, *numbers, bernoulli.NEAR, threads, team)
+    return x

@@ -1,0 +1,338 @@
+"""Attention with dropout on the CPU, in blocks of rows: the matrix of weights is never whole in memory.
+
+PyTorch's fast attention on CPUs takes no dropout, and its slow one makes the whole matrix several times. A
+mask is a function of the index here, so a block of the matrix can be dropped by itself, and again in the
+backward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple, SupportsIndex, TypeAlias
+
+import torch
+from torch.nn import functional
+
+from fastdrop._arrays.numbers import rate
+from fastdrop._stream.keys import Key, as_key_or_seed, signed, stream
+from fastdrop.torch import _autograd as autograd
+from fastdrop.torch._keys import plain_key, random_key, random_key_tensor
+
+Tensor: TypeAlias = torch.Tensor
+
+_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+_FROM = 1 << 12  # weights of a head from which on blocks are faster than PyTorch's formula
+# A block of the matrix has up to so many rows of each head, and so many bytes in all heads that are done
+# together: then it stays in the caches between the passes over it.
+_ROWS, _BYTES = 128, 1 << 21
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    noise_key: Key | SupportsIndex | Tensor | None = None,
+) -> Tensor:
+    """Return `torch.nn.functional.scaled_dot_product_attention`, with fast dropout of the weights.
+
+    Parameters
+    ----------
+    query, key, value, attn_mask, is_causal, scale, enable_gqa
+        As in PyTorch: tensors of shape (..., heads, T, E), (..., heads, S, E) and (..., heads, S, Ev).
+    dropout_p : float, default 0.0
+        Probability to drop a weight, in [0, 1]. At 0 PyTorch's own function does all.
+    noise_key : Key, int or Tensor, optional
+        The weights of shape (..., heads, T, S) get the mask that `fastdrop.torch.dropout` gives them under
+        this key. Without one the key comes from torch's generator.
+
+    Returns
+    -------
+    Tensor
+        Of shape (..., heads, T, Ev).
+
+    Raises
+    ------
+    NotImplementedError
+        If tensors aren't on the CPU.
+    RuntimeError, TypeError, ValueError
+        As PyTorch's function, or `fastdrop.dropout` for p and key.
+
+    Notes
+    -----
+    Weights are made in blocks of rows, by PyTorch's products and softmax, and dropped where they are. The
+    backward pass makes them again: it keeps inputs, output and key. 16-bit floats are computed in float32.
+    Second derivatives, `torch.func` and `torch.compile` take the plain formula, with the same mask.
+
+    References
+    ----------
+    Dao et al., "FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness", arXiv
+    2205.14135; Rabe and Staats, "Self-attention Does Not Need O(n^2) Memory", arXiv 2112.05682.
+
+    Examples
+    --------
+    >>> import torch, fastdrop as fd, fastdrop.torch as fdt
+    >>> q = torch.randn(2, 4, 16, 8)
+    >>> y = fdt.scaled_dot_product_attention(q, q, q, dropout_p=0.1, noise_key=fd.Key(42))
+    >>> weights = fdt.dropout((q @ q.mT / 8**0.5).softmax(-1), 0.1, fd.Key(42))
+    >>> torch.allclose(y, weights @ q, atol=1e-6)
+    True
+    """
+    if not (isinstance(dropout_p, float) and 0 <= dropout_p <= 1):
+        rate(dropout_p, "dropout_p")  # which says what is wrong, if anything is
+    if dropout_p == 0:
+        return functional.scaled_dot_product_attention(
+            query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    for tensor in (query, key, value):
+        autograd.check_device(tensor)
+    drawn = noise_key
+    if noise_key is None:
+        drawn = random_key_tensor() if autograd.traced(query) else random_key()
+    return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, drawn)
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    p: float,
+    causal: bool,
+    scale: float | None,
+    gqa: bool,
+    noise_key: Any,
+) -> Tensor:
+    """Attention with dropout under a key: by blocks, or by the plain formula where only that will do."""
+    _check(query, key, value, mask, causal, gqa)
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    if gqa:
+        key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
+    if mask is not None and mask.dim() < 2:
+        mask = mask.expand(1, -1)
+    tensors = [t for t in (query, key, value, mask) if t is not None]
+    if not takes(*tensors) or p == 1 or (mask is not None and mask.requires_grad):
+        return _formula(query, key, value, mask, p, noise_key, causal, scale)
+    batch = torch.broadcast_shapes(*(t.shape[:-2] for t in tensors))
+    q, k, v = (t.expand(*batch, *t.shape[-2:]) for t in (query, key, value))
+    settings = p, as_key_or_seed(plain_key(noise_key)), causal, scale
+    y: Tensor = _Attention.apply(q, k, v, mask, settings)
+    return y
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Whether blocks can be made of the tensors: plain ones in memory, that nothing but autograd looks at."""
+    return not any(map(autograd.traced, tensors)) and not autograd.transformed()
+
+
+def is_ours(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, gqa: bool) -> bool:
+    """Whether a call of PyTorch's attention with dropout goes by blocks; it is right, and big enough."""
+    tensors = [t for t in (query, key, value, mask) if t is not None]
+    small = query.dim() < 2 or query.shape[-2] * key.shape[-2] < _FROM
+    if small or not takes(*tensors) or (mask is not None and mask.requires_grad):
+        return False
+    if not all(t.layout is torch.strided and t.is_cpu and not t.is_nested for t in tensors):
+        return False
+    try:
+        _check(query, key, value, mask, causal, gqa)
+        batch = query.shape[:-2] if gqa else torch.broadcast_shapes(*(t.shape[:-2] for t in tensors[:3]))
+        if mask is not None:
+            torch.broadcast_shapes(mask.shape, (*batch, query.shape[-2], key.shape[-2]))
+    except RuntimeError:
+        return False  # PyTorch says why
+    return True
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, gqa: bool) -> None:
+    """Refuse what PyTorch refuses."""
+    if causal and mask is not None:
+        raise RuntimeError("attn_mask must be None where is_causal is True")
+    shapes = [tuple(t.shape) for t in (query, key, value)]
+    if min(map(len, shapes)) < 2 or query.dtype not in _DTYPES:
+        raise RuntimeError(f"attention needs floats of two axes or more, got {query.dtype}, shapes {shapes}")
+    if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+        raise RuntimeError(
+            f"query, key and value must be (T, E), (S, E) and (S, Ev) at the end, got {shapes}"
+        )
+    if not query.dtype == key.dtype == value.dtype:
+        found = query.dtype, key.dtype, value.dtype
+        raise RuntimeError(f"query, key and value must have one dtype, got {found}")
+    if mask is not None and mask.dtype not in (torch.bool, query.dtype):
+        raise RuntimeError(f"attn_mask must be of bool or query's dtype {query.dtype}, got {mask.dtype}")
+    if gqa and (query.dim() < 3 or query.shape[-3] % key.shape[-3] or query.shape[-3] % value.shape[-3]):
+        raise RuntimeError(f"enable_gqa needs heads that divide query's, got shapes {shapes}")
+
+
+def _formula(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    p: float,
+    noise_key: Any,
+    causal: bool,
+    scale: float,
+) -> Tensor:
+    """The plain formula, of which PyTorch knows every derivative."""
+    scores = query @ key.transpose(-1, -2) * scale
+    if causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(future, -math.inf)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype is torch.bool else scores + mask
+    weights = scores.softmax(-1)
+    if mask is not None:  # a row that is masked wholly has weights of 0
+        weights = weights.masked_fill((scores == -math.inf).all(-1, True), 0.0)
+    return autograd.noise(weights, "dropout", (p,), noise_key) @ value
+
+
+class _Block(NamedTuple):
+    """A block of the matrix: of heads [head, last) the rows [row, end) and the first `columns` columns."""
+
+    head: int
+    last: int
+    row: int
+    end: int
+    columns: int
+
+
+class _Blocks:
+    """The matrix of weights of one call, by blocks.
+
+    Its tensors have the axes (heads of all samples, rows, ...), in C order and in the type that they are
+    computed in.
+    """
+
+    def __init__(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, settings: tuple[Any, ...]
+    ) -> None:
+        self.p, key, self.causal, self.scale = settings
+        self.batch, self.rows, self.columns = q.shape[:-2], q.shape[-2], k.shape[-2]
+        self.dtype = torch.promote_types(q.dtype, torch.float32)
+        self.q, self.k, self.v = map(self.flat, (q, k, v))
+        self.mask = mask
+        threshold, kept = rate(self.p)
+        self.numbers = threshold, kept, *stream(key)
+
+    def flat(self, t: Tensor) -> Tensor:
+        """A tensor with one axis for all heads of all samples."""
+        return t.reshape(-1, *t.shape[-2:]).to(self.dtype).contiguous()
+
+    def __iter__(self) -> Iterator[_Block]:
+        heads = len(self.q)
+        row_bytes = max(self.columns * self.dtype.itemsize, 1)
+        rows = max(16, min(_ROWS, self.rows, _BYTES // row_bytes))
+        together = max(torch.get_num_threads(), _BYTES // (rows * row_bytes))
+        for head in range(0, heads, together):
+            for row in range(0, self.rows, rows):
+                end = min(row + rows, self.rows)
+                columns = min(self.columns, end) if self.causal else self.columns
+                yield _Block(head, min(head + together, heads), row, end, columns)
+
+    def softmax(self, block: _Block) -> Tensor:
+        """The weights of a block before dropout."""
+        head, last, row, end, columns = block
+        q, k = self.q[head:last, row:end], self.k[head:last, :columns]
+        scores = torch.bmm(q, k.mT).mul_(self.scale)
+        if self.causal and columns > row + 1:
+            future = torch.ones(end - row, columns - row, dtype=torch.bool).triu_(1)
+            scores[..., row:].masked_fill_(future, -math.inf)
+        if self.mask is None:
+            return torch.softmax(scores, -1)
+        self._add_mask(scores, block)
+        return torch._safe_softmax(scores, -1)
+
+    def _add_mask(self, scores: Tensor, block: _Block) -> None:
+        given = self.of_mask(block)
+        if given.dtype is torch.bool:
+            scores.masked_fill_(~given, -math.inf)
+        else:
+            scores += given
+
+    def of_mask(self, block: _Block) -> Tensor:
+        """The mask's part that belongs to a block, which broadcasts to it."""
+        mask: Any = self.mask
+        head, last, row, end, columns = block
+        part = mask[..., row:end, :] if mask.shape[-2] > 1 else mask
+        part = part[..., :columns] if mask.shape[-1] > 1 else part
+        return (
+            part.expand(*self.batch, *part.shape[-2:]).flatten(0, -3)[head:last] if mask.dim() > 2 else part
+        )
+
+    def drop(self, weights: Tensor, block: _Block) -> Tensor:
+        """Drop a block's weights in place."""
+        head, _, row, end, columns = block
+        openmp = autograd.in_openmp()
+        matrix = self.rows * self.columns
+        start = head * matrix + row * self.columns
+        if columns == self.columns:  # then the rows of a head are one
+            length = (end - row) * columns
+            rows = (
+                (length, signed(matrix), signed(start))
+                if length < matrix
+                else (weights.numel(), 0, signed(start))
+            )
+            openmp.drop_rows(weights, rows, self.numbers)
+            return weights
+        for number, each in enumerate(weights):
+            first = signed(start + number * matrix)
+            openmp.drop_rows(each, (columns, signed(self.columns), first), self.numbers)
+        return weights
+
+
+class _Attention(torch.autograd.Function):
+    """Attention by blocks, forward and backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, settings: tuple[Any, ...]
+    ) -> Tensor:
+        blocks = _Blocks(q, k, v, mask, settings)
+        y = blocks.q.new_empty(*blocks.q.shape[:2], v.shape[-1])
+        for block in blocks:
+            head, last, row, end, columns = block
+            weights = blocks.drop(blocks.softmax(block), block)
+            y[head:last, row:end] = torch.bmm(weights, blocks.v[head:last, :columns])
+        y = y.to(q.dtype).view(*q.shape[:-1], v.shape[-1])
+        ctx.settings = settings
+        ctx.save_for_backward(q, k, v, mask, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, mask, y = ctx.saved_tensors
+        if torch.is_grad_enabled() or autograd.transformed() or autograd.batched(g):
+            return *_by_formula(ctx, g), None, None
+        blocks = _Blocks(q, k, v, mask, ctx.settings)
+        dy = blocks.flat(g)
+        dq, dk, dv = torch.empty_like(blocks.q), torch.zeros_like(blocks.k), torch.zeros_like(blocks.v)
+        along = (dy * blocks.flat(y)).sum(-1, keepdim=True)
+        for block in blocks:
+            head, last, row, end, columns = block
+            weights, part = blocks.softmax(block), dy[head:last, row:end]
+            dropped = blocks.drop(weights.clone(), block)
+            dv[head:last, :columns].baddbmm_(dropped.mT, part)
+            slopes = torch.bmm(part, blocks.v[head:last, :columns].mT).mul_(dropped)
+            slopes.addcmul_(weights, along[head:last, row:end], value=-1)
+            dq[head:last, row:end] = torch.bmm(slopes, blocks.k[head:last, :columns])
+            dk[head:last, :columns].baddbmm_(slopes.mT, blocks.q[head:last, row:end], alpha=blocks.scale)
+        dq *= blocks.scale
+        return *(d.to(t.dtype).view(t.shape) for d, t in ((dq, q), (dk, k), (dv, v))), None, None
+
+
+def _by_formula(ctx: Any, g: Tensor) -> list[Tensor | None]:
+    """The gradients as functions that may be differentiated again."""
+    q, k, v, mask, _ = ctx.saved_tensors
+    p, key, causal, scale = ctx.settings
+    wanted = [t for t, needed in zip((q, k, v), ctx.needs_input_grad, strict=False) if needed]
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        y = _formula(q, k, v, mask, p, key, causal, scale)
+    found = iter(torch.autograd.grad(y, wanted, g, create_graph=again))
+    return [next(found) if needed else None for needed in ctx.needs_input_grad[:3]]

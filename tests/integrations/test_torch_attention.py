@@ -1,0 +1,269 @@
+"""Attention by blocks, against PyTorch's without dropout and against the plain formula with the same mask."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="fastdrop.torch is of the extra fastdrop-numpy[torch]")
+
+from tensors import normal  # noqa: E402
+
+import fastdrop as fd  # noqa: E402
+import fastdrop.torch as fdt  # noqa: E402
+from fastdrop.torch import _attention  # noqa: E402
+
+functional = torch.nn.functional
+KEY = fd.Key(42)
+CLOSE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+def tensors(q, k, v, dtype=torch.float64):
+    return [normal(*shape, dtype=torch.float64, seed=i).to(dtype) for i, shape in enumerate((q, k, v))]
+
+
+def formula(q, k, v, mask, p, causal, scale, gqa=False):
+    """The definition, in float64, with the mask of `fastdrop.torch.dropout`."""
+    q, k, v = (t.double() for t in (q, k, v))
+    if gqa:
+        k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
+    scores = (q @ k.mT) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    if causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=bool).triu(1), -torch.inf)
+    if mask is not None and mask.dtype is torch.bool:
+        scores = torch.where(mask, scores, -torch.inf)
+    elif mask is not None:
+        scores = scores + mask
+    weights = scores.softmax(-1)
+    weights = torch.where((scores == -torch.inf).all(-1, keepdim=True), 0.0, weights)
+    return fdt.dropout(weights, p, KEY) @ v
+
+
+def holed(*shape):
+    """A mask with some weights left out, and all of one row."""
+    mask = normal(*shape, seed=9) < 0.8
+    mask[..., 0, :] = False
+    return mask
+
+
+# Each option in turn with the others as they fall: shapes of query, key and value, and the rest.
+CASES = {
+    "plain": ((2, 3, 70, 8), (2, 3, 70, 8), (2, 3, 70, 8), {}),
+    "causal": ((2, 3, 300, 8), (2, 3, 300, 8), (2, 3, 300, 8), {"is_causal": True}),
+    "causal, more keys": ((1, 2, 150, 8), (1, 2, 200, 8), (1, 2, 200, 5), {"is_causal": True}),
+    "causal, fewer keys": ((1, 2, 300, 8), (1, 2, 200, 8), (1, 2, 200, 8), {"is_causal": True}),
+    "other sizes": ((2, 3, 17, 8), (2, 3, 333, 8), (2, 3, 333, 5), {"scale": 0.3}),
+    "many keys": ((1, 2, 20, 4), (1, 2, 40_000, 4), (1, 2, 40_000, 4), {}),
+    "many heads": ((3, 50, 40, 4), (3, 50, 40, 4), (3, 50, 40, 4), {}),
+    "one of each": ((1, 1, 1, 2), (1, 1, 1, 2), (1, 1, 1, 2), {}),
+    "two axes": ((130, 8), (140, 8), (140, 8), {}),
+    "three axes": ((3, 130, 8), (3, 140, 8), (3, 140, 8), {}),
+    "batches that broadcast": ((1, 3, 70, 8), (2, 1, 70, 8), (2, 3, 70, 8), {}),
+    "groups of heads": ((2, 6, 130, 8), (2, 2, 90, 8), (2, 2, 90, 8), {"enable_gqa": True}),
+    "bool mask": ((2, 3, 140, 8), (2, 3, 90, 8), (2, 3, 90, 8), {"attn_mask": holed(140, 90)}),
+    "bool mask by head": ((2, 3, 140, 8), (2, 3, 90, 8), (2, 3, 90, 8), {"attn_mask": holed(2, 3, 140, 90)}),
+    "padding": ((2, 3, 140, 8), (2, 3, 90, 8), (2, 3, 90, 8), {"attn_mask": holed(2, 1, 2, 90)[:, :, 1:]}),
+    "float mask": ((2, 3, 140, 8), (2, 3, 90, 8), (2, 3, 90, 8), {"attn_mask": normal(3, 140, 90, seed=5)}),
+    "groups of heads and a mask": (
+        (2, 6, 130, 8),
+        (2, 2, 90, 8),
+        (2, 2, 90, 8),
+        {"enable_gqa": True, "attn_mask": holed(2, 6, 130, 90)},
+    ),
+}
+
+
+def with_dtype(options, dtype):
+    mask = options.get("attn_mask")
+    floats = mask is not None and mask.dtype is not torch.bool
+    return options | {"attn_mask": mask.to(dtype)} if floats else options
+
+
+@pytest.mark.parametrize("dtype", CLOSE, ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_the_formula_and_without_dropout_pytorchs(name, dtype):
+    *shapes, given = CASES[name]
+    options = with_dtype(given, dtype)
+    inputs = [t.requires_grad_() for t in tensors(*shapes, dtype)]
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    mask, causal = options.get("attn_mask"), options.get("is_causal", False)
+    scale, gqa = options.get("scale"), options.get("enable_gqa", False)
+    for p in (0.0, 0.3):
+        if p:
+            y = fdt.scaled_dot_product_attention(*inputs, dropout_p=p, noise_key=KEY, **options)
+        else:
+            y = _attention.attention(*inputs, mask, 0.0, causal, scale, gqa, KEY)
+            theirs = functional.scaled_dot_product_attention(*inputs, **options)
+            torch.testing.assert_close(y, theirs, atol=CLOSE[dtype], rtol=CLOSE[dtype])
+        expected = formula(*exact, mask, p, causal, scale, gqa)
+        assert y.dtype is dtype
+        assert y.shape == expected.shape
+        g = normal(*y.shape, dtype=torch.float64, seed=4)
+        found = torch.autograd.grad(y, inputs, g.to(dtype))
+        right = torch.autograd.grad(expected, exact, g.to(dtype).double())
+        for ours, other in ((y, expected), *zip(found, right, strict=True)):
+            size = other.abs().max().clamp(min=1)
+            assert (ours.double() - other).abs().max() <= CLOSE[dtype] * size
+
+
+def test_strides_do_not_matter():
+    q, k, v = tensors((2, 70, 3, 8), (2, 80, 3, 8), (2, 80, 3, 8), torch.float32)
+    turned = [t.transpose(1, 2) for t in (q, k, v)]
+    y = fdt.scaled_dot_product_attention(*turned, dropout_p=0.3, noise_key=KEY)
+    whole = [t.contiguous() for t in turned]
+    assert torch.equal(y, fdt.scaled_dot_product_attention(*whole, dropout_p=0.3, noise_key=KEY))
+
+
+def test_gradients_of_a_float_mask():
+    q, k, v = tensors((2, 3, 40, 8), (2, 3, 30, 8), (2, 3, 30, 8))
+    mask = normal(3, 1, 30, dtype=torch.float64, seed=8).requires_grad_()
+    y = fdt.scaled_dot_product_attention(q, k, v, mask, 0.3, noise_key=KEY)
+    expected = formula(q, k, v, mask, 0.3, False, None)
+    torch.testing.assert_close(*(torch.autograd.grad(z.square().sum(), mask)[0] for z in (y, expected)))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_derivatives_of_every_kind():
+    inputs = [t.requires_grad_() for t in tensors((1, 2, 6, 3), (1, 2, 5, 3), (1, 2, 5, 4))]
+
+    def call(q, k, v):
+        return fdt.scaled_dot_product_attention(q, k, v, dropout_p=0.3, noise_key=KEY)
+
+    assert torch.autograd.gradcheck(call, inputs, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(call, inputs)
+    grads = torch.func.grad(lambda *t: call(*t).square().sum(), (0, 1, 2))(*inputs)
+    expected = torch.autograd.grad(call(*inputs).square().sum(), inputs)
+    for ours, other in zip(grads, expected, strict=True):
+        torch.testing.assert_close(ours, other)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_graphs_and_checkpoints():
+    from torch.utils.checkpoint import checkpoint
+
+    q, k, v = (
+        t.requires_grad_() for t in tensors((1, 2, 60, 8), (1, 2, 50, 8), (1, 2, 50, 8), torch.float32)
+    )
+
+    def call(q, k, v):
+        return fdt.scaled_dot_product_attention(q, k, v, dropout_p=0.3, noise_key=KEY)
+
+    expected = call(q, k, v)
+    for backend in ("eager", "aot_eager"):
+        torch._dynamo.reset()
+        torch.testing.assert_close(torch.compile(call, backend=backend)(q, k, v), expected)
+    torch._dynamo.reset()
+    drawn = torch.compile(lambda q: fdt.scaled_dot_product_attention(q, k, v, dropout_p=0.3), backend="eager")
+    assert not torch.equal(drawn(q), drawn(q))
+    for reentrant in (False, True):
+        torch.manual_seed(3)
+        y = checkpoint(
+            lambda q: fdt.scaled_dot_product_attention(q, k, v, dropout_p=0.3), q, use_reentrant=reentrant
+        )
+        (g,) = torch.autograd.grad(y.sum(), q) if not reentrant else (None,)
+        torch.manual_seed(3)
+        plain = fdt.scaled_dot_product_attention(q, k, v, dropout_p=0.3)
+        assert torch.equal(y, plain)
+        assert g is None or torch.equal(g, torch.autograd.grad(plain.sum(), q)[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        model = torch.nn.Linear(8, 8)
+        assert call(model(q), model(k), model(v)).dtype is torch.bfloat16
+
+
+def test_threads_do_not_matter():
+    inputs = tensors((2, 4, 300, 16), (2, 4, 300, 16), (2, 4, 300, 16), torch.float32)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            for causal in (False, True):
+                options = {"dropout_p": 0.3, "is_causal": causal, "noise_key": KEY}
+                found.append(fdt.scaled_dot_product_attention(*inputs, **options) != 0)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(each, found[i % 2]) for i, each in enumerate(found))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda f, q, k, v: f(q, k, v, torch.ones(4, 4, dtype=bool), 0.5, True),
+        lambda f, q, k, v: f(q, k[..., :3], v, None, 0.5),
+        lambda f, q, k, v: f(q, k, v[:, :, :2], None, 0.5),
+        lambda f, q, k, v: f(q.double(), k, v, None, 0.5),
+        lambda f, q, k, v: f(q.long(), k.long(), v.long(), None, 0.5),
+        lambda f, q, k, v: f(q[0, 0, 0], k, v, None, 0.5),
+        lambda f, q, k, v: f(q, k[:, :3], v[:, :3], None, 0.5, enable_gqa=True),
+        lambda f, q, k, v: f(q, k[:, :2], v[:, :2], None, 0.5),
+        lambda f, q, k, v: f(q, k, v, torch.ones(3, 7), 0.5),
+    ],
+)
+def test_what_pytorch_refuses_is_refused(call):
+    inputs = tensors((2, 4, 80, 8), (2, 4, 80, 8), (2, 4, 80, 8), torch.float32)
+    with pytest.raises((RuntimeError, ValueError)) as theirs:
+        call(functional.scaled_dot_product_attention, *inputs)
+    with pytest.raises((RuntimeError, ValueError)):
+        call(fdt.scaled_dot_product_attention, *inputs)
+    with fdt.install(), pytest.raises((RuntimeError, ValueError)) as under:
+        call(functional.scaled_dot_product_attention, *inputs)
+    assert str(under.value).split("\n")[0] == str(theirs.value).split("\n")[0]
+
+
+def test_errors_of_rate_and_key():
+    inputs = tensors((2, 4, 8, 8), (2, 4, 8, 8), (2, 4, 8, 8), torch.float32)
+    with pytest.raises(ValueError, match=r"dropout_p must be in \[0, 1\], got 1.5"):
+        fdt.scaled_dot_product_attention(*inputs, dropout_p=1.5)
+    with pytest.raises(TypeError, match="key must be a"):
+        fdt.scaled_dot_product_attention(*inputs, dropout_p=0.5, noise_key="no")
+    assert not fdt.scaled_dot_product_attention(*inputs, dropout_p=1.0).any()
+
+
+def test_install_takes_attention_with_dropout(monkeypatch):
+    calls, attention = [], _attention.attention
+    monkeypatch.setattr(_attention, "attention", lambda *a: calls.append(1) or attention(*a))
+    shapes = (2, 4, 80, 8), (2, 4, 90, 8), (2, 4, 90, 8)
+    q, k, v = (t.requires_grad_() for t in tensors(*shapes, torch.float32))
+    layer = torch.nn.TransformerEncoderLayer(32, 4, 64, 0.5, batch_first=True)
+    with fdt.install():
+        torch.manual_seed(1)
+        y = functional.scaled_dot_product_attention(q, k, v, dropout_p=0.3)
+        torch.manual_seed(1)
+        assert torch.equal(y, fdt.scaled_dot_product_attention(q, k, v, dropout_p=0.3))
+        y.sum().backward()
+        calls.clear()
+        functional.scaled_dot_product_attention(q, k, v, dropout_p=0.3)
+        assert len(calls) == 1
+        functional.scaled_dot_product_attention(q, k, v)
+        functional.scaled_dot_product_attention(q[..., :9, :], k[..., :9, :], v[..., :9, :], dropout_p=0.3)
+        assert len(calls) == 1
+        layer(normal(2, 80, 32)).sum().backward()
+        assert len(calls) == 2
+        layer.eval()(normal(2, 80, 32))
+        with torch.inference_mode():
+            functional.scaled_dot_product_attention(q * 1, k * 1, v * 1, dropout_p=0.3)
+        assert len(calls) == 3
+
+
+MEMORY = """
+import sys, torch, fastdrop.torch as fdt
+torch.set_num_threads(1)
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+def step(length):
+    q, k, v = (torch.randn(1, 1, length, 64, requires_grad=True) for _ in range(3))
+    y = fdt.scaled_dot_product_attention(q, k, v, dropout_p=0.1, is_causal=sys.argv[1] == "causal")
+    y.sum().backward()
+step(512)
+before = peak()
+step(8192)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+@pytest.mark.parametrize("causal", ["causal", "whole"])
+def test_the_matrix_is_never_whole_in_memory(causal):
+    """Of 8,192 places it would have 256 MiB."""
+    peak = int(subprocess.check_output([sys.executable, "-c", MEMORY, causal])) / 1024
+    assert peak < 64
