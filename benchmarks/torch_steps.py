@@ -227,27 +227,21 @@ def bert(rounds: int, small: bool) -> None:
 def attention(rounds: int, small: bool) -> None:
     """Attention of 8 heads of 64, forward and backward, over 2,048 places in all; p = .1."""
     torch.set_num_threads(fd.get_num_threads())
+    theirs, ours = functional.scaled_dot_product_attention, fdt.scaled_dot_product_attention
     for length in (8,) if small else (256, 1024, 2048):
-        shape = 2048 // length if not small else 1, 8, length, 64
-        q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
-        g = torch.randn(shape)
+        shape = 1 if small else 2048 // length, 8, length, 64
         for causal in (False, True):
-
-            def step(attend: Callable[..., torch.Tensor], p: float, causal: bool = causal) -> Step:
-                inputs, slope = (q, k, v), g  # noqa: B023: the steps are done with before the next are made
-                return lambda: torch.autograd.grad(
-                    attend(*inputs, dropout_p=p, is_causal=causal), inputs, slope
-                )
-
-            theirs, ours = functional.scaled_dot_product_attention, fdt.scaled_dot_product_attention
-            steps = {
-                "p=0": step(theirs, 0.0),
-                "fastdrop": step(ours, 0.1),
-                "install()": step(theirs, 0.1),
-                "torch.nn": step(theirs, 0.1),
-            }
+            attend = partial(attending, shape, causal)
+            steps = {"p=0": attend(theirs, 0.0), "fastdrop": attend(ours, 0.1)}
+            steps |= {name: attend(theirs, 0.1) for name in ("install()", "torch.nn")}
             name = f"{'causal ' if causal else ''}attention over {length:,}, forward and backward"
             report(name, steps, -(-rounds // 4), within=WITHIN)
+
+
+def attending(shape: tuple[int, ...], causal: bool, attend: Callable[..., torch.Tensor], p: float) -> Step:
+    """A call of attention, and its gradients."""
+    inputs, g = [torch.randn(shape, requires_grad=True) for _ in range(3)], torch.randn(shape)
+    return lambda: torch.autograd.grad(attend(*inputs, dropout_p=p, is_causal=causal), inputs, g)
 
 
 PEAK = """

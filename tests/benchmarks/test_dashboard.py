@@ -73,6 +73,11 @@ def test_table_of_steps_has_the_models_first_and_the_ratios(modules, steps):
         "MLP, a step",
         "nn.TransformerEncoder, a step",
         "BERT, a step",
+        *(
+            f"{kind}attention over {n}, forward and backward"
+            for n in ("256", "1,024", "2,048")
+            for kind in ("", "causal ")
+        ),
         *(f"Dropout {what}, {n}" for n in sizes for what in ("forward", "forward and backward")),
         "peak memory, 33,554,432",
     ]
