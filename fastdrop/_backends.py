@@ -289,7 +289,7 @@ def density(
     real: str = "",
 ) -> Any:
     """Return x with noise that has a density; its number may be an array that broadcasts to the draws."""
-    by_draw = what.by_draw
+    by_draw = type(what.numbers[0]) is not float and what.by_draw
     if type(x) is np.ndarray and not by_draw:  # the quick way, which small calls need
         layout = _layout_unless_plain(x, shared_axes, window)
         rows = (x.size, 0, 0) if layout is None else None if layout.shared else layout.only

@@ -358,10 +358,11 @@ def noise(what: Density, x: NDArray, y: NDArray, rows: tuple[int, int, int], key
 
     If each draw has a number of its own, x holds these numbers, and y gets the factors or terms.
     """
-    if what.by_draw:
+    numbers = what.numbers
+    if type(numbers[0]) is not float and what.by_draw:
         kernel, numbers = _factors_kernel(what.draw, what.formula, what.start), ()
     else:
-        kernel, numbers = _density_kernel(what.draw, what.formula), what.numbers
+        kernel = _density_kernel(what.draw, what.formula)
     length, stride, start = rows
     if stride or y.size < _DENSITY_PARALLEL_FROM:
         kernel(x, y, (length, stride, start), numbers, key, draw)

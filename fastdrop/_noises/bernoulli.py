@@ -97,10 +97,17 @@ def dropout(
     """
     if shared_axes is NO_AXES and window is None and not isinstance(p, np.ndarray):
         pair = host.plain_pair(x, out)
-        if pair is not None and 0 < (found := rate(p))[0] < FULL:  # the quick way, which small calls need
+        if pair is not None:  # the quick way, which small calls need
             y, a, b, flat = pair
-            drop = cpu().drop_row if flat else cpu().drop_strided
-            drop(a, b, 0, *found, *stream(key))
+            threshold, scale = rate(p)
+            philox = stream(key)
+            if 0 < threshold < FULL:
+                drop = cpu().drop_row if flat else cpu().drop_strided
+                drop(a, b, 0, threshold, scale, *philox)
+            elif threshold:
+                b.fill(0)
+            else:
+                np.copyto(b, a)
             return y
     return fused(DROP, x, out, p, key, shared_axes, window)  # type: ignore[no-any-return]
 

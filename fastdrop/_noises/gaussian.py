@@ -9,6 +9,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from fastdrop._arrays import host
 from fastdrop._arrays.numbers import Rate, holds_reals, rate, real
 from fastdrop._arrays.plan import Axes, Density, Window
 from fastdrop._backends import density, of
@@ -164,10 +165,14 @@ def gaussian_noise_backward(
     >>> fd.gaussian_noise_backward(np.ones(3), 0.1, fd.Key(42))
     array([1., 1., 1.])
     """
+    arrays = of(g)
+    given = arrays.to_array(g)
     if out is None:
-        arrays = of(g)
-        return arrays.given(arrays.to_array(g))  # type: ignore[no-any-return]
-    return dropout(g, 0.0, key, out=out)  # a copy
+        return arrays.given(given)  # type: ignore[no-any-return]
+    if arrays is not host:
+        return dropout(g, 0.0, key, out=out)  # a copy
+    np.copyto(host.target(out, given), given)
+    return out
 
 
 def normal(
@@ -255,6 +260,8 @@ def noised(
     window: Window | None = None,
 ) -> NDArray[Any]:
     """X times 1 + std * z if the formula is "multiply", x + std * z if it is "shift"."""
+    if type(std) is np.ndarray and not std.ndim:
+        std = float(std)
     what = Density("normal", formula, (std,))
     return density(what, x, out, key, shared_axes, window)  # type: ignore[no-any-return]
 

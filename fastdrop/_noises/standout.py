@@ -152,7 +152,7 @@ def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -
 
 
 def _finite(name: str, value: Any) -> float:
-    number = real(name, value)
+    number = value if type(value) is float else real(name, value)
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {number}")
     return number

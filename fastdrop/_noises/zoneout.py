@@ -7,6 +7,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._arrays import host
 from fastdrop._arrays.host import to_array
 from fastdrop._arrays.numbers import FULL, Rate, rate
 from fastdrop._arrays.plan import Axes, Pass, Window
@@ -113,7 +114,9 @@ def zoneout_backward(
     >>> fd.zoneout_backward(np.arange(1.0, 7), 0.5, fd.Key(42))
     (array([0., 0., 3., 4., 5., 6.]), array([1., 2., 0., 0., 0., 0.]))
     """
-    of_new, zeros = planned(g, out, shared_axes, window), dropout(g, 1.0, key)
+    of_new = planned(g, out, shared_axes, window)
+    # NumPy's zeros are pages that the system clears at their first use, which costs no pass of its own.
+    zeros = np.zeros(of_new.x.shape, of_new.x.dtype) if of_new.arrays is host else dropout(g, 1.0, key)
     of_previous = planned(zeros, zeros, shared_axes, window, other=("g", of_new.arrays.given(of_new.x), "g"))
     fuse(_REPLACE, of_previous, p, key)  # first, since the gradient of new may be written over g
     fuse(_KEEP, of_new, p, key)
