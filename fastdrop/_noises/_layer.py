@@ -261,8 +261,11 @@ class Forward(NamedTuple):
 
     def nbytes(self) -> int:
         """Return how many bytes its arrays have."""
-        kept = self.kept if isinstance(self.kept, tuple) else (self.kept,)
-        return sum(a.nbytes for a in (self.value, *kept) if isinstance(a, np.ndarray))
+        value, kept = self[1], self[4]
+        own = value.nbytes if isinstance(value, np.ndarray) else 0
+        if isinstance(kept, tuple):
+            return own + sum(a.nbytes for a in kept if isinstance(a, np.ndarray))
+        return own + (kept.nbytes if isinstance(kept, np.ndarray) else 0)
 
 
 class NoiseLayer(Layer):

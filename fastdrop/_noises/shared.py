@@ -24,6 +24,10 @@ def check_data_format(data_format: str) -> None:
         raise ValueError(f"data_format must be one of {allowed}, got {data_format!r}")
 
 
+# The spatial axes, by how many there are and whether the channels come before them.
+_SPACE = {(n, first): tuple(range(1 + first, 1 + first + n)) for n in (1, 2, 3) for first in (False, True)}
+
+
 class _SpatialDropout(Dropout):
     """The base of spatial dropout: each sample and channel has one draw, shared over the spatial axes."""
 
@@ -44,8 +48,7 @@ class _SpatialDropout(Dropout):
             hint = "; use x[None] for one sample" if ndim == self.spatial + 1 else ""
             name = type(self).__name__
             raise ValueError(f"{name} needs {self.spatial + 2} axes, got shape {np.shape(x)}{hint}")
-        first = 2 if self.data_format == "channels_first" else 1
-        return tuple(range(first, first + self.spatial))
+        return _SPACE[self.spatial, self.data_format == "channels_first"]
 
     def _arguments(self) -> dict[str, Any]:
         return super()._arguments() | {"data_format": self.data_format}
