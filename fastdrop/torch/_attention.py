@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 import torch
 from torch.nn import functional
 
-from fastdrop._arrays.numbers import rate
+from fastdrop._arrays.numbers import FULL, rate
 from fastdrop._stream.keys import Key, as_key_or_seed, signed, stream
 from fastdrop.torch import _autograd as autograd
-from fastdrop.torch._keys import plain_key, random_key, random_key_tensor
+from fastdrop.torch import _keys as keys
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -92,9 +92,20 @@ def scaled_dot_product_attention(
         )
     for tensor in (query, key, value):
         autograd.check_device(tensor)
+    if 0 in (query.numel(), key.numel(), value.numel()):  # nothing is dropped
+        return functional.scaled_dot_product_attention(
+            query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    if torch.is_autocast_enabled("cpu"):
+        low = torch.get_autocast_dtype("cpu")
+        query, key, value = (t.to(low) for t in (query, key, value))
+        if attn_mask is not None and attn_mask.is_floating_point():
+            attn_mask = attn_mask.to(low)
     drawn = noise_key
-    if noise_key is None:
-        drawn = random_key_tensor() if autograd.traced(query) else random_key()
+    if noise_key is None and autograd.traced(query):
+        drawn = keys.random_key_tensor()
+    elif noise_key is None:
+        drawn = keys.drawn(keys.outside_transforms(keys.random_key))
     return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, drawn)
 
 
@@ -115,13 +126,13 @@ def attention(
     if gqa:
         key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
     if mask is not None and mask.dim() < 2:
-        mask = mask.expand(1, -1)
+        mask = mask.reshape((1,) * (2 - mask.dim()) + tuple(mask.shape))
     tensors = [t for t in (query, key, value, mask) if t is not None]
-    if not takes(*tensors) or p == 1 or (mask is not None and mask.requires_grad):
+    if not takes(*tensors) or rate(p)[0] == FULL or (mask is not None and mask.requires_grad):
         return _formula(query, key, value, mask, p, noise_key, causal, scale)
     batch = torch.broadcast_shapes(*(t.shape[:-2] for t in tensors))
     q, k, v = (t.expand(*batch, *t.shape[-2:]) for t in (query, key, value))
-    settings = p, as_key_or_seed(plain_key(noise_key)), causal, scale
+    settings = p, as_key_or_seed(keys.plain_key(noise_key)), causal, scale
     y: Tensor = _Attention.apply(q, k, v, mask, settings)
     return y
 
@@ -134,16 +145,17 @@ def takes(*tensors: Tensor) -> bool:
 def is_ours(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, gqa: bool) -> bool:
     """Whether a call of PyTorch's attention with dropout goes by blocks; it is right, and big enough."""
     tensors = [t for t in (query, key, value, mask) if t is not None]
-    small = query.dim() < 2 or query.shape[-2] * key.shape[-2] < _FROM
+    if min(query.dim(), key.dim(), value.dim()) < 2 or 0 in (query.numel(), key.numel(), value.numel()):
+        return False
+    small = query.shape[-2] * key.shape[-2] < _FROM
     if small or not takes(*tensors) or (mask is not None and mask.requires_grad):
         return False
     if not all(t.layout is torch.strided and t.is_cpu and not t.is_nested for t in tensors):
         return False
     try:
         _check(query, key, value, mask, causal, gqa)
-        batch = query.shape[:-2] if gqa else torch.broadcast_shapes(*(t.shape[:-2] for t in tensors[:3]))
-        if mask is not None:
-            torch.broadcast_shapes(mask.shape, (*batch, query.shape[-2], key.shape[-2]))
+        if not gqa:
+            torch.broadcast_shapes(*(t.shape[:-2] for t in (query, key, value)))
     except RuntimeError:
         return False  # PyTorch says why
     return True
@@ -167,6 +179,12 @@ def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
         raise RuntimeError(f"attn_mask must be of bool or query's dtype {query.dtype}, got {mask.dtype}")
     if gqa and (query.dim() < 3 or query.shape[-3] % key.shape[-3] or query.shape[-3] % value.shape[-3]):
         raise RuntimeError(f"enable_gqa needs heads that divide query's, got shapes {shapes}")
+    batch = query.shape[:-2] if gqa else torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
+    scores = (*batch, query.shape[-2], key.shape[-2])
+    if mask is not None and torch.broadcast_shapes(mask.shape, scores) != scores:
+        raise RuntimeError(
+            f"attn_mask must broadcast to the weights' shape {scores}, got {tuple(mask.shape)}"
+        )
 
 
 def _formula(
@@ -287,48 +305,58 @@ class _Blocks:
 
 
 class _Attention(torch.autograd.Function):
-    """Attention by blocks, forward and backward."""
+    """Attention by blocks, forward and backward. It keeps inputs and key."""
 
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, settings: tuple[Any, ...]
     ) -> Tensor:
-        blocks = _Blocks(q, k, v, mask, settings)
-        y = blocks.q.new_empty(*blocks.q.shape[:2], v.shape[-1])
-        for block in blocks:
-            head, last, row, end, columns = block
-            weights = blocks.drop(blocks.softmax(block), block)
-            y[head:last, row:end] = torch.bmm(weights, blocks.v[head:last, :columns])
-        y = y.to(q.dtype).view(*q.shape[:-1], v.shape[-1])
         ctx.settings = settings
-        ctx.save_for_backward(q, k, v, mask, y)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(q, k, v)
+            ctx.mask = None if mask is None else _own(mask)
+        with torch.autocast("cpu", enabled=False):
+            blocks = _Blocks(q, k, v, mask, settings)
+            y = q.new_empty(*q.shape[:-1], v.shape[-1])
+            into = y.view(-1, *y.shape[-2:])
+            for block in blocks:
+                head, last, row, end, columns = block
+                weights = blocks.drop(blocks.softmax(block), block)
+                into[head:last, row:end] = torch.bmm(weights, blocks.v[head:last, :columns])
         return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, mask, y = ctx.saved_tensors
-        if torch.is_grad_enabled() or autograd.transformed() or autograd.batched(g):
-            return *_by_formula(ctx, g), None, None
-        blocks = _Blocks(q, k, v, mask, ctx.settings)
-        dy = blocks.flat(g)
-        dq, dk, dv = torch.empty_like(blocks.q), torch.zeros_like(blocks.k), torch.zeros_like(blocks.v)
-        along = (dy * blocks.flat(y)).sum(-1, keepdim=True)
-        for block in blocks:
-            head, last, row, end, columns = block
-            weights, part = blocks.softmax(block), dy[head:last, row:end]
-            dropped = blocks.drop(weights.clone(), block)
-            dv[head:last, :columns].baddbmm_(dropped.mT, part)
-            slopes = torch.bmm(part, blocks.v[head:last, :columns].mT).mul_(dropped)
-            slopes.addcmul_(weights, along[head:last, row:end], value=-1)
-            dq[head:last, row:end] = torch.bmm(slopes, blocks.k[head:last, :columns])
-            dk[head:last, :columns].baddbmm_(slopes.mT, blocks.q[head:last, row:end], alpha=blocks.scale)
-        dq *= blocks.scale
-        return *(d.to(t.dtype).view(t.shape) for d, t in ((dq, q), (dk, k), (dv, v))), None, None
+        q, k, v = ctx.saved_tensors
+        with torch.autocast("cpu", enabled=False):
+            if torch.is_grad_enabled() or autograd.transformed() or autograd.batched(g):
+                return *_by_formula(ctx, g), None, None
+            blocks = _Blocks(q, k, v, ctx.mask, ctx.settings)
+            dy = blocks.flat(g)
+            dq, dk, dv = torch.empty_like(blocks.q), torch.zeros_like(blocks.k), torch.zeros_like(blocks.v)
+            for block in blocks:
+                head, last, row, end, columns = block
+                weights, part = blocks.softmax(block), dy[head:last, row:end]
+                dropped = blocks.drop(weights.clone(), block)
+                dv[head:last, :columns].baddbmm_(dropped.mT, part)
+                slopes = torch.bmm(part, blocks.v[head:last, :columns].mT).mul_(dropped)
+                slopes.addcmul_(weights, slopes.sum(-1, keepdim=True), value=-1)
+                dq[head:last, row:end] = torch.bmm(slopes, blocks.k[head:last, :columns])
+                dk[head:last, :columns].baddbmm_(slopes.mT, blocks.q[head:last, row:end], alpha=blocks.scale)
+            dq *= blocks.scale
+            return *(d.to(t.dtype).view(t.shape) for d, t in ((dq, q), (dk, k), (dv, v))), None, None
+
+
+def _own(mask: Tensor) -> Tensor:
+    """A copy of a mask, since callers refill theirs, without the axes along which it is only expanded."""
+    part = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in mask.stride())
+    with torch.inference_mode(False):
+        return mask[part].clone()
 
 
 def _by_formula(ctx: Any, g: Tensor) -> list[Tensor | None]:
     """The gradients as functions that may be differentiated again."""
-    q, k, v, mask, _ = ctx.saved_tensors
+    (q, k, v), mask = ctx.saved_tensors, ctx.mask
     p, key, causal, scale = ctx.settings
     wanted = [t for t, needed in zip((q, k, v), ctx.needs_input_grad, strict=False) if needed]
     again = torch.is_grad_enabled()

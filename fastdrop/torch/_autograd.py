@@ -307,7 +307,8 @@ def plain_rates(rates: Sequence[Any]) -> tuple[Any, ...]:
 
 def plain_rate(p: Any) -> Any:
     """One of them. An array is copied, so that backward has the same one."""
-    given = p.numpy() if isinstance(p, torch.Tensor) else p
+    given = as_array(p) if isinstance(p, torch.Tensor) and p.dtype is torch.bfloat16 else p
+    given = given.numpy() if isinstance(given, torch.Tensor) else given
     return given.copy() if isinstance(given, np.ndarray) else given
 
 

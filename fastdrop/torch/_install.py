@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeAlias
 
@@ -94,7 +93,7 @@ def _kernel(name: str, records: bool) -> Kernel:
     return kernel
 
 
-def _attention_kernel(records: bool) -> Callable[..., Tensor]:
+def _attention_kernel() -> Callable[..., Tensor]:
     """The kernel of scaled_dot_product_attention, which takes calls with dropout."""
     theirs = torch.ops.aten.scaled_dot_product_attention.default._op_dk
 
@@ -109,7 +108,7 @@ def _attention_kernel(records: bool) -> Callable[..., Tensor]:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        if 0 < dropout_p < 1 and query.requires_grad <= records:
+        if 0 < dropout_p < 1:
             given = query, key, value, attn_mask, is_causal, enable_gqa
             if attention.is_ours(*given):
                 drawn = random_key()
@@ -192,6 +191,8 @@ def install() -> Installation:
     transformed, as by `torch.func`, `make_fx` or `torch.compile`. In-place forms of views and of what is
     not contiguous do too.
 
+    PyTorch's tables of kernels are the process's: install and remove while no other thread drops.
+
     Examples
     --------
     >>> import torch, fastdrop.torch as fdt
@@ -212,13 +213,11 @@ def install() -> Installation:
 
 def _registered() -> Any:
     """Put the kernels of all operators into PyTorch's tables, or none of them."""
-    kernels: dict[str, Callable[[bool], Any]] = {name: partial(_kernel, name) for name in _OPERATORS}
-    kernels["scaled_dot_product_attention"] = _attention_kernel
-    taken = [
-        name
-        for name in kernels
-        if any(torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", key) for key in _KEYS)
-    ]
+    kernels = {(name, key): _kernel(name, records) for name in _OPERATORS for key, records in _KEYS.items()}
+    # Not under "CPU": PyTorch would no longer take attention apart in exported programs.
+    kernels["scaled_dot_product_attention", "AutogradCPU"] = _attention_kernel()
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    taken = sorted({name for name, key in kernels if has_kernel(f"aten::{name}", key)})
     if taken:
         raise RuntimeError(
             f"another library has put its kernels under PyTorch's {', '.join(taken)}; install() needs their "
@@ -226,9 +225,8 @@ def _registered() -> Any:
         )
     library = torch.library.Library("aten", "IMPL")
     try:
-        for name, make in kernels.items():
-            for key, records in _KEYS.items():
-                library.impl(name, make(records), key)
+        for (name, key), kernel in kernels.items():
+            library.impl(name, kernel, key)
     except BaseException:
         library._destroy()
         raise

@@ -76,7 +76,7 @@ class Dropout(DropoutModule, torch.nn.Dropout):
             y = dropped_at_random(input, self.p)
             if y is not None:
                 return y
-        return super().forward(input)
+        return self._eager(input)
 
 
 class _ChannelDropout(DropoutModule):
@@ -319,6 +319,10 @@ class DropPath(DropoutModule):
 
     def _numbers(self, input: Tensor) -> Numbers:
         return path_axes(input.dim(), self.mode)
+
+    def _arguments(self) -> dict[str, Any]:
+        mode = {} if self.mode == "row" else {"mode": self.mode}
+        return super()._arguments() | mode | ({} if self.scale_by_keep else {"scale_by_keep": False})
 
 
 class _DropBlock(DropoutModule):

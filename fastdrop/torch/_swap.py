@@ -27,12 +27,11 @@ class _DropPathByProb(modules.DropPath):
     """Another library's DropPath, whose rate is `drop_prob`; some can leave the scale out."""
 
     inplace, mode, scale_by_keep = False, "row", True
-    drop_prob: float | None
 
     @property
     def p(self) -> float:
         """Its rate, under the name that ours have."""
-        return self.drop_prob or 0.0
+        return vars(self)["drop_prob"] or 0.0
 
 
 class _StochasticDepth(modules.DropPath):
@@ -149,6 +148,9 @@ def replace_dropout(model: torch.nn.Module, *, rng: Rng = None) -> Swapped:
             module.__class__ = ours
             module.key = None if key is None else key.fold_in(len(names))
             names.append(name)
+        elif isinstance(module, NoiseModule) and key is not None:  # ours already: it gets the key alone
+            module.key = key.fold_in(len(names))
+            names.append(name)
         elif reason := _why_left(module):
             left[name] = reason
     return Swapped(tuple(names), left)
@@ -231,7 +233,8 @@ def restore_dropout(model: torch.nn.Module) -> Swapped:
     for name, module in model.named_modules():
         theirs = vars(module).pop("_theirs", None) or _THEIRS.get(type(module))
         if theirs is not None:
-            vars(module).pop("_key", None)
+            for own in ("_key", "recomputing"):
+                vars(module).pop(own, None)
             module.__class__ = theirs
             names.append(name)
         elif isinstance(module, NoiseModule):

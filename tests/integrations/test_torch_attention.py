@@ -197,6 +197,8 @@ def test_threads_do_not_matter():
         lambda f, q, k, v: f(q, k[:, :3], v[:, :3], None, 0.5, enable_gqa=True),
         lambda f, q, k, v: f(q, k[:, :2], v[:, :2], None, 0.5),
         lambda f, q, k, v: f(q, k, v, torch.ones(3, 7), 0.5),
+        lambda f, q, k, v: f(q[:, :, :1], k, v, torch.ones(5, 80), 0.5),
+        lambda f, q, k, v: f(q, k, v, torch.ones(3, 2, 4, 80, 80), 0.5),
     ],
 )
 def test_what_pytorch_refuses_is_refused(call):
@@ -240,9 +242,83 @@ def test_install_takes_attention_with_dropout(monkeypatch):
         layer(normal(2, 80, 32)).sum().backward()
         assert len(calls) == 2
         layer.eval()(normal(2, 80, 32))
-        with torch.inference_mode():
-            functional.scaled_dot_product_attention(q * 1, k * 1, v * 1, dropout_p=0.3)
+        with torch.no_grad():
+            functional.scaled_dot_product_attention(q, k, v, dropout_p=0.3)
         assert len(calls) == 3
+
+
+def attend(function, *inputs, **options):
+    return function(*inputs, **({"noise_key": KEY} if function is not FUNCTIONS[1] else {}), **options)
+
+
+FUNCTIONS = (fdt.scaled_dot_product_attention, functional.scaled_dot_product_attention)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=["fastdrop", "install"])
+def test_uses_that_pytorch_allows(function):
+    q, k, v = tensors((2, 100, 8), (2, 100, 8), (2, 100, 8), torch.float32)
+    with fdt.install():
+        assert not attend(function, q, k, v, dropout_p=1 - 1e-12).any()
+        leaf = q.clone().requires_grad_()
+        y = attend(function, leaf, k, v, dropout_p=0.3)
+        y += 1
+        (first,) = torch.autograd.grad(y.sum(), leaf)
+        assert first.isfinite().all()
+        for mask in (torch.tensor(True), torch.tensor(0.5), torch.ones(100, dtype=bool)):
+            assert attend(function, q, k, v, attn_mask=mask, dropout_p=0.3).shape == (2, 100, 8)
+        with torch.inference_mode():
+            made_there = normal(100, 100)
+        y = attend(function, leaf, k, v, attn_mask=made_there, dropout_p=0.3)
+        assert torch.autograd.grad(y.sum(), leaf)[0].isfinite().all()
+        for shapes in (((2, 100, 0),) * 2 + ((2, 100, 5),), ((2, 100, 3),) * 2 + ((2, 100, 0),)):
+            given = [torch.ones(shape) for shape in shapes]
+            assert attend(function, *given, dropout_p=0.3).shape == (2, 100, shapes[2][-1])
+        with torch.autocast("cpu", torch.bfloat16):
+            y = attend(function, leaf, k.bfloat16(), v, dropout_p=0.3)
+            y.sum().backward()
+        assert y.dtype is torch.bfloat16
+
+
+def test_a_mask_that_is_refilled_before_the_backward_pass():
+    """As a buffer of padding is for each batch."""
+    q, k, v = tensors((2, 3, 100, 8), (2, 3, 100, 8), (2, 3, 100, 8), torch.float32)
+    for given in (holed(100, 100), holed(2, 1, 2, 100)[:, :, 1:].expand(2, 3, 100, 100), normal(3, 1, 100)):
+        mask, leaf = given.clone(), q.clone().requires_grad_()
+        y = fdt.scaled_dot_product_attention(leaf, k, v, mask, 0.3, noise_key=KEY)
+        mask.zero_()
+        (found,) = torch.autograd.grad(y.sum(), leaf)
+        y = fdt.scaled_dot_product_attention(leaf, k, v, given, 0.3, noise_key=KEY)
+        assert torch.equal(found, torch.autograd.grad(y.sum(), leaf)[0])
+
+
+def test_transforms_without_a_key():
+    q = normal(2, 30, 8)
+
+    def attend(a):
+        return fdt.scaled_dot_product_attention(a, a, a, dropout_p=0.5)
+
+    assert torch.func.grad(lambda a: attend(a).sum())(q).isfinite().all()
+    y = torch.vmap(attend, randomness="different")(q[:1].expand(2, 30, 8))
+    assert not torch.equal(y[0], y[1])
+    with pytest.raises(RuntimeError, match="randomness"):
+        torch.vmap(attend)(q)
+
+
+class Attending(torch.nn.Module):
+    def forward(self, x):
+        return functional.scaled_dot_product_attention(x, x, x)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_exported_programs_are_taken_apart_as_ever():
+    program = torch.export.export(Attending(), (normal(2, 70, 8),))
+
+    def operators():
+        return [str(node.target) for node in program.run_decompositions().graph.nodes]
+
+    before = operators()
+    with fdt.install():
+        assert operators() == before
 
 
 MEMORY = """

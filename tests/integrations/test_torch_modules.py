@@ -553,6 +553,41 @@ def test_what_was_swapped_is_not_the_model():
         swapped.parameters()
 
 
+def test_modules_that_are_ours_already_get_keys():
+    model = nn.Sequential(nn.Dropout(), nn.Dropout())
+    fdt.replace_dropout(model)
+    assert fdt.replace_dropout(model, rng=5) == (("0", "1"), {})
+    assert [module.key for module in model] == [fd.Key(5).fold_in(n) for n in range(2)]
+    later, _ = fdt.checkpoint_contexts(model)[::-1]
+    with later:
+        pass
+    fdt.restore_dropout(model)
+    assert vars(model[0]) == vars(nn.Dropout())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("rng", [None, 1])
+def test_modules_that_drop_one_tensor_are_scripted_for_evaluation(make, rng):
+    module = make(rng=rng).eval()
+    if type(module) is fdt.GaussianNoise:
+        return  # it has a forward of its own
+    script = torch.jit.script(module)
+    assert torch.equal(script(X), X)
+    with pytest.raises(Exception, match="restore_dropout"):
+        script.train()(X)
+
+
+def test_representations_of_stochastic_depth():
+    assert repr(fdt.DropPath(0.5)) == "DropPath(p=0.5, inplace=False)"
+    shown = "DropPath(p=0.5, inplace=False, mode=batch, scale_by_keep=False)"
+    assert repr(fdt.DropPath(0.5, mode="batch", scale_by_keep=False)) == shown
+
+
+def test_rates_of_bfloat16():
+    p = torch.full((4,), 0.5, dtype=torch.bfloat16)
+    assert torch.equal(fdt.dropout(torch.ones(4), p, 1), fdt.dropout(torch.ones(4), 0.5, 1))
+
+
 def test_deep_copies_of_modules_with_keys_warn():
     layer = nn.TransformerEncoderLayer(8, 2, 16)
     copy.deepcopy(layer)
