@@ -54,15 +54,8 @@ def test_torch_steps_also_as_plain_data(monkeypatch, capsys):
     assert (data["rounds"], data["machine"]["threads"]) == (2, 1)
     cases = [row["case"] for row in data["results"]]
     assert len(cases) == len(set(cases)) == printed.stderr.count("\n")
-    assert [row["part"] for row in data["results"]] == [
-        "gpt",
-        "mlp",
-        "encoder",
-        "bert",
-        "calls",
-        "calls",
-        "memory",
-    ]
+    parts = "gpt mlp encoder bert attention attention calls calls memory"
+    assert [row["part"] for row in data["results"]] == parts.split()
     for row in data["results"]:
         assert set(row["values"]) == {"p=0", "fastdrop", "install()", "torch.nn"}
         assert min(row["values"].values()) > 0
