@@ -471,10 +471,16 @@ def drop_path(
            [0., 0.],
            [2., 2.]])
     """
-    axes = path_axes(np.ndim(x), mode)
-    options = {"key": key, "shared_axes": axes}
+    return _by_path("drop_path", x, p, key, mode, scale_by_keep)
+
+
+def _by_path(
+    name: str, x: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, mode: str, scale_by_keep: bool
+) -> da.Array:
+    """Return x, or a gradient, with whole samples dropped."""
+    options = {"key": key, "shared_axes": path_axes(np.ndim(x), mode)}
     function = fd.dropout if scale_by_keep else unscaled_dropout
-    return _lazily(function, x, "drop_path", rates={"p": p}, options=options)
+    return _lazily(function, x, name, rates={"p": p}, options=options)
 
 
 @_described_by(fd.drop_path_backward)
@@ -494,10 +500,7 @@ def drop_path_backward(
     >>> fd.dask.drop_path_backward(da.ones((4, 1), chunks=1), 0.5, fd.Key(7)).compute().ravel()
     array([0., 2., 0., 2.])
     """
-    axes = path_axes(np.ndim(g), mode)
-    options = {"key": key, "shared_axes": axes}
-    function = fd.dropout if scale_by_keep else unscaled_dropout
-    return _lazily(function, g, "drop_path_backward", rates={"p": p}, options=options)
+    return _by_path("drop_path_backward", g, p, key, mode, scale_by_keep)
 
 
 @_described_by(fd.zoneout)

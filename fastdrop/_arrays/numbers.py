@@ -66,10 +66,7 @@ def _rate(p: float, name: str) -> tuple[int, float]:
 
 
 def checked_rates(p: NDArray[Any]) -> NDArray[Any]:
-    """Return an array of rates as float32 or float64, in C order.
-
-    The kernel that reads them finds those outside [0, 1], which saves another pass over the array.
-    """
+    """Return an array of rates as float32 or float64, in C order; backends check that they are in [0, 1]."""
     if type(p) is np.ndarray and p.dtype in _READ and p.flags.c_contiguous and p.flags.aligned and p.ndim:
         return p  # the usual case comes first, since it is the fastest
     if isinstance(p, np.ma.MaskedArray):

@@ -21,7 +21,6 @@ from fastdrop.torch import _keys as keys
 
 Tensor: TypeAlias = torch.Tensor
 
-_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 _FROM = 1 << 12  # weights of a head from which on blocks are faster than PyTorch's formula
 # A block of the matrix has up to so many rows of each head, and so many bytes in all heads that are done
 # together: then it stays in the caches between the passes over it.
@@ -166,7 +165,7 @@ def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
     if causal and mask is not None:
         raise RuntimeError("attn_mask must be None where is_causal is True")
     shapes = [tuple(t.shape) for t in (query, key, value)]
-    if min(map(len, shapes)) < 2 or query.dtype not in _DTYPES:
+    if min(map(len, shapes)) < 2 or query.dtype not in autograd.REAL:
         raise RuntimeError(f"attention needs floats of two axes or more, got {query.dtype}, shapes {shapes}")
     if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
         raise RuntimeError(

@@ -25,6 +25,7 @@ What: TypeAlias = tuple[str, tuple[Any, ...], Numbers]  # a noise's name, rates 
 Settings: TypeAlias = tuple[str, tuple[Any, ...], Any, Numbers]  # the same with its key
 
 _DTYPES = frozenset({torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128})
+REAL = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 

@@ -98,6 +98,15 @@ class NoiseModule(torch.nn.Module):
         twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return twin
 
+    def _scripted(self, input: Tensor) -> Tensor:
+        """What TorchScript makes of forward: it draws no masks."""
+        if self.training:
+            raise RuntimeError(
+                "in TorchScript fastdrop's modules work in evaluation only; use "
+                "fastdrop.torch.restore_dropout(model) before torch.jit.script"
+            )
+        return input
+
     def get_extra_state(self) -> dict[str, int] | None:
         """Return what a resumed run needs for the same masks, as plain JSON-able data."""
         key = self.key
@@ -184,15 +193,6 @@ class DropoutModule(NoiseModule, _DropoutNd):
             return cast(Tensor, super().forward(input))
         name, rates, numbers, inplace = self._noise, (self.p,), self._numbers(input), self.inplace
         return self._with_key(input, lambda key: noise(input, name, rates, key, numbers, inplace=inplace))
-
-    def _scripted(self, input: Tensor) -> Tensor:
-        """What TorchScript makes of forward: it draws no masks."""
-        if self.training:
-            raise RuntimeError(
-                "in TorchScript fastdrop's modules work in evaluation only; use "
-                "fastdrop.torch.restore_dropout(model) before torch.jit.script"
-            )
-        return input
 
     def _numbers(self, input: Tensor) -> Numbers:
         """The integers that the noise takes beside its rate, such as shared axes."""

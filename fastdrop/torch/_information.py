@@ -113,6 +113,11 @@ class InformationDropout(NoiseModule):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the input times its noise in training, and itself in evaluation."""
+        if torch.jit.is_scripting():
+            return self._scripted(input)
+        return self._eager(input)
+
+    def _eager(self, input: Tensor) -> Tensor:
         if isinstance(input, Proxy):
             return cast(Tensor, self._leaf(input))
         if not self.training:

@@ -21,7 +21,6 @@ from fastdrop.torch._keys import random_key
 Tensor: TypeAlias = torch.Tensor
 Kernel: TypeAlias = Callable[[Tensor, float, bool], Tensor]
 
-_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 # From how many elements on a tensor is ours: below, PyTorch's kernel is faster. It is one number, whether
 # gradients are wanted or not, because a checkpoint may run its first forward without them and its second with
 # them, and both need the same mask.
@@ -59,7 +58,7 @@ def _passes_unseen(x: Tensor) -> bool:
 def _in_memory(x: Tensor) -> bool:
     """Whether a tensor's elements lie in memory as they are; some tensors only stand for others."""
     try:
-        return x.dtype in _DTYPES and x.data_ptr() > 0 and not x.is_neg() and not x.is_nested
+        return x.dtype in autograd.REAL and x.data_ptr() > 0 and not x.is_neg() and not x.is_nested
     except RuntimeError:  # the layout has no address
         return False
 

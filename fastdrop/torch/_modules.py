@@ -267,6 +267,11 @@ class GaussianNoise(NoiseModule):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the input plus noise in training, and itself in evaluation."""
+        if torch.jit.is_scripting():
+            return self._scripted(input)
+        return self._eager(input)
+
+    def _eager(self, input: Tensor) -> Tensor:
         if isinstance(input, Proxy):
             return self._leaf(input)
         if not self.training:
@@ -603,6 +608,11 @@ class TokenDropout(NoiseModule):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return tokens with some replaced in training, and themselves in evaluation."""
+        if torch.jit.is_scripting():
+            return self._scripted(tokens)
+        return self._eager(tokens)
+
+    def _eager(self, tokens: Tensor) -> Tensor:
         if isinstance(tokens, Proxy):
             return self._leaf(tokens)
         if not self.training:

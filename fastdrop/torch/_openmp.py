@@ -61,64 +61,21 @@ except (OSError, AttributeError):  # another system than Linux, or another OpenM
 
 @njit(forceinline=True)
 def _part(job, x, y, number, count):
-    """The tiles of one thread, which are neighbours.
+    """The part of one thread: rows that are neighbours, or of a single row tiles that are.
 
     PyTorch divides its own operations in the same way, so a thread finds in its core's cache what it wrote.
     """
-    threads, tiles = min(count, job.threads), (job.size + _TILE - 1) // _TILE
-    at, end = tiles * number // threads * _TILE, min(tiles * (number + 1) // threads * _TILE, job.size)
-    if at < end:
-        x, y, rows, no_bias = x[at:end], y[at:end], (end - at, 0, at), (bernoulli.NO_CYCLE, 0)
-        draw = job.threshold, job.scale, job.key, job.draw
-        bernoulli.elements(formulas.drop, x, x, x, y, rows, no_bias, draw, 0, job.far)
-
-
-@njit(forceinline=True)
-def _part_of_rows(job, x, y, number, count):
-    """The rows of one thread, which are neighbours, where the tensor has rows with gaps in their indices.
-
-    A single row is cut as a whole tensor is.
-    """
     threads, rows = min(count, job.threads), job.size // job.length
-    if rows == 1:
-        parts, step, length = (job.size + _TILE - 1) // _TILE, _TILE, np.int64(0)
-    else:
-        parts, step, length = rows, job.length, job.length
+    single = rows == 1
+    parts, step = ((job.size + _TILE - 1) // _TILE, _TILE) if single else (rows, job.length)
     first, last = parts * number // threads, parts * (number + 1) // threads
     at, end = first * step, min(last * step, job.size)
     if at < end:
         x, y = x[at:end], y[at:end]
-        start = job.start + (at if rows == 1 else first * job.stride)
-        layout = length or end - at, job.stride, start
+        start = job.start + (at if single else first * job.stride)
+        layout = (end - at if single else job.length), job.stride, start
         draw, no_bias = (job.threshold, job.scale, job.key, job.draw), (bernoulli.NO_CYCLE, 0)
         bernoulli.elements(formulas.drop, x, x, x, y, layout, no_bias, draw, 0, job.far)
-
-
-@cache
-def _compiled_for_rows(dtype: torch.dtype) -> tuple[Any, int | None]:
-    """As `_compiled`, for rows with gaps in their indices."""
-    elements = _ELEMENTS[dtype]
-
-    def work(data):
-        job = carray(data, 1, _JOB)[0]
-        x, y = carray(pointer(job.x), job.size, elements), carray(pointer(job.y), job.size, elements)
-        _part_of_rows(job, x, y, np.int64(_thread_number()), np.int64(_team_size()))
-
-    def drop(work, x, y, size, length, stride, start, threshold, scale, key, draw, far, threads, team):
-        jobs = np.empty(1, _JOB)
-        job = jobs[0]
-        job.x, job.y, job.size, job.far, job.threads = x, y, size, far, threads
-        job.length, job.stride, job.start = length, stride, start
-        job.threshold, job.scale, job.key, job.draw = threshold, scale, key, draw
-        if threads > 1:
-            _in_each_thread(pointer(work), pointer(jobs.ctypes.data), np.uint32(team), _NO_FLAGS)
-        else:
-            a, b = carray(pointer(x), size, elements), carray(pointer(y), size, elements)
-            _part_of_rows(job, a, b, 0, 1)
-        return jobs.size  # keeps the array alive until the threads are done
-
-    name = str(dtype)
-    return jit(drop, name), callback(work, types.void(types.voidptr), name).address
 
 
 @cache
@@ -135,7 +92,7 @@ def _compiled(dtype: torch.dtype) -> tuple[Any, int | None]:
         x, y = carray(pointer(job.x), job.size, elements), carray(pointer(job.y), job.size, elements)
         _part(job, x, y, np.int64(_thread_number()), np.int64(_team_size()))
 
-    def drop(work, x, y, size, threshold, scale, key, draw, far, threads, team):
+    def drop(work, x, y, size, length, stride, start, threshold, scale, key, draw, far, threads, team):
         nbytes = size * itemsize
         if y != x and nbytes >= _HUGE_FROM:
             rest = -y % _PAGE
@@ -143,6 +100,7 @@ def _compiled(dtype: torch.dtype) -> tuple[Any, int | None]:
         jobs = np.empty(1, _JOB)
         job = jobs[0]
         job.x, job.y, job.size, job.far, job.threads = x, y, size, far, threads
+        job.length, job.stride, job.start = length, stride, start
         job.threshold, job.scale, job.key, job.draw = threshold, scale, key, draw
         if threads > 1:
             _in_each_thread(pointer(work), pointer(jobs.ctypes.data), np.uint32(team), _NO_FLAGS)
@@ -179,28 +137,32 @@ def dropout(x: torch.Tensor, numbers: tuple[int, float, int, int], inplace: bool
 
     The numbers are threshold and scale, as `drawn` finds them, then Philox key and draw word.
     """
-    nbytes = x.nbytes
     y = x if inplace else torch.empty_like(x)
-    size, address, team, threads = x.numel(), y.data_ptr(), 1, 1
-    if size >= _SHARED_FROM and not pool.forked:  # a forked child hasn't its parent's threads
-        team = torch.get_num_threads()
-        threads = min(team, pool.usable(), size // _PIECE)
-    kernel, work = _compiled(x.dtype)
-    kernel(work, x.data_ptr(), address, size, *numbers, calls.distance(nbytes, address), threads, team)
+    address = y.data_ptr()
+    far = calls.distance(x.nbytes, address)
+    _run(x, address, (x.numel(), 0, 0), numbers, far)
     return y
 
 
-def drop_rows(
-    x: torch.Tensor, rows: tuple[int, int, int], numbers: tuple[int, float, int, int]
-) -> torch.Tensor:
+def drop_rows(x: torch.Tensor, rows: tuple[int, int, int], numbers: tuple[int, float, int, int]) -> None:
     """Dropout of a tensor that `takes` takes, in place, whose rows have a length, a stride and a start.
 
     These say which draws belong to its elements, as in `fastdrop._arrays.plan.Rows`.
     """
-    size, address, team, threads = x.numel(), x.data_ptr(), 1, 1
-    if size >= _SHARED_FROM and not pool.forked:
+    _run(x, x.data_ptr(), rows, numbers, bernoulli.NEAR)
+
+
+def _run(
+    x: torch.Tensor,
+    y: int,
+    rows: tuple[int, int, int],
+    numbers: tuple[int, float, int, int],
+    far: int,
+) -> None:
+    """Dropout of a tensor, written to an address."""
+    size, team, threads = x.numel(), 1, 1
+    if size >= _SHARED_FROM and not pool.forked:  # a forked child hasn't its parent's threads
         team = torch.get_num_threads()
         threads = min(team, pool.usable(), size // _PIECE)
-    kernel, work = _compiled_for_rows(x.dtype)
-    kernel(work, address, address, size, *rows, *numbers, bernoulli.NEAR, threads, team)
-    return x
+    kernel, work = _compiled(x.dtype)
+    kernel(work, x.data_ptr(), y, size, *rows, *numbers, far, threads, team)

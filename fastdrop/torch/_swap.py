@@ -101,7 +101,7 @@ def replace_dropout(model: torch.nn.Module, *, rng: Rng = None) -> Swapped:
         Changed in place.
     rng
         None, so that masks come from torch's generator, or what `fastdrop.torch.Dropout` takes: then each
-        module gets a key of its own, folded from it.
+        module gets a key of its own, folded from it, those that are fastdrop's already too.
 
     Returns
     -------

@@ -569,12 +569,19 @@ def test_modules_that_are_ours_already_get_keys():
 @pytest.mark.parametrize("rng", [None, 1])
 def test_modules_that_drop_one_tensor_are_scripted_for_evaluation(make, rng):
     module = make(rng=rng).eval()
-    if type(module) is fdt.GaussianNoise:
-        return  # it has a forward of its own
     script = torch.jit.script(module)
     assert torch.equal(script(X), X)
     with pytest.raises(Exception, match="restore_dropout"):
         script.train()(X)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_information_and_token_dropout_are_scripted_for_evaluation():
+    for module, x in ((fdt.InformationDropout(0.5), X), (fdt.TokenDropout(0.5, replacement=0), X.long())):
+        script = torch.jit.script(module.eval())
+        assert torch.equal(script(x), x)
+        with pytest.raises(Exception, match="restore_dropout"):
+            script.train()(x)
 
 
 def test_representations_of_stochastic_depth():
