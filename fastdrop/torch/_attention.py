@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 import torch
 from torch.nn import functional
 
+import fastdrop as fd
 from fastdrop._arrays.numbers import FULL, rate
 from fastdrop._stream.keys import Key, as_key_or_seed, signed, stream
 from fastdrop.torch import _autograd as autograd
@@ -21,9 +22,11 @@ from fastdrop.torch import _keys as keys
 
 Tensor: TypeAlias = torch.Tensor
 
-_FROM = 1 << 12  # weights of a head from which on blocks are faster than PyTorch's formula
+# From so many weights of a head on calls of PyTorch's attention go by blocks. Heads of 128 x 128 and more were
+# measured, smaller ones not.
+_FROM = 1 << 12
 # A block of the matrix has up to so many rows of each head, and so many bytes in all heads that are done
-# together: then it stays in the caches between the passes over it.
+# together: it is meant to stay in the caches between the passes over it. Other sizes were not measured.
 _ROWS, _BYTES = 128, 1 << 21
 
 
@@ -229,13 +232,13 @@ class _Blocks:
     def __init__(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, settings: tuple[Any, ...]
     ) -> None:
-        self.p, key, self.causal, self.scale = settings
+        self.p, self.key, self.causal, self.scale = settings
         self.batch, self.rows, self.columns = q.shape[:-2], q.shape[-2], k.shape[-2]
         self.dtype = torch.promote_types(q.dtype, torch.float32)
         self.q, self.k, self.v = map(self.flat, (q, k, v))
         self.mask = mask
         threshold, kept = rate(self.p)
-        self.numbers = threshold, kept, *stream(key)
+        self.numbers = threshold, kept, *stream(self.key)
 
     def flat(self, t: Tensor) -> Tensor:
         """A tensor with one axis for all heads of all samples."""
@@ -286,15 +289,17 @@ class _Blocks:
         """Drop a block's weights in place."""
         head, _, row, end, columns = block
         openmp = autograd.in_openmp()
+        if not openmp.takes(weights):  # another system or OpenMP library
+            place = (len(self.q), self.rows, self.columns), (head, row, 0)
+            array = weights.numpy()
+            fd.dropout(array, self.p, self.key, out=array, window=place)
+            return weights
         matrix = self.rows * self.columns
         start = head * matrix + row * self.columns
-        if columns == self.columns:  # then the rows of a head are one
+        if columns == self.columns:  # then the rows of a head are one row, and whole heads together too
             length = (end - row) * columns
-            rows = (
-                (length, signed(matrix), signed(start))
-                if length < matrix
-                else (weights.numel(), 0, signed(start))
-            )
+            whole = length == matrix
+            rows = weights.numel() if whole else length, 0 if whole else signed(matrix), signed(start)
             openmp.drop_rows(weights, rows, self.numbers)
             return weights
         for number, each in enumerate(weights):

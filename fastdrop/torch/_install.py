@@ -80,12 +80,12 @@ def _kernel(name: str, records: bool) -> Kernel:
         if train and 0 < p < 1 and x.numel() >= _FROM and _passes_unseen(x):
             if quick and (y := autograd.dropped_at_random(x, p)) is not None:
                 return y
-            if _in_memory(x) and (not inplace or _may_change(x)):
+            has_axes = x.dim() > 1 or not by_channel
+            if has_axes and _in_memory(x) and (_may_change(x) or not inplace):
                 axes = tuple(range(2, x.dim())) if by_channel else ()
-                if not by_channel or x.dim() > 1:
-                    if records:
-                        return autograd.noise(x, noise, (p,), random_key(), axes, inplace=inplace)
-                    return autograd.run(x, None, (noise, (p,), random_key(), axes), inplace)
+                if records:
+                    return autograd.noise(x, noise, (p,), random_key(), axes, inplace=inplace)
+                return autograd.run(x, None, (noise, (p,), random_key(), axes), inplace)
         passed_on: Tensor = theirs(_THEIRS, x, p, train)
         return passed_on
 

@@ -12,7 +12,7 @@ from tensors import normal  # noqa: E402
 
 import fastdrop as fd  # noqa: E402
 import fastdrop.torch as fdt  # noqa: E402
-from fastdrop.torch import _attention  # noqa: E402
+from fastdrop.torch import _attention, _openmp  # noqa: E402
 
 functional = torch.nn.functional
 KEY = fd.Key(42)
@@ -183,6 +183,18 @@ def test_threads_do_not_matter():
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(each, found[i % 2]) for i, each in enumerate(found))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_without_the_openmp_library(causal, monkeypatch):
+    """On other systems than Linux the weights go by arrays."""
+    inputs = [t.requires_grad_() for t in tensors((2, 3, 300, 8), (2, 3, 300, 8), (2, 3, 300, 8))]
+    found = []
+    for elements in (_openmp._ELEMENTS, {}):
+        monkeypatch.setattr(_openmp, "_ELEMENTS", elements)
+        y = fdt.scaled_dot_product_attention(*inputs, dropout_p=0.3, is_causal=causal, noise_key=KEY)
+        found.append((y, *torch.autograd.grad(y.square().sum(), inputs)))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize(
