@@ -22,8 +22,8 @@ from fastdrop.torch import _keys as keys
 
 Tensor: TypeAlias = torch.Tensor
 
-# From so many weights of a head on calls of PyTorch's attention go by blocks. Heads of 128 x 128 and more were
-# measured, smaller ones not.
+# From so many weights of a head on calls of PyTorch's attention go by blocks. Heads of 128 x 128 and more
+# were measured, smaller ones not.
 _FROM = 1 << 12
 # A block of the matrix has up to so many rows of each head, and so many bytes in all heads that are done
 # together: it is meant to stay in the caches between the passes over it. Other sizes were not measured.
