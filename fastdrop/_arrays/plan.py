@@ -12,13 +12,16 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from types import ModuleType
-from typing import Any, NamedTuple, SupportsIndex, TypeAlias
+from typing import Any, NamedTuple, SupportsIndex, TypeAlias, cast
 
 import numpy as np
 
+from fastdrop._arrays.listed import Indices as Indices
+from fastdrop._arrays.listed import Listed, Runs, Scattered, found
 from fastdrop._stream.keys import signed
 
 Window: TypeAlias = tuple[Sequence[int], Sequence[int]]
+Where: TypeAlias = Window | Listed | None  # which draws an array has; None is those of an array by itself
 Axes: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
 # Asked for by `is`: `np.int64(0) == ()` is an empty array, which is no bool.
@@ -144,14 +147,27 @@ class Place(NamedTuple):
             yield place, Rows(length or 1, signed(strides[axis - 1]), signed(start))
 
 
+def where(window: Window | None, rows: Any = None, indices: Any = None, offsets: Any = None) -> Window | None:
+    """Return the one way in which a caller says which draws an array has, or raise an error for two.
+
+    A `Listed` is typed as a window, since functions hand it on to each other as one.
+    """
+    if rows is None and indices is None and offsets is None:
+        return window
+    listed = "rows and offsets" if indices is None else "indices"
+    if window is not None or (indices is not None and not (rows is None and offsets is None)):
+        raise ValueError(f"{listed} must be given alone; leave out {'window' if window else 'the others'}")
+    return cast(Window, Listed(rows, indices, offsets))
+
+
 class Layout:
     """Which index the draw of each element has.
 
-    It depends on shape, shared axes and window alone, and is remembered.
+    It depends on shape, shared axes and window alone, and is remembered, unless a caller lists the indices.
 
     Attributes
     ----------
-    place : Place
+    place : Place, Runs or Scattered
         Where the draws lie in the full array of draws.
     shared : frozenset of int
         The axes along which elements share their draws.
@@ -159,30 +175,62 @@ class Layout:
         The shape of the array of draws.
     count : int
         How many draws there are.
-    only : Rows or None
-        The indices of all draws, if one `Rows` describes them.
+    only : Rows, Runs, Scattered or None
+        The indices of all draws, if one object describes them.
     row : Rows or None
         The indices of all draws, if they follow each other in one row.
     """
 
-    def __init__(self, shape: tuple[int, ...], place: Place, shared: frozenset[int]) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], place: Place | Runs | Scattered, shared: frozenset[int]
+    ) -> None:
         self.shape, self.place, self.shared = shape, place, shared
         self.draws = reduced(shape, shared)
         self.count = math.prod(self.draws)
+        self.only: Rows | Runs | Scattered | None = None
+        self.row: Rows | None = None
+        self._blocks: list[tuple[Any, Rows]] | None = None
+        if not isinstance(place, Place):
+            self.only = place
+            return
         blocks = list(islice(place.blocks(self.draws), _MOST_BLOCKS + 1))
         self._blocks = None if len(blocks) > _MOST_BLOCKS else blocks
-        self.only = blocks[0][1] if len(blocks) == 1 else None
-        self.row = self.only if self.only is None or not self.only.stride else None
+        if len(blocks) == 1:
+            self.only = blocks[0][1]
+            self.row = None if blocks[0][1].stride else blocks[0][1]
 
-    def blocks(self) -> Iterator[tuple[tuple[int, ...], Rows]]:
-        """Return the parts of the array of draws whose indices are `Rows`; see `Place.blocks`."""
-        return iter(self._blocks) if self._blocks is not None else self.place.blocks(self.draws)
+    @property
+    def listed(self) -> bool:
+        """Whether a caller listed the indices."""
+        return not isinstance(self.place, Place)
+
+    @property
+    def scattered(self) -> bool:
+        """Whether each draw has an index that was listed for it."""
+        return isinstance(self.place, Scattered)
+
+    def blocks(self) -> Iterator[tuple[Any, Rows]]:
+        """Return the parts of the array of draws whose indices are `Rows`; see `Place.blocks`.
+
+        Indices of a `Scattered` place have no such parts.
+        """
+        if self._blocks is not None:
+            return iter(self._blocks)
+        if isinstance(self.place, Place):
+            return self.place.blocks(self.draws)
+        step = math.prod(self.draws[1:])  # draws of a row along the first axis
+        each = self.place.blocks()  # type: ignore[union-attr]
+        return (((slice(a // step, b // step),), Rows(b - a, 0, start)) for a, b, start in each)
 
     def of_draws(self, first: int = 0, rows: int | None = None) -> Layout:
         """Return the layout of the array of draws itself, or of some of its rows; its elements share none."""
         if rows is None:
             return Layout(self.draws, self.place, frozenset())
-        return Layout((rows, *self.draws[1:]), self.place.moved(first), frozenset())
+        shape = (rows, *self.draws[1:])
+        if isinstance(self.place, Place):
+            return Layout(shape, self.place.moved(first), frozenset())
+        step = math.prod(self.draws[1:])
+        return Layout(shape, self.place.cut(first * step, (first + rows) * step), frozenset())
 
 
 @lru_cache(maxsize=_LAYOUTS)
@@ -235,10 +283,17 @@ class Plan(NamedTuple):
         return self.out if self.out is not None else self.arrays.given(self.y)
 
 
-def layout_of(shape: tuple[int, ...], pairs: bool, shared_axes: Axes, window: Window | None) -> Layout:
+def layout_of(shape: tuple[int, ...], pairs: bool, shared_axes: Axes, window: Where) -> Layout:
     """Return the layout of an array; with `pairs`, of complex numbers, whose two parts share a draw."""
     if shared_axes is NO_AXES and window is None:  # the usual case comes first, since it is the fastest
         return _layout(shape, pairs, (), None)
+    if isinstance(window, Listed):  # not remembered: the next call has other indices
+        axes = _numbers_of_axes(shared_axes)
+        shared = axes_in(axes, len(shape)) if axes else frozenset()
+        place = found(window, shape, reduced(shape, shared))
+        if pairs:
+            return Layout((*shape, 2), place, shared | {len(shape)})
+        return Layout(shape, place, shared)
     return _layout(
         shape, pairs, _numbers_of_axes(shared_axes), None if window is None else _numbers_of_window(window)
     )
@@ -259,12 +314,16 @@ def _layout(
     return Layout(shape, place, shared)
 
 
-@lru_cache(maxsize=_LAYOUTS)
 def layout_of_parts(layout: Layout) -> Layout:
     """Return the layout of complex numbers whose parts have a draw each, from that where they share one."""
-    full, origin = layout.place
-    shared = layout.shared - {len(layout.shape) - 1}
-    return Layout(layout.shape, Place((*full[:-1], 2), origin), shared)
+    if not isinstance(layout.place, Place):
+        return Layout(layout.shape, layout.place.finer(2), layout.shared - {len(layout.shape) - 1})
+    return _layout_of_parts(layout.shape, layout.place, layout.shared)
+
+
+@lru_cache(maxsize=_LAYOUTS)
+def _layout_of_parts(shape: tuple[int, ...], place: Place, shared: frozenset[int]) -> Layout:
+    return Layout(shape, Place((*place.full[:-1], 2), place.origin), shared - {len(shape) - 1})
 
 
 def reduced(numbers: Sequence[int], shared: frozenset[int], one: int = 1) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from fastdrop._arrays.plan import Rows
+from fastdrop._cpu.rows import count_rows, row_at
 from fastdrop._lanes import draws, formulas
 from fastdrop._lanes.memory import (
     fence,
@@ -32,6 +32,7 @@ _GROUPS = TILE // LANES  # groups of eight neighbours in a tile
 _WORDS = 4  # words in a Philox block; group g of eight has bit g // 4 of word g % 4
 _NONE = np.uint32(0)
 _ONE = np.uint32(1)
+_ALL = np.uint32(0xFFFFFFFF)
 _ROW = _WORDS * LANES  # neighbours that share a bit number
 _LINE = 64  # bytes of a cache line
 # Where the arrays of a call probably are, by their size. NEAR: in the nearest caches, and nothing is done.
@@ -147,12 +148,31 @@ def _whole_tile(formula, x, other, bias, y, at, bias_at, dropped, scale, constan
 @njit(forceinline=True)
 def _part_of_tile(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, first, last):
     """Do the elements of a tile whose places in it are in [first, last)."""
+    lower, upper = join(dropped[0], dropped[1]), join(dropped[2], dropped[3])
+    half = _ROW // 2
     for k in range(first // _ROW, (last + _ROW - 1) // _ROW):
         bit, place = np.uint32(_ONE << np.uint32(k)), k * _ROW
+        if first <= place and place + _ROW <= last:
+            d0, d1, here, bias_here = (
+                (lower & bit) != _NONE,
+                (upper & bit) != _NONE,
+                at + place,
+                bias_at + place,
+            )
+            _put_wide(formula, x, other, bias, y, here, bias_here, d0, scale, constants, NEAR)
+            _put_wide(formula, x, other, bias, y, here + half, bias_here + half, d1, scale, constants, NEAR)
+            continue
         for sets in dropped:
             mine, inside = (sets & bit) != _NONE, between(place, first, last)
             _put_part(formula, x, other, bias, y, at + place, bias_at + place, mine, scale, constants, inside)
             place += LANES
+
+
+@njit(forceinline=True)
+def _bits_of(first, last):
+    """Return the bits that the elements of a tile have whose places in it are in [first, last)."""
+    end = np.uint32((last + _ROW - 1) // _ROW)
+    return np.uint32((_ALL << np.uint32(first // _ROW)) & (_ALL >> np.uint32(_ROW - end)))
 
 
 # This error model has no check of the period for 0, so that the division vanishes where there is no bias.
@@ -163,21 +183,22 @@ def _place_in_cycle(at, first, period):
 
 @njit(forceinline=True)
 def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far):
-    """Write a formula of x into y, where element i is dropped if U(i) < threshold.
+    """Write a formula of x into y, where element i is dropped if U(i) < threshold; rows as `row_at` has them.
 
     After its period the array of biases goes on, from the first again, for the length of a tile. So the
     biases of a tile are always neighbours.
     """
-    rows, cycle, draw = Rows(*rows), Cycle(*cycle), Draw(*draw)
-    length, threshold = rows.length, np.uint32(draw.threshold)
-    for row in range(y.size // length):
-        base, index = row * length, np.uint64(rows.start) + np.uint64(row) * np.uint64(rows.stride)
+    cycle, draw = Cycle(*cycle), Draw(*draw)
+    threshold = np.uint32(draw.threshold)
+    for row in range(count_rows(rows, y.size)):
+        base, length, index = row_at(rows, row)
         tile, offset = index // np.uint64(TILE), np.int64(index % np.uint64(TILE))
         for t in range((offset + length + _TILE - 1) // _TILE):
             number = tile + np.uint64(t)
-            dropped = draws.dropped(number, threshold, np.uint64(draw.key), np.uint64(draw.draw))
             at = base + t * _TILE - offset  # the place of the tile's first element, maybe before the row
             first, last = max(base - at, 0), min(base + length - at, _TILE)
+            needed = _bits_of(first, last)
+            dropped = draws.dropped(number, threshold, np.uint64(draw.key), np.uint64(draw.draw), needed)
             bias_at = _place_in_cycle(cycle.phase + at, first, cycle.period)
             if last - first == _TILE:
                 _whole_tile(formula, x, other, bias, y, at, bias_at, dropped, draw.scale, constants, far)

@@ -15,8 +15,9 @@ import numpy.ma  # imported here, since Numba would do it at its first call, whe
 from numpy.typing import NDArray
 
 from fastdrop._arrays.host import lanes_dtype
+from fastdrop._arrays.listed import Runs, Scattered
 from fastdrop._arrays.plan import Density, Pass
-from fastdrop._cpu import bernoulli, by_element, density, pool
+from fastdrop._cpu import bernoulli, by_element, density, pool, scattered
 from fastdrop._cpu.bernoulli import NO_CYCLE, Units
 from fastdrop._cpu.compiled import jit
 from fastdrop._lanes import formulas
@@ -41,6 +42,8 @@ _DENSITY_PIECE = 1 << 16
 # on, y is written past the caches: input and output together exceed a last cache of 32 MiB. The sizes are
 # fixed, since virtual machines report the caches of their host.
 FETCH_FROM, STREAM_FROM = 1 << 18, 1 << 24
+
+_DROP = Pass()
 
 _LONG = 4 * TILE  # so many neighbours with one rate, or whole tiles of them, are drawn with one threshold
 
@@ -148,7 +151,34 @@ def _factors_kernel(draw_name: str, name: str, start: float) -> Any:
     return jit(kernel, draw_name, name, start)
 
 
+def _scattered_kernel() -> Any:
+    def kernel(factors, indices, threshold, scale, key, draw):
+        scattered.drop(factors, indices, threshold, scale, key, draw)
+
+    return jit(kernel)
+
+
+def _scattered_by_rates_kernel() -> Any:
+    def kernel(factors, indices, thresholds, scales, key, draw):
+        scattered.drop_by_rates(factors, indices, thresholds, scales, key, draw)
+
+    return jit(kernel)
+
+
+@cache
+def _scattered_noise_kernel(draw_name: str, name: str, start: float | None) -> Any:
+    """Return the kernel of listed draws; with a start, of factors or terms whose numbers are in x."""
+    noise, formula = DENSITIES[draw_name], getattr(formulas, name)
+    own = formula if start is None else formulas.by_number(formula, start)
+
+    def kernel(x, y, indices, numbers, key, draw):
+        scattered.noise_of(noise, own, x, y, indices, numbers, key, draw)
+
+    return jit(kernel, draw_name, name, start)
+
+
 _drop, _drop_by_row = _drop_kernel(), _drop_by_row_kernel()
+_scattered, _scattered_by_rates = _scattered_kernel(), _scattered_by_rates_kernel()
 _in_range, _repeat = _in_range_kernel(), _repeat_kernel()
 
 
@@ -172,9 +202,12 @@ class Part(NamedTuple):
 
 
 def drop(
-    x: NDArray, y: NDArray, rows: tuple[int, int, int], threshold: int, scale: float, key: int, draw: int
+    x: NDArray, y: NDArray, rows: tuple[Any, ...], threshold: int, scale: float, key: int, draw: int
 ) -> None:
     """Write x * scale into y, and +0 where U(i) < threshold; arrays are as in `Part`."""
+    if isinstance(rows, Runs):
+        elements(_DROP, x, x, x, NO_CYCLE, y, rows, (threshold, scale, key, draw))
+        return
     length, stride, start = rows
     if stride:
         _drop(x, y, length, stride, start, threshold, scale, key, draw, distance(x.nbytes))
@@ -239,10 +272,13 @@ def elements(
     bias: NDArray[Any],
     period: int,
     y: NDArray[Any],
-    rows: tuple[int, int, int],
+    rows: tuple[Any, ...],
     draw: Draw,
 ) -> None:
-    """Do a pass where each element has a draw of its own; the arrays are those of a `Part`."""
+    """Do a pass where each element has a draw of its own; the arrays are those of a `Part`.
+
+    The rows are `Rows`, or `Runs`.
+    """
     if y.size < _BIG:
         kernel = _elements_kernel(what.formula, what.activation)
         kernel(x, other, bias, y, tuple(rows), (period, 0), draw, what.constants, distance(y.nbytes))
@@ -250,17 +286,29 @@ def elements(
         _elements_in_pieces(what, Part(x, other, bias, period, y), rows, draw)
 
 
-def _elements_in_pieces(what: Pass, part: Part, rows: tuple[int, int, int], draw: Draw) -> None:
-    kernel, (length, stride, start) = _elements_kernel(what.formula, what.activation), rows
+def _elements_in_pieces(what: Pass, part: Part, rows: tuple[Any, ...], draw: Draw) -> None:
+    kernel = _elements_kernel(what.formula, what.activation)
 
     def piece(at: int, end: int) -> None:
         x, other, bias, period, y = part.cut(at, end)
         phase = 0 if period == NO_CYCLE else at % period
-        layout = min(length, end - at), stride, signed(start + at)
-        kernel(x, other, bias, y, layout, (period, phase), draw, what.constants, far)
+        kernel(x, other, bias, y, _cut(rows, at, end), (period, phase), draw, what.constants, far)
 
-    far = _far(part.y, start % TILE, 1 if stride else 16)
-    _share(piece, part.y.size, NO_CYCLE if stride else _parallel_from(draw[0]), _PIECE)
+    if isinstance(rows, Runs):
+        far, parallel_from = _far(part.y, run=1), _parallel_from(draw[0])
+    else:
+        _, stride, start = rows
+        far = _far(part.y, start % TILE, 1 if stride else 16)
+        parallel_from = NO_CYCLE if stride else _parallel_from(draw[0])
+    _share(piece, part.y.size, parallel_from, _PIECE)
+
+
+def _cut(rows: tuple[Any, ...], at: int, end: int) -> tuple[Any, ...]:
+    """Return the rows of the elements in [at, end); of `Rows` with a stride these are all."""
+    if isinstance(rows, Runs):
+        return tuple(rows.cut(at, end))
+    length, stride, start = rows
+    return min(length, end - at), stride, signed(start + at)
 
 
 def by_rate(
@@ -353,23 +401,55 @@ def _far_of_units(y: NDArray[Any], axes: Units) -> int:
     return _far(y, run=(axes.shared if axes.inner == 1 else axes.inner) * y.itemsize)
 
 
-def noise(what: Density, x: NDArray, y: NDArray, rows: tuple[int, int, int], key: int, draw: int) -> None:
-    """Write a formula of x and its noise into y; arrays are as in `Part`.
+def noise(what: Density, x: NDArray, y: NDArray, rows: tuple[Any, ...], key: int, draw: int) -> None:
+    """Write a formula of x and its noise into y; arrays are as in `Part`, and rows any that `Layout` has.
 
     If each draw has a number of its own, x holds these numbers, and y gets the factors or terms.
     """
     numbers = what.numbers
-    if type(numbers[0]) is not float and what.by_draw:
+    by_draw = type(numbers[0]) is not float and what.by_draw
+    if isinstance(rows, Scattered):
+        start = what.start if by_draw else None
+        scattered_kernel = _scattered_noise_kernel(what.draw, what.formula, start)
+        indices = rows.indices.view(np.uint64)
+
+        def few(at: int, end: int) -> None:
+            scattered_kernel(x[at:end], y[at:end], indices[at:end], () if by_draw else numbers, key, draw)
+
+        _share(few, y.size, _DENSITY_PARALLEL_FROM, _DENSITY_PIECE)
+        return
+    if by_draw:
         kernel, numbers = _factors_kernel(what.draw, what.formula, what.start), ()
     else:
         kernel = _density_kernel(what.draw, what.formula)
-    length, stride, start = rows
-    if stride or y.size < _DENSITY_PARALLEL_FROM:
-        kernel(x, y, (length, stride, start), numbers, key, draw)
+    if y.size < _DENSITY_PARALLEL_FROM or (len(rows) == 3 and rows[1]):
+        kernel(x, y, tuple(rows), numbers, key, draw)
         return
 
     def piece(at: int, end: int) -> None:
-        part = x[at:end]
-        kernel(part, y[at:end], (part.size, 0, signed(start + at)), numbers, key, draw)
+        kernel(x[at:end], y[at:end], _cut(rows, at, end), numbers, key, draw)
 
     _share(piece, y.size, 0, _DENSITY_PIECE)
+
+
+def scattered_factors(factors: NDArray, place: Scattered, draw: Draw) -> None:
+    """Write the factor of each listed draw: the scale, or 0 if it is dropped."""
+    indices = place.indices.view(np.uint64)
+
+    def piece(at: int, end: int) -> None:
+        _scattered(factors[at:end], indices[at:end], *draw)
+
+    _share(piece, factors.size, _PIECE, _DENSITY_PIECE)
+
+
+def scattered_factors_by_rates(
+    factors: NDArray, place: Scattered, rates: tuple[NDArray, NDArray], key: int, draw: int
+) -> None:
+    """Do as `scattered_factors`, with a threshold and a scale for each draw."""
+    indices, (thresholds, scales) = place.indices.view(np.uint64), rates
+
+    def piece(at: int, end: int) -> None:
+        own = thresholds[at:end], scales[at:end]
+        _scattered_by_rates(factors[at:end], indices[at:end], *own, key, draw)
+
+    _share(piece, factors.size, _PIECE, _DENSITY_PIECE)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from fastdrop._arrays.plan import Rows
 from fastdrop._cpu.bernoulli import between
-from fastdrop._lanes.draws import GROUP
+from fastdrop._cpu.rows import count_rows, row_at
+from fastdrop._lanes.draws import GROUP, blocks_of
 from fastdrop._lanes.memory import load_where, load_wide, store, store_where
 from fastdrop._lanes.vectors import LANES, iota, join, lower_half, upper_half
 
@@ -30,16 +30,14 @@ def _put_part(formula, x, y, at, noise, numbers, place, first, last):
 
 @njit(forceinline=True)
 def elements(noise, formula, x, y, rows, numbers, key, draw):
-    """Write a formula of x and the noise into y; rows are as in `fastdrop._cpu.bernoulli.elements`."""
-    rows = Rows(*rows)
-    length = rows.length
+    """Write a formula of x and the noise into y; rows are as `row_at` has them."""
     none = load_where(x, 0, iota() < np.uint64(0))
     like = join(none, none)
-    for row in range(y.size // length):
-        base, index = row * length, np.uint64(rows.start) + np.uint64(row) * np.uint64(rows.stride)
+    for row in range(count_rows(rows, y.size)):
+        base, length, index = row_at(rows, row)
         group, offset = index // np.uint64(GROUP), np.int64(index % np.uint64(GROUP))
         for g in range((offset + length + GROUP - 1) // GROUP):
-            z0, z1 = noise(group + np.uint64(g), np.uint64(key), np.uint64(draw), like)
+            z0, z1 = noise(blocks_of(group + np.uint64(g)), np.uint64(key), np.uint64(draw), like)
             at = base + g * GROUP - offset
             first, last = max(base - at, 0), min(base + length - at, GROUP)
             if last - first == GROUP:

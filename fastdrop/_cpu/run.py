@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdrop._arrays.host import BUFFER, PLAIN, READY, as_lanes, column_sums, copy, lanes_dtype, pieces
-from fastdrop._arrays.numbers import FULL
+from fastdrop._arrays.listed import Runs, Scattered
+from fastdrop._arrays.numbers import FULL, thresholds_and_scales
 from fastdrop._arrays.plan import (
     Density,
     Layout,
@@ -47,7 +48,7 @@ def fuse(what: Pass, plan: Plan, threshold: int, scale: float, key: Philox) -> N
         _scaled(plan, 0.0 if threshold else scale)
     elif threshold == FULL:  # everything is dropped, whatever is drawn
         spread(what, plan, np.zeros((1,) * plan.y.ndim, lanes_dtype(plan.x)))
-    elif not layout.shared:
+    elif not layout.shared and not layout.scattered:
         _elements(what, plan, (threshold, scale, *key))
     else:
         _units(what, plan, (threshold, scale, *key))
@@ -91,7 +92,7 @@ def drop_strided(
         drop_row(v, v, signed(start + first), threshold, scale, key, draw)
 
 
-def _parts(plan: Plan) -> Iterable[tuple[Part, Rows]]:
+def _parts(plan: Plan) -> Iterable[tuple[Part, Any]]:
     """Return parts of the arrays that kernels can work on, and the indices of their elements."""
     fit = _fit(plan)
     if fit and plan.layout.only is not None:
@@ -152,24 +153,28 @@ def _runs_of_indices(at: tuple[int, ...], rows: Rows, y: NDArray[Any]) -> list[t
     return [((*at, row, ...), rows.start + row * rows.stride) for row in range(len(y[block]))]
 
 
-@lru_cache(maxsize=1024)
 def _drawn_at_once(layout: Layout) -> Units | None:
     """Return the units of a layout if one call of a kernel can draw them and do the pass; else None."""
+    return None if layout.listed else _units_at_once(layout)
+
+
+@lru_cache(maxsize=1024)
+def _units_at_once(layout: Layout) -> Units | None:
     lead, shared, inner = last_runs(layout.shape, layout.draws)
     few = lead == 0 and layout.count <= _UNITS and _worth_a_branch(shared, inner)
     return Units(shared, inner, layout.row.start) if few and layout.row is not None else None
 
 
-def at_once(layout: Layout, biased: bool) -> Units | Rows | None:
+def at_once(layout: Layout, biased: bool) -> Units | Rows | Runs | None:
     """Return what `one_call` needs to know of a layout, or None if it can't do a pass with such draws."""
     if layout.shared:
         return None if biased else _drawn_at_once(layout)
-    return layout.only
+    return None if isinstance(layout.only, Scattered) else layout.only
 
 
 def one_call(
     what: Pass,
-    how: tuple[int, int, int],
+    how: tuple[Any, ...],
     x: NDArray[Any],
     other: NDArray[Any],
     bias: NDArray[Any] | None,
@@ -198,8 +203,11 @@ def _units(what: Pass, plan: Plan, draw: Draw) -> None:
         return
 
     def factor(into: Plan, _: Any) -> None:
-        into.y.fill(1)
-        _elements(_DROP, into, draw)
+        if isinstance(into.layout.only, Scattered):
+            calls.scattered_factors(into.y.ravel(), into.layout.only, draw)
+        else:
+            into.y.fill(1)
+            _elements(_DROP, into, draw)
 
     _by_factors(what, plan, factor)
 
@@ -260,14 +268,18 @@ def by_rates(what: Pass, plan: Plan, p: NDArray[Any], key: Philox) -> None:
     check_rates(p.ravel())
     if not plan.y.size:
         return
-    if what.formula == "drop" and not layout.shared:
+    if what.formula == "drop" and not layout.shared and not layout.scattered:
         _drop_by_rates(plan, p, scale, key)
         return
     rates = np.broadcast_to(p, layout.draws)
 
     def factor(into: Plan, rows: Any) -> None:
-        into.y.fill(1)
-        _drop_by_array(into, rates[rows], scale, key)
+        if isinstance(into.layout.only, Scattered):
+            own = thresholds_and_scales(rates[rows].ravel(), into.y.dtype, what.scale)
+            calls.scattered_factors_by_rates(into.y.ravel(), into.layout.only, own, *key)
+        else:
+            into.y.fill(1)
+            _drop_by_array(into, rates[rows], scale, key)
 
     _by_factors(what, plan, factor)
 
@@ -316,7 +328,8 @@ def density(what: Density, plan: Plan, key: Philox) -> None:
         what, plan = _of_pairs(what), lanes
         if not what.multiplies:  # the parts are independent, and each has half the variance
             plan = lanes = lanes._replace(layout=layout_of_parts(lanes.layout))
-    if not lanes.layout.shared and not what.by_draw:
+    in_parts = _fit(lanes) or not lanes.layout.scattered
+    if not lanes.layout.shared and not what.by_draw and in_parts:
         for part, rows in _parts(lanes):
             calls.noise(what, part.x, part.y, rows, *key)
     elif what.multiplies:

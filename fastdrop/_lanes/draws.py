@@ -48,9 +48,21 @@ def words(block, number, key, draw):
 
 
 @njit(forceinline=True)
+def blocks_of(group):
+    """Return the numbers of the eight Philox blocks of a tile, or of a group, as lanes."""
+    return iota() + group * _BLOCKS
+
+
+@njit(forceinline=True)
 def digits(tile, plane, key, draw):
     """Return one digit of U for a tile: element 32k + 8w + b has bit k of lane b of vector w."""
-    return words(iota() + tile * _BLOCKS, _PLANES | np.uint64(plane), key, draw)
+    return tile_words(blocks_of(tile), plane, key, draw)
+
+
+@njit(forceinline=True)
+def tile_words(block, plane, key, draw):
+    """Return the words with one digit of U for eight blocks of tiles."""
+    return words(block, _PLANES | np.uint64(plane), key, draw)
 
 
 @njit(forceinline=True)
@@ -60,9 +72,10 @@ def mirror(draw):
 
 
 @njit(forceinline=True)
-def dropped(tile, threshold, key, draw):
+def dropped(tile, threshold, key, draw, needed=_ALL):
     """Return which elements of a tile are dropped, as bits in the order of `digits`.
 
+    Only the bits in `needed`, of each word, have to be right: fewer are decided sooner.
     An antithetic key drops the elements with U >= 2**32 - threshold. They are found as the complement of
     those below 2**32 - threshold.
     """
@@ -70,7 +83,7 @@ def dropped(tile, threshold, key, draw):
     flipped = mirror(draw if threshold else np.uint64(0))
     if draw >> np.uint64(MIRROR_SHIFT):
         threshold = np.uint32(-threshold)
-    u0 = u1 = u2 = u3 = splat(_ALL)
+    u0 = u1 = u2 = u3 = splat(needed)
     d0 = d1 = d2 = d3 = splat(_NONE)
     plane = np.uint64(0)
     while True:
@@ -87,19 +100,19 @@ def dropped(tile, threshold, key, draw):
 
 
 @njit(forceinline=True)
-def _high_and_low(domain, group, key, draw):
-    """Return a group's words, and the words with further digits.
+def _high_and_low(domain, block, key, draw):
+    """Return the words of eight blocks, and the words with further digits.
 
     Float32 does not use the further digits, and the compiler then leaves them out.
     """
-    block, number = iota() + group * _BLOCKS, np.uint64(domain << DOMAIN_SHIFT)
+    number = np.uint64(domain << DOMAIN_SHIFT)
     return words(block, number, key, draw), words(block, number | _SECOND, key, draw)
 
 
 @njit(forceinline=True)
-def normal(group, key, draw, like):
-    """Return standard normals for a group, by Box and Muller's method."""
-    (h0, h1, h2, h3), (l0, l1, l2, l3) = _high_and_low(NORMAL, group, key, draw)
+def normal(block, key, draw, like):
+    """Return four standard normals for each of eight blocks, by Box and Muller's method."""
+    (h0, h1, h2, h3), (l0, l1, l2, l3) = _high_and_low(NORMAL, block, key, draw)
     negated = mirror(draw) & _TOP_BIT
     r = radius(join(h0, h2), join(l0, l2), like)
     x, y = rotation(join(h1 ^ negated, h3 ^ negated), join(l1, l3), like)
@@ -108,9 +121,9 @@ def normal(group, key, draw, like):
 
 
 @njit(forceinline=True)
-def logistic_noise(group, key, draw, like):
-    """Return standard logistic noise for a group."""
-    (h0, h1, h2, h3), (l0, l1, l2, l3) = _high_and_low(LOGISTIC, group, key, draw)
+def logistic_noise(block, key, draw, like):
+    """Return four numbers of standard logistic noise for each of eight blocks."""
+    (h0, h1, h2, h3), (l0, l1, l2, l3) = _high_and_low(LOGISTIC, block, key, draw)
     flipped = join(mirror(draw), mirror(draw))
     v0 = logistic(join(h0, h1) ^ flipped, join(l0, l1) ^ flipped, like)
     v1 = logistic(join(h2, h3) ^ flipped, join(l2, l3) ^ flipped, like)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.numbers import FULL, rate
-from fastdrop._arrays.plan import Axes, Pass, Window
+from fastdrop._arrays.plan import Axes, Indices, Pass, Window, where
 from fastdrop._backends import fused
 from fastdrop._noises._layer import Forward
 from fastdrop._noises._noise import REAL, Noise, register
@@ -29,6 +29,9 @@ def alpha_dropout(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return x with elements set to SELU's negative limit, then scaled and shifted to keep its moments.
 
@@ -40,7 +43,7 @@ def alpha_dropout(
         Of a real dtype that `dropout` takes.
     p : float
         Probability to drop, in [0, 1].
-    key, shared_axes, out, window
+    key, shared_axes, out, window, rows, indices, offsets
         As in `dropout`, with the same mask.
 
     Returns
@@ -64,6 +67,7 @@ def alpha_dropout(
     >>> fd.alpha_dropout(np.zeros(4), 0.5, fd.Key(42)).round(4)
     array([-0.7792, -0.7792,  0.7792,  0.7792])
     """
+    window = where(window, rows, indices, offsets)
     what = _passes(p)[0]
     return fused(what, x, out, p, key, shared_axes, window, real="alpha dropout")  # type: ignore[no-any-return]
 
@@ -99,6 +103,9 @@ def alpha_dropout_backward(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return the gradient of `alpha_dropout` with respect to its input: A * g where kept, else +0.0.
 
@@ -106,7 +113,7 @@ def alpha_dropout_backward(
     ----------
     g : array_like
         Gradient with respect to the output.
-    p, key, shared_axes, out, window
+    p, key, shared_axes, out, window, rows, indices, offsets
         As given to `alpha_dropout`; `out` may be g.
 
     Examples
@@ -115,6 +122,7 @@ def alpha_dropout_backward(
     >>> fd.alpha_dropout_backward(np.ones(4), 0.5, fd.Key(42)).round(4)
     array([0.    , 0.    , 0.8864, 0.8864])
     """
+    window = where(window, rows, indices, offsets)
     what = _passes(p)[1]
     return fused(what, g, out, p, key, shared_axes, window, real="alpha dropout")  # type: ignore[no-any-return]
 

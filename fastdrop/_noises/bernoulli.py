@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import host
 from fastdrop._arrays.numbers import FULL, Rate, rate
-from fastdrop._arrays.plan import NO_AXES, Axes, Pass, Plan, Window, layout_of
+from fastdrop._arrays.plan import NO_AXES, Axes, Indices, Pass, Plan, Window, layout_of, where
 from fastdrop._backends import cpu, fuse, fused, planned
 from fastdrop._noises._layer import ElementwiseLayer, Forward, RateLayer
 from fastdrop._noises._noise import Noise, register
@@ -29,6 +29,9 @@ def dropout(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return x with each element dropped with probability p and the others scaled by 1/(1 - p).
 
@@ -54,6 +57,18 @@ def dropout(
     window : (full_shape, origin), optional
         x is the block at `origin` of an array of `full_shape`, and gets the mask that it has there.
         An array p belongs to the block.
+    rows : array_like of int, optional
+        The number of each row of x, shape ``x.shape[:1]``: row i gets the mask of row ``rows[i]`` of an
+        array with any number of rows like it. So a mask belongs to a sample, whatever the batch and the
+        order. Numbers are at least 0, with rows * (draws of a row) below 2**63, and may repeat.
+    indices : array_like of int, or (full_shape, tuple of array_like of int), optional
+        The index of each element of x, of x's shape: flat, or by axis of an array of `full_shape`, as
+        `numpy.nonzero` returns them. An element gets the mask that it has there; equal indices get
+        equal masks. For sparse data, whose masks then don't depend on how it is stored.
+    offsets : array_like of int, optional
+        x is flat, and its row r is ``x[offsets[r]:offsets[r + 1]]``, of up to 2**32 elements. Row r gets
+        the mask of row ``rows[r]``, or r without `rows`, of an array with 2**32 columns: it doesn't
+        depend on the lengths of other rows.
 
     Returns
     -------
@@ -66,8 +81,9 @@ def dropout(
     TypeError
         If x has another dtype, p is not real, or key is neither a Key nor an int.
     ValueError
-        If p is outside [0, 1] or NaN or doesn't broadcast, an axis is out of range or repeated, or
-        `out` or `window` doesn't fit x.
+        If p is outside [0, 1] or NaN or doesn't broadcast, an axis is out of range or repeated, `out`,
+        `window`, `rows`, `indices` or `offsets` doesn't fit x, or two of `window`, `indices` and
+        `rows` with `offsets` are given.
 
     See Also
     --------
@@ -94,7 +110,20 @@ def dropout(
             [0., 0., 2.]],
            [[2., 2., 2.],
             [2., 2., 2.]]])
+
+    A batch of samples 3, 0 and 3 of a data set, entries (0, 1) and (3, 2) of a sparse matrix, and rows
+    of two and one elements:
+
+    >>> np.array_equal(fd.dropout(np.ones((3, 3)), 0.5, fd.Key(42), rows=[3, 0, 3]), whole[[3, 0, 3]])
+    True
+    >>> entries = fd.dropout(np.ones(2), 0.5, fd.Key(42), indices=((4, 3), ([0, 3], [1, 2])))
+    >>> np.array_equal(entries, whole[[0, 3], [1, 2]])
+    True
+    >>> fd.dropout(np.ones(3), 0.5, fd.Key(42), offsets=[0, 2, 3])
+    array([0., 0., 2.])
     """
+    if rows is not None or indices is not None or offsets is not None:
+        window = where(window, rows, indices, offsets)
     if shared_axes is NO_AXES and window is None and not isinstance(p, np.ndarray):
         pair = host.plain_pair(x, out)
         if pair is not None:  # the quick way, which small calls need
@@ -120,6 +149,9 @@ def dropout_backward(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return the gradient of `dropout` with respect to its input.
 
@@ -129,7 +161,7 @@ def dropout_backward(
     ----------
     g : array_like
         Gradient with respect to the output of `dropout`, of the same shape as its input.
-    p, key, shared_axes, out, window
+    p, key, shared_axes, out, window, rows, indices, offsets
         As given to `dropout`; `out` may be g.
 
     Returns
@@ -148,6 +180,7 @@ def dropout_backward(
     >>> fd.dropout_backward(np.full(4, 0.5), 0.75, key=7)
     array([0., 2., 0., 2.])
     """
+    window = where(window, rows, indices, offsets)
     return dropout(g, p, key, shared_axes=shared_axes, out=out, window=window)
 
 
@@ -159,6 +192,9 @@ def keep_mask(
     shared_axes: Axes = (),
     packed: bool = False,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return the mask that `dropout` applies: True where an element is kept.
 
@@ -166,7 +202,7 @@ def keep_mask(
     ----------
     shape : int or sequence of int
         Shape of the array to which the mask belongs.
-    p, key, shared_axes, window
+    p, key, shared_axes, window, rows, indices, offsets
         As in `dropout`.
     packed : bool, default False
         Return the bits in `numpy.packbits` order instead.
@@ -189,6 +225,7 @@ def keep_mask(
     >>> fd.keep_mask(8, 0.5, fd.Key(42), packed=True)
     array([63], dtype=uint8)
     """
+    window = where(window, rows, indices, offsets)
     mask = np.ones(shape, np.uint8)
     layout = layout_of(mask.shape, False, shared_axes, window)
     fuse(UNSCALED, Plan(host, mask, mask, None, None, layout, None), p, key)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import real_array
 from fastdrop._arrays.numbers import rate, real
-from fastdrop._arrays.plan import Axes, Density, Window
+from fastdrop._arrays.plan import Axes, Density, Indices, Window, where
 from fastdrop._backends import density
 from fastdrop._noises._layer import Forward, LearnedLayer
 from fastdrop._noises._noise import REAL, Noise, register
@@ -29,6 +29,9 @@ def concrete_dropout(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return x times a relaxed dropout mask, which has a gradient with respect to its rate.
 
@@ -43,7 +46,7 @@ def concrete_dropout(
     temperature : float, default 0.1
         How far the mask is from 0 and 1, at least 1e-6. The authors take 0.1 for dense layers and 2/3 for
         spatial dropout.
-    shared_axes, out, window
+    shared_axes, out, window, rows, indices, offsets
         As in `dropout`.
 
     Returns
@@ -69,6 +72,7 @@ def concrete_dropout(
     >>> fd.concrete_dropout(np.ones(6), 0.0, fd.Key(42)).round(3)
     array([0.013, 0.   , 0.   , 0.   , 1.949, 1.851])
     """
+    window = where(window, rows, indices, offsets)
     what = Density("logistic", "concrete", _numbers(logit, temperature))
     return density(what, x, out, key, shared_axes, window, "concrete dropout")  # type: ignore[no-any-return]
 
@@ -83,6 +87,9 @@ def concrete_dropout_backward(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> tuple[NDArray[Any], float]:
     """Return the gradients of `concrete_dropout` with respect to x and to the logit.
 
@@ -90,7 +97,7 @@ def concrete_dropout_backward(
     ----------
     g : array_like
         Gradient with respect to the output, of x's shape and dtype.
-    x, logit, key, temperature, shared_axes, window
+    x, logit, key, temperature, shared_axes, window, rows, indices, offsets
         As given to `concrete_dropout`.
     out : ndarray, optional
         Where to write the gradient of x; may be g, but not overlap x.
@@ -114,6 +121,7 @@ def concrete_dropout_backward(
     >>> dx.round(3), round(dlogit, 3)
     (array([0.013, 0.   , 0.   , 0.   , 1.949, 1.851]), -0.096)
     """
+    window = where(window, rows, indices, offsets)
     what = Density("logistic", "concrete_slope", _numbers(logit, temperature), "logit")
     slope = slopes(what, "concrete dropout", g, x, key, shared_axes, window)
     dx = concrete_dropout(

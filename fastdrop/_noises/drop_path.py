@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.numbers import FULL, Rate, rate
-from fastdrop._arrays.plan import Axes, Window
+from fastdrop._arrays.plan import Axes, Window, where
 from fastdrop._backends import fused
 from fastdrop._noises._layer import Forward
 from fastdrop._noises._noise import Noise, register
@@ -27,6 +27,7 @@ def drop_path(
     scale_by_keep: bool = True,
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return x with whole samples dropped: stochastic depth of a residual branch.
 
@@ -36,7 +37,7 @@ def drop_path(
         Samples along the first axis, of a dtype that `dropout` takes.
     p : float or ndarray
         Probability to drop. For layer l of L the paper takes ``p_L * l / L``.
-    key, out, window
+    key, out, window, rows
         As in `dropout`.
     mode : {"row", "batch"}, default "row"
         Draw for each sample, or once for all.
@@ -70,6 +71,7 @@ def drop_path(
            [0., 0., 0.],
            [2., 2., 2.]])
     """
+    window = where(window, rows)
     axes = _axes(np.ndim(x), mode)
     if not scale_by_keep:
         return unscaled_dropout(x, p, key, shared_axes=axes, out=out, window=window)
@@ -110,6 +112,7 @@ def drop_path_backward(
     scale_by_keep: bool = True,
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return the gradient of `drop_path` with respect to its input: the same function of g.
 
@@ -117,7 +120,7 @@ def drop_path_backward(
     ----------
     g : array_like
         Gradient with respect to the output.
-    p, key, mode, scale_by_keep, out, window
+    p, key, mode, scale_by_keep, out, window, rows
         As given to `drop_path`.
 
     Examples
@@ -126,6 +129,7 @@ def drop_path_backward(
     >>> fd.drop_path_backward(np.ones((4, 1)), 0.5, fd.Key(7)).ravel()
     array([0., 2., 0., 2.])
     """
+    window = where(window, rows)
     return drop_path(g, p, key, mode=mode, scale_by_keep=scale_by_keep, out=out, window=window)
 
 

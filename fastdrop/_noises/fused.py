@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.numbers import Rate
-from fastdrop._arrays.plan import ACTIVATIONS, Axes, Pass, Window
+from fastdrop._arrays.plan import ACTIVATIONS, Axes, Indices, Pass, Window, where
 from fastdrop._backends import fuse, fused, of, planned, sum_rows
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.bernoulli import dropout_backward
@@ -27,6 +27,9 @@ def dropout_add(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return residual + dropout(x) in one pass, as at the end of a transformer's branch.
 
@@ -36,7 +39,7 @@ def dropout_add(
         Of a dtype that `dropout` takes.
     residual : array_like
         Of x's shape and dtype.
-    p, key, shared_axes, window
+    p, key, shared_axes, window, rows, indices, offsets
         As in `dropout`. With every axis shared but the first this is stochastic depth.
     out : ndarray, optional
         Where to write: of x's shape and dtype, and either x or residual itself or free of overlap.
@@ -62,6 +65,7 @@ def dropout_add(
     >>> fd.dropout_add(np.ones(6), np.arange(6.0), 0.5, fd.Key(42))
     array([0., 1., 4., 5., 6., 7.])
     """
+    window = where(window, rows, indices, offsets)
     other = "residual", residual, "x"
     return fused(_ADD, x, out, p, key, shared_axes, window, other=other)  # type: ignore[no-any-return]
 
@@ -74,6 +78,9 @@ def dropout_add_backward(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the gradients of `dropout_add` with respect to x and to the residual.
 
@@ -81,7 +88,7 @@ def dropout_add_backward(
     ----------
     g : array_like
         Gradient with respect to the output.
-    p, key, shared_axes, window
+    p, key, shared_axes, window, rows, indices, offsets
         As given to `dropout_add`.
     out : ndarray, optional
         Where to write the gradient of x. Not g, which is the other gradient.
@@ -104,6 +111,7 @@ def dropout_add_backward(
     >>> fd.dropout_add_backward(np.ones(4), 0.5, fd.Key(42))
     (array([0., 0., 2., 2.]), array([1., 1., 1., 1.]))
     """
+    window = where(window, rows, indices, offsets)
     arrays = of(g)
     checked = arrays.to_array(g)
     if out is not None and arrays.overlap(out, checked):
@@ -123,6 +131,9 @@ def bias_act_dropout(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return dropout of an activation of x + bias, plus a residual if there is one, in one pass.
 
@@ -132,7 +143,7 @@ def bias_act_dropout(
         Of a real dtype that `dropout` takes.
     bias : array_like of shape ``x.shape[-1:]``, or None
         Added to x. In 16-bit passes it may be of float32.
-    p, key, shared_axes, window
+    p, key, shared_axes, window, rows, indices, offsets
         As in `dropout`.
     activation : {"none", "relu", "gelu", "gelu_tanh", "silu"}, default "relu"
         gelu is x times the normal distribution, gelu_tanh its usual approximation, silu x times the
@@ -166,6 +177,7 @@ def bias_act_dropout(
     >>> fd.bias_act_dropout(x, None, 0, 1, activation="silu").round(3)
     array([[-0.142, -0.269,  0.731,  2.858]])
     """
+    window = where(window, rows, indices, offsets)
     formula, other = ("activate", None) if residual is None else ("activate_add", ("residual", residual, "x"))
     what = Pass(formula, activation=_number_of(activation))
     _check_axis(x)
@@ -185,6 +197,9 @@ def bias_act_dropout_backward(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Return the gradients of `bias_act_dropout` with respect to x and to the bias.
 
@@ -194,7 +209,7 @@ def bias_act_dropout_backward(
     ----------
     g : array_like
         Gradient with respect to the output, of x's shape and dtype.
-    x, bias, p, key, activation, shared_axes, window
+    x, bias, p, key, activation, shared_axes, window, rows, indices, offsets
         As given to `bias_act_dropout`; the activation is recomputed from them.
     out : ndarray, optional
         Where to write the gradient of x; may be g or x.
@@ -220,6 +235,7 @@ def bias_act_dropout_backward(
     >>> dx, dbias
     (array([[0., 0., 2., 2.]]), array([0., 0., 2., 2.]))
     """
+    window = where(window, rows, indices, offsets)
     what, other = Pass("differentiate", activation=_number_of(activation)), ("g", g, "x")
     _check_axis(x)
     plan = planned(x, out, shared_axes, window, real=_REAL, other=other, biased=True, bias=bias)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastdrop._arrays import host
 from fastdrop._arrays.numbers import Rate, holds_reals, rate, real
-from fastdrop._arrays.plan import Axes, Density, Window
+from fastdrop._arrays.plan import Axes, Density, Indices, Window, where
 from fastdrop._backends import density, of
 from fastdrop._noises._layer import ElementwiseLayer, Forward
 from fastdrop._noises._noise import Noise, register
@@ -28,6 +28,9 @@ def gaussian_dropout(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return x times noise of mean 1 and variance p / (1 - p), the mean and variance of dropout's.
 
@@ -38,7 +41,7 @@ def gaussian_dropout(
     p : float or ndarray
         The rate of the dropout that has this variance, in [0, 1). An array must broadcast to the
         noise's shape: x's, with length 1 along the shared axes.
-    key, shared_axes, out, window
+    key, shared_axes, out, window, rows, indices, offsets
         As in `dropout`.
 
     Returns
@@ -62,6 +65,7 @@ def gaussian_dropout(
     >>> fd.gaussian_dropout(np.ones(4, np.float32), 0.5, fd.Key(42)).round(3)
     array([ 1.975,  1.617, -0.197,  1.562], dtype=float32)
     """
+    window = where(window, rows, indices, offsets)
     return noised("multiply", x, std_of(p), key, shared_axes, out, window)
 
 
@@ -73,6 +77,9 @@ def gaussian_dropout_backward(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return the gradient of `gaussian_dropout` with respect to its input: the same function of g.
 
@@ -80,7 +87,7 @@ def gaussian_dropout_backward(
     ----------
     g : array_like
         Gradient with respect to the output.
-    p, key, shared_axes, out, window
+    p, key, shared_axes, out, window, rows, indices, offsets
         As given to `gaussian_dropout`; `out` may be g.
 
     Examples
@@ -91,6 +98,7 @@ def gaussian_dropout_backward(
     >>> np.array_equal(dx, fd.gaussian_dropout(g, 0.5, fd.Key(42)))
     True
     """
+    window = where(window, rows, indices, offsets)
     return gaussian_dropout(g, p, key, shared_axes=shared_axes, out=out, window=window)
 
 
@@ -102,6 +110,9 @@ def gaussian_noise(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return x plus normal noise of mean 0.
 
@@ -113,7 +124,7 @@ def gaussian_noise(
     std : float or ndarray
         Standard deviation, finite and not negative. An array must broadcast to the noise's shape: x's,
         with length 1 along the shared axes.
-    key, shared_axes, out, window
+    key, shared_axes, out, window, rows, indices, offsets
         As in `dropout`.
 
     Returns
@@ -136,6 +147,7 @@ def gaussian_noise(
     >>> fd.gaussian_noise(np.zeros(4), 0.1, fd.Key(42)).round(3)
     array([ 0.098,  0.062, -0.12 ,  0.056])
     """
+    window = where(window, rows, indices, offsets)
     return noised("shift", x, checked_std(std), key, shared_axes, out, window)
 
 
@@ -147,6 +159,9 @@ def gaussian_noise_backward(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return the gradient of `gaussian_noise` with respect to its input: g itself, or out with g in it.
 
@@ -154,7 +169,7 @@ def gaussian_noise_backward(
     ----------
     g : array_like
         Gradient with respect to the output.
-    std, key, shared_axes, window
+    std, key, shared_axes, window, rows, indices, offsets
         As given to `gaussian_noise`; nothing depends on them.
     out : ndarray, optional
         Where to write; may be g.
@@ -165,6 +180,7 @@ def gaussian_noise_backward(
     >>> fd.gaussian_noise_backward(np.ones(3), 0.1, fd.Key(42))
     array([1., 1., 1.])
     """
+    window = where(window, rows, indices, offsets)
     arrays = of(g)
     given = arrays.to_array(g)
     if out is None:
@@ -182,6 +198,9 @@ def normal(
     dtype: DTypeLike = np.float64,
     shared_axes: Axes = (),
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return the standard normals that Gaussian noise is made of.
 
@@ -189,7 +208,7 @@ def normal(
     ----------
     shape : int or sequence of int
         Shape of the array to which the noise belongs.
-    key, shared_axes, window
+    key, shared_axes, window, rows, indices, offsets
         As in `dropout`.
     dtype : dtype, default float64
         Of a kind that `dropout` takes. The numbers are the same in every precision, but for its rounding
@@ -213,6 +232,7 @@ def normal(
     >>> fd.normal(4, fd.Key(42)).round(3)
     array([ 0.975,  0.617, -1.197,  0.562])
     """
+    window = where(window, rows, indices, offsets)
     zeros = np.zeros(shape, dtype)
     return gaussian_noise(zeros, 1.0, key, shared_axes=shared_axes, out=zeros, window=window)
 

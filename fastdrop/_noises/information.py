@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.numbers import Rate, positive, real, reals
-from fastdrop._arrays.plan import Axes, Density, Window
+from fastdrop._arrays.plan import Axes, Density, Indices, Window, where
 from fastdrop._backends import density
 from fastdrop._noises._layer import Forward, LearnedAlpha
 from fastdrop._noises._noise import REAL, Noise, register
@@ -28,6 +28,9 @@ def information_dropout(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return x times noise whose logarithm is normal, with mean 0 and standard deviation alpha.
 
@@ -38,7 +41,7 @@ def information_dropout(
     alpha : float or ndarray
         Finite and not negative. An array must broadcast to the noise's shape: x's, with length 1 along the
         shared axes.
-    key, shared_axes, out, window
+    key, shared_axes, out, window, rows, indices, offsets
         As in `dropout`.
 
     Returns
@@ -63,6 +66,7 @@ def information_dropout(
     >>> fd.information_dropout(np.ones(4), 0.5, fd.Key(42)).round(3)
     array([1.629, 1.361, 0.55 , 1.324])
     """
+    window = where(window, rows, indices, offsets)
     what = Density("normal", "exponential", (checked_std(alpha, "alpha"),), "alpha")
     return density(what, x, out, key, shared_axes, window, _NAME)  # type: ignore[no-any-return]
 
@@ -76,6 +80,9 @@ def information_dropout_backward(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> tuple[NDArray[Any], Rate]:
     """Return the gradients of `information_dropout` with respect to x and to alpha.
 
@@ -83,7 +90,7 @@ def information_dropout_backward(
     ----------
     g : array_like
         Gradient with respect to the output, of x's shape and dtype.
-    x, alpha, key, shared_axes, window
+    x, alpha, key, shared_axes, window, rows, indices, offsets
         As given to `information_dropout`.
     out : ndarray, optional
         Where to write the gradient of x; may be g, but not overlap x.
@@ -107,6 +114,7 @@ def information_dropout_backward(
     >>> dx.round(3), round(dalpha, 3)
     (array([1.629, 1.361, 0.55 , 1.324]), 2.515)
     """
+    window = where(window, rows, indices, offsets)
     what = Density("normal", "exponential_slope", (checked_std(alpha, "alpha"),), "alpha")
     each = slopes(what, _NAME, g, x, key, shared_axes, window)
     dx = information_dropout(g, alpha, key, shared_axes=shared_axes, out=out, window=window)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import real_array, target
 from fastdrop._arrays.numbers import holds_reals, real
-from fastdrop._arrays.plan import Pass, Window
+from fastdrop._arrays.plan import Indices, Pass, Window, where
 from fastdrop._backends import fuse, planned
 from fastdrop._noises._layer import Forward, NoiseLayer
 from fastdrop._noises._noise import REAL, Noise, register
@@ -29,6 +29,9 @@ def standout_dropout(
     inverted: bool = False,
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return h with each element kept with a probability that its pre-activation tells.
 
@@ -44,7 +47,7 @@ def standout_dropout(
         The probability to keep is ``sigmoid(alpha * a + beta)``; replications differ in where beta stands.
     inverted : bool, default False
         Divide what is kept by its probability, so that h is the mean. The paper doesn't.
-    out, window
+    out, window, rows, indices, offsets
         As in `dropout`; out may be h, and a belongs to the block.
 
     Returns
@@ -73,6 +76,7 @@ def standout_dropout(
     >>> fd.standout_dropout(np.ones(6), a, fd.Key(42))
     array([0., 0., 1., 1., 1., 1.])
     """
+    window = where(window, rows, indices, offsets)
     x = real_array(h, "standout")
     dropped = 1 - standout_keep_prob(a, alpha=alpha, beta=beta)
     if dropped.shape != x.shape:
@@ -92,6 +96,9 @@ def standout_dropout_backward(
     inverted: bool = False,
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return the gradient of `standout_dropout` with respect to h.
 
@@ -99,7 +106,7 @@ def standout_dropout_backward(
     ----------
     g : array_like
         Gradient with respect to the output.
-    a, key, alpha, beta, inverted, window
+    a, key, alpha, beta, inverted, window, rows, indices, offsets
         As given to `standout_dropout`.
     out : ndarray, optional
         Where to write; may be g.
@@ -110,6 +117,7 @@ def standout_dropout_backward(
     >>> fd.standout_dropout_backward(np.ones(4), np.zeros(4), fd.Key(42))
     array([0., 0., 1., 1.])
     """
+    window = where(window, rows, indices, offsets)
     options: dict[str, Any] = {"alpha": alpha, "beta": beta, "inverted": inverted}
     return standout_dropout(g, a, key, **options, out=out, window=window)
 

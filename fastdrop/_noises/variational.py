@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import to_array, unmasked
 from fastdrop._arrays.numbers import holds_reals, reals
-from fastdrop._arrays.plan import Window
+from fastdrop._arrays.plan import Indices, Window, where
 from fastdrop._noises._layer import Forward, LearnedAlpha
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.gaussian import (
@@ -28,6 +28,9 @@ def local_reparameterization(
     key: Key | SupportsIndex,
     *,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return normals of given means and variances: what a layer with Gaussian weights puts out.
 
@@ -40,7 +43,7 @@ def local_reparameterization(
         Of a dtype that `dropout` takes, but complex.
     variance : array_like of real numbers >= 0
         Broadcastable to the means.
-    key, window
+    key, window, rows, indices, offsets
         As in `dropout`; the variance belongs to the block.
 
     Returns
@@ -66,6 +69,7 @@ def local_reparameterization(
     >>> np.array_equal(y, np.sqrt(variance) * fd.normal(3, fd.Key(42)))
     True
     """
+    window = where(window, rows, indices, offsets)
     std = np.sqrt(_checked_variance(variance))
     m = to_array(mean)
     if m.dtype.kind == "c":
@@ -79,6 +83,9 @@ def local_reparameterization_backward(
     key: Key | SupportsIndex,
     *,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the gradients of `local_reparameterization` with respect to means and variances.
 
@@ -86,7 +93,7 @@ def local_reparameterization_backward(
     ----------
     g : array_like
         Gradient with respect to the output.
-    variance, key, window
+    variance, key, window, rows, indices, offsets
         As given to `local_reparameterization`, but every variance above 0, where it has a gradient.
 
     Returns
@@ -103,6 +110,7 @@ def local_reparameterization_backward(
     >>> np.allclose(dvariance, fd.normal(3, fd.Key(42)) / 4)
     True
     """
+    window = where(window, rows, indices, offsets)
     g = to_array(g)
     factors = 0.5 / np.sqrt(_checked_variance(variance))
     z = normal(g.shape, key, dtype=g.dtype, window=window)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays import host
 from fastdrop._arrays.host import to_array
 from fastdrop._arrays.numbers import FULL, Rate, rate
-from fastdrop._arrays.plan import Axes, Pass, Window
+from fastdrop._arrays.plan import Axes, Indices, Pass, Window, where
 from fastdrop._backends import fuse, fused, planned
 from fastdrop._noises._layer import Forward, NoiseLayer, RateLayer, checked_axes, unchanging
 from fastdrop._noises._noise import Noise, register
@@ -30,6 +30,9 @@ def zoneout(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return new with each element replaced, with probability p, by that of previous.
 
@@ -40,7 +43,7 @@ def zoneout(
         `dropout` takes.
     previous : array_like
         The state of the step before, of new's shape and dtype.
-    p, key, shared_axes, window
+    p, key, shared_axes, window, rows, indices, offsets
         As in `dropout`, whose mask this is: what would be dropped keeps its previous value. Each step
         needs a key of its own, such as ``key.fold_in(t)``.
     out : ndarray, optional
@@ -72,6 +75,7 @@ def zoneout(
     >>> fd.zoneout(np.arange(1.0, 7), -np.arange(1.0, 7), 0.5, fd.Key(42))
     array([-1., -2.,  3.,  4.,  5.,  6.])
     """
+    window = where(window, rows, indices, offsets)
     other = "previous", previous, "new"
     return fused(_REPLACE, new, out, p, key, shared_axes, window, other=other)  # type: ignore[no-any-return]
 
@@ -84,6 +88,9 @@ def zoneout_backward(
     shared_axes: Axes = (),
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
+    indices: Indices | None = None,
+    offsets: ArrayLike | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the gradients of `zoneout` with respect to new and to previous.
 
@@ -91,7 +98,7 @@ def zoneout_backward(
     ----------
     g : array_like
         Gradient with respect to the output.
-    p, key, shared_axes, window
+    p, key, shared_axes, window, rows, indices, offsets
         As given to `zoneout`.
     out : ndarray, optional
         Where to write the gradient of new; may be g.
@@ -114,6 +121,7 @@ def zoneout_backward(
     >>> fd.zoneout_backward(np.arange(1.0, 7), 0.5, fd.Key(42))
     (array([0., 0., 3., 4., 5., 6.]), array([1., 2., 0., 0., 0., 0.]))
     """
+    window = where(window, rows, indices, offsets)
     of_new = planned(g, out, shared_axes, window)
     # NumPy's zeros are pages that the system clears at their first use, which costs no pass of its own.
     zeros = np.zeros(of_new.x.shape, of_new.x.dtype) if of_new.arrays is host else dropout(g, 1.0, key)

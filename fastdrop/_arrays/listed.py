@@ -1,0 +1,194 @@
+"""Draws whose indices a caller lists: by rows of a bigger array, by rows of any lengths, or one by one.
+
+A caller's arguments are kept as they came (`Listed`) until the array is known that they belong to. Then they
+are checked, and become one start for each row (`Runs`) or one index for each draw (`Scattered`).
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+RAGGED = 1 << 32  # the row length of the array that rows of any lengths belong to
+_SIGNED = np.dtype(np.int64)
+_MOST = 1 << 63  # indices are below this
+# Rows of fewer draws than this are drawn one draw at a time. A row costs at least a tile, which takes as long
+# as some twenty draws.
+_SHORT = 16
+
+Indices: TypeAlias = "ArrayLike | tuple[Sequence[int], tuple[ArrayLike, ...]]"
+
+
+class Listed(NamedTuple):
+    """What a caller gave in place of a window, unchecked; see `fastdrop.dropout`."""
+
+    rows: Any = None
+    indices: Any = None
+    offsets: Any = None
+
+    def copied(self) -> Listed:
+        """Return this with copies of the arrays, which the caller may change before backward."""
+        return Listed(*map(_copied, self))
+
+
+def _copied(given: Any) -> Any:
+    if isinstance(given, (tuple, list)):
+        return type(given)(map(_copied, given))
+    return given.copy() if isinstance(given, np.ndarray) else given
+
+
+class Runs(NamedTuple):
+    """Rows of a flat array, of any lengths: element k of row r has the index ``starts[r] + k``.
+
+    Row r is the elements from ``offsets[r]`` to ``offsets[r + 1]``. Both arrays are of int64; starts have the
+    bits of unsigned numbers. Kernels take the two as a plain tuple, as they take `Rows`.
+    """
+
+    offsets: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+    def cut(self, first: int, last: int) -> Runs:
+        """Return the runs of the elements in [first, last)."""
+        begin = int(np.searchsorted(self.offsets, first, "right")) - 1
+        end = max(int(np.searchsorted(self.offsets, last, "left")), begin)
+        offsets, starts = self.offsets[begin : end + 1].clip(first, last), self.starts[begin:end].copy()
+        if len(starts):
+            starts[0] += first - self.offsets[begin]
+        return Runs(offsets - first, starts)
+
+    def blocks(self) -> Iterator[tuple[int, int, int]]:
+        """Yield each row that isn't empty: its first element, the one after its last, and its start."""
+        for row, start in enumerate(self.starts.tolist()):
+            first, last = int(self.offsets[row]), int(self.offsets[row + 1])
+            if first < last:
+                yield first, last, start
+
+    def finer(self, parts: int) -> Runs:
+        """Return the runs where each draw is replaced by so many, with the indices that follow."""
+        return Runs(self.offsets * parts, self.starts * parts)
+
+
+class Scattered(NamedTuple):
+    """An index for each draw, as int64 with the bits of an unsigned number."""
+
+    indices: NDArray[np.int64]
+
+    def cut(self, first: int, last: int) -> Scattered:
+        """Return the indices of the draws in [first, last)."""
+        return Scattered(self.indices[first:last])
+
+    def finer(self, parts: int) -> Scattered:
+        """Return the indices where each draw is replaced by so many, which follow each other."""
+        return Scattered((self.indices[:, None] * parts + np.arange(parts)).ravel())
+
+
+def found(listed: Listed, shape: tuple[int, ...], draws: tuple[int, ...]) -> Runs | Scattered:
+    """Return the indices of the draws of an array, or raise an error if the arguments don't fit it.
+
+    `draws` is the shape of its draws: 1 along shared axes.
+    """
+    if listed.indices is not None:
+        return _of_indices(listed.indices, shape, draws)
+    if listed.offsets is not None:
+        return _of_ragged_rows(listed.rows, listed.offsets, shape)
+    if not shape:
+        raise ValueError("rows needs an array with a first axis, got one without axes")
+    if draws[0] != shape[0]:
+        raise ValueError("rows needs a first axis whose elements have draws of their own; leave it unshared")
+    length = math.prod(draws[1:])
+    starts = _numbers("rows", listed.rows, (shape[0],), _MOST // max(length, 1)) * length
+    if length < _SHORT:
+        return Scattered((starts[:, None] + np.arange(length)).ravel())
+    return Runs(_evenly(shape[0], length), starts)
+
+
+@lru_cache(maxsize=16)
+def _evenly(count: int, length: int) -> NDArray[np.int64]:
+    """Return the offsets of so many rows of a length, which nobody may change."""
+    return np.arange(count + 1) * length
+
+
+def _of_ragged_rows(rows: Any, offsets: Any, shape: tuple[int, ...]) -> Runs | Scattered:
+    if len(shape) != 1:
+        raise ValueError(f"offsets needs a flat array, got {len(shape)} axes; use x.ravel()")
+    ends = _integers("offsets", offsets)
+    rising = ends.ndim == 1 and ends.size > 0 and ends[0] == 0 and ends[-1] == shape[0]
+    if not (rising and (ends[1:] >= ends[:-1]).all()):
+        raise ValueError(f"offsets must rise from 0 to x's size {shape[0]}, got {_short(ends)}")
+    ends = ends.astype(np.int64)
+    if len(ends) > 1 and int((ends[1:] - ends[:-1]).max()) > RAGGED:
+        raise ValueError("offsets must make rows of at most 2**32 elements")
+    count = len(ends) - 1
+    numbers = np.arange(count) if rows is None else _numbers("rows", rows, (count,), _MOST // RAGGED)
+    starts = numbers * RAGGED
+    if shape[0] < _SHORT * count:
+        lengths = ends[1:] - ends[:-1]
+        return Scattered(np.arange(shape[0]) + np.repeat(starts - ends[:-1], lengths))
+    return Runs(ends, starts)
+
+
+def _of_indices(indices: Any, shape: tuple[int, ...], draws: tuple[int, ...]) -> Scattered:
+    if draws != shape:
+        raise ValueError("indices gives each element its draw; shared_axes must be empty beside it")
+    if not isinstance(indices, tuple):
+        return Scattered(_numbers("indices", indices, shape, _MOST).ravel())
+    try:
+        full, places = indices
+        lengths = tuple(map(operator.index, full))
+        if not isinstance(places, tuple):
+            raise TypeError
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"indices must be flat integers, or (full_shape, one array for each axis), got "
+            f"{tuple(type(each).__name__ for each in indices)}"
+        ) from None
+    if len(lengths) != len(places) or math.prod(lengths) > _MOST or min(lengths, default=0) < 0:
+        raise ValueError(
+            f"indices must have a full shape of at most 2**63 elements and an array for each axis, got "
+            f"{lengths} and {len(places)} arrays"
+        )
+    index: NDArray[np.int64] = np.zeros(shape, np.int64)
+    for axis, (length, place) in enumerate(zip(lengths, places, strict=True)):
+        index = index * length + _numbers(f"axis {axis} of indices", place, shape, length)
+    return Scattered(index.ravel())
+
+
+def _integers(name: str, given: Any) -> NDArray[Any]:
+    """Return a caller's integers as an array, or raise an error."""
+    if isinstance(given, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be integers, got a masked array; use {name}.filled() or compressed()")
+    numbers: NDArray[Any] = np.asarray(given)
+    if numbers.dtype.kind not in "iu":
+        if not numbers.size:  # NumPy makes an empty list an array of float64
+            return numbers.astype(np.int64)
+        if numbers.dtype.kind == "O" and all(isinstance(each, int) for each in numbers.flat):
+            raise ValueError(f"{name} must be below 2**63, got {max(map(abs, numbers.flat))}")
+        raise TypeError(f"{name} must be integers, got {numbers.dtype}")
+    return numbers
+
+
+def _numbers(name: str, given: Any, shape: tuple[int, ...], end: int) -> NDArray[np.int64]:
+    """Return a caller's integers in [0, end) as int64, or raise an error unless they have the shape.
+
+    It may be the caller's own array.
+    """
+    numbers = given if type(given) is np.ndarray and given.dtype is _SIGNED else _integers(name, given)
+    if numbers.shape != shape:
+        raise ValueError(f"{name} must have the shape {shape}, got {numbers.shape}")
+    signed = numbers if numbers.dtype is _SIGNED else numbers.astype(_SIGNED)
+    # As unsigned numbers those below 0 are 2**63 and above, so that one look finds all that are wrong.
+    if signed.size and int(np.maximum.reduce(signed.view(np.uint64), None)) >= end:
+        wrong = int(numbers.min()) if numbers.min() < 0 else int(numbers.max())
+        raise ValueError(f"{name} must be in [0, {end}), got {wrong}")
+    return signed
+
+
+def _short(numbers: NDArray[Any]) -> str:
+    """Return an array for an error, on one line."""
+    return np.array2string(numbers, threshold=6, edgeitems=3).replace("\n", "")

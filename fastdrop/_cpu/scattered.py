@@ -1,0 +1,139 @@
+"""The CPU kernels for draws whose indices are listed one by one.
+
+Eight draws are made together, each in a lane of its own with the Philox block that has its bit. Where many
+neighbours belong to one tile, the whole tile is drawn, and its bits are looked up.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from fastdrop._lanes.draws import GROUP, compare_digit, dropped, mirror, tile_words
+from fastdrop._lanes.memory import load, load_where, store, store_where
+from fastdrop._lanes.vectors import (
+    LANES,
+    any_nonzero,
+    iota,
+    join,
+    lower_half,
+    narrow,
+    splat,
+    upper_half,
+    where,
+)
+from fastdrop._stream.keys import TILE
+
+_MANY = 24  # a tile takes about as long as so many draws by themselves
+# Element 32k + 8w + b of a tile has bit k of word w of block b, and element 8w + b of a group has word w of
+# block b. Vectors have no division, so that it is done by these shifts and masks.
+_IN_TILE, _IN_GROUP = np.uint64(TILE.bit_length() - 1), np.uint64(GROUP.bit_length() - 1)
+_IN_ROW, _IN_WORD = np.uint64(5), np.uint64(3)
+_PLACE, _ROW_PLACE, _BLOCK, _WORD = np.uint64(TILE - 1), np.uint64(31), np.uint64(LANES - 1), np.uint64(3)
+_NONE, _ONE, _ALL = np.uint32(0), np.uint32(1), np.uint32(0xFFFFFFFF)
+_TOP_DIGIT = np.uint32(0x80000000)
+
+
+@njit(forceinline=True)
+def _blocks(index, inside):
+    """Return the Philox block of each draw; `inside` bits say where a draw is in its tile or group."""
+    return ((index >> inside) << _IN_WORD) | (index & _BLOCK)
+
+
+@njit(forceinline=True)
+def _own_word(index, w0, w1, w2, w3):
+    """Return, of four vectors of numbers, in each lane the one whose word the draw has."""
+    word = (index >> _IN_WORD) & _WORD
+    upper = where(word == np.uint64(2), w2, w3)
+    return where(word == np.uint64(0), w0, where(word == np.uint64(1), w1, upper))
+
+
+@njit(forceinline=True)
+def _below(index, thresholds, key, draw):
+    """Return in which lanes U(index) is below the threshold: one bit of a lane is set there, else none."""
+    block, flipped = _blocks(index, _IN_TILE), mirror(draw)
+    undecided, below = splat(_ONE) << narrow((index & _PLACE) >> _IN_ROW), splat(_NONE)
+    plane = np.uint64(0)
+    while True:
+        w0, w1, w2, w3 = tile_words(block, plane, key, draw)
+        flip = where((thresholds & _TOP_DIGIT) != _NONE, _NONE, splat(_ALL))
+        below, undecided = compare_digit(below, undecided, _own_word(index, w0, w1, w2, w3) ^ flipped, flip)
+        thresholds = thresholds << _ONE
+        plane += np.uint64(1)
+        if not any_nonzero(undecided) or not any_nonzero(thresholds):
+            return below
+
+
+@njit(forceinline=True)
+def _in_one_tile(indices, at, size):
+    """Return how many draws from one on are in its tile, or 0 if they are too few for drawing it."""
+    tile = indices[at] >> _IN_TILE
+    if at + _MANY > size or indices[at + _MANY - 1] >> _IN_TILE != tile:
+        return 0
+    count = 1
+    while at + count < size and indices[at + count] >> _IN_TILE == tile:
+        count += 1
+    return count if count >= _MANY else 0
+
+
+@njit(forceinline=True)
+def drop(factors, indices, threshold, scale, key, draw):
+    """Write the factor of each draw: the scale, or 0 if it is dropped."""
+    bits = np.empty(GROUP, np.uint32)
+    threshold, key, draw = np.uint32(threshold), np.uint64(key), np.uint64(draw)
+    kept, none, at = factors.dtype.type(scale), factors.dtype.type(0), 0
+    while at < factors.size:
+        count = _in_one_tile(indices, at, factors.size)
+        if count:
+            d0, d1, d2, d3 = dropped(indices[at] >> _IN_TILE, threshold, key, draw)
+            store(bits, 0, d0)
+            store(bits, LANES, d1)
+            store(bits, 2 * LANES, d2)
+            store(bits, 3 * LANES, d3)
+            for i in range(at, at + count):
+                place = indices[i] & _PLACE
+                bit = bits[place & _ROW_PLACE] >> np.uint32(place >> _IN_ROW) & _ONE
+                factors[i] = none if bit else kept
+        else:
+            count = min(LANES, factors.size - at)
+            inside = iota() < np.uint64(count)
+            store(bits, 0, _below(load_where(indices, at, inside), splat(threshold), key, draw))
+            for i in range(count):
+                factors[at + i] = none if bits[i] else kept
+        at += count
+
+
+@njit(forceinline=True)
+def drop_by_rates(factors, indices, thresholds, scales, key, draw):
+    """Do as `drop`, where each draw has a threshold and a scale."""
+    bits = np.empty(LANES, np.uint32)
+    key, draw, none = np.uint64(key), np.uint64(draw), factors.dtype.type(0)
+    for at in range(0, factors.size, LANES):
+        count = min(LANES, factors.size - at)
+        inside = iota() < np.uint64(count)
+        own = load_where(thresholds, at, inside)
+        store(bits, 0, _below(load_where(indices, at, inside), own, key, draw))
+        for i in range(count):
+            factors[at + i] = none if bits[i] else factors.dtype.type(scales[at + i])
+
+
+@njit(forceinline=True)
+def _noise_at(noise, index, key, draw, like):
+    """Return the noise of eight draws."""
+    z0, z1 = noise(_blocks(index, _IN_GROUP), key, draw, like)
+    return _own_word(index, lower_half(z0), upper_half(z0), lower_half(z1), upper_half(z1))
+
+
+@njit(forceinline=True)
+def noise_of(noise, formula, x, y, indices, numbers, key, draw):
+    """Write a formula of x and the noise into y."""
+    key, draw = np.uint64(key), np.uint64(draw)
+    none = load_where(x, 0, iota() < np.uint64(0))
+    like, whole = join(none, none), y.size // LANES * LANES
+    for at in range(0, whole, LANES):
+        z = _noise_at(noise, load(indices, at), key, draw, like)
+        store(y, at, formula(load(x, at), z, numbers))
+    if whole < y.size:
+        inside = iota() < np.uint64(y.size - whole)
+        z = _noise_at(noise, load_where(indices, whole, inside), key, draw, like)
+        store_where(y, whole, formula(load_where(x, whole, inside), z, numbers), inside)
