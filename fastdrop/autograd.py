@@ -37,7 +37,7 @@ import numpy as np
 import fastdrop as fd
 from fastdrop._arrays.host import column_sums
 from fastdrop._arrays.numbers import Rate
-from fastdrop._arrays.plan import Axes, Window
+from fastdrop._arrays.plan import Axes, Indices, Window, where
 from fastdrop._noises._described import described_by
 from fastdrop._noises.drop_block import Size
 from fastdrop._noises.variational import summed_to
@@ -55,13 +55,17 @@ except ModuleNotFoundError as error:
 Rule = Callable[..., dict[str, Any]]
 
 
+_NOT_TAKEN = ("out", "rows", "indices", "offsets")
+
+
 def _traced(call: Callable[..., Any], rule: Rule, by_element: bool = True) -> Callable[..., Any]:
     """Return the function as a primitive of autograd's, whose gradients rule(g, **arguments) returns by name.
 
-    It takes every argument but `out`, in their order and then by name. By element each element of the output
-    must depend on one element of an array of the output's shape: forward mode goes through that alone.
+    It takes every argument but `out`, in their order and then by name; `window` stands for `rows`, `indices`
+    and `offsets` too, as `where` makes it of them. By element each element of the output must depend on one
+    element of an array of the output's shape: forward mode goes through that alone.
     """
-    names = [name for name in signature(call).parameters if name != "out"]
+    names = [name for name in signature(call).parameters if name not in _NOT_TAKEN]
 
     # Autograd looks for traced values among positional arguments only.
     positional = primitive(lambda *values: call(**dict(zip(names, values, strict=True))))
@@ -220,6 +224,9 @@ def dropout(
     *,
     shared_axes: Axes = (),
     window: Window | None = None,
+    rows: Any = None,
+    indices: Indices | None = None,
+    offsets: Any = None,
 ) -> Any:
     """Return `fastdrop.dropout` of x, which has a gradient with respect to x.
 
@@ -230,7 +237,7 @@ def dropout(
     >>> grad(lambda x: anp.sum(fd.autograd.dropout(x, 0.5, fd.Key(42)) ** 2))(anp.ones(4))
     array([0., 0., 8., 8.])
     """
-    return _dropout(x, p, key, shared_axes, window)
+    return _dropout(x, p, key, shared_axes, where(window, rows, indices, offsets))
 
 
 @described_by(fd.gaussian_dropout)
@@ -241,6 +248,9 @@ def gaussian_dropout(
     *,
     shared_axes: Axes = (),
     window: Window | None = None,
+    rows: Any = None,
+    indices: Indices | None = None,
+    offsets: Any = None,
 ) -> Any:
     """Return `fastdrop.gaussian_dropout` of x, which has a gradient with respect to x.
 
@@ -251,7 +261,7 @@ def gaussian_dropout(
     >>> grad(lambda x: anp.sum(fd.autograd.gaussian_dropout(x, 0.5, fd.Key(42))))(anp.ones(2)).round(3)
     array([1.975, 1.617])
     """
-    return _gaussian_dropout(x, p, key, shared_axes, window)
+    return _gaussian_dropout(x, p, key, shared_axes, where(window, rows, indices, offsets))
 
 
 @described_by(fd.gaussian_noise)
@@ -262,6 +272,9 @@ def gaussian_noise(
     *,
     shared_axes: Axes = (),
     window: Window | None = None,
+    rows: Any = None,
+    indices: Indices | None = None,
+    offsets: Any = None,
 ) -> Any:
     """Return `fastdrop.gaussian_noise` of x, through which gradients go as they are.
 
@@ -272,7 +285,7 @@ def gaussian_noise(
     >>> grad(lambda x: anp.sum(fd.autograd.gaussian_noise(x, 0.5, fd.Key(42))))(anp.ones(2))
     array([1., 1.])
     """
-    return _gaussian_noise(x, std, key, shared_axes, window)
+    return _gaussian_noise(x, std, key, shared_axes, where(window, rows, indices, offsets))
 
 
 @described_by(fd.alpha_dropout)
@@ -283,6 +296,9 @@ def alpha_dropout(
     *,
     shared_axes: Axes = (),
     window: Window | None = None,
+    rows: Any = None,
+    indices: Indices | None = None,
+    offsets: Any = None,
 ) -> Any:
     """Return `fastdrop.alpha_dropout` of x, which has a gradient with respect to x.
 
@@ -293,7 +309,7 @@ def alpha_dropout(
     >>> grad(lambda x: anp.sum(fd.autograd.alpha_dropout(x, 0.5, fd.Key(42))))(anp.ones(4)).round(4)
     array([0.    , 0.    , 0.8864, 0.8864])
     """
-    return _alpha_dropout(x, p, key, shared_axes, window)
+    return _alpha_dropout(x, p, key, shared_axes, where(window, rows, indices, offsets))
 
 
 @described_by(fd.concrete_dropout)
@@ -305,6 +321,9 @@ def concrete_dropout(
     temperature: float = 0.1,
     shared_axes: Axes = (),
     window: Window | None = None,
+    rows: Any = None,
+    indices: Indices | None = None,
+    offsets: Any = None,
 ) -> Any:
     """Return `fastdrop.concrete_dropout` of x, which has gradients with respect to x and to the logit.
 
@@ -317,7 +336,7 @@ def concrete_dropout(
     >>> round(float(slope(0.0)), 3)
     -0.096
     """
-    return _concrete_dropout(x, logit, key, temperature, shared_axes, window)
+    return _concrete_dropout(x, logit, key, temperature, shared_axes, where(window, rows, indices, offsets))
 
 
 @described_by(fd.information_dropout)
@@ -328,6 +347,9 @@ def information_dropout(
     *,
     shared_axes: Axes = (),
     window: Window | None = None,
+    rows: Any = None,
+    indices: Indices | None = None,
+    offsets: Any = None,
 ) -> Any:
     """Return `fastdrop.information_dropout` of x, which has gradients with respect to x and to alpha.
 
@@ -339,7 +361,7 @@ def information_dropout(
     >>> round(float(slope(0.5)), 3)
     2.515
     """
-    return _information_dropout(x, alpha, key, shared_axes, window)
+    return _information_dropout(x, alpha, key, shared_axes, where(window, rows, indices, offsets))
 
 
 @described_by(fd.standout_dropout)
@@ -352,6 +374,9 @@ def standout_dropout(
     beta: float = 0.0,
     inverted: bool = False,
     window: Window | None = None,
+    rows: Any = None,
+    indices: Indices | None = None,
+    offsets: Any = None,
 ) -> Any:
     """Return `fastdrop.standout_dropout` of h, which has a gradient with respect to h alone.
 
@@ -365,7 +390,7 @@ def standout_dropout(
     >>> grad(lambda h: anp.sum(fd.autograd.standout_dropout(h, a, fd.Key(42)) ** 2))(anp.ones(4))
     array([0., 0., 2., 2.])
     """
-    return _standout_dropout(h, a, key, alpha, beta, inverted, window)
+    return _standout_dropout(h, a, key, alpha, beta, inverted, where(window, rows, indices, offsets))
 
 
 @described_by(fd.drop_path)
@@ -377,6 +402,7 @@ def drop_path(
     mode: str = "row",
     scale_by_keep: bool = True,
     window: Window | None = None,
+    rows: Any = None,
 ) -> Any:
     """Return `fastdrop.drop_path` of x, which has a gradient with respect to x.
 
@@ -387,7 +413,7 @@ def drop_path(
     >>> grad(lambda x: anp.sum(fd.autograd.drop_path(x, 0.5, fd.Key(7))))(anp.ones((4, 1))).ravel()
     array([0., 2., 0., 2.])
     """
-    return _drop_path(x, p, key, mode, scale_by_keep, window)
+    return _drop_path(x, p, key, mode, scale_by_keep, where(window, rows))
 
 
 @described_by(fd.drop_block)
@@ -423,6 +449,9 @@ def zoneout(
     *,
     shared_axes: Axes = (),
     window: Window | None = None,
+    rows: Any = None,
+    indices: Indices | None = None,
+    offsets: Any = None,
 ) -> Any:
     """Return `fastdrop.zoneout` of new and previous, which has gradients with respect to both.
 
@@ -435,7 +464,7 @@ def zoneout(
     >>> grad(loss, (0, 1))(anp.ones(4), anp.zeros(4))
     (array([0., 0., 1., 1.]), array([1., 1., 0., 0.]))
     """
-    return _zoneout(new, previous, p, key, shared_axes, window)
+    return _zoneout(new, previous, p, key, shared_axes, where(window, rows, indices, offsets))
 
 
 @described_by(fd.dropout_add)
@@ -447,6 +476,9 @@ def dropout_add(
     *,
     shared_axes: Axes = (),
     window: Window | None = None,
+    rows: Any = None,
+    indices: Indices | None = None,
+    offsets: Any = None,
 ) -> Any:
     """Return `fastdrop.dropout_add`, which has gradients with respect to x and to the residual.
 
@@ -459,7 +491,7 @@ def dropout_add(
     >>> grad(loss, (0, 1))(anp.ones(4), anp.zeros(4))
     (array([0., 0., 2., 2.]), array([1., 1., 1., 1.]))
     """
-    return _dropout_add(x, residual, p, key, shared_axes, window)
+    return _dropout_add(x, residual, p, key, shared_axes, where(window, rows, indices, offsets))
 
 
 @described_by(fd.bias_act_dropout)
@@ -473,6 +505,9 @@ def bias_act_dropout(
     residual: Any = None,
     shared_axes: Axes = (),
     window: Window | None = None,
+    rows: Any = None,
+    indices: Indices | None = None,
+    offsets: Any = None,
 ) -> Any:
     """Return `fastdrop.bias_act_dropout`, which has gradients with respect to x, bias and residual.
 
@@ -484,12 +519,21 @@ def bias_act_dropout(
     >>> grad(lambda bias: anp.sum(fd.autograd.bias_act_dropout(x, bias, 0.5, fd.Key(42))))(anp.ones(4))
     array([0., 0., 2., 2.])
     """
-    return _bias_act_dropout(x, bias, p, key, activation, residual, shared_axes, window)
+    return _bias_act_dropout(
+        x, bias, p, key, activation, residual, shared_axes, where(window, rows, indices, offsets)
+    )
 
 
 @described_by(fd.local_reparameterization)
 def local_reparameterization(
-    mean: Any, variance: Any, key: Key | SupportsIndex, *, window: Window | None = None
+    mean: Any,
+    variance: Any,
+    key: Key | SupportsIndex,
+    *,
+    window: Window | None = None,
+    rows: Any = None,
+    indices: Indices | None = None,
+    offsets: Any = None,
 ) -> Any:
     """Return `fastdrop.local_reparameterization`, which has gradients with respect to means and variances.
 
@@ -503,7 +547,7 @@ def local_reparameterization(
     >>> dmean, dvariance.round(3)
     (array([1., 1.]), array([0.244, 0.154]))
     """
-    return _local_reparameterization(mean, variance, key, window)
+    return _local_reparameterization(mean, variance, key, where(window, rows, indices, offsets))
 
 
 @described_by(fd.embedding_dropout)
@@ -532,6 +576,7 @@ def drop_connect(
     bias: Any = None,
     per_example: bool = True,
     window: Window | None = None,
+    rows: Any = None,
 ) -> Any:
     """Return `fastdrop.drop_connect`, which has gradients with respect to x, weight and bias.
 
@@ -544,4 +589,4 @@ def drop_connect(
     array([[ 0., 10., 18.],
            [ 2.,  0., 10.]])
     """
-    return _drop_connect(x, weight, p, key, bias, per_example, window)
+    return _drop_connect(x, weight, p, key, bias, per_example, where(window, rows))

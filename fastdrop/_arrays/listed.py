@@ -73,6 +73,14 @@ class Runs(NamedTuple):
         """Return the runs where each draw is replaced by so many, with the indices that follow."""
         return Runs(self.offsets * parts, self.starts * parts)
 
+    def even(self) -> tuple[NDArray[np.int64], int]:
+        """Return the starts of rows of one length, and that length: it is 1 if the rows' lengths differ."""
+        lengths = self.offsets[1:] - self.offsets[:-1]
+        if (lengths == lengths[0]).all():
+            return self.starts, int(lengths[0])
+        first = np.repeat(self.starts - self.offsets[:-1], lengths)
+        return first + np.arange(self.offsets[-1]), 1
+
 
 class Scattered(NamedTuple):
     """An index for each draw, as int64 with the bits of an unsigned number."""
@@ -86,6 +94,10 @@ class Scattered(NamedTuple):
     def finer(self, parts: int) -> Scattered:
         """Return the indices where each draw is replaced by so many, which follow each other."""
         return Scattered((self.indices[:, None] * parts + np.arange(parts)).ravel())
+
+    def even(self) -> tuple[NDArray[np.int64], int]:
+        """Return the indices, as starts of rows of length 1."""
+        return self.indices, 1
 
 
 def found(listed: Listed, shape: tuple[int, ...], draws: tuple[int, ...]) -> Runs | Scattered:
@@ -102,7 +114,7 @@ def found(listed: Listed, shape: tuple[int, ...], draws: tuple[int, ...]) -> Run
     if draws[0] != shape[0]:
         raise ValueError("rows needs a first axis whose elements have draws of their own; leave it unshared")
     length = math.prod(draws[1:])
-    starts = _numbers("rows", listed.rows, (shape[0],), _MOST // max(length, 1)) * length
+    starts = numbers_of_rows(listed.rows, shape[0], _MOST // max(length, 1)) * length
     if length < _SHORT:
         return Scattered((starts[:, None] + np.arange(length)).ravel())
     return Runs(_evenly(shape[0], length), starts)
@@ -112,6 +124,11 @@ def found(listed: Listed, shape: tuple[int, ...], draws: tuple[int, ...]) -> Run
 def _evenly(count: int, length: int) -> NDArray[np.int64]:
     """Return the offsets of so many rows of a length, which nobody may change."""
     return np.arange(count + 1) * length
+
+
+def numbers_of_rows(rows: Any, count: int, end: int) -> NDArray[np.int64]:
+    """Return a caller's numbers of so many rows, or raise an error unless they are integers in [0, end)."""
+    return _numbers("rows", rows, (count,), end)
 
 
 def _of_ragged_rows(rows: Any, offsets: Any, shape: tuple[int, ...]) -> Runs | Scattered:
@@ -125,7 +142,7 @@ def _of_ragged_rows(rows: Any, offsets: Any, shape: tuple[int, ...]) -> Runs | S
     if len(ends) > 1 and int((ends[1:] - ends[:-1]).max()) > RAGGED:
         raise ValueError("offsets must make rows of at most 2**32 elements")
     count = len(ends) - 1
-    numbers = np.arange(count) if rows is None else _numbers("rows", rows, (count,), _MOST // RAGGED)
+    numbers = np.arange(count) if rows is None else numbers_of_rows(rows, count, _MOST // RAGGED)
     starts = numbers * RAGGED
     if shape[0] < _SHORT * count:
         lengths = ends[1:] - ends[:-1]

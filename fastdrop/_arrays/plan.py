@@ -21,7 +21,9 @@ from fastdrop._arrays.listed import Listed, Runs, Scattered, found
 from fastdrop._stream.keys import signed
 
 Window: TypeAlias = tuple[Sequence[int], Sequence[int]]
-Where: TypeAlias = Window | Listed | None  # which draws an array has; None is those of an array by itself
+Where: TypeAlias = (
+    Window | Listed | Runs | None
+)  # which draws an array has; None is those of an array by itself
 Axes: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
 # Asked for by `is`: `np.int64(0) == ()` is an empty array, which is no bool.
@@ -115,6 +117,11 @@ class Place(NamedTuple):
 
     full: tuple[int, ...]
     origin: tuple[int, ...]
+
+    @classmethod
+    def whole(cls, shape: tuple[int, ...]) -> Place:
+        """Return the place of an array that is no block of another."""
+        return cls(shape, (0,) * len(shape))
 
     def moved(self, rows: int) -> Place:
         """Return the place of a block that lies so many rows further along the first axis."""
@@ -287,10 +294,10 @@ def layout_of(shape: tuple[int, ...], pairs: bool, shared_axes: Axes, window: Wh
     """Return the layout of an array; with `pairs`, of complex numbers, whose two parts share a draw."""
     if shared_axes is NO_AXES and window is None:  # the usual case comes first, since it is the fastest
         return _layout(shape, pairs, (), None)
-    if isinstance(window, Listed):  # not remembered: the next call has other indices
+    if isinstance(window, (Listed, Runs)):  # not remembered: the next call has other indices
         axes = _numbers_of_axes(shared_axes)
         shared = axes_in(axes, len(shape)) if axes else frozenset()
-        place = found(window, shape, reduced(shape, shared))
+        place = window if isinstance(window, Runs) else found(window, shape, reduced(shape, shared))
         if pairs:
             return Layout((*shape, 2), place, shared | {len(shape)})
         return Layout(shape, place, shared)
@@ -306,7 +313,7 @@ def _layout(
     axes: tuple[int, ...],
     window: tuple[tuple[int, ...], tuple[int, ...]] | None,
 ) -> Layout:
-    place = Place(shape, (0,) * len(shape)) if window is None else Place(*window_of(window, shape))
+    place = Place.whole(shape) if window is None else Place(*window_of(window, shape))
     shared = axes_in(axes, len(shape)) if axes else frozenset()
     place = Place(reduced(place.full, shared), reduced(place.origin, shared, 0))
     if pairs:

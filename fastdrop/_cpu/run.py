@@ -119,8 +119,14 @@ def _flat(plan: Plan) -> Part:
     return Part(x, other, calls.repeated(plan.bias), plan.bias.size, y)
 
 
-def _blocks(plan: Plan, fit: bool) -> Iterator[tuple[Part, Rows]]:
+def _blocks(plan: Plan, fit: bool) -> Iterator[tuple[Part, Any]]:
     """Yield parts as `_parts`, where one `Rows` is not enough or arrays have to go through a buffer."""
+    if isinstance(plan.layout.only, Scattered):
+        indices = plan.layout.only.indices.reshape(plan.y.shape)
+        for part, own, target, _ in pieces(plan.x, indices, plan.y):
+            v = copy(part, target)
+            yield Part(v, v, v, NO_CYCLE, v), Scattered(own)
+        return
     for at, rows in plan.layout.blocks():
         if fit:
             other = None if plan.other is None else plan.other[at]
@@ -328,8 +334,7 @@ def density(what: Density, plan: Plan, key: Philox) -> None:
         what, plan = _of_pairs(what), lanes
         if not what.multiplies:  # the parts are independent, and each has half the variance
             plan = lanes = lanes._replace(layout=layout_of_parts(lanes.layout))
-    in_parts = _fit(lanes) or not lanes.layout.scattered
-    if not lanes.layout.shared and not what.by_draw and in_parts:
+    if not lanes.layout.shared and not what.by_draw:
         for part, rows in _parts(lanes):
             calls.noise(what, part.x, part.y, rows, *key)
     elif what.multiplies:

@@ -66,8 +66,13 @@ def elements_kernel(name: str, activation: int = 0, biased: bool = False) -> Any
 
 
 @cache
-def units_kernel(name: str, activation: int = 0, biased: bool = False, by_unit: bool = False) -> Any:
-    """Return the kernel of a formula of Bernoulli noise, with a draw, and by_unit a rate, for each unit."""
+def units_kernel(
+    name: str, activation: int = 0, biased: bool = False, by_unit: bool = False, listed: bool = False
+) -> Any:
+    """Return the kernel of a formula of Bernoulli noise, with a draw, and by_unit a rate, for each unit.
+
+    If the indices are listed, `starts` has that of every `length` units; else it is not read.
+    """
     element = lane.bernoulli(getattr(formulas, name), activation, biased)
 
     @cuda.jit(device=True)
@@ -78,24 +83,45 @@ def units_kernel(name: str, activation: int = 0, biased: bool = False, by_unit: 
             at, b = at + step, places.next_bias(b, bias_step, period)
 
     @cuda.jit
-    def one_rate(x, other, bias, y, layout, axes, strides, threshold, scale, constants, key, draw):
-        items, start, period, phase = layout
+    def one_rate(x, other, bias, y, starts, layout, axes, strides, threshold, scale, constants, key, draw):
+        items, start, length, period, phase = layout
         period = period if biased else 0
         for item in range(cuda.grid(1), items, cuda.gridsize(1)):
             at, step, count, unit, _ = places.strip_of(item, axes, strides, strides)
-            dropped = lane.unit_dropped(np.uint64(start) + unit, threshold, key, draw)
+            index = np.uint64(start) + unit
+            if listed:
+                row, place = places.listed_row(index, length)
+                index = np.uint64(starts[row]) + place
+            dropped = lane.unit_dropped(index, threshold, key, draw)
             strip(x, other, bias, y, at, step, count, period, phase, dropped, scale, constants)
 
     @cuda.jit
     def rates(
-        x, other, bias, y, layout, axes, strides, rate_strides, thresholds, scales, constants, key, draw
+        x,
+        other,
+        bias,
+        y,
+        starts,
+        layout,
+        axes,
+        strides,
+        rate_strides,
+        thresholds,
+        scales,
+        constants,
+        key,
+        draw,
     ):
-        items, start, period, phase = layout
+        items, start, length, period, phase = layout
         period = period if biased else 0
         for item in range(cuda.grid(1), items, cuda.gridsize(1)):
             at, step, count, unit, rate = places.strip_of(item, axes, strides, rate_strides)
             threshold, scale = thresholds[rate], scales[rate]
-            dropped = scale == 0 or lane.unit_dropped(np.uint64(start) + unit, threshold, key, draw)
+            index = np.uint64(start) + unit
+            if listed:
+                row, place = places.listed_row(index, length)
+                index = np.uint64(starts[row]) + place
+            dropped = scale == 0 or lane.unit_dropped(index, threshold, key, draw)
             strip(x, other, bias, y, at, step, count, period, phase, dropped, scale, constants)
 
     return rates if by_unit else one_rate
@@ -125,8 +151,27 @@ def noise_kernel(draw: str, name: str) -> Any:
 
 
 @cache
-def noise_units_kernel(draw: str, name: str, by_unit: bool = False) -> Any:
-    """Return the kernel of noise with a density, with a draw, and by_unit a number, for each unit."""
+def listed_noise_kernel(draw: str, name: str) -> Any:
+    """Return the kernel of noise with a density whose draws have listed indices, one for each element."""
+    drawn, element = lane.draw_at(lane.DENSITIES[draw]), lane.continuous(getattr(formulas, name))
+
+    @cuda.jit
+    def kernel(x, y, starts, layout, numbers, key, draw):
+        items, length = layout
+        for item in range(cuda.grid(1), items, cuda.gridsize(1)):
+            row, place = places.listed_row(item, length)
+            z = drawn(np.uint64(starts[row]) + place, key, draw, numbers[0])
+            y[np.uint64(item)] = element(x[np.uint64(item)], z, numbers)
+
+    return kernel
+
+
+@cache
+def noise_units_kernel(draw: str, name: str, by_unit: bool = False, listed: bool = False) -> Any:
+    """Return the kernel of noise with a density, with a draw, and by_unit a number, for each unit.
+
+    Listed indices are as in `units_kernel`.
+    """
     multiplies, formula = name != "shift", getattr(formulas, name)
     factor, element = (
         lane.unit_factor(lane.DENSITIES[draw], formula, multiplies, by_unit),
@@ -134,11 +179,15 @@ def noise_units_kernel(draw: str, name: str, by_unit: bool = False) -> Any:
     )
 
     @cuda.jit
-    def kernel(x, y, layout, axes, strides, rate_strides, rates, numbers, key, draw):
-        items, start = layout
+    def kernel(x, y, starts, layout, axes, strides, rate_strides, rates, numbers, key, draw):
+        items, start, length = layout
         for item in range(cuda.grid(1), items, cuda.gridsize(1)):
             at, step, count, unit, rate = places.strip_of(item, axes, strides, rate_strides)
-            f = factor(np.uint64(start) + unit, rates[rate], numbers, key, draw)
+            index = np.uint64(start) + unit
+            if listed:
+                row, place = places.listed_row(index, length)
+                index = np.uint64(starts[row]) + place
+            f = factor(index, rates[rate], numbers, key, draw)
             for _ in range(count):
                 y[at] = element(x[at], f)
                 at += step

@@ -126,17 +126,28 @@ def continuous(formula: Any) -> Callable[..., Any]:
 
 
 @cache
+def draw_at(noise: Any) -> Callable[..., Any]:
+    """Return a function that draws the number with an index, of one of `DENSITIES`."""
+
+    @njit
+    def draw_one(index, key, draw, like):
+        group, place = np.uint64(index) // np.uint64(32), np.int64(np.uint64(index) % np.uint64(32))
+        a, b, c, d = noise(group * np.uint64(8) + np.uint64(place % 8), key, draw, like)
+        lower, upper = b if place & 8 else a, d if place & 8 else c
+        return upper if place & 16 else lower
+
+    return draw_one
+
+
+@cache
 def unit_factor(noise: Any, formula: Any, multiplies: bool, by_unit: bool) -> Callable[..., Any]:
     """Return a function that draws the factor, or the term, of noise with a density for a unit."""
-    start = 1.0 if multiplies else 0.0
+    start, drawn = 1.0 if multiplies else 0.0, draw_at(noise)
     own = by_number(formula, start)
 
     @njit
     def factor(index, number, numbers, key, draw):
-        group, place = np.uint64(index) // np.uint64(32), np.int64(np.uint64(index) % np.uint64(32))
-        a, b, c, d = noise(group * np.uint64(8) + np.uint64(place % 8), key, draw, numbers[0])
-        lower, upper = b if place & 8 else a, d if place & 8 else c
-        z = lane(upper if place & 16 else lower)
+        z = lane(drawn(index, key, draw, numbers[0]))
         return value(
             own(splat_like(number, z), z, ()) if by_unit else formula(splat_like(start, z), z, numbers)
         )

@@ -50,6 +50,8 @@ class Units(NamedTuple):
     strides: tuple[int, int, int]  # of the units' indices, along first, second and inner
     rate_strides: tuple[int, int, int]
     start: int
+    starts: Any = None  # an array on the GPU, with the index of every `length` units, if these are listed
+    length: int = 1
 
     def cut(self) -> tuple[int, tuple[int, ...]]:
         """Return how many items of work there are, and the axes with how many strips the shared one has."""
@@ -101,12 +103,20 @@ def units(what: Pass, part: Part, where: Units, threshold: Any, scale: Any, key:
     """Do as `elements`, with a draw for each unit; threshold and scale may be arrays on the GPU."""
     items, axes = where.cut()
     period, by_unit = 0 if part.bias is None else part.bias.size, not isinstance(threshold, int)
-    layout = items, where.start, period, part.phase
-    kernel = kernels.units_kernel(what.formula, what.activation, part.bias is not None, by_unit)
+    layout = items, where.start, where.length, period, part.phase
+    starts, listed = _starts(where, part)
+    kernel = kernels.units_kernel(what.formula, what.activation, part.bias is not None, by_unit, listed)
     places = (where.strides, where.rate_strides) if by_unit else (where.strides,)
     rates = (threshold, scale) if by_unit else (threshold, part.y.real(scale))
     numbers = _numbers(part.y, what.constants, 2)
-    _launch(kernel, items, part.cuda_stream, *_arrays(part), layout, axes, *places, *rates, numbers, *key)
+    arrays = *_arrays(part), starts
+    _launch(kernel, items, part.cuda_stream, *arrays, layout, axes, *places, *rates, numbers, *key)
+
+
+def _starts(where: Units, part: Part) -> tuple[Any, bool]:
+    """Return the array of starts, or some array if there is none, and whether indices are listed."""
+    listed = where.starts is not None
+    return where.starts if listed else argument(part.x), listed
 
 
 def _arrays(part: Part) -> list[Any]:
@@ -123,12 +133,20 @@ def noise(what: Density, part: Part, rows: Rows, key: tuple[int, int]) -> None:
     _launch(kernel, items, part.cuda_stream, argument(part.x), argument(part.y), layout, numbers, *key)
 
 
+def listed_noise(what: Density, part: Part, starts: Any, length: int, key: tuple[int, int]) -> None:
+    """Do as `noise`, where every `length` elements have indices that follow each other from a start on."""
+    kernel, numbers = kernels.listed_noise_kernel(what.draw, what.formula), _numbers(part.y, what.numbers)
+    layout, arrays = (part.y.size, length), (argument(part.x), argument(part.y), starts)
+    _launch(kernel, part.y.size, part.cuda_stream, *arrays, layout, numbers, *key)
+
+
 def noise_units(what: Density, part: Part, where: Units, rates: Any, key: tuple[int, int]) -> None:
     """Do as `noise`, with a draw for each unit; if rates are an array on the GPU they scale the draws."""
     items, axes = where.cut()
     x, y = argument(part.x), argument(part.y)
-    kernel = kernels.noise_units_kernel(what.draw, what.formula, rates is not None)
-    places = (items, where.start), axes, where.strides, where.rate_strides
+    starts, listed = _starts(where, part)
+    kernel = kernels.noise_units_kernel(what.draw, what.formula, rates is not None, listed)
+    places = starts, (items, where.start, where.length), axes, where.strides, where.rate_strides
     given = x if rates is None else rates
     _launch(kernel, items, part.cuda_stream, x, y, *places, given, _numbers(part.y, what.numbers), *key)
 

@@ -90,6 +90,13 @@ def strip_of(item, axes, strides, rate_strides):
 
 
 @njit
+def listed_row(unit, length):
+    """Return which row of units a unit is in, where rows have a length, and its place in the row."""
+    row = np.uint64(unit) // np.uint64(length)
+    return row, np.uint64(unit) - row * np.uint64(length)
+
+
+@njit
 def group_of(item, groups, length, stride, start):
     """Return the Philox block of an item of noise with a density, and where it lies in the arrays.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastdrop._arrays.device import DeviceArray, empty_like
 from fastdrop._arrays.numbers import thresholds_and_scales
-from fastdrop._arrays.plan import Density, Layout, Pass, Plan, Rows, layout_of_parts
+from fastdrop._arrays.plan import Density, Layout, Pass, Place, Plan, Rows, layout_of_parts
 from fastdrop._cuda import launch
 from fastdrop._cuda.launch import Part, Units
 from fastdrop._stream.keys import signed
@@ -42,10 +42,10 @@ def fuse(what: Pass, plan: Plan, threshold: int, scale: float, key: tuple[int, i
     """Do a pass with Bernoulli noise of one threshold and scale."""
     if not plan.x.size:
         return
-    shared = bool(plan.layout.shared)
-    for each in _launches(plan.layout, None, shared):
+    by_unit = bool(plan.layout.shared) or plan.layout.listed
+    for each in _launches(plan, plan.layout, None, by_unit):
         part = _part(plan, each)
-        if shared:
+        if by_unit:
             launch.units(what, part, each.where, threshold, scale, key)
         else:
             launch.elements(what, part, each.where, (threshold, scale, *key))
@@ -57,7 +57,7 @@ def by_rates(what: Pass, plan: Plan, p: NDArray[Any], key: tuple[int, int]) -> N
     if not plan.x.size:
         return
     thresholds, scales = (launch.upload(a, plan.x.cuda_stream) for a in arrays)
-    for each in _launches(plan.layout, p.shape, True):
+    for each in _launches(plan, plan.layout, p.shape, True):
         part = _part(plan, each)
         launch.units(what, part, each.where, thresholds[each.rate :], scales[each.rate :], key)
 
@@ -73,9 +73,15 @@ def density(what: Density, plan: Plan, key: tuple[int, int]) -> None:
             layout, first = layout_of_parts(layout), first / math.sqrt(2)
     by_unit = what.by_draw
     by_draw = by_unit or bool(layout.shared)
+    if not by_draw and not isinstance(layout.place, Place):
+        starts, length = layout.place.even()
+        listed = launch.upload(starts, plan.x.cuda_stream)
+        whole = _part(plan, _Launch(0, plan.x.lanes.size, None, 0))
+        launch.listed_noise(what._replace(numbers=(first, *others)), whole, listed, length, key)
+        return
     rates = launch.upload(first.astype(plan.x.lanes.real), plan.x.cuda_stream) if by_unit else None
     plain = what._replace(numbers=(1.0,) if by_unit else (first, *others))
-    for each in _launches(layout, first.shape if by_unit else None, by_draw):
+    for each in _launches(plan, layout, first.shape if by_unit else None, by_draw):
         part = _part(plan, each)
         if by_draw:
             launch.noise_units(plain, part, each.where, None if rates is None else rates[each.rate :], key)
@@ -99,11 +105,12 @@ def _part(plan: Plan, each: _Launch) -> Part:
     return Part(x, other, bias, each.at, y, plan.x.cuda_stream)
 
 
-def _runs(layout: Layout, rates: tuple[int, ...] | None) -> list[_Run]:
+def _runs(
+    shape: tuple[int, ...], place: Place, shared: frozenset[int], rates: tuple[int, ...] | None
+) -> list[_Run]:
     """Return the axes of x as runs, in order; `rates` is the shape of an array of rates, if there is one."""
-    shape, shared = layout.shape, layout.shared
     steps = np.broadcast_to(np.zeros(rates or (), np.int8), shape).strides  # in places of rates
-    strides = [0 if axis in shared else s for axis, s in enumerate(layout.place.strides())]
+    strides = [0 if axis in shared else s for axis, s in enumerate(place.strides())]
     runs: list[_Run] = []
     for run in (_Run(*axis) for axis in zip(shape, strides, steps, strict=True)):
         if run.length == 1:
@@ -114,21 +121,31 @@ def _runs(layout: Layout, rates: tuple[int, ...] | None) -> list[_Run]:
     return runs
 
 
-def _launches(layout: Layout, rates: tuple[int, ...] | None, by_draw: bool) -> Iterator[_Launch]:
-    """Yield the launches for a layout."""
-    outer, axes = _axes(layout, rates, by_draw)
+def _launches(plan: Plan, layout: Layout, rates: tuple[int, ...] | None, by_draw: bool) -> Iterator[_Launch]:
+    """Yield the launches for a layout; if it is listed, units have numbers, by which they look up indices."""
+    starts, length, place = None, 1, layout.place
+    if not isinstance(place, Place):
+        starts, length = place.even()
+        starts, place = launch.upload(starts, plan.x.cuda_stream), Place.whole(layout.draws)
+    outer, axes = _axes(layout.shape, place, layout.shared, rates, by_draw)
     size = math.prod(run.length for run in axes)
     for number, at in enumerate(np.ndindex(*(run.length for run in outer))):
         steps = list(zip(at, outer, strict=True))
-        start = signed(layout.place.first() + sum(i * run.stride for i, run in steps))
+        start = signed(place.first() + sum(i * run.stride for i, run in steps))
         rate = sum(i * run.rate_stride for i, run in steps)
-        yield _Launch(number * size, size, _where(axes, start, by_draw), rate)
+        yield _Launch(number * size, size, _where(axes, start, by_draw, starts, length), rate)
 
 
 @lru_cache(maxsize=1024)
-def _axes(layout: Layout, rates: tuple[int, ...] | None, by_draw: bool) -> tuple[list[_Run], list[_Run]]:
+def _axes(
+    shape: tuple[int, ...],
+    place: Place,
+    shared_axes: frozenset[int],
+    rates: tuple[int, ...] | None,
+    by_draw: bool,
+) -> tuple[list[_Run], list[_Run]]:
     """Return the axes that are looped over, and those of one launch: first, second, shared, inner."""
-    outer = _runs(layout, rates)
+    outer = _runs(shape, place, shared_axes, rates)
     inner = _Run(1, 1, 0)
     if outer and (outer[-1].stride == 1 or (by_draw and outer[-1][1:] != (0, 0))):
         inner = outer.pop()
@@ -138,7 +155,7 @@ def _axes(layout: Layout, rates: tuple[int, ...] | None, by_draw: bool) -> tuple
     return outer, [first, second, shared, inner]
 
 
-def _where(axes: list[_Run], start: int, by_draw: bool) -> Units | Rows:
+def _where(axes: list[_Run], start: int, by_draw: bool, starts: Any, length: int) -> Units | Rows:
     """Return the indices of a launch's draws as `fastdrop._cuda.launch` takes them."""
     first, second, _, inner = axes
     if not by_draw:
@@ -146,4 +163,5 @@ def _where(axes: list[_Run], start: int, by_draw: bool) -> Units | Rows:
     drawn = first, second, inner
     strides = tuple(signed(run.stride) for run in drawn)
     rates = tuple(run.rate_stride for run in drawn)
-    return Units(tuple(run.length for run in axes), strides, rates, start)  # type: ignore[arg-type]
+    lengths = tuple(run.length for run in axes)
+    return Units(lengths, strides, rates, start, starts, length)  # type: ignore[arg-type]

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import to_array
+from fastdrop._arrays.listed import Indices, Listed
 from fastdrop._arrays.numbers import holds_reals, rate, reals
-from fastdrop._arrays.plan import Axes, Window
+from fastdrop._arrays.plan import Axes, Window, where
 from fastdrop._stream.keys import Key, Rng, as_key, as_key_or_seed
 from fastdrop.schedules import ScheduledRate, restored_schedule, schedule_state
 
@@ -259,6 +260,16 @@ class Forward(NamedTuple):
     window: Window | None = None
     kept: Any = None  # what else a layer's gradient depends on: inputs, rates, lengths
 
+    def plain(self) -> tuple[Any, ...]:
+        """Return it as plain tuples, so that pickles name no private class."""
+        return tuple(tuple(part) if isinstance(part, Listed) else part for part in self)
+
+    @classmethod
+    def of(cls, plain: tuple[Any, ...]) -> Self:
+        """Return the forward that `plain` made this of; a window has two parts, a `Listed` three."""
+        key, value, shape, window, kept = plain
+        return cls(key, value, shape, where(None, *window) if window and len(window) == 3 else window, kept)
+
     def nbytes(self) -> int:
         """Return how many bytes its arrays have."""
         value, kept = self[1], self[4]
@@ -289,15 +300,15 @@ class NoiseLayer(Layer):
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:  # forwards become plain tuples, so that pickles name no private class
-            waiting: dict[str, Any] = {"_forwards": [tuple(forward) for forward in self._forwards]}
-            waiting["_evaluated"] = self._evaluated and tuple(self._evaluated)
+            waiting: dict[str, Any] = {"_forwards": [forward.plain() for forward in self._forwards]}
+            waiting["_evaluated"] = self._evaluated and self._evaluated.plain()
             return super().__getstate__() | waiting
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._forwards = [Forward(*forward) for forward in self._forwards]
+        self._forwards = [Forward.of(forward) for forward in self._forwards]
         if self._evaluated is not None:
-            self._evaluated = Forward(*self._evaluated)
+            self._evaluated = Forward.of(self._evaluated)
 
     def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
         """Return the record of a training forward of x that is about to be done."""
@@ -459,6 +470,9 @@ class ElementwiseLayer(ArrayLayer):
         *,
         out: NDArray[Any] | None = None,
         window: Window | None = None,
+        rows: ArrayLike | None = None,
+        indices: Indices | None = None,
+        offsets: ArrayLike | None = None,
     ) -> NDArray[Any]:
         """Return x with noise in training, and x itself in evaluation.
 
@@ -474,12 +488,16 @@ class ElementwiseLayer(ArrayLayer):
             As in `fastdrop.dropout`: x is the block at `origin` of an array of `full_shape`. It is of this
             call, and of the backward that belongs to it. The next call takes the next draw: blocks that
             shall be parts of one array need the same key, say in layers of the same rng.
+        rows, indices, offsets
+            As in `fastdrop.dropout`, and of this call alone, as `window` is.
 
         Raises
         ------
         TypeError, ValueError
             If training is neither a bool nor None, or as `fastdrop.dropout`; the key is then not advanced.
         """
+        if rows is not None or indices is not None or offsets is not None:
+            window = where(window, rows, indices, offsets)
         return self._forward(x, training, out, None if window is None else unchanging(window))
 
     __call__ = forward
@@ -613,6 +631,8 @@ def checked_axes(axes: Axes) -> tuple[int, ...]:
 
 def unchanging(window: Window) -> Window:
     """Return a copy of a window, since the caller may change its lists before backward."""
+    if isinstance(window, Listed):
+        return window.copied()
     try:
         full, origin = window
         return tuple(full), tuple(origin)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import PLAIN, target, to_array, unmasked
+from fastdrop._arrays.listed import Listed, Runs, numbers_of_rows
 from fastdrop._arrays.numbers import FULL, rate
-from fastdrop._arrays.plan import Window, window_of
+from fastdrop._arrays.plan import Window, where, window_of
 from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
 from fastdrop._noises._noise import PRODUCT, Noise, register
 from fastdrop._noises.bernoulli import dropout
@@ -35,6 +37,7 @@ def drop_connect(
     per_example: bool = True,
     out: NDArray[Any] | None = None,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return ``x @ weight + bias`` with each weight and bias dropped with probability p, for each example.
 
@@ -56,6 +59,8 @@ def drop_connect(
         Where to write: of x's dtype, and free of overlap with the other arrays.
     window : (full_shape, origin), optional
         x is rows of a longer batch: ``((n, features_in), (row, 0))`` for those from a row on.
+    rows : array_like of int, optional
+        The number of each row of x, as in `dropout`: example i gets the weights of example ``rows[i]``.
 
     Returns
     -------
@@ -100,15 +105,16 @@ def drop_connect(
     if bias is not None:
         arrays.append(bias := checked_array("bias", bias, weight.shape[1:], x.dtype))
     per_example = _varies(p) and per_example
-    rows = _rows_of(window, x)
+    examples = _examples(where(window, rows), x, weight.shape[1])
     y = _output(out, (len(x), weight.shape[1]), arrays)
     if per_example:
-        _product(x, weight, p, key, rows, y)
+        _product(x, weight, p, key, examples, y)
     else:
         np.matmul(x, dropout(weight, p, key), out=y)
     if bias is not None:
         if per_example:
-            y += dropout(np.broadcast_to(bias, y.shape), p, _bias_key(key), window=rows.window(y.shape))
+            place = examples.window(y.shape, y.shape)
+            y += dropout(np.broadcast_to(bias, y.shape), p, _bias_key(key), window=place)
         else:
             y += dropout(bias, p, _bias_key(key))
     return y
@@ -124,6 +130,7 @@ def drop_connect_backward(
     bias: bool = False,
     per_example: bool = True,
     window: Window | None = None,
+    rows: ArrayLike | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
     """Return the gradients of `drop_connect` with respect to x, the weights and the bias.
 
@@ -131,7 +138,7 @@ def drop_connect_backward(
     ----------
     g : array_like of shape (n, features_out)
         Gradient with respect to the output, of x's dtype.
-    x, weight, p, key, per_example, window
+    x, weight, p, key, per_example, window, rows
         As given to `drop_connect`.
     bias : bool, default False
         Whether there was a bias.
@@ -167,34 +174,48 @@ def drop_connect_backward(
     """
     x, weight = dense_arrays(x, weight)
     g = checked_array("g", g, (len(x), weight.shape[1]), x.dtype)
-    rows = _rows_of(window, x)
+    examples = _examples(where(window, rows), x, weight.shape[1])
     if _varies(p) and per_example:
-        dx, dweight = _product_backward(g, x, weight, p, key, rows)
-        dbias = dropout(g, p, _bias_key(key), window=rows.window(g.shape)).sum(0) if bias else None
+        dx, dweight = _product_backward(g, x, weight, p, key, examples)
+        place = examples.window(g.shape, g.shape)
+        dbias = dropout(g, p, _bias_key(key), window=place).sum(0) if bias else None
         return dx, dweight, dbias
     dx, dweight = g @ dropout(weight, p, key).T, dropout(x.T @ g, p, key)
     return dx, dweight, dropout(g.sum(0), p, _bias_key(key)) if bias else None
 
 
-class _Rows(NamedTuple):
-    """Which rows of a full batch an input has: how many the full batch has, and the input's first."""
+class _Examples(NamedTuple):
+    """Which examples of a full batch an input has: from the first on, or those with the numbers listed."""
 
     batch: int
     first: int
+    listed: NDArray[np.int64] | None = None
 
-    def window(self, shape: tuple[int, ...], *origin: int) -> Window:
-        """Return the window of a block of the rows' array, which has the shape, in that of the full batch."""
-        row, *others = origin or (0,) * len(shape)
-        return (self.batch, *shape[1:]), (self.first + row, *others)
+    def window(self, whole: tuple[int, ...], block: tuple[int, ...], *origin: int) -> Window:
+        """Return where a block of the examples' array lies, whose shape is `whole`, among all examples.
+
+        The block is whole along the last axis.
+        """
+        first, *others = origin or (0,) * len(whole)
+        if self.listed is None:
+            return (self.batch, *whole[1:]), (self.first + first, *others)
+        strides = [math.prod(whole[axis + 1 :]) for axis in range(len(whole))]
+        starts = self.listed[first : first + block[0]] * strides[0]
+        starts += sum(o * s for o, s in zip(others, strides[1:], strict=True))
+        return cast(Window, Runs(np.arange(block[0] + 1) * math.prod(block[1:]), starts))
 
 
-def _rows_of(window: Window | None, x: NDArray[Any]) -> _Rows:
+def _examples(window: Window | None, x: NDArray[Any], features_out: int) -> _Examples:
+    if isinstance(window, Listed):
+        most = (1 << 63) // max(x.shape[1] * features_out, features_out, 1)
+        # As in a full batch that is longer than the examples that are done together.
+        return _Examples(_EXAMPLES, 0, numbers_of_rows(window.rows, len(x), most))
     if window is None:
-        return _Rows(len(x), 0)
+        return _Examples(len(x), 0)
     full, origin = window_of(window, x.shape)
     if full[1] != x.shape[1]:
         raise ValueError(f"window must have x's {x.shape[1]} features, got {full[1]}; give whole rows")
-    return _Rows(full[0], origin[0])
+    return _Examples(full[0], origin[0])
 
 
 def _product(
@@ -202,13 +223,14 @@ def _product(
     weight: NDArray[Any],
     p: float,
     key: Key | SupportsIndex,
-    rows: _Rows,
+    examples: _Examples,
     y: NDArray[Any],
 ) -> None:
     """Each example times its own dropped weights, into y."""
     weight, y[...] = np.ascontiguousarray(weight), 0  # made contiguous once, since each example reads it
-    for examples, inputs, block in _dropped(np.broadcast_to(weight, (len(x), *weight.shape)), p, key, rows):
-        y[examples] += np.matmul(x[examples, None, inputs], block)[:, 0]
+    weights = np.broadcast_to(weight, (len(x), *weight.shape))
+    for part, inputs, block in _dropped(weights, p, key, examples):
+        y[part] += np.matmul(x[part, None, inputs], block)[:, 0]
 
 
 def _product_backward(
@@ -217,42 +239,42 @@ def _product_backward(
     weight: NDArray[Any],
     p: float,
     key: Key | SupportsIndex,
-    rows: _Rows,
+    examples: _Examples,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """The gradients of `_product` with respect to x and the weights, both from dropped copies of g."""
     weight = np.ascontiguousarray(weight)
     gs, weights = (np.broadcast_to(a, (len(x), *weight.shape)) for a in (g[:, None], weight))
     dx, dweight = np.empty_like(x), np.zeros_like(weight)
     finite = np.isfinite(weight).all()
-    for examples, inputs, block in _dropped(gs, p, key, rows):
+    for part, inputs, block in _dropped(gs, p, key, examples):
         by_input = block.swapaxes(0, 1)
-        dweight[inputs] += np.matmul(x[examples, inputs].T[:, None], by_input)[:, 0]
+        dweight[inputs] += np.matmul(x[part, inputs].T[:, None], by_input)[:, 0]
         if finite:
-            dx[examples, inputs] = np.matmul(by_input, weight[inputs, :, None])[..., 0].T
+            dx[part, inputs] = np.matmul(by_input, weight[inputs, :, None])[..., 0].T
     if not finite:  # a dropped weight must give 0, but an infinite one times a dropped g is NaN
-        for examples, inputs, block in _dropped(weights, p, key, rows):
-            dx[examples, inputs] = np.matmul(block, g[examples, :, None])[..., 0]
+        for part, inputs, block in _dropped(weights, p, key, examples):
+            dx[part, inputs] = np.matmul(block, g[part, :, None])[..., 0]
     return dx, dweight
 
 
 def _dropped(
-    whole: NDArray[Any], p: float, key: Key | SupportsIndex, rows: _Rows
+    whole: NDArray[Any], p: float, key: Key | SupportsIndex, examples: _Examples
 ) -> Iterator[tuple[slice, slice, NDArray[Any]]]:
     """Parts of a 3-D array along its first two axes, dropped in a buffer, and which they are.
 
     How many inputs a part has depends on the whole batch, so that rows have the sums that they have there.
     """
     n, features_in, features_out = whole.shape
-    inputs = _fitting(features_in, min(rows.batch, _EXAMPLES) * features_out)
-    examples = _fitting(n, inputs * features_out)
-    buffer = np.empty(examples * inputs * features_out, whole.dtype)
-    for b in range(0, n, examples):
+    inputs = _fitting(features_in, min(examples.batch, _EXAMPLES) * features_out)
+    count = _fitting(n, inputs * features_out)
+    buffer = np.empty(count * inputs * features_out, whole.dtype)
+    for b in range(0, n, count):
         for i in range(0, features_in, inputs):
-            part = whole[b : b + examples, i : i + inputs]
+            part = whole[b : b + count, i : i + inputs]
             block = buffer[: part.size].reshape(part.shape)
             np.copyto(block, part)
-            dropout(block, p, key, out=block, window=rows.window(whole.shape, b, i, 0))
-            yield slice(b, b + examples), slice(i, i + inputs), block
+            dropout(block, p, key, out=block, window=examples.window(whole.shape, block.shape, b, i, 0))
+            yield slice(b, b + count), slice(i, i + inputs), block
 
 
 def _fitting(rows: int, length: int) -> int:

@@ -198,6 +198,9 @@ class Zoneout(NoiseLayer, RateLayer):
         *,
         out: NDArray[Any] | None = None,
         window: Window | None = None,
+        rows: ArrayLike | None = None,
+        indices: Indices | None = None,
+        offsets: ArrayLike | None = None,
     ) -> NDArray[Any]:
         """Return elements of new and previous in training, and their mean in evaluation.
 
@@ -207,7 +210,7 @@ class Zoneout(NoiseLayer, RateLayer):
             As in `fastdrop.zoneout`; out is written in evaluation too.
         training : bool, optional
             For this call alone; by default `self.training`.
-        window
+        window, rows, indices, offsets
             As in `Dropout.forward`.
 
         Raises
@@ -218,6 +221,7 @@ class Zoneout(NoiseLayer, RateLayer):
         with self._lock:
             if not self._trains(training):
                 return _mean(new, previous, self._value, out)
+            window = where(window, rows, indices, offsets)
             forward = self._begin(new, None if window is None else unchanging(window))
             y = zoneout(new, previous, self._value, out=out, **self._draws(forward))
             self._done(forward)

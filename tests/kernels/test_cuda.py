@@ -126,6 +126,33 @@ def test_rates(p, key):
         check(fd.concrete_dropout, normal(100), logit, key, temperature=0.1 + p)
 
 
+LISTED = [
+    ((3, 40), {"rows": [5, 0, 5]}),
+    ((3, 4), {"rows": [5, 0, 1 << 40]}),
+    ((3, 2, 5, 4), {"rows": [5, 0, 7], "shared_axes": (1, 3)}),
+    ((5,), {"indices": [7, 1 << 62, 0, 7, 1024]}),
+    ((70,), {"offsets": [0, 20, 20, 70], "rows": [8, 1, 9]}),
+]
+
+
+@on_device
+@every_noise
+@pytest.mark.parametrize(("shape", "where"), LISTED, ids=str)
+def test_listed_draws(call, shape, where):
+    """Against the CPU, whose listed draws are tested against windows."""
+    exactly = lambda *args, **options: (call.function(*args, **options), 0)  # noqa: E731
+    check(call.function, operands(call, *shape), *call.rate, KEY, **where, exactly=exactly)
+
+
+@on_device
+def test_rates_beside_listed_draws():
+    x, rates = normal(3, 20), np.linspace(0, 1, 20)
+    exactly = lambda *args, **options: (fd.dropout(*args, **options), 0)  # noqa: E731
+    for p in (rates, rates[:3, None]):
+        check(fd.dropout, x, p, KEY, rows=[9, 0, 9], exactly=exactly)
+    check(fd.dropout, x, rates[:3, None], KEY, rows=[9, 0, 9], shared_axes=1, exactly=exactly)
+
+
 @on_device
 @every_noise
 def test_sizes(call):
