@@ -46,6 +46,11 @@ PLACES = {  # the 64-bit divisions and products by which a family finds its plac
     "noise": (2, 4),
     "noise of units": (5, 11),
     "noise by units": (5, 14),
+    "listed units": (6, 13),
+    "listed rates": (6, 16),
+    "listed noise": (1, 3),
+    "listed noise of units": (6, 12),
+    "listed noise by units": (6, 15),
     "sums": (1, 1),
 }
 BIAS_DIVISIONS = 2  # more of them, where there is a bias
@@ -73,20 +78,24 @@ def signatures(carrier: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
         label += " bias" * biased
         kernel = kernels.elements_kernel(name, activation, biased)
         yield f"elements {label}", kernel, (*arrays, types.UniTuple(I64, 7), I64, real, *tail)
-        kernel, layout = kernels.units_kernel(name, activation, biased), types.UniTuple(I64, 4)
-        yield f"units {label}", kernel, (*arrays, layout, axes, places, I64, real, *tail)
-        kernel = kernels.units_kernel(name, activation, biased, True)
-        rates = types.uint32[::1], real[::1]
-        yield f"rates {label}", kernel, (*arrays, layout, axes, places, places, *rates, *tail)
+        for prefix, starts in (("", a), ("listed ", I64[::1])):
+            kernel = kernels.units_kernel(name, activation, biased, False, bool(prefix))
+            given = *arrays, starts, types.UniTuple(I64, 5), axes, places
+            yield f"{prefix}units {label}", kernel, (*given, I64, real, *tail)
+            kernel = kernels.units_kernel(name, activation, biased, True, bool(prefix))
+            yield f"{prefix}rates {label}", kernel, (*given, places, types.uint32[::1], real[::1], *tail)
     for (draw, name), count in NUMBERS.items():
         numbers = types.UniTuple(real, count), I64, I64
         yield f"noise {name}", kernels.noise_kernel(draw, name), (a, a, types.UniTuple(I64, 5), *numbers)
-        layout = types.UniTuple(I64, 2), axes, places, places
-        kernel = kernels.noise_units_kernel(draw, name)
-        yield f"noise of units {name}", kernel, (a, a, *layout, a, *numbers)
-        if count == 1:
-            kernel = kernels.noise_units_kernel(draw, name, True)
-            yield f"noise by units {name}", kernel, (a, a, *layout, real[::1], *numbers)
+        given = a, a, I64[::1], types.UniTuple(I64, 2), *numbers
+        yield f"listed noise {name}", kernels.listed_noise_kernel(draw, name), given
+        for prefix, starts in (("", a), ("listed ", I64[::1])):
+            layout = starts, types.UniTuple(I64, 3), axes, places, places
+            kernel = kernels.noise_units_kernel(draw, name, False, bool(prefix))
+            yield f"{prefix}noise of units {name}", kernel, (a, a, *layout, a, *numbers)
+            if count == 1:
+                kernel = kernels.noise_units_kernel(draw, name, True, bool(prefix))
+                yield f"{prefix}noise by units {name}", kernel, (a, a, *layout, real[::1], *numbers)
     yield "sums", kernels.sums_kernel(), (a, a, I64)
 
 
@@ -167,13 +176,15 @@ def places(ptx: str, family: str, biased: bool, dtype: str) -> list[str]:
     """What there is of 64-bit arithmetic that a family's places don't need."""
     divisions, products = PLACES[family]
     divisions += BIAS_DIVISIONS * biased
-    blocks = 0 if family == "sums" else 2 if family.startswith("noise") and dtype == "float64" else 1
+    blocks = 0 if family == "sums" else 2 if "noise" in family and dtype == "float64" else 1
     products += PHILOX_PRODUCTS * blocks
     wrong = []
     for what, pattern, most in (("divisions", DIVISION, divisions), ("products", PRODUCT, products)):
         found = count(pattern, ptx)
         wrong += [f"{found} 64-bit {what}"] if found > most else []
-        in_loops = 0 if family == "noise" else sum(count(pattern, loop) for loop in storing_loops(ptx))
+        # A thread of these does one item after the other in its only loop, with places of its own for each.
+        items = family in ("noise", "listed noise")
+        in_loops = 0 if items else sum(count(pattern, loop) for loop in storing_loops(ptx))
         wrong += [f"{in_loops} 64-bit {what} in loops"] if in_loops else []
     return wrong
 

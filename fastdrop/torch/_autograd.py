@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias, cast
 
 import ml_dtypes
 import numpy as np
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from torch.autograd import forward_ad
 from torch.fx import Proxy
 
+from fastdrop._arrays.listed import Listed
 from fastdrop._arrays.numbers import Rate
+from fastdrop._arrays.plan import where
 from fastdrop._backends import loading
 from fastdrop._stream.keys import Key, draw_of, stream
 from fastdrop.torch._keys import SEED, DrawnKey, key_of, key_tensor, plain_key, random_draw
-from fastdrop.torch._noises import NOISES, PASSED, Numbers
+from fastdrop.torch._noises import NOISES, PASSED, AxesWithDraws, Numbers
 
 Tensor: TypeAlias = torch.Tensor
 What: TypeAlias = tuple[str, tuple[Any, ...], Numbers]  # a noise's name, rates and numbers
@@ -116,6 +118,8 @@ def _run_batch(x: Tensor, other: Tensor | None, settings: Settings) -> Tensor:
     name, rates, key, numbers = settings
     if any(isinstance(rate, np.ndarray) for rate in rates):
         raise RuntimeError("for batched gradients p must be one number, got an array; use a loop")
+    if isinstance(numbers, AxesWithDraws):
+        raise RuntimeError("batched gradients can't have listed draws (rows, indices, offsets); use a loop")
     return _op(x, other, key_tensor(key), name, rates, numbers)
 
 
@@ -299,6 +303,21 @@ def axes_of(axes: SupportsIndex | Sequence[SupportsIndex]) -> Any:
     return (axes,) if hasattr(axes, "__index__") else tuple(axes)
 
 
+def placed(axes: Any, rows: Any = None, indices: Any = None, offsets: Any = None) -> Any:
+    """Shared axes as a tuple, with the draws that a caller listed: of rows, indices or offsets."""
+    if rows is None and indices is None and offsets is None:  # the usual case first
+        return axes_of(axes)
+    listed = cast(Listed, where(None, _as_arrays(rows), _as_arrays(indices), _as_arrays(offsets)))
+    return AxesWithDraws(axes_of(axes), listed.copied())  # backward must find them as they were
+
+
+def _as_arrays(numbers: Any) -> Any:
+    """A caller's integers, with arrays in place of tensors."""
+    if isinstance(numbers, tuple):
+        return tuple(map(_as_arrays, numbers))
+    return numbers.numpy(force=True) if isinstance(numbers, torch.Tensor) else numbers
+
+
 def plain_rates(rates: Sequence[Any]) -> tuple[Any, ...]:
     """Rates as functions of arrays take them."""
     if len(rates) == 1 and type(rates[0]) is float:  # the usual case first
@@ -373,6 +392,10 @@ def _traced_noise(
         if not hasattr(given, "requires_grad") and not isinstance(given, Proxy):
             kind = type(given).__name__
             raise TypeError(f"{what} must be a tensor, got {kind}; fastdrop's own functions take arrays")
+    if isinstance(numbers, AxesWithDraws):
+        raise TypeError(
+            "in a graph the draws can't be listed by rows, indices or offsets; use torch.compiler.disable"
+        )
     if getattr(x, "is_nested", False) is True:
         raise _not_dense(x)
     if other is not None and bool(getattr(x, "is_meta", False)) is not bool(getattr(other, "is_meta", False)):

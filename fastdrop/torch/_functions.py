@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import SupportsIndex
+from typing import SupportsIndex, TypeAlias
 
 import torch
+from numpy.typing import ArrayLike
 
 from fastdrop._arrays.numbers import Rate
 from fastdrop._noises.drop_block import Size, sizes_of
@@ -13,7 +14,9 @@ from fastdrop._noises.drop_path import path_axes
 from fastdrop._stream.keys import Key
 from fastdrop.torch import _fused as fused
 from fastdrop.torch import _tokens as of_tokens
-from fastdrop.torch._autograd import axes_of, noise
+from fastdrop.torch._autograd import axes_of, noise, placed
+
+Listed: TypeAlias = ArrayLike | torch.Tensor  # integers
 
 
 def dropout(
@@ -23,6 +26,9 @@ def dropout(
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
     inplace: bool = False,
+    rows: Listed | None = None,
+    indices: Listed | tuple[Sequence[int], tuple[Listed, ...]] | None = None,
+    offsets: Listed | None = None,
 ) -> torch.Tensor:
     """Return x with each element dropped with probability p and the others scaled by 1/(1 - p).
 
@@ -39,6 +45,8 @@ def dropout(
         As in `fastdrop.dropout`.
     inplace : bool, default False
         Write into x, as torch's functions do.
+    rows, indices, offsets : array_like or Tensor of int, optional
+        Which draws the elements have, as in `fastdrop.dropout`; not in a graph of `torch.compile`.
 
     Returns
     -------
@@ -66,8 +74,14 @@ def dropout(
     >>> fdt.dropout(x, 0.5, fd.Key(42)).sum().backward()
     >>> x.grad
     tensor([0., 0., 2., 2., 2., 2.])
+
+    Samples 3, 0 and 3 of a data set, each with its own mask in any batch:
+
+    >>> batch = fdt.dropout(torch.ones(3, 4), 0.5, fd.Key(42), rows=torch.tensor([3, 0, 3]))
+    >>> bool((batch[0] == batch[2]).all())
+    True
     """
-    return noise(x, "dropout", (p,), key, axes_of(shared_axes), inplace=inplace)
+    return noise(x, "dropout", (p,), key, placed(shared_axes, rows, indices, offsets), inplace=inplace)
 
 
 def gaussian_dropout(
@@ -77,6 +91,9 @@ def gaussian_dropout(
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
     inplace: bool = False,
+    rows: Listed | None = None,
+    indices: Listed | tuple[Sequence[int], tuple[Listed, ...]] | None = None,
+    offsets: Listed | None = None,
 ) -> torch.Tensor:
     """Return x times normal noise of mean 1 and variance p / (1 - p): `fastdrop.gaussian_dropout`.
 
@@ -88,7 +105,8 @@ def gaussian_dropout(
     >>> fdt.gaussian_dropout(torch.ones(3), 0.5, fd.Key(42)).numpy().round(3)
     array([ 1.975,  1.617, -0.197], dtype=float32)
     """
-    return noise(x, "gaussian_dropout", (p,), key, axes_of(shared_axes), inplace=inplace)
+    numbers = placed(shared_axes, rows, indices, offsets)
+    return noise(x, "gaussian_dropout", (p,), key, numbers, inplace=inplace)
 
 
 def gaussian_noise(
@@ -98,6 +116,9 @@ def gaussian_noise(
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
     inplace: bool = False,
+    rows: Listed | None = None,
+    indices: Listed | tuple[Sequence[int], tuple[Listed, ...]] | None = None,
+    offsets: Listed | None = None,
 ) -> torch.Tensor:
     """Return x plus normal noise of mean 0: `fastdrop.gaussian_noise`.
 
@@ -130,7 +151,8 @@ def gaussian_noise(
     >>> fdt.gaussian_noise(torch.zeros(3), 0.1, fd.Key(42)).numpy().round(3)
     array([ 0.098,  0.062, -0.12 ], dtype=float32)
     """
-    return noise(x, "gaussian_noise", (std,), key, axes_of(shared_axes), inplace=inplace)
+    numbers = placed(shared_axes, rows, indices, offsets)
+    return noise(x, "gaussian_noise", (std,), key, numbers, inplace=inplace)
 
 
 def alpha_dropout(
@@ -140,6 +162,9 @@ def alpha_dropout(
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
     inplace: bool = False,
+    rows: Listed | None = None,
+    indices: Listed | tuple[Sequence[int], tuple[Listed, ...]] | None = None,
+    offsets: Listed | None = None,
 ) -> torch.Tensor:
     """Return dropout that keeps mean 0 and variance 1: `fastdrop.alpha_dropout`.
 
@@ -151,7 +176,8 @@ def alpha_dropout(
     >>> fdt.alpha_dropout(torch.zeros(4), 0.5, fd.Key(42)).numpy().round(4)
     array([-0.7792, -0.7792,  0.7792,  0.7792], dtype=float32)
     """
-    return noise(x, "alpha_dropout", (p,), key, axes_of(shared_axes), inplace=inplace)
+    numbers = placed(shared_axes, rows, indices, offsets)
+    return noise(x, "alpha_dropout", (p,), key, numbers, inplace=inplace)
 
 
 def drop_path(
@@ -162,6 +188,7 @@ def drop_path(
     mode: str = "row",
     scale_by_keep: bool = True,
     inplace: bool = False,
+    rows: Listed | None = None,
 ) -> torch.Tensor:
     """Return x with whole samples dropped: `fastdrop.drop_path`.
 
@@ -174,7 +201,7 @@ def drop_path(
     tensor([0., 2., 0., 2.])
     """
     name = "dropout" if scale_by_keep else "unscaled_dropout"
-    return noise(x, name, (p,), key, path_axes(x.dim(), mode), inplace=inplace)
+    return noise(x, name, (p,), key, placed(path_axes(x.dim(), mode), rows), inplace=inplace)
 
 
 def drop_block(
@@ -210,6 +237,9 @@ def zoneout(
     key: Key | SupportsIndex | torch.Tensor,
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
+    rows: Listed | None = None,
+    indices: Listed | tuple[Sequence[int], tuple[Listed, ...]] | None = None,
+    offsets: Listed | None = None,
 ) -> torch.Tensor:
     """Return new with each element replaced, with probability p, by that of previous: `fastdrop.zoneout`.
 
@@ -219,7 +249,7 @@ def zoneout(
         What a recurrent cell computed for this step, of a dtype that `dropout` takes.
     previous : Tensor
         The state of the step before, of new's shape and dtype. Both get gradients.
-    p, key, shared_axes
+    p, key, shared_axes, rows, indices, offsets
         As in `dropout`. Each step needs a key of its own, such as ``key.fold_in(t)``.
 
     Returns
@@ -245,7 +275,8 @@ def zoneout(
     >>> new.grad, previous.grad
     (tensor([0., 0., 1., 1., 1., 1.]), tensor([1., 1., 0., 0., 0., 0.]))
     """
-    return noise(new, "zoneout", (p,), key, axes_of(shared_axes), other=previous)
+    numbers = placed(shared_axes, rows, indices, offsets)
+    return noise(new, "zoneout", (p,), key, numbers, other=previous)
 
 
 def standout_dropout(

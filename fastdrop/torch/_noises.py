@@ -35,13 +35,38 @@ class Noise(NamedTuple):
     shape: Callable[[Any, Any, Numbers], tuple[int, ...]] | None = None
 
 
+class AxesWithDraws(tuple[int, ...]):
+    """Shared axes, and the window or the listed draws of the functions of arrays.
+
+    Operators take plain integers alone, so that graphs can't hold these.
+    """
+
+    window: Any
+
+    def __new__(cls, axes: Numbers, window: Any) -> AxesWithDraws:
+        """Return the axes with their draws."""
+        made = super().__new__(cls, axes)
+        made.window = window
+        return made
+
+    def __bool__(self) -> bool:
+        """Return True, also without shared axes: what has no numbers takes a quicker way."""
+        return True
+
+
 def _by_axes(function: Callable[..., NDArray[Any]]) -> Callable[..., NDArray[Any]]:
     """A function of fastdrop whose integers are its shared axes."""
 
     def call(arrays: Arrays, rates: Rates, key: Key, axes: Numbers, out: Out) -> NDArray[Any]:
-        return function(*arrays, *rates, key, shared_axes=axes, out=out)
+        return function(*arrays, *rates, key, out=out, **_draws(axes))
 
     return call
+
+
+def _draws(axes: Numbers) -> dict[str, Any]:
+    """The arguments of a function of arrays that say which draws belong to the elements."""
+    where = {"window": axes.window} if isinstance(axes, AxesWithDraws) else {}
+    return {"shared_axes": tuple(axes), **where}
 
 
 def _elementwise(
@@ -61,13 +86,13 @@ def _drop_block(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: O
 def _zoneout_new(arrays: Arrays, rates: Rates, key: Key, axes: Numbers, out: Out) -> NDArray[Any]:
     """The part of a gradient that belongs to the new state."""
     (g,), (p,) = arrays, rates
-    return fd.zoneout(g, np.zeros(g.shape, g.dtype), p, key, shared_axes=axes, out=out)
+    return fd.zoneout(g, np.zeros(g.shape, g.dtype), p, key, out=out, **_draws(axes))
 
 
 def _zoneout_previous(arrays: Arrays, rates: Rates, key: Key, axes: Numbers, out: Out) -> NDArray[Any]:
     """The part of a gradient that belongs to the previous state."""
     (g,), (p,) = arrays, rates
-    return fd.zoneout(np.zeros(g.shape, g.dtype), g, p, key, shared_axes=axes, out=out)
+    return fd.zoneout(np.zeros(g.shape, g.dtype), g, p, key, out=out, **_draws(axes))
 
 
 def _standout(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: Out) -> NDArray[Any]:

@@ -382,3 +382,36 @@ def test_autograd():
     ids = np.arange(150).reshape(5, 30) * 7
     g = grad(lambda x: anp.sum(fda.dropout(x, 0.3, KEY, indices=ids)))(x)
     assert same_bits(g, fd.dropout(np.ones_like(x), 0.3, KEY, indices=ids))
+
+
+def test_torch():
+    torch = pytest.importorskip("torch")
+    import fastdrop.torch as fdt
+
+    x, ids = normal(5, 6, 40), torch.tensor(IDS)
+    for name in ("dropout", "gaussian_dropout", "gaussian_noise", "alpha_dropout", "drop_path"):
+        t = torch.tensor(x, requires_grad=True)
+        y = getattr(fdt, name)(t, 0.3, KEY, rows=ids)
+        assert same_bits(y.detach().numpy(), getattr(fd, name)(x, 0.3, KEY, rows=IDS))
+        g = normal(5, 6, 40, seed=3)
+        y.backward(torch.from_numpy(g))
+        if name != "gaussian_noise":
+            assert same_bits(t.grad.numpy(), getattr(fd, f"{name}_backward")(g, 0.3, KEY, rows=IDS))
+    a, b = (torch.tensor(normal(5, 40, seed=n), requires_grad=True) for n in (1, 2))
+    y = fdt.zoneout(a, b, 0.3, KEY, rows=IDS)
+    assert same_bits(
+        y.detach().numpy(), fd.zoneout(a.detach().numpy(), b.detach().numpy(), 0.3, KEY, rows=IDS)
+    )
+    y.sum().backward()
+    assert (a.grad + b.grad == 1).all()
+    flat = torch.from_numpy(normal(50))
+    y = fdt.dropout(flat, 0.5, KEY, offsets=torch.tensor([0, 20, 50]))
+    assert same_bits(y.numpy(), fd.dropout(flat.numpy(), 0.5, KEY, offsets=[0, 20, 50]))
+    i, j = torch.arange(50) % 7, torch.arange(50)
+    y = fdt.dropout(flat, 0.5, KEY, indices=((7, 50), (i, j)))
+    assert same_bits(y.numpy(), fd.dropout(flat.numpy(), 0.5, KEY, indices=((7, 50), (i.numpy(), j.numpy()))))
+    with pytest.raises(ValueError, match="rows must be in"):
+        fdt.dropout(torch.ones(2, 3), 0.5, KEY, rows=[-1, 0])
+    meta = torch.ones(5, 40, device="meta")
+    with pytest.raises(TypeError, match="in a graph the draws can't be listed"):
+        fdt.dropout(meta, 0.5, KEY, rows=IDS)
