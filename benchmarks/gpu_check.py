@@ -48,7 +48,7 @@ PLACES = {  # the 64-bit divisions and products by which a family finds its plac
     "noise by units": (5, 14),
     "listed units": (6, 13),
     "listed rates": (6, 16),
-    "listed noise": (1, 3),
+    "listed noise": (2, 3),
     "listed noise of units": (6, 12),
     "listed noise by units": (6, 15),
     "sums": (1, 1),

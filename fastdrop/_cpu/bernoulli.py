@@ -24,7 +24,7 @@ from fastdrop._lanes.memory import (
     store_streaming,
     store_where,
 )
-from fastdrop._lanes.vectors import LANES, iota, join, lower_twice, splat, upper_twice
+from fastdrop._lanes.vectors import LANES, iota, join, lower_twice, splat, upper_twice, zero_where
 from fastdrop._stream.keys import TILE
 
 _TILE = np.int64(TILE)
@@ -290,3 +290,15 @@ def units(formula, x, other, bias, y, factors, axes, constants, far):
             _row_of_units(formula, x, other, bias, y, first, first + inner, factors, factor, constants, far)
     if far == PAST:
         fence()
+
+
+@njit(forceinline=True)
+def masked(x, keep, y, scale):
+    """Write x * scale into y where a byte of the mask is not 0, and +0 elsewhere."""
+    whole = y.size // LANES * LANES
+    for at in range(0, whole, LANES):
+        store(y, at, zero_where(load(keep, at) == np.uint8(0), load(x, at) * scale))
+    if whole < y.size:
+        inside = iota() < np.uint64(y.size - whole)
+        v = load_where(x, whole, inside) * scale
+        store_where(y, whole, zero_where(load_where(keep, whole, inside) == np.uint8(0), v), inside)

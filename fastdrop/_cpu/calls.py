@@ -105,6 +105,13 @@ def _elements_kernel(name: str, activation: int) -> Any:
     return jit(kernel, name, activation)
 
 
+def _masked_kernel() -> Any:
+    def kernel(x, keep, y, scale):
+        bernoulli.masked(x, keep, y, scale)
+
+    return jit(kernel)
+
+
 @cache
 def _units_kernel(name: str, activation: int) -> Any:
     """Return the kernel that scales units by factors that were drawn before."""
@@ -180,6 +187,7 @@ def _scattered_noise_kernel(draw_name: str, name: str, start: float | None) -> A
 _drop, _drop_by_row = _drop_kernel(), _drop_by_row_kernel()
 _scattered, _scattered_by_rates = _scattered_kernel(), _scattered_by_rates_kernel()
 _in_range, _repeat = _in_range_kernel(), _repeat_kernel()
+_masked = _masked_kernel()
 
 
 class Part(NamedTuple):
@@ -349,6 +357,11 @@ def check_rates(p: NDArray[Any]) -> None:
     if not all(fine):
         wrong = p[~((p >= 0) & (p <= 1))]
         raise ValueError(f"p must be in [0, 1], got {wrong[0]} in an array")
+
+
+def masked(x: NDArray, keep: NDArray[np.bool_], y: NDArray, scale: float) -> None:
+    """Write x * scale into y where a mask is set, and +0 elsewhere; arrays are as in `Part`."""
+    _masked(x, keep.view(np.uint8), y, scale)
 
 
 def repeated(bias: NDArray[Any]) -> NDArray[Any]:

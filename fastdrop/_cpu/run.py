@@ -381,10 +381,8 @@ def mask(plan: Plan, keep: NDArray[Any], scale: float) -> None:
     """Scale the elements that a mask keeps, and drop the others; the mask broadcasts to x."""
     shape, plan = plan.x.shape, _in_lanes(plan)
     keep = np.broadcast_to(keep, shape).reshape(shape + (1,) * (plan.x.ndim - len(shape)))
-    for part, kept, target, _ in pieces(plan.x, keep, plan.y):
-        factors = np.multiply(kept, scale, dtype=lanes_dtype(plan.x))
-        v = copy(part, target)
-        calls.units(_DROP, Part(v, v, v, NO_CYCLE, v), factors, Units(1, v.size, 0))
+    for part, kept, target, _ in pieces(plan.x, keep, plan.y, fit=True):
+        calls.masked(part, np.ascontiguousarray(kept), target, scale)
 
 
 def multiply(plan: Plan, factors: NDArray[Any]) -> None:

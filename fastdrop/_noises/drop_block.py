@@ -141,10 +141,10 @@ def block_mask(
         starts[-1 if last else 1] = 1
     for axis, side in zip(axes, sides, strict=True):
         starts[axis] -= max(side - 1, 0)
-    dropped = ~keep_mask(starts, gamma, key)
+    dropped = _padded(~keep_mask(starts, gamma, key), [(axis, shape[axis]) for axis in axes])
     for axis, side in zip(axes, sides, strict=True):
-        dropped = _dilated(dropped, axis, side)
-    return ~dropped
+        _grow(dropped, axis, side)
+    return np.logical_not(dropped, out=dropped)
 
 
 def block_layout(image: tuple[int, ...], p: float, block_size: Size) -> tuple[float, tuple[int, ...]]:
@@ -168,18 +168,27 @@ def sizes_of(block_size: Size, count: int) -> tuple[int, ...]:
     return sizes
 
 
-def _dilated(seeds: NDArray[np.bool_], axis: int, side: int) -> NDArray[np.bool_]:
-    """Return where blocks are: at each seed and the `side` - 1 places after it along an axis.
+def _padded(seeds: NDArray[np.bool_], lengths: list[tuple[int, int]]) -> NDArray[np.bool_]:
+    """Return the seeds in an array that is longer along some axes, with none in the places after them."""
+    shape = list(seeds.shape)
+    for axis, length in lengths:
+        shape[axis] = length
+    image = np.zeros(shape, np.bool_)
+    image[tuple(map(slice, seeds.shape))] = seeds
+    return image
 
-    The result has `side` - 1 more places along that axis than the seeds have.
+
+def _grow(image: NDArray[np.bool_], axis: int, side: int) -> None:
+    """Mark the `side` - 1 places after each mark along an axis, in place.
+
+    There are so many places after the last mark of each line. So all lines are done as one, in runs of bytes
+    as long as the array, and what is shifted beyond the end of a line is no mark. Marks grow by doubling.
     """
-    length = seeds.shape[axis]
-    shape = tuple(n + max(side - 1, 0) if a == axis else n for a, n in enumerate(seeds.shape))
-    grown = np.zeros(shape, np.bool_)
-    for shift in range(side):
-        part = tuple(slice(shift, shift + length) if a == axis else slice(None) for a in range(len(shape)))
-        grown[part] |= seeds
-    return grown
+    flat, stride, grown = image.reshape(-1), math.prod(image.shape[axis + 1 :]), 1
+    while grown < side:
+        step = min(grown, side - grown)
+        flat[step * stride :] |= flat[: flat.size - step * stride].copy()
+        grown += step
 
 
 class _DropBlock(ArrayLayer, RateLayer):

@@ -16,7 +16,9 @@ from fastdrop._noises._layer import Forward, NoiseLayer
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._stream.keys import Key, Rng
 
-_MOST = 700.0  # exp(700) is finite in float64
+# The largest v of which exp(v) is finite, and alpha and beta that are too large for products in float32.
+_MOST = {np.float32: 88.0, np.float64: 700.0}
+_LARGE = 1e30
 
 
 def standout_dropout(
@@ -78,7 +80,8 @@ def standout_dropout(
     """
     window = where(window, rows, indices, offsets)
     x = real_array(h, "standout")
-    dropped = 1 - standout_keep_prob(a, alpha=alpha, beta=beta)
+    dropped = np.asarray(standout_keep_prob(a, alpha=alpha, beta=beta))
+    np.subtract(1, dropped, out=dropped)
     if dropped.shape != x.shape:
         raise ValueError(f"a must have h's shape {x.shape}, got {dropped.shape}")
     plan = planned(x, out, (), window)
@@ -122,7 +125,7 @@ def standout_dropout_backward(
     return standout_dropout(g, a, key, **options, out=out, window=window)
 
 
-def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -> NDArray[np.float64]:
+def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -> NDArray[Any]:
     """Return the probability with which `standout_dropout` keeps each unit.
 
     Parameters
@@ -134,8 +137,8 @@ def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -
 
     Returns
     -------
-    ndarray of float64
-        ``sigmoid(alpha * a + beta)``.
+    ndarray
+        ``sigmoid(alpha * a + beta)``: of float32 if a is of float16, bfloat16 or float32, else of float64.
 
     Raises
     ------
@@ -151,12 +154,22 @@ def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -
     given = np.asarray(a)
     if not holds_reals(given.dtype):
         raise TypeError(f"a must be of real numbers, got {given.dtype}; use a.astype(np.float32)")
-    if not np.isfinite(given).all():
-        raise ValueError(f"a must be finite, got {given[~np.isfinite(given)].flat[0]}")
+    finite = np.isfinite(given)
+    if not finite.all():
+        raise ValueError(f"a must be finite, got {given[~finite].flat[0]}")
+    slope, shift = _finite("alpha", alpha), _finite("beta", beta)
+    narrow = (
+        given.dtype.itemsize <= 4 and given.dtype.kind not in "iub" and max(abs(slope), abs(shift)) < _LARGE
+    )
+    dtype = np.float32 if narrow else np.float64
     with np.errstate(over="ignore"):  # a large alpha overflows to inf, whose sigmoid is 0 or 1
-        v = _finite("alpha", alpha) * given.astype(np.float64) + _finite("beta", beta)
-    kept: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(v, -_MOST, _MOST)))
-    return kept
+        v: NDArray[Any] = np.asarray(np.multiply(given, -slope, dtype=dtype, casting="unsafe"))
+        v -= shift
+    np.clip(v, -_MOST[dtype], _MOST[dtype], out=v)
+    np.exp(v, out=v)
+    v += 1
+    np.reciprocal(v, out=v)
+    return v
 
 
 def _finite(name: str, value: Any) -> float:
