@@ -35,7 +35,7 @@ def masked(x: NDArray[np.float32], p: float, key: fd.Key) -> dict[str, NDArray[n
     """Return the photograph under each mask, by its title."""
     height, width = x.shape[2:]
     steps = x.transpose(0, 2, 3, 1).reshape(1, height, width * 3)  # (batch, time, features)
-    layers = {
+    layers = {  # pictures to compare, so one key does for all; layers of one network need a key each
         "Dropout: elements": (fd.Dropout(p, rng=key), x),
         "SpatialDropout2D: feature maps": (fd.SpatialDropout2D(p, rng=key), x),
         "DropBlock2D: blocks of 25 x 25": (fd.DropBlock2D(p, block_size=25, rng=key), x),

@@ -390,7 +390,7 @@ WORKERS = "differs: each worker's key is to be folded, as `Dropout` says"
 def _(drop):
     def fold(worker):
         if getattr(drop, "key", None) is not None:
-            drop.key = drop.key.fold_in(worker)
+            drop.reseed(drop.key.fold_in(worker))
 
     loader = torch.utils.data.DataLoader(
         Dropping(drop), 1, num_workers=2, multiprocessing_context="fork", worker_init_fn=fold

@@ -39,6 +39,9 @@ class Locked:
         self._lock = RLock()
         _all.add(self)
 
+    def _forked(self) -> None:
+        """Change in a forked child what must not be as in its parent."""
+
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
             return {name: value for name, value in vars(self).items() if name != "_lock"}
@@ -55,6 +58,7 @@ def _renew() -> None:
     """Make new locks in a forked child, since the thread that holds an old one may not exist there."""
     for each in _all:
         each._lock = RLock()
+        each._forked()
 
 
 if hasattr(os, "register_at_fork"):
@@ -70,6 +74,7 @@ class Layer(Locked):
     _parameter: ClassVar[str] = "p"  # the name of that number
     _takes_schedules: ClassVar[bool] = True
     _function: ClassVar[str] = "dropout(x, p, key)"  # the function under the layer, for errors
+    _unseeded = False  # whether nobody chose the key: it then is another one in a forked child
 
     def __init_subclass__(cls) -> None:
         """Make ``__call__`` the forward of a user's class too, as ``__call__ = forward`` does in ours.
@@ -85,7 +90,7 @@ class Layer(Locked):
         super().__init__()
         self._value: Any
         self._set(value)
-        self.key = as_key(rng)
+        self.reseed(rng)
         self.training = True
 
     def _checked(self, value: Any) -> Any:
@@ -130,7 +135,41 @@ class Layer(Locked):
     def key(self, key: Key) -> None:
         given = as_key_or_seed(key)
         with self._lock:
-            self._key = given
+            self._key, self._unseeded = given, False
+
+    def reseed(self, rng: Rng = None) -> Self:
+        """Take another key, as a layer has that is built with this rng; return the layer.
+
+        That is for copies: a layer that was copied or unpickled is an exact copy, and draws the masks that
+        the other one draws.
+
+        Parameters
+        ----------
+        rng : None, int, Key, numpy.random.SeedSequence or numpy.random.Generator, optional
+            As in `fastdrop.Dropout`. Forwards that wait for their backward keep the keys that they had.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If rng is not of these kinds, or negative.
+
+        Examples
+        --------
+        >>> import copy, fastdrop as fd
+        >>> drop = fd.Dropout(0.5, rng=42)
+        >>> copy.deepcopy(drop)
+        Dropout(p=0.5, rng=Key(42))
+        >>> copy.deepcopy(drop).reseed(drop.key.fold_in("copy"))
+        Dropout(p=0.5, rng=Key(5623828017580252774))
+        """
+        key = as_key(rng)
+        with self._lock:
+            self._key, self._unseeded = key, rng is None
+        return self
+
+    def _forked(self) -> None:
+        if self._unseeded:
+            self.reseed()
 
     def _trains(self, training: bool | None) -> bool:
         """Return whether a call with this argument trains, or raise an error that says what to write."""
@@ -213,7 +252,7 @@ class Layer(Locked):
             key.next()  # which a forward will need
             with self._lock:
                 self._set_from_state(state[self._parameter])
-                self._key = key
+                self.key = key
                 self._forget()
         except TypeError as error:
             raise ValueError(f"state has a bad entry: {error}") from None

@@ -72,6 +72,8 @@ def _clipped_to_mean(weights: NDArray[np.float64], mean: float, most: float) -> 
 class AdaptiveDropout(ArrayLayer, RateLayer):
     """Dropout that spares important units: those whose activations are large on average.
 
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     In training each forward first takes its input into the importance of the units, a running mean of
     absolute activations, then drops each unit at its own rate. The rates' mean is p, and no gradient goes
     through them.

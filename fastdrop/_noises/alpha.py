@@ -130,6 +130,8 @@ def alpha_dropout_backward(
 class AlphaDropout(Dropout):
     """Dropout for self-normalising networks: it keeps mean 0 and variance 1 through SELU layers.
 
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     Parameters
     ----------
     p : float or callable, default 0.5
@@ -164,6 +166,8 @@ class AlphaDropout(Dropout):
 
 class FeatureAlphaDropout(AlphaDropout):
     """Alpha dropout of whole feature maps: one draw for each sample and channel.
+
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
     Parameters
     ----------

@@ -291,6 +291,8 @@ def masked(x: NDArray, keep: NDArray, scale: float, out: NDArray[Any] | None) ->
 class Dropout(ElementwiseLayer, RateLayer):
     """Inverted dropout: in training each element is dropped with probability p.
 
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     A layer holds its rate, its key and, of each training forward that waits for its backward, the shape,
     the rate and the key. It stores no mask: backward recomputes it, and costs what forward costs.
 
@@ -302,8 +304,8 @@ class Dropout(ElementwiseLayer, RateLayer):
     shared_axes : int or tuple of int, default ()
         Axes along which all elements share one draw, as in `fastdrop.dropout`.
     rng : None, int, Key, numpy.random.SeedSequence or numpy.random.Generator, optional
-        Where the masks come from; None takes fresh entropy. Each training forward takes the next
-        draw of this key.
+        Where the masks come from: equal ones give equal masks. None takes fresh entropy, and a Generator
+        gives a key here and is not asked again. Each training forward takes the next draw of this key.
 
     Attributes
     ----------
@@ -342,6 +344,13 @@ class Dropout(ElementwiseLayer, RateLayer):
     own. But a backward doesn't know its thread: threads that train at once need a layer each, say with
     ``rng=key.fold_in(thread)``, or the functions.
 
+    A copy of a layer, and what is unpickled of it, is exact: it draws the masks that the layer draws, unless
+    `reseed` gives it another key. Processes that are started by spawn or forkserver, and those of joblib, get
+    their layers by pickles, and all of them the same. A forked process has the layers of its parent. Those
+    with ``rng=None`` draw anew there. With any other rng, or a key that was set or loaded, each process draws
+    the same masks: call ``layer.reseed(key.fold_in(worker))`` first, or give the functions a key for each
+    sample.
+
     References
     ----------
     Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
@@ -359,6 +368,13 @@ class Dropout(ElementwiseLayer, RateLayer):
     array([1., 1., 1., 1., 1., 1.])
     >>> drop
     Dropout(p=0.5, rng=Key(42, draw=1))
+
+    Two layers from one key, each with masks of its own:
+
+    >>> key = fd.Key(42)
+    >>> first, second = fd.Dropout(0.5, rng=key.fold_in("first")), fd.Dropout(0.5, rng=key.fold_in("second"))
+    >>> first(np.ones(6)), second(np.ones(6))
+    (array([2., 2., 0., 0., 0., 0.]), array([0., 0., 0., 0., 2., 2.]))
 
     Used twice, the first backward is that of the second use:
 
@@ -386,6 +402,8 @@ class Dropout(ElementwiseLayer, RateLayer):
 
 class InvertedDropout(Dropout):
     """`Dropout` by the probability to keep.
+
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
     Parameters
     ----------
@@ -420,6 +438,8 @@ class InvertedDropout(Dropout):
 
 class CurriculumDropout(Dropout):
     """`Dropout` whose rate rises from 0 towards p: ``p * (1 - exp(-gamma * updates))``.
+
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
     Parameters
     ----------

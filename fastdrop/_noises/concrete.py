@@ -185,6 +185,8 @@ def checked_logit(logit: Any) -> float:
 class ConcreteDropout(LearnedLayer):
     """Dropout whose rate is learned, by the gradient through a relaxed mask.
 
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     The loss must have the layer's `regularizer`, which alone draws the rate upwards. The layer keeps
     references to its inputs until their backward: don't change them in place before that.
 

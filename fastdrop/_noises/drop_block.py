@@ -228,6 +228,8 @@ class _DropBlock(ArrayLayer, RateLayer):
 class DropBlock1D(_DropBlock):
     """Dropout of stretches of sequences.
 
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     Parameters
     ----------
     p : float or callable, default 0.1
@@ -257,6 +259,8 @@ class DropBlock1D(_DropBlock):
 
 class DropBlock2D(_DropBlock):
     """Dropout of blocks of images.
+
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
     Parameters
     ----------
@@ -288,6 +292,8 @@ class DropBlock2D(_DropBlock):
 
 class DropBlock3D(_DropBlock):
     """Dropout of blocks of volumes.
+
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
     Parameters
     ----------

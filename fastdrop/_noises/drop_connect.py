@@ -447,6 +447,8 @@ def drop_connect_inference(
 class DropConnect(ArrayLayer, RateLayer):
     """A dense layer whose weights are dropped in training, for each example anew.
 
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     In evaluation it returns ``x @ weight + bias``, the mean of what it returns in training. The mean of an
     activation of that is another: `drop_connect_inference` computes it.
 

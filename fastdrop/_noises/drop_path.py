@@ -173,6 +173,8 @@ def surviving_rows(samples: int, p: float, key: Key | SupportsIndex) -> tuple[ND
 class DropPath(Dropout):
     """Stochastic depth: dropout of whole samples of a residual branch.
 
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     Parameters
     ----------
     p : float or callable, default 0.5

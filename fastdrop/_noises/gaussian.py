@@ -289,6 +289,8 @@ def noised(
 class GaussianDropout(Dropout):
     """Gaussian dropout: in training x is multiplied with normal noise of mean 1.
 
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     Parameters
     ----------
     p : float or callable, default 0.5
@@ -377,6 +379,8 @@ class GaussianDropout(Dropout):
 
 class GaussianNoise(ElementwiseLayer):
     """Additive normal noise in training.
+
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
     Parameters
     ----------

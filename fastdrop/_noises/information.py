@@ -188,6 +188,8 @@ def information_kl(
 class InformationDropout(LearnedAlpha):
     """Information dropout whose alpha is learned, one for all or one for each feature.
 
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     The loss must have the layer's `regularizer`, which alone draws alpha upwards. The layer keeps references
     to its inputs until their backward, as the gradient of alpha needs them: don't change them in place
     before that. Where alpha depends on the input, as the authors have it, use `information_dropout`.

@@ -153,6 +153,8 @@ class RecurrentMasks(NamedTuple):
 class RecurrentDropout(Layer):
     """Dropout in a recurrent cell: a call returns the masks of the next sequence.
 
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     Gal and Ghahramani drop a cell's input, its previous state and its output by masks that stay the same
     over a sequence; each gate has its own masks of input and state, or all share them (tied). Semeniuta
     et al. drop only the update that is added to the memory (the candidate of an LSTM or a GRU), which
@@ -267,9 +269,9 @@ class RecurrentDropout(Layer):
         """
         drops = self._trains(training)
         with self._lock:
-            key, rates = self.key, self.p
+            key, rates = self._key, self.p
             if drops:
-                self.key = key.next()
+                self._key = key.next()
         counts = (None, None) if self.tied else (self.gates, self.gates)
         return RecurrentMasks(
             *(

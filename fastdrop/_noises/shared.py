@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -57,6 +57,8 @@ class _SpatialDropout(Dropout):
 class SpatialDropout1D(_SpatialDropout):
     """Dropout of whole feature sequences.
 
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     Parameters
     ----------
     p : float or callable, default 0.5
@@ -84,6 +86,8 @@ class SpatialDropout1D(_SpatialDropout):
 
 class SpatialDropout2D(_SpatialDropout):
     """Dropout of whole feature maps.
+
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
     Parameters
     ----------
@@ -115,6 +119,8 @@ class SpatialDropout2D(_SpatialDropout):
 class SpatialDropout3D(_SpatialDropout):
     """Dropout of whole feature volumes.
 
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     Parameters
     ----------
     p : float or callable, default 0.5
@@ -141,6 +147,8 @@ class SpatialDropout3D(_SpatialDropout):
 
 class TemporalDropout(ArrayLayer, RateLayer):
     """Dropout of features over whole sequences: each sample drops the same features at every time.
+
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
     A 3-D input is a batch of whole sequences, with new draws at each training call. A 2-D input is one
     step of them, (batch, features): its draws stay until `reset_state`, and are those that a 3-D input
@@ -226,6 +234,12 @@ class TemporalDropout(ArrayLayer, RateLayer):
             if self._sequence is not None:  # then this step took no draw of its own
                 self._key = next_key
             self._sequence = forward.key
+
+    def reseed(self, rng: Rng = None) -> Self:
+        """Take another key, and let the next step begin a new sequence; see `Dropout.reseed`."""
+        with self._lock:
+            self._sequence = None
+            return super().reseed(rng)
 
     def reset_state(self) -> None:
         """Let the next step begin a new sequence, with new draws."""

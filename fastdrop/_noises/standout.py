@@ -182,6 +182,8 @@ def _finite(name: str, value: Any) -> float:
 class StandoutDropout(NoiseLayer):
     """Dropout by a network that shares the layer's weights: large pre-activations are kept.
 
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     The layer keeps references to pre-activations until their backward: don't change them before that. In
     evaluation mode a backward is that of the forward before it, in that mode too, and there is one for each.
 

@@ -172,6 +172,8 @@ def _checked_variance(variance: ArrayLike) -> NDArray[np.float64]:
 class VariationalDropout(LearnedAlpha):
     """Gaussian dropout whose variance alpha is learned, one for all or one for each feature.
 
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     The layer keeps references to its inputs until their backward, as the gradient of alpha needs them:
     don't change them in place before that.
 

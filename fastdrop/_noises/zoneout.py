@@ -134,6 +134,8 @@ def zoneout_backward(
 class Zoneout(NoiseLayer, RateLayer):
     """Zoneout: in training each element keeps its previous value with probability p.
 
+    Layers of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     In evaluation forward returns the mean of that, ``p * previous + (1 - p) * new``, and backward the
     gradients of the mean.
 

@@ -23,12 +23,16 @@ domain 1  normals. A group is 32 elements = 8 blocks: words 0 and 1 of block 8g 
 domain 2  logistic noise ln(u / (1 - u)). Word w of block 8g + b is that of element
           32g + 8w + b, u = (word + 1/2) / 2**32; further digits as in domain 1
 ========  ==========================================================================
+
+Keys made of keys belong to it too: `Key.fold_in` and `Key.split` say how.
 """
 
 from __future__ import annotations
 
 import operator
+import secrets
 from functools import lru_cache
+from hashlib import sha256
 from typing import NoReturn, SupportsIndex, TypeAlias
 
 import numpy as np
@@ -46,10 +50,11 @@ Rng: TypeAlias = "Key | int | np.random.SeedSequence | np.random.Generator | Non
 
 
 class Key:
-    """An immutable, hashable pair of a seed and a draw number.
+    """An immutable, hashable pair of a seed and a draw number. Equal keys are equal masks.
 
-    One key names one noise array of any size. Layers use ``key``, ``key.next()``, ... for
-    consecutive calls.
+    One key names one noise array of any size, so each layer needs a key of its own: two layers of
+    one seed drop the same elements at every step. `fold_in` makes a key by a name or a number, and
+    `split` makes many. A layer uses ``key``, ``key.next()``, ... for consecutive calls.
 
     Parameters
     ----------
@@ -68,8 +73,18 @@ class Key:
 
     Examples
     --------
-    >>> import fastdrop as fd
+    Two layers from one key, each with masks of its own:
+
+    >>> import numpy as np, fastdrop as fd
     >>> key = fd.Key(42)
+    >>> first, second = fd.Dropout(0.5, rng=key.fold_in("first")), fd.Dropout(0.5, rng=key.fold_in("second"))
+    >>> first(np.ones(8)), second(np.ones(8))
+    (array([2., 2., 0., 0., 0., 0., 2., 2.]), array([0., 0., 0., 0., 2., 2., 0., 2.]))
+    >>> fd.Dropout(0.5, rng=42)(np.ones(8)) == fd.Dropout(0.5, rng=42)(np.ones(8))  # one seed, one mask
+    array([ True,  True,  True,  True,  True,  True,  True,  True])
+
+    The next draw, and a key for each epoch:
+
     >>> key.next()
     Key(42, draw=1)
     >>> key.fold_in(7) == key.fold_in(8)
@@ -91,17 +106,90 @@ class Key:
             raise ValueError(f"draw must be in [0, {_MIRROR}), got {_MIRROR}")
         return _key(self.seed, draw)
 
-    def fold_in(self, number: SupportsIndex) -> Key:
-        """Return an independent key: per layer, per rank, per epoch.
+    def fold_in(self, data: SupportsIndex | str) -> Key:
+        """Return an independent key by a number or a name: per layer, per rank, per epoch.
 
         Parameters
         ----------
-        number : int
-            Any integer >= 0; each gives another key, as does each draw number.
+        data : int or str
+            Any integer >= 0, or any text, such as a layer's name. Each gives another key, and so does
+            each draw number. A text stands for the integer whose 16 bytes, the lowest first, are the
+            first ones of the SHA-256 digest of its UTF-8 encoding, on every machine and in every process.
+
+        Returns
+        -------
+        Key
+            Its seed is the 64-bit state of ``SeedSequence(seed, spawn_key=(draw, number))``.
+
+        Raises
+        ------
+        TypeError
+            If data is neither an integer nor a str.
+        ValueError
+            If it is a negative integer, or a text that UTF-8 can't encode.
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> key = fd.Key(42)
+        >>> key.fold_in("encoder.layer.0")
+        Key(4038406521156705216)
+        >>> key.fold_in("encoder.layer.0") == key.fold_in("encoder.layer.1")
+        False
         """
-        spawn_key = (self.draw & ~_MIRROR, natural("number", number))
-        state = _state(np.random.SeedSequence(self.seed, spawn_key=spawn_key))
-        return Key(state, self.draw & _MIRROR)
+        if isinstance(data, str):
+            number = _number_of(data)
+        elif hasattr(data, "__index__"):
+            number = natural("data", data)
+        else:
+            raise TypeError(f"data must be an integer or a str, got {type(data).__name__} {data!r}")
+        spawn_key = (self.draw & ~_MIRROR, number)
+        return Key(_state(np.random.SeedSequence(self.seed, spawn_key=spawn_key)), self.draw & _MIRROR)
+
+    def split(self, n: SupportsIndex) -> tuple[Key, ...]:
+        """Return n independent keys, which differ from those of `fold_in` too.
+
+        Parameters
+        ----------
+        n : int
+            How many, at least 0. The first keys are the same for every n.
+
+        Returns
+        -------
+        tuple of Key
+            Key i is ``key.fold_in("fastdrop.Key.split").fold_in(i)``.
+
+        Raises
+        ------
+        TypeError
+            If n is not an integer.
+        ValueError
+            If n is negative.
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> layers = [fd.Dropout(0.5, rng=key) for key in fd.Key(42).split(3)]
+        >>> len({layer.key for layer in layers})
+        3
+        """
+        count, branch = natural("n", n), self.fold_in("fastdrop.Key.split")
+        return tuple(branch.fold_in(i) for i in range(count))
+
+    @staticmethod
+    def from_entropy() -> Key:
+        """Return a key of 64 random bits of the system, which shows its seed so that a run can be repeated.
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> key = fd.Key.from_entropy()
+        >>> print(f"to repeat this run: {key}")  # doctest: +ELLIPSIS
+        to repeat this run: Key(...)
+        >>> eval(repr(key), {"Key": fd.Key}) == key == fd.Key(key.seed)
+        True
+        """
+        return Key(secrets.randbits(64))
 
     def antithetic(self) -> Key:
         """Return the key of the mirrored noise: what one draws high, the other draws low.
@@ -183,6 +271,11 @@ def natural(name: str, value: SupportsIndex, end: int | None = None) -> int:
     return number
 
 
+def _number_of(text: str) -> int:
+    """Return the integer that `Key.fold_in` takes for a text; a change to it is a new stream version."""
+    return int.from_bytes(sha256(text.encode()).digest()[:16], "little")
+
+
 def _state(sequence: np.random.SeedSequence) -> int:
     return int(sequence.generate_state(1, np.uint64)[0])
 
@@ -233,7 +326,7 @@ def as_key(rng: Rng) -> Key:
     None takes fresh entropy from the system. A Generator is advanced by one 64-bit draw.
     """
     if rng is None:
-        return Key(_state(np.random.SeedSequence()))
+        return Key.from_entropy()
     if isinstance(rng, np.random.SeedSequence):
         return Key(_state(rng))
     if isinstance(rng, np.random.Generator):

@@ -36,7 +36,7 @@ class NoiseModule(torch.nn.Module):
 
     def __init__(self, *arguments: Any, rng: Rng = None) -> None:
         super().__init__(*arguments)
-        self.key = None if rng is None else as_key(rng)
+        self.reseed(rng)
 
     @property
     def key(self) -> Key | None:
@@ -46,6 +46,30 @@ class NoiseModule(torch.nn.Module):
     @key.setter
     def key(self, key: Rng) -> None:
         self._key = None if key is None else keys.key_tensor(as_key(key))
+
+    def reseed(self, rng: Rng = None) -> Self:
+        """Take another key, as a module has that is built with this rng; return the module.
+
+        That is for copies and for workers, which have the key of the module that they come from.
+
+        Parameters
+        ----------
+        rng : None, int, Key, numpy.random.SeedSequence or numpy.random.Generator, optional
+            As in `fastdrop.torch.Dropout`: None leaves the masks to torch's generator from now on.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If rng is not of these kinds, or negative.
+
+        Examples
+        --------
+        >>> import fastdrop as fd, fastdrop.torch as fdt
+        >>> fdt.Dropout(0.5, rng=42).reseed(fd.Key(42).fold_in("worker 1"))
+        Dropout(p=0.5, inplace=False, rng=Key(8375101000301595320))
+        """
+        self.key = rng
+        return self
 
     def _with_key(self, input: Tensor, noised: Callable[[Key | Tensor], Tensor]) -> Tensor:
         """What a function makes of this forward's key. The key advances only if the function succeeds."""
@@ -90,7 +114,7 @@ class NoiseModule(torch.nn.Module):
         if self._key is not None:
             warnings.warn(
                 f"a deep copy of {type(self).__name__} with rng has its key, and drops the same elements; "
-                "set copy.key, or call replace_dropout after copying",
+                "use copy.reseed(...), or call replace_dropout after copying",
                 stacklevel=3,
             )
         twin = type(self).__new__(type(self))

@@ -62,6 +62,8 @@ def concrete_dropout(
 class ConcreteDropout(NoiseModule):
     """Dropout whose rate is learned: `fastdrop.ConcreteDropout` as a module.
 
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     Parameters
     ----------
     p : float, default 0.1

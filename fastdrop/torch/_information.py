@@ -64,6 +64,8 @@ def information_dropout(
 class InformationDropout(NoiseModule):
     """Information dropout whose alpha is learned: `fastdrop.InformationDropout` as a module.
 
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     Parameters
     ----------
     alpha : float or array_like, default 0.5

@@ -33,6 +33,8 @@ Tensor: TypeAlias = torch.Tensor
 class Dropout(DropoutModule, torch.nn.Dropout):
     """`torch.nn.Dropout`, by fastdrop.
 
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     Parameters
     ----------
     p : float, default 0.5
@@ -40,8 +42,9 @@ class Dropout(DropoutModule, torch.nn.Dropout):
     inplace : bool, default False
         Write into the input.
     rng : None, int, Key, numpy.random.SeedSequence or numpy.random.Generator, optional
-        Where the masks come from. None takes each from torch's generator. With others the module counts the
-        draws of its own key, and state_dict holds it.
+        Where the masks come from: equal ones give equal masks. None takes each from torch's generator. With
+        others the module counts the draws of its own key, and state_dict holds it. A Generator gives a key
+        here and is not asked again.
 
     Attributes
     ----------
@@ -53,6 +56,13 @@ class Dropout(DropoutModule, torch.nn.Dropout):
     TypeError, ValueError
         If p or rng is not of the kinds above.
 
+    Notes
+    -----
+    Without rng other processes draw what torch's generator gives there. A DataLoader gives each worker a seed
+    of its own. Processes that you fork have the parent's state, and so the same masks, unless they call
+    ``torch.seed()``. With rng every process has the module's key, whether it was forked or the module was
+    unpickled there: call ``module.reseed(key.fold_in(worker))``, say in `worker_init_fn`.
+
     References
     ----------
     Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
@@ -60,12 +70,19 @@ class Dropout(DropoutModule, torch.nn.Dropout):
 
     Examples
     --------
-    >>> import torch, fastdrop.torch as fdt
+    >>> import torch, fastdrop as fd, fastdrop.torch as fdt
     >>> drop = fdt.Dropout(0.5, rng=42)
     >>> drop(torch.ones(6))
     tensor([0., 0., 2., 2., 2., 2.])
     >>> drop
     Dropout(p=0.5, inplace=False, rng=Key(42, draw=1))
+
+    Two modules from one key, each with masks of its own:
+
+    >>> key = fd.Key(42)
+    >>> first, second = fdt.Dropout(rng=key.fold_in("first")), fdt.Dropout(rng=key.fold_in("second"))
+    >>> first(torch.ones(6)), second(torch.ones(6))
+    (tensor([2., 2., 0., 0., 0., 0.]), tensor([0., 0., 0., 0., 2., 2.]))
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -109,6 +126,8 @@ class _ChannelDropout(DropoutModule):
 class Dropout1d(_ChannelDropout, torch.nn.Dropout1d):
     """`torch.nn.Dropout1d`, by fastdrop: drops channels of (N, C, L) or (C, L).
 
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     Parameters are those of `Dropout`. Other inputs are a RuntimeError.
 
     References
@@ -128,6 +147,8 @@ class Dropout1d(_ChannelDropout, torch.nn.Dropout1d):
 
 class Dropout2d(_ChannelDropout, torch.nn.Dropout2d):
     """`torch.nn.Dropout2d`, by fastdrop: drops channels of (N, C, H, W), and with a warning of (N, C, L).
+
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
     Parameters are those of `Dropout`. Inputs of two axes, or of more than four, warn.
 
@@ -149,6 +170,8 @@ class Dropout2d(_ChannelDropout, torch.nn.Dropout2d):
 class Dropout3d(_ChannelDropout, torch.nn.Dropout3d):
     """`torch.nn.Dropout3d`, by fastdrop: drops channels of (N, C, D, H, W) or (C, D, H, W).
 
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     Parameters are those of `Dropout`. Inputs with other numbers of axes warn.
 
     References
@@ -169,6 +192,8 @@ class Dropout3d(_ChannelDropout, torch.nn.Dropout3d):
 class AlphaDropout(DropoutModule, torch.nn.AlphaDropout):
     """`torch.nn.AlphaDropout`, by fastdrop: it keeps mean 0 and variance 1 through SELU layers.
 
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     Parameters are those of `Dropout`.
 
     References
@@ -187,6 +212,8 @@ class AlphaDropout(DropoutModule, torch.nn.AlphaDropout):
 
 class FeatureAlphaDropout(DropoutModule, torch.nn.FeatureAlphaDropout):
     """`torch.nn.FeatureAlphaDropout`, by fastdrop: alpha dropout of the channels of (N, C, ...).
+
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
     Parameters are those of `Dropout`. An input of fewer than two axes is a RuntimeError.
 
@@ -213,6 +240,8 @@ class FeatureAlphaDropout(DropoutModule, torch.nn.FeatureAlphaDropout):
 class GaussianDropout(DropoutModule):
     """Gaussian dropout: in training the input is multiplied with normal noise of mean 1.
 
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     Parameters are those of `Dropout`, but p, the rate of the dropout with this noise's variance p / (1 - p),
     must be below 1.
 
@@ -236,6 +265,8 @@ class GaussianDropout(DropoutModule):
 
 class GaussianNoise(NoiseModule):
     """Additive normal noise in training: `fastdrop.gaussian_noise`.
+
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
     Parameters
     ----------
@@ -284,6 +315,8 @@ class GaussianNoise(NoiseModule):
 
 class DropPath(DropoutModule):
     """Stochastic depth: dropout of whole samples of a residual branch.
+
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
     Parameters
     ----------
@@ -364,6 +397,8 @@ class _DropBlock(DropoutModule):
 class DropBlock1d(_DropBlock):
     """Dropout of stretches of sequences (N, C, L).
 
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     Parameters
     ----------
     p : float, default 0.1
@@ -391,6 +426,8 @@ class DropBlock1d(_DropBlock):
 
 class DropBlock2d(_DropBlock):
     """Dropout of blocks of images (N, C, H, W).
+
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
     Parameters
     ----------
@@ -423,6 +460,8 @@ class DropBlock2d(_DropBlock):
 class DropBlock3d(_DropBlock):
     """Dropout of blocks of volumes (N, C, D, H, W).
 
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     Parameters
     ----------
     p : float, default 0.1
@@ -451,6 +490,8 @@ class DropBlock3d(_DropBlock):
 
 class Zoneout(NoiseModule):
     """Zoneout: in training each element keeps its previous value with probability p.
+
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
     In evaluation forward returns the mean of that, ``p * previous + (1 - p) * new``.
 
@@ -513,6 +554,8 @@ class Zoneout(NoiseModule):
 class StandoutDropout(NoiseModule):
     """Dropout by a network that shares the layer's weights: large pre-activations are kept.
 
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     In evaluation forward returns h times the probability to keep, or h itself if inverted. No gradient goes
     through the probabilities.
 
@@ -571,6 +614,8 @@ class StandoutDropout(NoiseModule):
 class TokenDropout(NoiseModule):
     """Word dropout: in training each token is replaced, with probability p, by another.
 
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
+
     Parameters
     ----------
     p : float, default 0.1
@@ -626,6 +671,8 @@ class TokenDropout(NoiseModule):
 
 class EmbeddingDropout(NoiseModule):
     """Dropout of word types: in training an embedding lacks some words, each at all its places.
+
+    Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
     In evaluation forward is `torch.nn.functional.embedding`.
 

@@ -2,6 +2,8 @@ import copy
 import json
 import multiprocessing
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -357,6 +359,100 @@ def test_workers_of_a_data_loader(method):
     first = load(fdt.Dropout())  # each worker's generator has its own seed
     assert len(torch.unique(first, dim=0)) == 4
     assert torch.equal(load(fdt.Dropout()), first)
+
+
+class Keys(torch.utils.data.Dataset):
+    """A data set whose items are the seeds of layers' keys in the workers."""
+
+    def __init__(self, *layers):
+        self.layers = layers
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return torch.tensor([layer.key.seed % 2**63 for layer in self.layers])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_layers_of_arrays_in_workers_of_a_data_loader(method):
+    """A forked worker draws anew where nobody chose a key. A spawned one gets exact copies, by pickles."""
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} here")
+    layers = fd.Dropout(), fd.Dropout(rng=42), fd.Dropout(rng=np.random.default_rng(1))
+    seeds = Keys(*layers)[0]
+    loader = torch.utils.data.DataLoader(Keys(*layers), num_workers=2, multiprocessing_context=method)
+    fresh, *chosen = torch.cat(list(loader)).T
+    assert all((each == seed).all() for each, seed in zip(chosen, seeds[1:], strict=True))
+    assert len({*fresh.tolist(), int(seeds[0])}) == (3 if method == "fork" else 1)
+
+
+def fold(worker):
+    module = torch.utils.data.get_worker_info().dataset.layers[0]
+    module.reseed(module.key.fold_in(worker))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
+@pytest.mark.parametrize("rng", [7, np.random.default_rng(7)], ids=["int", "Generator"])
+def test_modules_with_rng_are_copies_in_workers_until_they_are_reseeded(rng):
+    module = nn.Sequential(nn.Dropout())
+    fdt.replace_dropout(module, rng=rng)
+    options = {"num_workers": 2, "multiprocessing_context": "fork"}
+    alike = torch.cat(list(torch.utils.data.DataLoader(Keys(module[0]), **options)))
+    assert (alike == Keys(module[0])[0]).all()
+    found = torch.cat(list(torch.utils.data.DataLoader(Keys(module[0]), **options, worker_init_fn=fold)))
+    assert found.flatten().tolist() == [module[0].key.fold_in(n).seed % 2**63 for n in range(2)]
+
+
+FORK = """
+import os, sys, torch, fastdrop.torch as fdt
+torch.set_num_threads(1)
+drop, x = fdt.Dropout(), torch.ones(64)
+reader, writer = os.pipe()
+for reseeds in (False, True):
+    child = os.fork()
+    if not child:
+        if reseeds:
+            torch.seed()
+        os.write(writer, bytes((drop(x) != 0).tolist()))
+        os._exit(0)
+    os.waitpid(child, 0)
+alike, other = os.read(reader, 64), os.read(reader, 64)
+mine = bytes((drop(x) != 0).tolist())
+print(alike == mine, other == mine)
+"""
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
+def test_a_process_that_you_fork_has_the_state_of_torchs_generator():
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=100)
+    assert (done.stdout, done.stderr) == ("True False\n", "")
+
+
+def test_reseed_is_as_if_built_with_that_rng(make):
+    module = make(rng=42)
+    assert module.reseed(7) is module
+    assert torch.equal(module(X), make(rng=7)(X))
+    assert module.reseed(fd.Key(3, 5)).key == fd.Key(3, 5)
+    assert module.reseed().key is None
+    with pytest.raises(TypeError, match="rng must be None, an int"):
+        module.reseed("7")
+
+
+def test_the_docs_say_first_that_modules_of_one_seed_draw_alike():
+    public = [getattr(fdt, name) for name in fdt.__all__]
+    modules = [each for each in public if isinstance(each, type) and issubclass(each, nn.Module)]
+    assert len(modules) > 15
+    for each in modules:
+        assert "\n\n    Modules of one seed draw the same noise" in each.__doc__
+
+
+def test_a_deep_copy_with_rng_warns_and_says_what_to_call(make):
+    module = make(rng=42)
+    with pytest.warns(UserWarning, match=r"has its key, .* use copy\.reseed\(\.\.\.\)"):
+        twin = copy.deepcopy(module)
+    assert twin.key == module.key
+    assert twin.reseed(module.key.fold_in("twin")).key != module.key
 
 
 def all_dropouts():

@@ -312,7 +312,7 @@ def test_refusals(noise):
         masks.input.backward(np.ones((3, 5)))
     with pytest.raises(TypeError, match="got int64"):
         masks.input(np.arange(3))
-    with pytest.raises(TypeError, match="number must be an integer"):
+    with pytest.raises(TypeError, match="data must be an integer"):
         masks.update(np.ones(3), 1.5)
     with pytest.raises(AttributeError):
         masks.update.p = 0.1

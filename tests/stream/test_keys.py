@@ -1,4 +1,5 @@
 import copy
+import hashlib
 import pickle
 
 import naive
@@ -79,13 +80,70 @@ def test_fold_in_gives_distinct_keys():
     assert Key(0).fold_in(7) == Key(0).fold_in(np.int32(7))
 
 
-@pytest.mark.parametrize("bad", [1.5, "a", None, [1]])
+TEXTS = ["", "encoder.layer.0", "Größe", "x" * 1000]
+
+
+def test_texts_are_pinned():
+    """Published vectors: a change to these is a new stream version and a line in the changelog."""
+    assert words(Key(0).fold_in("")) == (0x5801D4457A68AF16, 0)
+    assert words(Key(0).fold_in("encoder.layer.0")) == (0x239E7ACBD2C036E0, 0)
+    assert words(Key(0).fold_in("Größe")) == (0x89C9D8090C54C4B3, 0)
+    assert words(Key(0).fold_in("x" * 1000)) == (0xCCED2D9BF2426F1A, 0)
+    assert Key(42, 3).fold_in("encoder.layer.0") == Key(3294000756395072289)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_is_the_number_that_its_digest_begins_with(text):
+    number = 0
+    for place, byte in enumerate(hashlib.sha256(text.encode("utf-8")).digest()[:16]):
+        number += byte << 8 * place
+    for key in (Key(0), Key(2**70, 2**40 + 3), Key(5).antithetic()):
+        assert key.fold_in(text) == key.fold_in(number)
+
+
+def test_texts_are_taken_as_they_are_written():
+    """Neither case nor Unicode's forms of one letter are made alike; subclasses of str are texts."""
+    texts = ["a", "A", "a ", "a\0", "\u00e9", "e\u0301", "0", "1"]
+    folded = {Key(0).fold_in(text) for text in texts} | {Key(0).fold_in(n) for n in range(2)}
+    assert len(folded) == len(texts) + 2
+    assert Key(0).fold_in(np.str_("a")) == Key(0).fold_in("a")
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        Key(0).fold_in("\ud800")
+
+
+def test_split_is_pinned():
+    assert Key(42).split(2) == (Key(12595494931953878500), Key(11785763460107675537))
+    assert Key(42).split(0) == ()
+    assert Key(42).split(np.int8(1)) == Key(42).split(5)[:1]
+
+
+def test_split_keys_keep_the_draw_and_the_mirror():
+    assert Key(42, 1).split(1) != Key(42).split(1)
+    assert Key(42, 3).antithetic().split(2) == tuple(k.antithetic() for k in Key(42, 3).split(2))
+
+
+@pytest.mark.parametrize("bad", [1.5, "2", None])
+def test_split_refuses_other_types(bad):
+    with pytest.raises(TypeError, match="n must be an integer, got"):
+        Key(1).split(bad)
+    with pytest.raises(ValueError, match="n must be >= 0, got -1"):
+        Key(1).split(-1)
+
+
+def test_keys_from_entropy_differ_and_say_their_seed():
+    keys = [Key.from_entropy() for _ in range(100)]
+    assert len(set(keys)) == 100
+    assert max(key.seed for key in keys) >= 1 << 63
+    assert all(Key(key.seed) == key == eval(repr(key)) for key in keys)
+
+
+@pytest.mark.parametrize("bad", [1.5, b"a", None, [1]])
 def test_key_refuses_other_types(bad):
     with pytest.raises(TypeError, match="seed must be an integer, got"):
         Key(bad)
     with pytest.raises(TypeError, match="draw must be an integer, got"):
         Key(1, bad)
-    with pytest.raises(TypeError, match="number must be an integer, got"):
+    with pytest.raises(TypeError, match="data must be an integer or a str, got"):
         Key(1).fold_in(bad)
 
 
