@@ -1,4 +1,9 @@
-"""Schedules: rates as functions of the step, which a layer takes for p if its rate changes in training."""
+"""Schedules: rates as functions of the step, which a layer takes for p if its rate changes in training.
+
+The step is what `layer.step` counts, or `fastdrop.Scheduler` for many layers. A layer warns where 100
+training forwards have seen no step. While a schedule rules, ``layer.p = 0.3`` raises `ValueError`, since it
+would end the schedule silently; ``layer.p = fastdrop.schedules.Constant(0.3)`` ends it.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 import os
+import sys
+import warnings
 from collections.abc import Callable, Mapping
 from threading import RLock
 from typing import Any, ClassVar, NamedTuple, Self, cast
@@ -17,7 +19,7 @@ from fastdrop._arrays.listed import Indices, Listed
 from fastdrop._arrays.numbers import holds_reals, rate, reals
 from fastdrop._arrays.plan import Axes, Window, where
 from fastdrop._stream.keys import Key, Rng, as_key, as_key_or_seed
-from fastdrop.schedules import ScheduledRate, restored_schedule, schedule_state
+from fastdrop.schedules import Constant, ScheduledRate, restored_schedule, schedule_state
 
 STATE_VERSION = 1
 
@@ -27,6 +29,8 @@ STATE_VERSION = 1
 # after a few Monte Carlo passes, which have no backward.
 MOST_FORWARDS = 1024
 MOST_BYTES = 1 << 28
+
+UNSTEPPED = 100  # after so many training forwards a schedule that was never stepped is warned of
 
 _LAST_DRAW = (1 << 63) - 1  # the draw of a key that has no next
 _new = tuple.__new__  # Forward(...) would take twice as long
@@ -98,6 +102,15 @@ class Layer(Locked):
         rate(value)
         return float(value)
 
+    def _assign(self, value: Any) -> None:
+        """Hold a number or a schedule that the user assigns, which says what becomes of a former schedule."""
+        if self._schedule is not None and not callable(value):
+            raise ValueError(
+                f"{self._parameter} follows {self._schedule!r}, got {value!r}; assign a schedule, such as "
+                f"fastdrop.schedules.Constant({value!r}), which ends the former one"
+            )
+        self._set(value)
+
     def _set(self, value: Any, schedule: Callable[[int], float] | None = None, step: int = 0) -> None:
         """Hold a number, or a schedule and the number of its step."""
         if callable(value):
@@ -107,6 +120,7 @@ class Layer(Locked):
         number = self._checked(value if schedule is None else schedule(step))
         with self._lock:
             self._value, self._schedule, self._step = number, schedule, step
+            self._unstepped = 0  # how many training forwards a schedule waits for its first step
 
     @property
     def schedule(self) -> Callable[[int], float] | None:
@@ -287,7 +301,7 @@ class RateLayer(Layer):
 
     @p.setter
     def p(self, p: ScheduledRate) -> None:
-        self._set(p)
+        self._assign(p)
 
 
 class Forward(NamedTuple):
@@ -359,6 +373,8 @@ class NoiseLayer(Layer):
 
     def _done(self, forward: Forward) -> None:
         """Remember a training forward, and go on to the next key."""
+        if self._schedule is not None and not self._step:
+            self._count_unstepped()
         self._key = forward[0].next()
         waiting = self._forwards
         waiting.append(forward)
@@ -368,6 +384,16 @@ class NoiseLayer(Layer):
                 self._forget_oldest()
         if len(waiting) > MOST_FORWARDS:
             self._forget_oldest()
+
+    def _count_unstepped(self) -> None:
+        """Warn once of a schedule that was never stepped."""
+        self._unstepped += 1
+        if self._unstepped == UNSTEPPED and not isinstance(self._schedule, Constant):
+            name, number = type(self).__name__, f"{self._parameter} = {self._value}"
+            _warn_user(
+                f"the schedule of {name} was never stepped in {UNSTEPPED} training forwards, so that still "
+                f"{number}; call layer.step() after each update, or fastdrop.Scheduler(layers).step()"
+            )
 
     def _forget_oldest(self) -> None:
         oldest = self._forwards.pop(0)
@@ -677,6 +703,14 @@ def unchanging(window: Window) -> Window:
         return tuple(full), tuple(origin)
     except (TypeError, ValueError):
         return window
+
+
+def _warn_user(message: str) -> None:
+    """Warn at the line of the user's that called us, however deep the calls are."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "fastdrop":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def _named(value: object) -> str:

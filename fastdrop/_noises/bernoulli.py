@@ -300,7 +300,7 @@ class Dropout(ElementwiseLayer, RateLayer):
     ----------
     p : float or callable, default 0.5
         Probability to drop, in [0, 1], or a schedule of it: one of `fastdrop.schedules` or any function of
-        the step, which `step` advances.
+        the step, which `step` advances. One that was never stepped in 100 training forwards is warned of.
     shared_axes : int or tuple of int, default ()
         Axes along which all elements share one draw, as in `fastdrop.dropout`.
     rng : None, int, Key, numpy.random.SeedSequence or numpy.random.Generator, optional
@@ -310,7 +310,8 @@ class Dropout(ElementwiseLayer, RateLayer):
     Attributes
     ----------
     p : float
-        The rate now; it, or a schedule, may be set between calls.
+        The rate now. It, or a schedule, may be set between calls; where a schedule rules, a schedule alone:
+        ``fastdrop.schedules.Constant(0.3)`` ends the former one, and a number raises `ValueError`.
     key : Key
         The key of the next training forward.
     shared_axes : tuple of int
@@ -446,7 +447,8 @@ class CurriculumDropout(Dropout):
     p : float, default 0.5
         The rate that it tends to, in [0, 1].
     gamma : float
-        How fast, finite and not negative: 10 over the number of updates is usual.
+        How fast, finite and not negative: 10 over the number of updates is usual. The rate stays 0 until
+        `step` is called: 100 training forwards without are warned of.
     shared_axes, rng
         As in `Dropout`.
 

@@ -421,7 +421,7 @@ class GaussianNoise(ElementwiseLayer):
 
     @std.setter
     def std(self, std: ScheduledRate) -> None:
-        self._set(std)
+        self._assign(std)
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         key, std, _, window, _ = forward

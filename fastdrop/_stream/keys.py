@@ -313,8 +313,10 @@ def draw_of(seed: int, draw: int) -> tuple[int, int]:
 
 def as_key_or_seed(key: object) -> Key:
     """Return a Key from a Key or an int seed, which is what functions without state take."""
-    if isinstance(key, Key):
+    if type(key) is Key:
         return key
+    if isinstance(key, Key):  # of a class of our own, that is good for one call and not to be kept
+        return Key(key.seed, key.draw)
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
         return Key(key)
     raise TypeError(f"key must be a fastdrop.Key or an int, got {type(key).__name__}; use fastdrop.Key(seed)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
@@ -97,6 +98,12 @@ def mc_predict(
         If n or threads is less than 1, n is odd for antithetic pairs, or shapes differ.
     ImportError
         If a bar is asked for without tqdm.
+
+    Warns
+    -----
+    UserWarning
+        If f returned the same in all of several passes and never looked at its key. A function that uses
+        its key, with p = 0 or in evaluation, is not warned of.
 
     Notes
     -----
@@ -258,20 +265,49 @@ def _outputs(
             raise ValueError(f"{name} must be at least 1, got 0")
     if antithetic and n % 2:
         raise ValueError(f"n must be even for antithetic pairs, got {n}; use {n + 1}")
-    results = _in_order(f, x, _keys(key, n, antithetic), threads)
-    for result in _with_bar(results, n) if progress else results:
+    used = set[bool]()
+    results = _in_order(f, x, _keys(key, n, antithetic, used), threads)
+    first: Any = None  # of outputs that are all equal, if no key was used
+    for number, result in enumerate(_with_bar(results, n) if progress else results):
         output = _real("f must return", result)
         shape = output.shape if shape is None else shape
         if output.shape != shape:
             raise ValueError(f"f must return the shape {shape} for every key, got {output.shape}")
+        if number == 0 and not used:
+            first = output.copy()
+        elif first is not None and (used or not np.array_equal(first, output)):
+            first = None
         yield output
+    if n > 1 and first is not None:
+        warnings.warn(_IGNORED.format(n=n), stacklevel=3)
 
 
-def _keys(key: Key, n: int, antithetic: bool) -> Iterable[Key]:
-    """The key of each sample."""
-    if not antithetic:
-        return (key.fold_in(s) for s in range(n))
-    return (k for s in range(n // 2) for k in (key.fold_in(s), key.fold_in(s).antithetic()))
+_IGNORED = (
+    "f ignored its key, and all {n} passes are equal; give it to the noise, as in fd.dropout(x, p, key), "
+    "or set layer.key = key.fold_in(number) and call layer(x, training=True)"
+)
+
+
+class _Watched(Key):
+    """A key that notes whether f looks at it."""
+
+    __slots__ = ("_used",)
+
+    def __init__(self, key: Key, used: set[bool]) -> None:
+        super().__init__(key.seed, key.draw)
+        object.__setattr__(self, "_used", used)
+
+    def __getattribute__(self, name: str) -> Any:
+        object.__getattribute__(self, "_used").add(True)
+        return object.__getattribute__(self, name)
+
+
+def _keys(key: Key, n: int, antithetic: bool, used: set[bool]) -> Iterator[Key]:
+    """Yield the key of each sample, and have f watched until it uses one."""
+    for s in range(n // 2 if antithetic else n):
+        own = key.fold_in(s)
+        for each in (own, own.antithetic()) if antithetic else (own,):
+            yield each if used else _Watched(each, used)
 
 
 def _in_order(f: StochasticPass, x: Any, keys: Iterable[Key], threads: int) -> Iterator[ArrayLike]:

@@ -3,9 +3,11 @@
 import copy
 import json
 import pickle
+import warnings
 
 import numpy as np
 import pytest
+from every_layer import CASES
 
 import fastdrop as fd
 from fastdrop import schedules
@@ -107,6 +109,83 @@ def test_saved_and_loaded_it_continues_bit_for_bit(schedule):
             ours.step()
 
 
+def unstepped_warnings(layer, forwards):
+    """How many warnings so many training forwards give, and where they point to."""
+    x = np.ones((2, 4, 4, 4))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for _ in range(forwards):
+            layer(x)
+            layer(x, training=False)
+    assert {each.filename for each in found} <= {__file__}
+    assert all("was never stepped in 100 training forwards" in str(each.message) for each in found)
+    return len(found)
+
+
+@pytest.mark.parametrize("kind", [k for k in CASES if k._takes_schedules and len(CASES[k].shapes) == 1])
+def test_a_schedule_that_is_never_stepped_is_warned_of_once(kind):
+    if kind is fd.CurriculumDropout:
+        layer = kind(0.5, gamma=0.1, rng=1)
+    else:
+        layer = CASES[kind].make(1)
+        layer._assign(schedules.Linear(0.5, steps=10))
+    x = CASES[kind].arguments()
+    for _ in range(99):
+        layer(*x)
+    name = (
+        rf"{kind.__name__} was never stepped .* so that still {kind._parameter} = 0.0; call layer\.step\(\)"
+    )
+    with pytest.warns(UserWarning, match=name) as found:
+        layer(*x)
+    assert [each.filename for each in found] == [__file__]
+    for _ in range(201):
+        layer(*x)
+
+
+def test_zones_that_are_never_stepped_are_warned_of():
+    zone, x = fd.Zoneout(schedules.Late(0.5, 3), rng=1), np.ones(3)
+    for _ in range(99):
+        zone(x, x)
+    with pytest.warns(UserWarning, match="schedule of Zoneout was never stepped"):
+        zone(x, x)
+
+
+def test_no_warning_of_what_is_stepped_constant_or_evaluated():
+    rising = schedules.Linear(0.5, steps=10)
+    stepped, loaded = fd.Dropout(rising, rng=1), fd.Dropout(rng=1)
+    stepped.step()
+    loaded.load_state_dict(stepped.state_dict())
+    for layer in (stepped, loaded, fd.Dropout(schedules.Constant(0.3)), fd.Dropout(0.3)):
+        assert unstepped_warnings(layer, 300) == 0
+    layer = fd.Dropout(rising, rng=1)
+    assert unstepped_warnings(layer, 99) == 0
+    assert unstepped_warnings(copy.deepcopy(layer), 50) == unstepped_warnings(layer, 500) == 1
+    layer.p = schedules.Late(0.5, 3)  # another one
+    assert unstepped_warnings(layer, 100) == 1
+
+
+def test_where_a_schedule_rules_a_number_is_refused_and_constant_ends_it():
+    layer = fd.Dropout(schedules.Linear(0.5, steps=4), rng=1)
+    layer.step()
+    before = layer.state_dict()
+    message = r"p follows Linear\(p=0.5, steps=4\), got 0.3; .* fastdrop\.schedules\.Constant\(0.3\)"
+    with pytest.raises(ValueError, match=message):
+        layer.p = 0.3
+    assert layer.state_dict() == before
+    layer.p = schedules.Constant(0.3)
+    layer.step()
+    assert layer.p == 0.3
+    noise = fd.GaussianNoise(own, rng=1)
+    with pytest.raises(ValueError, match="std follows <function own"):
+        noise.std = 0.1
+    drop = fd.CurriculumDropout(0.5, gamma=1.0)
+    with pytest.raises(ValueError, match="p follows Curriculum"):
+        drop.p = 0.3
+    free = fd.Dropout(0.1)
+    free.p = 0.3
+    assert free.schedule is None
+
+
 def test_states():
     layer = fd.Dropout(schedules.Step(0.5, [2], [0.1]), rng=1)
     assert layer.state_dict()["p"] == {
@@ -198,7 +277,7 @@ def test_curriculum_dropout():
     loaded = fd.CurriculumDropout(gamma=1.0)
     loaded.load_state_dict(json.loads(json.dumps(layer.state_dict())))
     assert (loaded.p, repr(loaded)) == (layer.p, repr(layer))
-    layer.p = 0.25
+    layer.load_state_dict(layer.state_dict() | {"p": 0.25})
     assert repr(layer) == "CurriculumDropout(p=0.25, rng=Key(42, draw=5))"
 
 

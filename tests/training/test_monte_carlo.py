@@ -1,5 +1,6 @@
 """Monte-Carlo passes against two-pass sums, exact moments and densities, and the keys that they get."""
 
+import pickle
 import sys
 import threading
 import time
@@ -88,7 +89,7 @@ def test_one_sample_has_no_variance():
 
 def keys_of(n, **options):
     seen = []
-    mc_predict(lambda x, key: seen.append(key) or 0.0, None, n, KEY, **options)
+    mc_predict(lambda x, key: seen.append(key) or key.draw, None, n, KEY, **options)
     return seen
 
 
@@ -191,7 +192,7 @@ def test_threads_run_at_once_and_in_the_callers_context():
     def call(x, key):
         together.wait()
         np.log(x)
-        return x
+        return x * key.draw
 
     with np.errstate(divide="ignore"):  # else a warning, and here an error
         assert mc_predict(call, 0.0, 8, KEY, threads=2).n == 8
@@ -207,6 +208,95 @@ def test_an_error_in_a_thread_comes_out():
         with pytest.raises(ZeroDivisionError, match="sample 5"):
             mc_predict(call, None, 1000, KEY, threads=threads)
     assert not [thread for thread in threading.enumerate() if "fastdrop-mc" in thread.name]
+
+
+IGNORES = {
+    "nothing random": lambda x, key: x + 1,
+    "the same key always": lambda x, key: fd.dropout(x, 0.5, fd.Key(3)),
+    "a layer in evaluation": lambda x, key: fd.Dropout(0.5, rng=3).eval()(x),
+    "the key is kept and not used": lambda x, key: [x, key][0] * 2,
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"antithetic": True}, {"threads": 3}, {"progress": True}], ids=str)
+@pytest.mark.parametrize("f", IGNORES.values(), ids=IGNORES)
+def test_a_function_that_ignores_its_key_is_warned_of(f, options):
+    if "progress" in options:
+        pytest.importorskip("tqdm")
+    with pytest.warns(
+        UserWarning, match=r"f ignored its key, and all 6 passes are equal; .*layer\.key"
+    ) as found:
+        mc_predict(f, X, 6, KEY, **options)
+    assert [each.filename for each in found] == [__file__]
+    with pytest.warns(UserWarning, match="f ignored its key") as found:
+        predictive_log_likelihood(f, X, X, 1.0, 6, KEY, **options)
+    assert [each.filename for each in found] == [__file__]
+
+
+LAYER, SHARED = fd.Dropout(0.5), np.zeros(3)
+
+
+def evaluates(x, key):
+    LAYER.key = key
+    return LAYER(x, training=False)
+
+
+def late_user(x, key):
+    """Uses its key in the last pass only."""
+    late_user.calls += 1
+    return x + (key.draw if late_user.calls == 6 else 0)
+
+
+def hidden_state(x, key):
+    """Ignores its key, but its passes differ."""
+    return LAYER(x, training=True)
+
+
+def same_memory(x, key):
+    """Writes each output to the memory of the former one, which must not be compared with itself."""
+    SHARED[:] += 1
+    return SHARED
+
+
+USES = {
+    "p = 0": lambda x, key: fd.dropout(x, 0.0, key),
+    "p = 1": lambda x, key: fd.dropout(x, 1.0, key),
+    "zeros": lambda x, key: fd.dropout(x * 0, 0.5, key),
+    "std = 0": lambda x, key: fd.gaussian_noise(x, 0.0, key),
+    "a layer's key in evaluation": evaluates,
+    "a reseeded layer in evaluation": lambda x, key: LAYER.reseed(key).eval()(x, training=False),
+    "keys folded for layers of p = 0": lambda x, key: fd.dropout(x, 0, key.fold_in("layer")),
+    "keys split for layers that are not there": lambda x, key: x + len(key.split(0)),
+    "a hash": lambda x, key: {key: x}[key],
+    "late": late_user,
+    "another state": hidden_state,
+    "one memory": same_memory,
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"antithetic": True}, {"threads": 2}], ids=str)
+@pytest.mark.parametrize("f", USES.values(), ids=USES)
+def test_no_false_alarm(f, options):
+    late_user.calls = 0
+    mc_predict(f, X, 6, KEY, **options)
+    mc_predict(IGNORES["nothing random"], X, 1, KEY)  # of one pass nothing can be said
+
+
+def test_keys_that_are_watched_are_keys_like_others():
+    keys = []
+    with pytest.warns(UserWarning, match="f ignored its key"):
+        mc_predict(lambda x, key: keys.append(key) or 0.0, None, 2, KEY)
+    first, plain = keys[0], KEY.fold_in(0)
+    assert isinstance(first, fd.Key)
+    assert first == plain
+    assert plain == first
+    assert (hash(first), repr(first)) == (hash(plain), repr(plain))
+    assert first.fold_in(1) == plain.fold_in(1)
+    assert type(first.next()) is type(pickle.loads(pickle.dumps(first))) is fd.Key
+    assert same_bits(fd.dropout(X, 0.5, first), fd.dropout(X, 0.5, plain))
+    layer = fd.Dropout(0.5, rng=first)
+    layer.key = first
+    assert type(layer.key) is fd.Key
 
 
 def peak(call):
@@ -325,7 +415,7 @@ def test_likelihood_is_its_formula(tau, offset):
 
 
 def test_likelihood_of_one_pass_is_a_normals():
-    found = predictive_log_likelihood(lambda x, key: x, 1.0, 3.0, 0.25, 7, KEY)
+    found = predictive_log_likelihood(lambda x, key: x + key.draw, 1.0, 3.0, 0.25, 7, KEY)
     assert float(found) == pytest.approx(stats.norm.logpdf(3.0, 1.0, 2.0), rel=1e-12)
 
 
