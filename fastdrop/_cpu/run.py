@@ -368,8 +368,9 @@ def _drawer(what: Density, layout: Layout, key: Philox) -> Callable[[Plan, Any],
 
 def _by_terms(plan: Plan, lanes: Plan, draw: Callable[[Plan, Any], None]) -> None:
     """Add a term for each draw to x, in the type that x is computed in, and round once."""
-    for rows, terms in _drawn(lanes, draw):
-        np.add(plan.x[rows], terms, out=plan.y[rows], dtype=terms.dtype, casting="unsafe")
+    with np.errstate(all="ignore"):  # as kernels ignore it
+        for rows, terms in _drawn(lanes, draw):
+            np.add(plan.x[rows], terms, out=plan.y[rows], dtype=terms.dtype, casting="unsafe")
 
 
 def sum_rows(plan: Plan, like: Any) -> NDArray[Any]:

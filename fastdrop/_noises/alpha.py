@@ -57,6 +57,10 @@ def alpha_dropout(
     TypeError, ValueError
         As `dropout`, or if x is complex.
 
+    Notes
+    -----
+    Overflow gives infinities without a warning, as in `dropout`.
+
     References
     ----------
     Klambauer et al., "Self-Normalizing Neural Networks", arXiv 1706.02515, section 2 and appendix.

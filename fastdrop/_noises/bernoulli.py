@@ -90,6 +90,12 @@ def dropout(
     dropout_backward : its gradient.
     keep_mask : the mask itself.
 
+    Notes
+    -----
+    Where a kept element times s lies beyond its dtype, as 40000 * 2 does in float16, the result is infinite.
+    `numpy.errstate` is not asked, here and in every other noise, and nothing warns: a look at each result
+    would cost as much as the noise. ``np.isfinite(y).all()`` is that look, where x is finite.
+
     References
     ----------
     Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
@@ -261,6 +267,10 @@ def apply_mask(
     ------
     TypeError, ValueError
         As `dropout`, or if the mask is of another dtype or doesn't fit x.
+
+    Notes
+    -----
+    Overflow gives infinities without a warning, as in `dropout`.
 
     References
     ----------

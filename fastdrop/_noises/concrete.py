@@ -62,6 +62,10 @@ def concrete_dropout(
     TypeError, ValueError
         As `dropout`, or if the logit isn't a finite real number or the temperature is out of range.
 
+    Notes
+    -----
+    Overflow gives infinities without a warning, as in `dropout`.
+
     References
     ----------
     Gal, Hron, Kendall, "Concrete Dropout", arXiv 1705.07832, section 3.1.

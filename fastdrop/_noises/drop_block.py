@@ -60,6 +60,8 @@ def drop_block(
 
     Notes
     -----
+    Overflow gives infinities without a warning, as in `dropout`.
+
     Blocks of height a and width b start at each of the (H - a + 1)(W - b + 1) places where they fit
     with probability gamma = p H W / (a b) / ((H - a + 1)(W - b + 1)), at most 1. An element that n
     starts cover is dropped with probability 1 - (1 - gamma)**n. In one and three dimensions it is alike.

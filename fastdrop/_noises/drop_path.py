@@ -58,6 +58,10 @@ def drop_path(
     --------
     surviving_rows : which samples stay, so that the branch need not be computed for the others.
 
+    Notes
+    -----
+    Overflow gives infinities without a warning, as in `dropout`.
+
     References
     ----------
     Huang et al., "Deep Networks with Stochastic Depth", arXiv 1603.09382, section 3.

@@ -59,6 +59,10 @@ def dropout_add(
     --------
     bias_act_dropout : with a bias and an activation before.
 
+    Notes
+    -----
+    Overflow gives infinities without a warning, as in `dropout`.
+
     Examples
     --------
     >>> import numpy as np, fastdrop as fd
@@ -162,6 +166,10 @@ def bias_act_dropout(
     ------
     TypeError, ValueError
         As `dropout`, or if x is complex, bias or residual don't fit, or the activation is another.
+
+    Notes
+    -----
+    Overflow gives infinities without a warning, as in `dropout`.
 
     References
     ----------

@@ -54,6 +54,10 @@ def gaussian_dropout(
     TypeError, ValueError
         As `dropout`, or if p is 1, where the variance is infinite.
 
+    Notes
+    -----
+    Overflow gives infinities without a warning, as in `dropout`.
+
     References
     ----------
     Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
@@ -136,6 +140,10 @@ def gaussian_noise(
     ------
     TypeError, ValueError
         As `dropout`, or if std is negative or not finite.
+
+    Notes
+    -----
+    Overflow gives infinities without a warning, as in `dropout`.
 
     References
     ----------

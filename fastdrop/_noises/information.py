@@ -55,6 +55,10 @@ def information_dropout(
     TypeError, ValueError
         As `dropout`, or if x is complex, or alpha negative or not finite.
 
+    Notes
+    -----
+    Overflow gives infinities without a warning, as in `dropout`.
+
     References
     ----------
     Achille and Soatto, "Information Dropout: Learning Optimal Representations Through Noisy Computation",

@@ -67,6 +67,10 @@ def standout_dropout(
     --------
     standout_keep_prob : the probabilities, with which the paper multiplies in evaluation.
 
+    Notes
+    -----
+    Overflow gives infinities without a warning, as in `dropout`.
+
     References
     ----------
     Ba and Frey, "Adaptive Dropout for Training Deep Neural Networks", NeurIPS 2013, section 3.

@@ -57,6 +57,10 @@ def embedding_dropout(
     --------
     token_dropout : replaces tokens, each by itself.
 
+    Notes
+    -----
+    Overflow gives infinities without a warning, as in `dropout`.
+
     References
     ----------
     Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks",

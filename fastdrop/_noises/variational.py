@@ -56,6 +56,10 @@ def local_reparameterization(
     TypeError, ValueError
         If the means are complex or of a dtype that `dropout` doesn't take, or a variance is negative.
 
+    Notes
+    -----
+    Overflow gives infinities without a warning, as in `dropout`.
+
     References
     ----------
     Kingma, Salimans, Welling, "Variational Dropout and the Local Reparameterization Trick",
