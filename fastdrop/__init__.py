@@ -7,6 +7,7 @@ from fastdrop import moments as moments
 from fastdrop import schedules as schedules
 from fastdrop._cpu.pool import get_num_threads as get_num_threads
 from fastdrop._cpu.pool import set_num_threads as set_num_threads
+from fastdrop._noises._published import publish as _publish
 from fastdrop._noises.adaptive import AdaptiveDropout as AdaptiveDropout
 from fastdrop._noises.adaptive import importance_rates as importance_rates
 from fastdrop._noises.alpha import AlphaDropout as AlphaDropout
@@ -167,8 +168,8 @@ __all__ = [
 ]
 
 for _name in __all__:
-    if callable(globals()[_name]):  # so that pickles and help() name no file
-        globals()[_name].__module__ = __name__
+    if callable(globals()[_name]):
+        _publish(globals()[_name], __name__)
 
 if _typing.TYPE_CHECKING:
     from fastdrop import autograd as autograd

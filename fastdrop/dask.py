@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 import fastdrop as fd
+from fastdrop._arrays.hints import checked_shape
 from fastdrop._arrays.numbers import Rate, check_broadcast
 from fastdrop._arrays.plan import Axes, axes_in
 from fastdrop._backends import alone
@@ -137,7 +138,7 @@ def keep_mask(
     >>> fd.dask.keep_mask(8, 0.5, fd.Key(42), chunks=3).compute()
     array([False, False,  True,  True,  True,  True,  True,  True])
     """
-    whole = da.empty(shape, chunks=chunks, dtype=np.bool_)
+    whole = da.empty(checked_shape(shape), chunks=chunks, dtype=np.bool_)
     options = {"key": key, "shared_axes": shared_axes}
     return _lazily(_mask, whole, "keep_mask", rates={"p": p}, options=options)
 
@@ -228,7 +229,7 @@ def normal(
     >>> fd.dask.normal(4, fd.Key(42), chunks=3).compute().round(3)
     array([ 0.975,  0.617, -1.197,  0.562])
     """
-    whole = da.empty(shape, chunks=chunks, dtype=dtype)
+    whole = da.empty(checked_shape(shape), chunks=chunks, dtype=dtype)
     options = {"key": key, "shared_axes": shared_axes}
     return _lazily(_normals, whole, "normal", options=options)
 

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from fastdrop._arrays.numbers import rate, real
@@ -292,7 +293,18 @@ def _name(schedule: Callable[[int], float]) -> str:
 
 
 def schedule_state(schedule: Callable[[int], float], step: int) -> dict[str, Any]:
-    """Return a schedule and its step as plain data; of a user's own callable this is only its name."""
+    """Return a schedule and its step as plain data; of a user's own callable this is only its name.
+
+    Raises
+    ------
+    ValueError
+        If it is a lambda or a partial, which no name tells from another.
+    """
+    if isinstance(schedule, partial) or _name(schedule).endswith("<lambda>"):
+        raise ValueError(
+            f"a state has the name of a schedule, and {schedule!r} has none of its own; use a function made "
+            "by def, or one of fastdrop.schedules"
+        )
     known = _KINDS.get(type(schedule).__name__) is type(schedule)
     parameters = asdict(schedule) if known else {}  # type: ignore[call-overload]
     lists = {name: list(v) if isinstance(v, tuple) else v for name, v in parameters.items()}

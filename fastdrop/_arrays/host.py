@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._arrays.hints import as_floats, refuse_foreign
+
 PLAIN = frozenset({np.dtype(np.float32), np.dtype(np.float64)})  # the dtypes that kernels take as they are
 _DTYPES = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
 _CARRIERS = {"float16": np.dtype(np.int16), "bfloat16": np.dtype(np.uint16)}
@@ -26,11 +28,11 @@ _WRITABLE = READY | 0x400
 
 def to_array(x: ArrayLike) -> NDArray[Any]:
     """Return x as a plain array, in any byte order, or raise an error if its dtype is not taken."""
-    x = unmasked(x)
-    if x.dtype not in PLAIN and x.dtype.name not in _DTYPES:
+    a = unmasked(x)
+    if a.dtype not in PLAIN and a.dtype.name not in _DTYPES:
         allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
-        raise TypeError(f"dropout needs {allowed}, got {x.dtype}; use x.astype(np.float32)")
-    return x
+        raise TypeError(f"dropout needs {allowed}, got {a.dtype}; {as_floats(x, a)}")
+    return a
 
 
 def unmasked(x: ArrayLike) -> NDArray[Any]:
@@ -39,6 +41,8 @@ def unmasked(x: ArrayLike) -> NDArray[Any]:
         raise TypeError("dropout takes no masked arrays; use x.filled(0) or x.data")
     if hasattr(x, "__cuda_array_interface__"):
         raise TypeError("this function takes no arrays on a GPU; copy x to the host")
+    if type(x) is not np.ndarray:
+        refuse_foreign(x)
     return np.asarray(x)
 
 

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._arrays.hints import as_number
+
 Rate: TypeAlias = float | NDArray[Any]
 
 _READ = frozenset({np.dtype(np.float32), np.dtype(np.float64)})  # the dtypes of rates that kernels read
@@ -20,9 +22,8 @@ def rate(p: float, name: str = "p") -> tuple[int, float]:
     T of the 2**32 uniforms drop an element. The scale is that of this realised rate: 2**32 / (2**32 - T).
     """
     if type(p) is not float and not is_real(p):
-        kind = type(p).__name__
-        advice = f"np.array({name})" if isinstance(p, (list, tuple)) else f"float({name})"
-        raise TypeError(f"{name} must be a real number in [0, 1], got {kind}; use {advice}")
+        got = f"{type(p).__name__}; {as_number(name, p)}"
+        raise TypeError(f"{name} must be a real number in [0, 1], got {got}")
     return _rate(p, name)
 
 
@@ -39,7 +40,7 @@ def holds_reals(dtype: np.dtype[Any]) -> bool:
 def real(name: str, value: Any) -> float:
     """Return a real number as a float, or raise an error that names it."""
     if not is_real(value):
-        raise TypeError(f"{name} must be a real number, got {type(value).__name__}; use float({name})")
+        raise TypeError(f"{name} must be a real number, got {type(value).__name__}; {as_number(name, value)}")
     try:
         return float(value)
     except OverflowError:

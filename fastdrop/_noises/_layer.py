@@ -14,6 +14,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._arrays.hints import refuse_foreign
 from fastdrop._arrays.host import to_array
 from fastdrop._arrays.listed import Indices, Listed
 from fastdrop._arrays.numbers import holds_reals, rate, reals
@@ -219,6 +220,11 @@ class Layer(Locked):
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs for the same masks, as plain JSON-able data.
 
+        Raises
+        ------
+        ValueError
+            If the schedule is a lambda or a partial: a state has its name, and these have none.
+
         Examples
         --------
         >>> import fastdrop as fd
@@ -233,6 +239,15 @@ class Layer(Locked):
                 "seed": self._key.seed,
                 "draw": self._key.draw,
             }
+
+    def _entries(self) -> dict[str, Any]:
+        """Return a state that `load_state_dict` would take, of a layer whose schedule may have no name."""
+        with self._lock:
+            schedule, self._schedule = self._schedule, None
+            try:
+                return self.state_dict()
+            finally:
+                self._schedule = schedule
 
     def _number_state(self) -> Any:
         if self._schedule is not None:
@@ -251,7 +266,7 @@ class Layer(Locked):
             If the state is of another layer or version, or an entry is missing, unknown or such that
             forward could not use it; the layer is then as it was.
         """
-        expected = self.state_dict()
+        expected = self._entries()
         if not isinstance(state, Mapping) or state.keys() != expected.keys():
             got = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
             raise ValueError(f"state must have the entries {sorted(expected)}, got {got}")
@@ -406,7 +421,7 @@ class NoiseLayer(Layer):
         forward = waiting if self.training else self._evaluated
         if forward is None:
             raise RuntimeError(self._nothing_left())
-        shape = g.shape if type(g) is np.ndarray else np.shape(g)
+        shape = g.shape if type(g) is np.ndarray else np.shape(passed(g))
         if shape != forward[2]:
             raise ValueError(f"g must have the last forward's shape {forward.shape}, got {shape}")
         return forward
@@ -502,7 +517,7 @@ class ArrayLayer(NoiseLayer):
         """
         with self._lock:
             if self.training is not True and not self._trains(None) and self._passes_in_evaluation:
-                return cast("NDArray[Any]", g)
+                return passed(g)
             forward = self._latest(g)
             dx = self._drop_backward(g, forward, out)
             self._finish(forward)
@@ -510,7 +525,7 @@ class ArrayLayer(NoiseLayer):
 
     def _evaluate(self, x: ArrayLike, out: NDArray[Any] | None) -> NDArray[Any]:
         """Return what forward returns in evaluation: x itself, unless a layer says otherwise."""
-        return cast("NDArray[Any]", x)
+        return passed(x)
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         """Return the layer's function of x, with the key and the number of a forward."""
@@ -684,6 +699,13 @@ class LearnedAlpha(LearnedLayer):
     def _arguments(self) -> dict[str, Any]:
         others = {name: value for name, value in super()._arguments().items() if name != "log_alpha"}
         return {"alpha": self.alpha.tolist()} | others
+
+
+def passed(x: ArrayLike) -> NDArray[Any]:
+    """Return x itself, as evaluation does, or raise an error if training refuses objects of its kind."""
+    if type(x) is not np.ndarray:
+        refuse_foreign(x)
+    return cast("NDArray[Any]", x)
 
 
 def checked_axes(axes: Axes) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import host
+from fastdrop._arrays.hints import checked_shape
 from fastdrop._arrays.numbers import FULL, Rate, rate
 from fastdrop._arrays.plan import NO_AXES, Axes, Indices, Pass, Plan, Window, layout_of, where
 from fastdrop._backends import cpu, fuse, fused, planned
@@ -43,7 +44,9 @@ def dropout(
     x : array_like, any shape
         float16, bfloat16 (of ml_dtypes), float32, float64, complex64 or complex128. Strides, memory
         order, byte order and dtype don't change the mask. 16-bit floats are computed in float32 and
-        rounded once.
+        rounded once. Of objects of pandas and xarray the values are taken. PyTorch's tensors, dask's
+        arrays, sparse matrices and what autograd traces are refused with the name of what takes them:
+        converted without a word they would lose gradients, time or memory.
     p : float or ndarray
         Probability to drop, in [0, 1], exact to 2**-33. An array must broadcast to the mask's shape:
         x's, with length 1 along the shared axes.
@@ -232,7 +235,7 @@ def keep_mask(
     array([63], dtype=uint8)
     """
     window = where(window, rows, indices, offsets)
-    mask = np.ones(shape, np.uint8)
+    mask = np.ones(checked_shape(shape), np.uint8)
     layout = layout_of(mask.shape, False, shared_axes, window)
     fuse(UNSCALED, Plan(host, mask, mask, None, None, layout, None), p, key)
     return np.packbits(mask) if packed else mask.view(np.bool_)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, SupportsIndex, cast
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +12,7 @@ from fastdrop._arrays.host import real_array, target
 from fastdrop._arrays.numbers import holds_reals, real
 from fastdrop._arrays.plan import Indices, Pass, Window, where
 from fastdrop._backends import fuse, planned
-from fastdrop._noises._layer import Forward, NoiseLayer
+from fastdrop._noises._layer import Forward, NoiseLayer, passed
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._stream.keys import Key, Rng
 
@@ -267,8 +267,8 @@ class StandoutDropout(NoiseLayer):
         with self._lock:
             trains = self._trains(training)
             if not trains and self.inverted:
-                return cast("NDArray[Any]", h)
-            forward = self._begin(h, kept=np.asarray(a))
+                return passed(h)
+            forward = self._begin(h, kept=np.asarray(passed(a)))
             y = self._dropped(h, forward, out) if trains else self._expected(h, forward, out)
             if trains:
                 self._done(forward)
@@ -283,7 +283,7 @@ class StandoutDropout(NoiseLayer):
         with self._lock:
             trains = self._trains(None)
             if not trains and self.inverted:
-                return cast("NDArray[Any]", g)
+                return passed(g)
             forward = self._latest(g)
             dh = self._dropped(g, forward, out) if trains else self._expected(g, forward, out)
             self._finish(forward)

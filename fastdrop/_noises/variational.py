@@ -107,6 +107,15 @@ def local_reparameterization_backward(
     dvariance : ndarray
         ``g * z / (2 * sqrt(variance))``, of g's shape; sum it where the variance was broadcast.
 
+    Raises
+    ------
+    TypeError
+        As `local_reparameterization`.
+    ValueError
+        As `local_reparameterization`, or if a variance is 0, as where all weights start at 0: the slope of
+        its square root is infinite there. A variance with a small number added to it in both directions has
+        a gradient.
+
     Examples
     --------
     >>> import numpy as np, fastdrop as fd
@@ -116,7 +125,12 @@ def local_reparameterization_backward(
     """
     window = where(window, rows, indices, offsets)
     g = to_array(g)
-    factors = 0.5 / np.sqrt(_checked_variance(variance))
+    v = _checked_variance(variance)
+    if not v.all():
+        raise ValueError(
+            "variance must be above 0, where it has a gradient, got 0; use variance + 1e-8, forward too"
+        )
+    factors = 0.5 / np.sqrt(v)
     z = normal(g.shape, key, dtype=g.dtype, window=window)
     return g, (g * z * factors).astype(g.dtype)
 

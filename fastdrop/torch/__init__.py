@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
     message = f"fastdrop.torch needs {error.name}; use pip install 'fastdrop-numpy[torch]'"
     raise ModuleNotFoundError(message, name=error.name) from None
 
+from fastdrop._noises._published import publish as _publish
 from fastdrop.torch._attention import scaled_dot_product_attention as scaled_dot_product_attention
 from fastdrop.torch._concrete import ConcreteDropout as ConcreteDropout
 from fastdrop.torch._concrete import concrete_dropout as concrete_dropout
@@ -107,5 +108,5 @@ __all__ = [
     "zoneout",
 ]
 
-for _name in __all__:  # so that pickles and help() name no file
-    globals()[_name].__module__ = __name__
+for _name in __all__:
+    _publish(globals()[_name], __name__)

@@ -367,7 +367,7 @@ def noise(
     inplace: bool = False,
 ) -> Tensor:
     """A noise of a tensor, or of two, with the derivatives that it has: one of `NOISES` by its name."""
-    if inplace and x.is_leaf and x.requires_grad and torch.is_grad_enabled():
+    if inplace and isinstance(x, torch.Tensor) and _is_learned(x):
         raise RuntimeError("inplace can't change a leaf that requires grad; use inplace=False or x.clone()")
     if traced(x) or (other is not None and traced(other)):
         y = _traced_noise(x, name, rates, key, numbers, other)
@@ -384,14 +384,30 @@ def noise(
     return run(x, other, (name, what[1], key, numbers))
 
 
+def _is_learned(x: Tensor) -> bool:
+    """Whether x is a leaf of a graph that is being recorded, which must not change in place."""
+    return x.is_leaf and x.requires_grad and torch.is_grad_enabled()
+
+
+def check_tensors(**given: Any) -> None:
+    """Refuse what isn't a tensor, by its name."""
+    for name, x in given.items():
+        if not isinstance(x, (torch.Tensor, Proxy)):
+            raise TypeError(not_a_tensor(name, x))
+
+
+def not_a_tensor(name: str, x: Any) -> str:
+    """What to say of an object where a tensor is needed."""
+    arrays = "use torch.from_numpy, or the functions and layers of fastdrop, which take arrays"
+    advice = arrays if isinstance(x, np.ndarray) else "see help() for the order of arguments"
+    return f"{name} must be a tensor, got {type(x).__name__}; {advice}"
+
+
 def _traced_noise(
     x: Tensor, name: str, rates: Sequence[Any], key: Any, numbers: Numbers, other: Tensor | None
 ) -> Tensor:
     """The operator, which is what graphs hold of a noise."""
-    for what, given in {"x": x, "the other tensor": x if other is None else other}.items():
-        if not hasattr(given, "requires_grad") and not isinstance(given, Proxy):
-            kind = type(given).__name__
-            raise TypeError(f"{what} must be a tensor, got {kind}; fastdrop's own functions take arrays")
+    check_tensors(x=x)
     if isinstance(numbers, AxesWithDraws):
         raise TypeError(
             "in a graph the draws can't be listed by rows, indices or offsets; use torch.compiler.disable"

@@ -16,7 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from fastdrop._arrays.numbers import rate
 from fastdrop._stream.keys import Key, Rng, as_key
 from fastdrop.torch import _keys as keys
-from fastdrop.torch._autograd import noise, traced
+from fastdrop.torch._autograd import noise, not_a_tensor, traced
 from fastdrop.torch._noises import Numbers
 
 Tensor: TypeAlias = torch.Tensor
@@ -108,6 +108,8 @@ class NoiseModule(torch.nn.Module):
         for each in inputs:
             if isinstance(each, Proxy):
                 return each.tracer.create_proxy("call_module", each.tracer.path_of_module(self), inputs, {})
+            if not isinstance(each, torch.Tensor):
+                raise TypeError(not_a_tensor(f"an input of {type(self).__name__}", each))
         return None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -209,7 +211,7 @@ class DropoutModule(NoiseModule, _DropoutNd):
         return self._eager(input)
 
     def _eager(self, input: Tensor) -> Tensor:
-        if isinstance(input, Proxy):
+        if not isinstance(input, torch.Tensor):
             return cast(Tensor, self._leaf(input))
         if not self.training:
             return input

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, SupportsIndex, TypeAlias, cast
 
 import torch
-from torch.fx import Proxy
 from torch.nn.functional import softplus
 
 from fastdrop._arrays.numbers import rate
@@ -130,7 +129,7 @@ class ConcreteDropout(NoiseModule):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the input times a relaxed mask in training, and itself in evaluation."""
-        if isinstance(input, Proxy):
+        if not isinstance(input, torch.Tensor):
             return cast(Tensor, self._leaf(input))
         if not self.training:
             return input

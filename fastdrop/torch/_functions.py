@@ -14,7 +14,7 @@ from fastdrop._noises.drop_path import path_axes
 from fastdrop._stream.keys import Key
 from fastdrop.torch import _fused as fused
 from fastdrop.torch import _tokens as of_tokens
-from fastdrop.torch._autograd import axes_of, noise, placed
+from fastdrop.torch._autograd import axes_of, check_tensors, noise, placed
 
 Listed: TypeAlias = ArrayLike | torch.Tensor  # integers
 
@@ -200,6 +200,7 @@ def drop_path(
     >>> fdt.drop_path(torch.ones(4, 3), 0.5, fd.Key(7))[:, 0]
     tensor([0., 2., 0., 2.])
     """
+    check_tensors(x=x)
     name = "dropout" if scale_by_keep else "unscaled_dropout"
     return noise(x, name, (p,), key, placed(path_axes(x.dim(), mode), rows), inplace=inplace)
 
@@ -226,6 +227,7 @@ def drop_block(
             [1, 1, 1, 1, 0, 0],
             [0, 0, 1, 1, 1, 1]], dtype=torch.int32)
     """
+    check_tensors(x=x)
     sizes = sizes_of(block_size, max(x.dim() - 2, 1))
     return noise(x, "drop_block", (p,), key, (*sizes, int(shared_channels)), inplace=inplace)
 
@@ -275,6 +277,7 @@ def zoneout(
     >>> new.grad, previous.grad
     (tensor([0., 0., 1., 1., 1., 1.]), tensor([1., 1., 0., 0., 0., 0.]))
     """
+    check_tensors(new=new, previous=previous)
     numbers = placed(shared_axes, rows, indices, offsets)
     return noise(new, "zoneout", (p,), key, numbers, other=previous)
 
@@ -326,6 +329,7 @@ def standout_dropout(
     >>> fdt.standout_dropout(torch.ones(6), a, fd.Key(42))
     tensor([0., 0., 1., 1., 1., 1.])
     """
+    check_tensors(h=h, a=a)
     return noise(h, "standout_dropout", (alpha, beta), key, (int(inverted),), other=a.detach())
 
 
@@ -379,6 +383,7 @@ def embedding_dropout(
     >>> weight.grad[:, 0]
     tensor([0., 0., 2., 4.])
     """
+    check_tensors(tokens=tokens, weight=weight)
     of_tokens.check_integers(tokens)
     if weight.dim() != 2:
         raise ValueError(f"weight must have the shape (vocabulary, features), got {tuple(weight.shape)}")
@@ -427,6 +432,7 @@ def token_dropout(
     >>> fdt.token_dropout(tokens, 0.5, fd.Key(42), replacement=3, protected=(0, 1, 2))
     tensor([ 1,  3, 12, 15,  2,  0,  0,  0])
     """
+    check_tensors(tokens=tokens)
     return of_tokens.token_dropout(tokens, p, key, replacement, protected)
 
 
@@ -468,6 +474,7 @@ def local_reparameterization(
     >>> fdt.local_reparameterization(mean, variance, fd.Key(42)).numpy().round(2)
     array([ 0.  ,  0.62, -2.39], dtype=float32)
     """
+    check_tensors(mean=mean, variance=variance)
     std = variance.to(torch.float64).sqrt().broadcast_to(mean.shape)
     return noise(mean, "local_reparameterization", (), key, other=std)
 
@@ -502,6 +509,7 @@ def dropout_add(
     >>> fdt.dropout_add(torch.ones(6), torch.arange(6.0), 0.5, fd.Key(42))
     tensor([0., 1., 4., 5., 6., 7.])
     """
+    check_tensors(x=x, residual=residual)
     return fused.dropout_add(x, residual, p, key, axes_of(shared_axes))
 
 
@@ -543,4 +551,5 @@ def bias_act_dropout(
     >>> fdt.bias_act_dropout(x, torch.ones(4), 0.5, fd.Key(42))
     tensor([[0., 0., 4., 8.]])
     """
+    check_tensors(x=x, bias=x if bias is None else bias, residual=x if residual is None else residual)
     return fused.bias_act_dropout(x, bias, residual, p, key, activation, axes_of(shared_axes))

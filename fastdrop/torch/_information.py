@@ -8,7 +8,6 @@ from typing import Any, SupportsIndex, TypeAlias, cast
 
 import torch
 from numpy.typing import ArrayLike
-from torch.fx import Proxy
 
 import fastdrop as fd
 from fastdrop._arrays.numbers import positive, real
@@ -120,7 +119,7 @@ class InformationDropout(NoiseModule):
         return self._eager(input)
 
     def _eager(self, input: Tensor) -> Tensor:
-        if isinstance(input, Proxy):
+        if not isinstance(input, torch.Tensor):
             return cast(Tensor, self._leaf(input))
         if not self.training:
             return input

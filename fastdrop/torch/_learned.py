@@ -10,7 +10,7 @@ import torch
 
 from fastdrop._noises._noise import NOISES
 from fastdrop._stream.keys import Key
-from fastdrop.torch._autograd import as_array, as_tensor, axes_of
+from fastdrop.torch._autograd import as_array, as_tensor, axes_of, check_tensors
 from fastdrop.torch._keys import key_of, key_tensor
 
 Tensor: TypeAlias = torch.Tensor
@@ -84,6 +84,7 @@ def learned(
     axes: SupportsIndex | Sequence[SupportsIndex],
 ) -> Tensor:
     """A noise of a tensor, by its name, with first derivatives with respect to both."""
+    check_tensors(x=x, **{NOISES[name].rate: number})
     held = key if isinstance(key, torch.Tensor) else key_tensor(key)
     y: Tensor = _learned(x, number, held, name, options, axes_of(axes))
     return y

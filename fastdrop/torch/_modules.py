@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, TypeAlias
 
 import torch
-from torch.fx import Proxy
 from torch.nn import functional
 
 import fastdrop as fd
@@ -303,7 +302,7 @@ class GaussianNoise(NoiseModule):
         return self._eager(input)
 
     def _eager(self, input: Tensor) -> Tensor:
-        if isinstance(input, Proxy):
+        if not isinstance(input, torch.Tensor):
             return self._leaf(input)
         if not self.training:
             return input
@@ -658,7 +657,7 @@ class TokenDropout(NoiseModule):
         return self._eager(tokens)
 
     def _eager(self, tokens: Tensor) -> Tensor:
-        if isinstance(tokens, Proxy):
+        if not isinstance(tokens, torch.Tensor):
             return self._leaf(tokens)
         if not self.training:
             return tokens

@@ -1,0 +1,69 @@
+"""What to write instead: the hints of errors about objects that aren't the arrays and numbers they should be.
+
+Each kind of object has one hint, which every function and layer gives.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdrop._stream.keys import Key
+
+# By the package that defines a class: what takes its objects. They could be converted, but an array in the
+# place of a tensor has lost its gradient, one in the place of a lazy array is computed at once, and one in
+# the place of a sparse matrix may not fit the memory.
+_TAKEN_BY = {
+    "torch": "use fastdrop.torch, or x.numpy(force=True) without a gradient",
+    "autograd": "use fastdrop.autograd",
+    "dask": "use fastdrop.dask, or x.compute()",
+    "scipy.sparse": "use x.data with indices=, or x.toarray()",
+}
+
+
+def refuse_foreign(x: Any) -> None:
+    """Raise an error that says what to use, if x isn't for functions and layers of NumPy arrays.
+
+    It is called where x is no ndarray, in training, in evaluation and backward, so that all say the same.
+    """
+    if x is None:
+        raise TypeError("an array is needed, got None")
+    for kind in type(x).__mro__:
+        library, _, rest = kind.__module__.partition(".")
+        hint = _TAKEN_BY.get(library) or _TAKEN_BY.get(f"{library}.{rest.partition('.')[0]}")
+        if hint and not getattr(x, "is_cuda", False):  # a CUDA tensor is an array on a GPU
+            raise TypeError(f"NumPy arrays are needed, got {type(x).__name__} of {library}; {hint}")
+
+
+def as_floats(x: Any, array: NDArray[Any]) -> str:
+    """Return the hint for an array whose dtype isn't taken, and which was made of x."""
+    if array.dtype != object:
+        return "use x.astype(np.float32)" if hasattr(x, "astype") else "use np.array(x, np.float32)"
+    if hasattr(x, "to_numpy"):
+        return "use x.to_numpy(np.float32), of columns of numbers alone"
+    if not array.ndim:
+        return f"use an array of numbers, which NumPy doesn't make of {type(x).__name__}"
+    return "use np.array(x.tolist(), np.float32), of numbers alone and rows of one length"
+
+
+def as_number(name: str, value: Any) -> str:
+    """Return the hint for an object where a real number is needed, or an array of them may be."""
+    if isinstance(value, Key):
+        return f"{name} comes before the key"
+    if isinstance(value, np.ndarray) and value.ndim:
+        return "use one number, since no array is taken here"
+    if isinstance(value, (list, tuple)) or hasattr(value, "__array__"):
+        return f"use one number, or np.array({name}) in functions that take arrays of {name}"
+    return f"use float({name})" if hasattr(value, "__float__") or isinstance(value, str) else "use a number"
+
+
+def checked_shape(shape: Any) -> Any:
+    """Return a shape for NumPy to look at, or raise an error if it is an array that has the shape itself."""
+    if hasattr(shape, "shape"):
+        numbers = isinstance(shape, (np.ndarray, np.integer)) and shape.dtype.kind in "iu"
+        if not numbers or shape.ndim > 1:
+            got = f"{type(shape).__name__} of shape {tuple(shape.shape)}"
+            raise TypeError(f"shape must be an int or a tuple of ints, got {got}; use x.shape")
+    return shape
