@@ -55,7 +55,8 @@ def as_number(name: str, value: Any) -> str:
     if isinstance(value, np.ndarray) and value.ndim:
         return "use one number, since no array is taken here"
     if isinstance(value, (list, tuple)) or hasattr(value, "__array__"):
-        return f"use one number, or np.array({name}) in functions that take arrays of {name}"
+        array = f"{name}.numpy()" if hasattr(value, "numpy") else f"np.array({name})"
+        return f"use one number, or {array} in functions that take arrays of {name}"
     return f"use float({name})" if hasattr(value, "__float__") or isinstance(value, str) else "use a number"
 
 

@@ -383,7 +383,7 @@ class NoiseLayer(Layer):
         key = self._key
         if key.draw & _LAST_DRAW == _LAST_DRAW:
             key.next()  # raises, before anything is written
-        shape = x.shape if type(x) is np.ndarray else np.shape(x)
+        shape = x.shape if type(x) is np.ndarray else np.shape(passed(x))
         return _new(Forward, (key, self._value, shape, window, kept))
 
     def _done(self, forward: Forward) -> None:

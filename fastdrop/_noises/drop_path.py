@@ -8,6 +8,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._arrays.hints import refuse_foreign
 from fastdrop._arrays.numbers import FULL, Rate, rate
 from fastdrop._arrays.plan import Axes, Window, where
 from fastdrop._backends import fused
@@ -76,6 +77,8 @@ def drop_path(
            [2., 2., 2.]])
     """
     window = where(window, rows)
+    if type(x) is not np.ndarray:
+        refuse_foreign(x)
     axes = _axes(np.ndim(x), mode)
     if not scale_by_keep:
         return unscaled_dropout(x, p, key, shared_axes=axes, out=out, window=window)

@@ -7,6 +7,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._arrays.hints import refuse_foreign
 from fastdrop._arrays.numbers import Rate
 from fastdrop._arrays.plan import ACTIVATIONS, Axes, Indices, Pass, Window, where
 from fastdrop._backends import fuse, fused, of, planned, sum_rows
@@ -261,6 +262,7 @@ def _number_of(activation: str) -> int:
 def _check_axis(x: ArrayLike) -> None:
     """Raise an error if x has no last axis, which a bias needs."""
     if np.ndim(x) == 0:
+        refuse_foreign(x)
         raise ValueError("a bias needs x's last axis, got a 0-d array; use x[None]")
 
 

@@ -163,7 +163,10 @@ def test_refuses_rates_outside_0_to_1(p):
 
 @pytest.mark.parametrize("p", ["0.5", None, 0.5j, [0.5]])
 def test_refuses_rates_that_are_no_numbers(p):
-    with pytest.raises(TypeError, match=r"p must be a real number in \[0, 1\], got .*; use (float|a number|one number, or np.array)"):
+    with pytest.raises(
+        TypeError,
+        match=r"p must be a real number in \[0, 1\], got .*; use (float|a number|one number, or np.array)",
+    ):
         fd.dropout(np.ones(3), p, 1)
 
 
