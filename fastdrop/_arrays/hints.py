@@ -52,9 +52,10 @@ def as_number(name: str, value: Any) -> str:
     """Return the hint for an object where a real number is needed, or an array of them may be."""
     if isinstance(value, Key):
         return f"{name} comes before the key"
-    if isinstance(value, np.ndarray) and value.ndim:
+    several = hasattr(value, "__array__") and np.ndim(value) > 0
+    if several and isinstance(value, np.ndarray):
         return "use one number, since no array is taken here"
-    if isinstance(value, (list, tuple)) or hasattr(value, "__array__"):
+    if several or isinstance(value, (list, tuple)):
         array = f"{name}.numpy()" if hasattr(value, "numpy") else f"np.array({name})"
         return f"use one number, or {array} in functions that take arrays of {name}"
     return f"use float({name})" if hasattr(value, "__float__") or isinstance(value, str) else "use a number"

@@ -1,0 +1,128 @@
+"""What the functions and modules of tensors say of arrays, lists of rates, and arguments in another order."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="fastdrop.torch is of the extra fastdrop-numpy[torch]")
+
+import fastdrop as fd  # noqa: E402
+import fastdrop.torch as fdt  # noqa: E402
+
+X, T, KEY = np.ones((3, 4), np.float32), torch.ones(3, 4), fd.Key(1)
+IMAGES, TOKENS = np.ones((1, 1, 3, 4), np.float32), np.ones(3, np.int64)
+
+# Calls with an array in the place of each tensor in turn, and the name of that argument.
+CALLS = {
+    "dropout": ("x", lambda: fdt.dropout(X, 0.5, KEY)),
+    "dropout in place": ("x", lambda: fdt.dropout(X, 0.5, KEY, inplace=True)),
+    "gaussian_dropout": ("x", lambda: fdt.gaussian_dropout(X, 0.5, KEY)),
+    "gaussian_noise": ("x", lambda: fdt.gaussian_noise(X, 0.5, KEY)),
+    "alpha_dropout": ("x", lambda: fdt.alpha_dropout(X, 0.5, KEY)),
+    "drop_path": ("x", lambda: fdt.drop_path(X, 0.5, KEY)),
+    "drop_block": ("x", lambda: fdt.drop_block(IMAGES, 0.5, KEY, block_size=2)),
+    "zoneout, new": ("new", lambda: fdt.zoneout(X, T, 0.5, KEY)),
+    "zoneout, previous": ("previous", lambda: fdt.zoneout(T, X, 0.5, KEY)),
+    "standout_dropout, h": ("h", lambda: fdt.standout_dropout(X, T, KEY)),
+    "standout_dropout, a": ("a", lambda: fdt.standout_dropout(T, X, KEY)),
+    "concrete_dropout": ("x", lambda: fdt.concrete_dropout(X, torch.tensor(0.0), KEY)),
+    "concrete_dropout, logit": ("logit", lambda: fdt.concrete_dropout(T, np.array(0.0), KEY)),
+    "information_dropout": ("x", lambda: fdt.information_dropout(X, torch.tensor(0.5), KEY)),
+    "local_reparameterization": ("mean", lambda: fdt.local_reparameterization(X, T, KEY)),
+    "local_reparameterization, variance": (
+        "variance",
+        lambda: fdt.local_reparameterization(T, X, KEY),
+    ),
+    "token_dropout": ("tokens", lambda: fdt.token_dropout(TOKENS, 0.5, KEY, replacement=0)),
+    "embedding_dropout": ("tokens", lambda: fdt.embedding_dropout(TOKENS, T, 0.5, KEY)),
+    "embedding_dropout, weight": (
+        "weight",
+        lambda: fdt.embedding_dropout(torch.from_numpy(TOKENS), X, 0.5, KEY),
+    ),
+    "dropout_add": ("x", lambda: fdt.dropout_add(X, T, 0.5, KEY)),
+    "dropout_add, residual": ("residual", lambda: fdt.dropout_add(T, X, 0.5, KEY)),
+    "bias_act_dropout": ("x", lambda: fdt.bias_act_dropout(X, None, 0.5, KEY)),
+    "bias_act_dropout, bias": ("bias", lambda: fdt.bias_act_dropout(T, X[0], 0.5, KEY)),
+    "bias_act_dropout, residual": (
+        "residual",
+        lambda: fdt.bias_act_dropout(T, None, 0.5, KEY, residual=X),
+    ),
+    "attention": (
+        "key",
+        lambda: fdt.scaled_dot_product_attention(T, X, T, dropout_p=0.5, noise_key=KEY),
+    ),
+}
+FUNCTIONS = {name for name in fdt.__all__ if name[0].islower()}
+FUNCTIONS -= {
+    "checkpoint_contexts",
+    "install",
+    "installed",
+    "key_tensor",
+    "replace_dropout",
+    "restore_dropout",
+}
+
+
+def test_every_function_is_here():
+    assert FUNCTIONS - {"scaled_dot_product_attention"} == {
+        name.split(",")[0].split()[0] for name in CALLS
+    } - {"attention"}
+
+
+@pytest.mark.parametrize(("name", "call"), CALLS.values(), ids=CALLS)
+def test_an_array_in_the_place_of_a_tensor(name, call):
+    message = rf"^{name} must be a tensor, got ndarray; use torch\.from_numpy, or the functions and layers"
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+MODULES = [
+    getattr(fdt, name)
+    for name in fdt.__all__
+    if name[0].isupper() and name not in ("Installation", "Swapped")
+]
+
+
+@pytest.mark.parametrize("rng", [None, 1])
+@pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.__name__)
+def test_an_array_for_a_module(kind, rng):
+    module = kind(0.5, rng=rng, **({"replacement": 1} if kind is fdt.TokenDropout else {}))
+    two = kind in (fdt.Zoneout, fdt.StandoutDropout, fdt.EmbeddingDropout)
+    for mode in (True, False):
+        with pytest.raises(
+            TypeError, match=f"an input of {kind.__name__} must be a tensor, got ndarray; use"
+        ):
+            module.train(mode)(*(X, X)[: 1 + two])
+    assert rng is None or module.key == fd.Key(1)
+
+
+ORDERS = {
+    "zoneout": (lambda: fdt.zoneout(T, 0.5, T, KEY), "previous must be a tensor, got float; see help"),
+    "dropout_add": (
+        lambda: fdt.dropout_add(T, 0.5, T, KEY),
+        "residual must be a tensor, got float; see help",
+    ),
+    "x after p": (lambda: fdt.dropout(0.5, T, KEY), "x must be a tensor, got float; see help"),
+    "p after key": (lambda: fdt.dropout(T, KEY, 0.5), "got Key; p comes before the key"),
+    "zoneout, p after key": (lambda: fdt.zoneout(T, T, KEY, 0.5), "got Key; p comes before the key"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), ORDERS.values(), ids=ORDERS)
+def test_arguments_in_another_order(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+def test_lists_of_rates():
+    for call in (lambda p: fdt.dropout(T, p, KEY), lambda p: fdt.drop_path(T, p, KEY), fdt.Dropout):
+        with pytest.raises(TypeError, match=r"got list; use one number, or np\.array\(p\) in functions"):
+            call([0.5] * 4)
+    assert fdt.dropout(T, np.array([0.5] * 4), KEY).shape == T.shape
+    with pytest.raises(TypeError, match="got ndarray; use one number, since no array is taken here"):
+        fdt.alpha_dropout(T, torch.full((4,), 0.5), KEY)
+
+
+@pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.__name__)
+def test_wrong_keywords_are_those_of_the_public_class(kind):
+    with pytest.raises(TypeError, match=rf"^{kind.__name__}\.__init__\(\) .*'nonsense'"):
+        kind(nonsense=1)
