@@ -126,11 +126,12 @@ def local_reparameterization_backward(
     window = where(window, rows, indices, offsets)
     g = to_array(g)
     v = _checked_variance(variance)
-    if not v.all():
+    if g.size and not v.all():
         raise ValueError(
             "variance must be above 0, where it has a gradient, got 0; use variance + 1e-8, forward too"
         )
-    factors = 0.5 / np.sqrt(v)
+    with np.errstate(divide="ignore"):  # of no elements
+        factors = 0.5 / np.sqrt(v)
     z = normal(g.shape, key, dtype=g.dtype, window=window)
     return g, (g * z * factors).astype(g.dtype)
 

@@ -304,5 +304,6 @@ def test_a_variance_of_0_has_no_gradient(variance):
     fd.local_reparameterization(X, variance, KEY)
     with pytest.raises(ValueError, match=r"variance must be above 0, .* got 0; use variance \+ 1e-8"):
         fd.local_reparameterization_backward(X, variance, KEY)
+    assert fd.local_reparameterization_backward(X[:0], 0.0, KEY)[1].shape == (0, 4)
     _, found = fd.local_reparameterization_backward(X, variance + 1e-8, KEY)
     assert np.isfinite(found).all()
