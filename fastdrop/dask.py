@@ -690,7 +690,7 @@ def embedding_dropout(
 
     Returns
     -------
-    dask array of shape (*tokens.shape, features)
+    dask array of shape ``(*tokens.shape, features)``
         In the tokens' chunks, and weight's along the features.
 
     Examples

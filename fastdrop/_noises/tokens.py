@@ -38,12 +38,12 @@ def embedding_dropout(
     key : Key or int
         As in `dropout`. The mask is that of the vocabulary, ``keep_mask(vocabulary, p, key)``: whether a
         word is dropped doesn't depend on where, or how often, it stands.
-    out : ndarray of shape (*tokens.shape, features), optional
+    out : ndarray of shape ``(*tokens.shape, features)``, optional
         Where to copy the result, of weight's dtype.
 
     Returns
     -------
-    ndarray of shape (*tokens.shape, features)
+    ndarray of shape ``(*tokens.shape, features)``
         ``weight[token] / (1 - p)``, and +0.0 for words that are dropped.
 
     Raises
@@ -99,7 +99,7 @@ def embedding_dropout_backward(
 
     Parameters
     ----------
-    g : array_like of shape (*tokens.shape, features)
+    g : array_like of shape ``(*tokens.shape, features)``
         Gradient with respect to the output.
     tokens, p, key
         As given to `embedding_dropout`.

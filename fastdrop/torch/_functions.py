@@ -356,7 +356,7 @@ def embedding_dropout(
 
     Returns
     -------
-    Tensor of shape (*tokens.shape, features)
+    Tensor of shape ``(*tokens.shape, features)``
         A new one in C order.
 
     Raises

@@ -1,0 +1,48 @@
+"""Makes a link of each public name that a page has in backticks, and a warning of each that doesn't exist.
+
+`fd.dropout`, `fastdrop.moments.dropout`, `fdt.install()` and `layer.step()` are how pages write them; `fd` is
+fastdrop, `fdt` is fastdrop.torch.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from docutils import nodes
+from public_names import exists, page_of
+from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util import logging
+from sphinx.util.nodes import make_refnode
+
+NAME = re.compile(r"(fd|fdt|fastdrop)\.([A-Za-z_][\w.]*)(\(.*\))?")
+SHORT = {"fd": "fastdrop", "fdt": "fastdrop.torch", "fastdrop": "fastdrop"}
+logger = logging.getLogger(__name__)
+
+
+class CodeLinks(SphinxPostTransform):
+    """Links from names in code to their pages."""
+
+    default_priority = 400
+
+    def run(self, **kwargs: Any) -> None:
+        """Go through the page's code."""
+        for literal in list(self.document.findall(nodes.literal)):
+            found = NAME.fullmatch(literal.astext())
+            if not found or isinstance(literal.parent, nodes.reference):
+                continue
+            name = f"{SHORT[found[1]]}.{found[2]}".rstrip(".")
+            if not exists(name):
+                logger.warning("there is no %s", name, location=literal)
+            elif page := page_of(name):
+                inner = literal.deepcopy()
+                builder = self.app.builder
+                link = make_refnode(builder, self.env.docname, page, None, inner, name)
+                literal.replace_self(link)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the transform."""
+    app.add_post_transform(CodeLinks)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
