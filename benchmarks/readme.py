@@ -1,4 +1,4 @@
-"""Writes README.md's tables of peers and of PyTorch's steps, and its plot, from the results files.
+"""Writes the tables of docs/benchmarks.md, the short one of README.md, and the plots, from the results files.
 
 python benchmarks/readme.py
 """
@@ -9,12 +9,24 @@ import datetime
 from pathlib import Path
 
 import plots
-from peers_results import STEPS, Results, Row
+from peers_results import OURS, STEPS, Results, Row
 
 README = Path(__file__).parents[1] / "README.md"
+MANUAL = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 PLOT = Path(__file__).parent / "results" / "peers.svg"
+THREADS_PLOT = PLOT.with_name("threads.svg")
 BEGIN, END = "<!-- written by benchmarks/readme.py -->\n", "<!-- until here -->\n"
 SIZES = (1 << 10, 1 << 16, 1 << 18, 1 << 22, 1 << 25)
+SHORT_SIZES = (1 << 10, 1 << 16, 1 << 22)
+SHORT_NAMES = (
+    "np.multiply(out=)",
+    "fastdrop",
+    "best NumPy idiom",
+    "tutorial's NumPy",
+    "PyTorch eager",
+    "PyTorch compiled",
+    "JAX jitted",
+)
 SHOWN = {
     "np.copyto": "`np.copyto(y, x)`",
     "np.multiply(out=)": "`np.multiply(x, s, out=y)`",
@@ -27,15 +39,48 @@ SHOWN = {
 }
 
 
+def short(results: Results, of_torch: Results) -> str:
+    """What stands between README.md's marks: a few of the contenders at a few sizes, and a step of PyTorch."""
+    threads = results.values("threads")[-1]
+    sizes = [n for n in SHORT_SIZES if n in results.values("size")]
+    names = [name for name in results.names() if name in SHORT_NAMES]
+    return "\n".join(
+        [
+            "Nanoseconds for each float32 element at p = 0.5, by the size of the array",
+            f"({results.processor()}, {_day(results.date)}):",
+            "",
+            _row("elements", [f"{n:,}" for n in sizes]),
+            _row("---", ["---"] * len(sizes)),
+            *(_row(SHOWN.get(name, name), _times(results, name, sizes, threads)) for name in names),
+            *(["", results.caution()] if results.caution() else []),
+            "",
+            *_a_step(of_torch),
+            "",
+        ]
+    )
+
+
+def _a_step(results: Results) -> list[str]:
+    row = next(row for row in results.rows if row["part"] == "gpt")
+    none, ours, theirs = (_amount(row, name) for name in ("p=0", "install()", "torch.nn"))
+    return [
+        f"A training step of a small GPT takes {theirs} with torch.nn's dropout, {ours} with `install()`, and",
+        f"{none} without dropout ({results.processor()}, {_day(results.date)}).",
+    ]
+
+
 def section(results: Results) -> str:
-    """What stands between the marks: where and when, the table, and the other rate."""
+    """What stands between the manual's marks: where and when, the table, the other rate, and threads."""
     threads = results.values("threads")[-1]
     sizes = [n for n in SIZES if n in results.values("size")]
     return "\n".join(
         [
-            "Nanoseconds per float32 element at p = 0.5, in brackets times `np.multiply(x, s, out=y)` in the",
-            f"same run; medians of up to {results.rounds} turns, {threads} threads allowed to each, on",
-            f"{results.processor()}; {results.versions()}; {_day(results.date)}:",
+            "## Dropout beside its peers",
+            "",
+            "Nanoseconds for each float32 element at p = 0.5, in brackets how many times as long as",
+            "`np.multiply(x, s, out=y)` in the same run. Each number is the median of up to",
+            f"{results.rounds} turns; {threads} threads were allowed to each. Taken on {results.processor()},",
+            f"with {results.versions()}, on {_day(results.date)}.",
             "",
             _row("elements", [f"{n:,}" for n in sizes]),
             _row("---", ["---"] * len(sizes)),
@@ -44,7 +89,21 @@ def section(results: Results) -> str:
             _other_rate(results, sizes[1:], threads),
             *([results.caution()] if results.caution() else []),
             "",
-            "![Time per element over size, fastdrop among its peers](benchmarks/results/peers.svg)",
+            "![Time per element over size, fastdrop among its peers](../benchmarks/results/peers.svg)",
+            "",
+            "## Rates and threads",
+            "",
+            "`fd.dropout` in the same run, in nanoseconds for each element, by rate and by the number of threads:",
+            "",
+            _row("elements", [f"{n:,}" for n in sizes]),
+            _row("---", ["---"] * len(sizes)),
+            *(
+                _row(f"p = {p:g}, {n} thread{'s' * (n > 1)}", _times(results, OURS, sizes, n, p))
+                for p in reversed(results.values("p"))
+                for n in results.values("threads")
+            ),
+            "",
+            "![Time per element over size, by rate and threads](../benchmarks/results/threads.svg)",
             "",
         ]
     )
@@ -60,15 +119,20 @@ def steps(results: Results) -> str:
     return "\n".join(
         [
             "",
-            "In PyTorch: a step is forward, backward and an update by fused AdamW, on 16 texts of 128",
-            "characters (4 layers, width 128, 4 heads, p = 0.1), on 128 images (784-1024-1024-10, p = 0.2,",
-            "0.5, 0.5), or on 8 texts of 128 (4 layers, width 256, 4 heads, p = 0.1), with fastdrop under",
-            "PyTorch's own dropout (`install`) or in its modules (`replace_dropout`). Then attention of 8",
-            "heads of 64 over 2,048 places in all, p = 0.1, and a module alone, p = 0.5, by elements, in",
-            "loops over a million of them or one call, and its peak memory with backward.",
-            f"Medians of {results.rounds} turns,",
-            f"{results.machine['threads']} threads, on {results.processor()};",
-            f"{results.versions()}; {_day(results.date)}:",
+            "## In PyTorch",
+            "",
+            "The columns are the same without dropout, with fastdrop under PyTorch's own dropout",
+            "(`fdt.install()`), with fastdrop's modules (`fdt.replace_dropout`), and with torch.nn's.",
+            "",
+            "- A step is forward, backward and an update by fused AdamW. The GPT has 4 layers, width 128, 4 heads",
+            "  and p = 0.1, and sees 16 texts of 128 characters. The MLP is 784-1024-1024-10 with p = 0.2, 0.5",
+            "  and 0.5, and sees 128 images. The encoder and BERT have 4 layers, width 256, 4 heads and p = 0.1,",
+            "  and see 8 texts of 128.",
+            "- Attention has 8 heads of 64 over 2,048 places in all, with p = 0.1.",
+            "- Dropout is a module alone with p = 0.5, by the number of elements. Memory is its peak with backward.",
+            "",
+            f"Medians of {results.rounds} turns, {results.machine['threads']} threads, on {results.processor()},",
+            f"with {results.versions()}, on {_day(results.date)}.",
             "",
             _row("", ["no dropout (p = 0)", "`install()`", "modules", "torch.nn", "torch.nn / `install()`"]),
             _row("---", ["---"] * 5),
@@ -101,6 +165,11 @@ def _cells(results: Results, name: str, sizes: list[int], threads: int) -> list[
     return [f"{plots.short(r['ns_per_element'])} ({plots.short(r['ratio'])})" if r else "" for r in rows]
 
 
+def _times(results: Results, name: str, sizes: list[int], threads: int, p: float = 0.5) -> list[str]:
+    rows = [results.row(name, n, p, threads) for n in sizes]
+    return [plots.short(r["ns_per_element"]) if r else "" for r in rows]
+
+
 def _other_rate(results: Results, sizes: list[int], threads: int) -> str:
     rows = [results.row("fastdrop", n, 0.1, threads) for n in sizes]
     ratios = [plots.short(row["ratio"]) for row in rows if row]
@@ -115,20 +184,32 @@ def _day(date: str) -> str:
 
 
 def with_section(text: str, new: str) -> str:
-    """The README with what is between the marks replaced."""
+    """A page with what is between the marks replaced."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + BEGIN + new + END + after
 
 
 def plot(results: Results) -> str:
-    """The curves as a file of its own, which brings its style along."""
+    """The curves of all contenders as a file of its own."""
     lines = plots.peers(results, 0.5, results.values("threads")[-1])
-    drawn = plots.curves(lines, "Time per element over size, fastdrop among its peers")
+    return _file(plots.curves(lines, "Time per element over size, fastdrop among its peers"))
+
+
+def threads_plot(results: Results) -> str:
+    """The curves of fastdrop's rates and threads as a file of its own."""
+    return _file(plots.curves(plots.growth(results), "Time per element over size, by rate and threads"))
+
+
+def _file(drawn: str) -> str:
+    """A figure that brings its style along."""
     return drawn.replace(">\n", f">\n<style>{plots.STYLE}</style>\n", 1) + "\n"
 
 
 if __name__ == "__main__":
     read = Results.read()
-    README.write_text(with_section(README.read_text(), section(read) + steps(Results.read(STEPS))))
+    read_steps = Results.read(STEPS)
+    README.write_text(with_section(README.read_text(), short(read, read_steps)))
+    MANUAL.write_text(with_section(MANUAL.read_text(), section(read) + steps(read_steps)))
     PLOT.write_text(plot(read))
+    THREADS_PLOT.write_text(threads_plot(read))

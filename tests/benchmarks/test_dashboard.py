@@ -1,4 +1,4 @@
-"""The dashboard: its plots, its front page and the README's table, and all of it in a real browser."""
+"""The dashboard: its plots, its front page and the pages' tables, and all of it in a real browser."""
 
 import json
 import os
@@ -45,19 +45,27 @@ def steps(modules):
     return modules.peers_results.Results.read(modules.peers_results.STEPS)
 
 
-def test_readme_has_what_the_results_files_give(modules, results, steps):
-    text = modules.readme.README.read_text()
-    written = modules.readme.section(results) + modules.readme.steps(steps)
-    assert text == modules.readme.with_section(text, written)
-    assert modules.readme.PLOT.read_text() == modules.readme.plot(results)
-
-
-def test_readme_of_other_results_is_another(modules, results, steps):
+def test_pages_have_what_the_results_files_give(modules, results, steps):
     readme = modules.readme
-    text = readme.README.read_text()
+    for page, written in (
+        (readme.README, readme.short(results, steps)),
+        (readme.MANUAL, readme.section(results) + readme.steps(steps)),
+    ):
+        text = page.read_text()
+        assert text.count(readme.BEGIN) == text.count(readme.END) == 1
+        assert text == readme.with_section(text, written)
+    assert readme.PLOT.read_text() == readme.plot(results)
+    assert readme.THREADS_PLOT.read_text() == readme.threads_plot(results)
+
+
+def test_pages_of_other_results_are_others(modules, results, steps):
+    readme = modules.readme
+    text = readme.MANUAL.read_text()
     rows = [row | {"ns_per_element": row["ns_per_element"] * 2} for row in results.rows]
-    section = readme.section(results._replace(rows=rows))
-    assert readme.with_section(text, section + readme.steps(steps)) != text
+    doubled = results._replace(rows=rows)
+    assert readme.with_section(text, readme.section(doubled) + readme.steps(steps)) != text
+    front = readme.README.read_text()
+    assert readme.with_section(front, readme.short(doubled, steps)) != front
     last = steps.rows[-1]
     slower = {**last, "values": {name: 2 * value for name, value in last["values"].items()}}
     other = readme.steps(steps._replace(rows=[*steps.rows[:-1], slower]))
@@ -93,10 +101,21 @@ def test_table_of_steps_has_the_models_first_and_the_ratios(modules, steps):
     assert "| a | 7 us | 235 us | 940 us | 2.4 ms | 10 |" in written
 
 
-def test_table_is_one_markdown_table_of_every_contender(modules, results):
-    lines = [line for line in modules.readme.section(results).splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + len(results.names())
-    assert {line.count("|") for line in lines} == {lines[0].count("|")}
+def test_short_table_has_fastdrop_and_whom_it_names(modules, results, steps):
+    readme = modules.readme
+    lines = [line for line in readme.short(results, steps).splitlines() if line.startswith("|")]
+    names = [line.split(" | ")[0].strip("| ") for line in lines[2:]]
+    assert names == [readme.SHOWN.get(n, n) for n in results.names() if n in readme.SHORT_NAMES]
+    assert len(names) == len(readme.SHORT_NAMES)
+    assert {line.count("|") for line in lines} == {2 + len(readme.SHORT_SIZES)}
+
+
+def test_tables_are_of_every_contender_and_of_every_number_of_threads(modules, results):
+    found = [line for line in modules.readme.section(results).splitlines() if line.startswith("|")]
+    lines, growth = found[: 2 + len(results.names())], found[2 + len(results.names()) :]
+    assert {line.count("|") for line in found} == {lines[0].count("|")}
+    firsts = [line.split(" | ")[0].strip("| ") for line in growth[2:]]
+    assert firsts == [f"p = {p}, {n} thread{'s' * (n > 1)}" for p in (0.5, 0.1) for n in (1, 2)]
     numbers = re.findall(r"[\d.]+ \([\d.]+\)", "".join(lines))
     assert len(numbers) == len(results.names()) * (lines[0].count("|") - 2)
 
