@@ -18,7 +18,7 @@ SITE := out/dashboard
 EXAMPLES := simple_network regularized_network mnist_cnn compare_dropouts data_size fused_network concrete_rate \
 	uncertainty char_rnn data_parallel masks
 
-.PHONY: demo examples test bench bench-suite bench-compare dashboard results cuda-check clean
+.PHONY: demo examples test bench bench-suite bench-compare dashboard results cuda-check clean docs release-check
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -82,3 +82,16 @@ $(VENV)/.%: pyproject.toml | $(BIN)/python
 
 clean:
 	rm -rf $(VENV) .venv-cuda build dist .mypy_cache .pytest_cache .ruff_cache
+
+# The manual, into out/docs: open out/docs/index.html, also without a server.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --doctree-dir out/doctrees docs out/docs
+
+# Builds what would be published, checks it, and installs each into a clean environment that runs the self-test.
+release-check: $(VENV)/.release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	for package in $(CURDIR)/dist/*.whl $(CURDIR)/dist/*.tar.gz; do \
+		rm -rf out/release && $(PYTHON) -m venv out/release && out/release/bin/pip install --quiet $$package && \
+		(cd out/release && bin/python -m fastdrop selftest) || exit; done

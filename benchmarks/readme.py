@@ -1,4 +1,4 @@
-"""Writes the tables of docs/benchmarks.md, the short one of README.md, and the plots, from the results files.
+"""Writes the tables of docs/benchmarks.md, the short one of README.md, and the plots, from stored results.
 
 python benchmarks/readme.py
 """
@@ -40,7 +40,7 @@ SHOWN = {
 
 
 def short(results: Results, of_torch: Results) -> str:
-    """What stands between README.md's marks: a few of the contenders at a few sizes, and a step of PyTorch."""
+    """What stands between README.md's marks: some contenders at some sizes, and a step of PyTorch."""
     threads = results.values("threads")[-1]
     sizes = [n for n in SHORT_SIZES if n in results.values("size")]
     names = [name for name in results.names() if name in SHORT_NAMES]
@@ -64,8 +64,8 @@ def _a_step(results: Results) -> list[str]:
     row = next(row for row in results.rows if row["part"] == "gpt")
     none, ours, theirs = (_amount(row, name) for name in ("p=0", "install()", "torch.nn"))
     return [
-        f"A training step of a small GPT takes {theirs} with torch.nn's dropout, {ours} with `install()`, and",
-        f"{none} without dropout ({results.processor()}, {_day(results.date)}).",
+        f"A training step of a small GPT takes {theirs} with torch.nn's dropout, {ours} with `install()`,",
+        f"and {none} without dropout ({results.processor()}, {_day(results.date)}).",
     ]
 
 
@@ -79,8 +79,8 @@ def section(results: Results) -> str:
             "",
             "Nanoseconds for each float32 element at p = 0.5, in brackets how many times as long as",
             "`np.multiply(x, s, out=y)` in the same run. Each number is the median of up to",
-            f"{results.rounds} turns; {threads} threads were allowed to each. Taken on {results.processor()},",
-            f"with {results.versions()}, on {_day(results.date)}.",
+            f"{results.rounds} turns; {threads} threads were allowed to each. Taken on",
+            f"{results.processor()}, with {results.versions()}, on {_day(results.date)}.",
             "",
             _row("elements", [f"{n:,}" for n in sizes]),
             _row("---", ["---"] * len(sizes)),
@@ -93,7 +93,7 @@ def section(results: Results) -> str:
             "",
             "## Rates and threads",
             "",
-            "`fd.dropout` in the same run, in nanoseconds for each element, by rate and by the number of threads:",
+            "`fd.dropout` in the same run: nanoseconds for each element, by rate and number of threads.",
             "",
             _row("elements", [f"{n:,}" for n in sizes]),
             _row("---", ["---"] * len(sizes)),
@@ -124,14 +124,16 @@ def steps(results: Results) -> str:
             "The columns are the same without dropout, with fastdrop under PyTorch's own dropout",
             "(`fdt.install()`), with fastdrop's modules (`fdt.replace_dropout`), and with torch.nn's.",
             "",
-            "- A step is forward, backward and an update by fused AdamW. The GPT has 4 layers, width 128, 4 heads",
-            "  and p = 0.1, and sees 16 texts of 128 characters. The MLP is 784-1024-1024-10 with p = 0.2, 0.5",
-            "  and 0.5, and sees 128 images. The encoder and BERT have 4 layers, width 256, 4 heads and p = 0.1,",
-            "  and see 8 texts of 128.",
+            "- A step is forward, backward and an update by fused AdamW. The GPT has 4 layers, width 128,",
+            "  4 heads and p = 0.1, and sees 16 texts of 128 characters. The MLP is 784-1024-1024-10 with",
+            "  p = 0.2, 0.5 and 0.5, and sees 128 images. The encoder and BERT have 4 layers, width 256,",
+            "  4 heads and p = 0.1, and see 8 texts of 128.",
             "- Attention has 8 heads of 64 over 2,048 places in all, with p = 0.1.",
-            "- Dropout is a module alone with p = 0.5, by the number of elements. Memory is its peak with backward.",
+            "- Dropout is a module alone with p = 0.5, by the number of elements. Memory is its peak with",
+            "  backward.",
             "",
-            f"Medians of {results.rounds} turns, {results.machine['threads']} threads, on {results.processor()},",
+            f"Medians of {results.rounds} turns, {results.machine['threads']} threads, on",
+            f"{results.processor()},",
             f"with {results.versions()}, on {_day(results.date)}.",
             "",
             _row("", ["no dropout (p = 0)", "`install()`", "modules", "torch.nn", "torch.nn / `install()`"]),

@@ -37,6 +37,7 @@ from fastdrop._arrays.plan import (
     repetition,
 )
 from fastdrop._cpu.pool import alone as alone
+from fastdrop._extras import how_to_install
 from fastdrop._stream.keys import Key, stream
 
 
@@ -74,7 +75,7 @@ def gpu() -> ModuleType:
     from numba import config
 
     if find_spec("numba_cuda") is None and not config.ENABLE_CUDASIM:
-        raise ImportError("arrays on a GPU need the extra cuda; use pip install 'fastdrop-numpy[cuda]'")
+        raise ImportError(f"arrays on a GPU need the extra cuda; {how_to_install('cuda')}")
     with loading:
         from fastdrop._cuda import run
 

@@ -38,6 +38,7 @@ import fastdrop as fd
 from fastdrop._arrays.host import column_sums
 from fastdrop._arrays.numbers import Rate
 from fastdrop._arrays.plan import Axes, Indices, Window, where
+from fastdrop._extras import missing
 from fastdrop._noises._described import described_by
 from fastdrop._noises.drop_block import Size
 from fastdrop._noises.variational import summed_to
@@ -48,8 +49,7 @@ try:
     from autograd.extend import defjvp_argnums, defvjp_argnums, primitive
     from autograd.tracer import isbox
 except ModuleNotFoundError as error:
-    message = f"fastdrop.autograd needs {error.name}; use pip install 'fastdrop-numpy[autograd]'"
-    raise ModuleNotFoundError(message, name=error.name) from None
+    raise missing(__name__, error) from None
 
 # A rule takes the output's gradient and the arguments, and returns the gradients of arguments by name.
 Rule = Callable[..., dict[str, Any]]

@@ -40,6 +40,7 @@ from fastdrop._arrays.hints import checked_shape
 from fastdrop._arrays.numbers import Rate, check_broadcast
 from fastdrop._arrays.plan import Axes, axes_in
 from fastdrop._backends import alone
+from fastdrop._extras import missing
 from fastdrop._noises._described import described_by
 from fastdrop._noises.drop_path import path_axes, unscaled_dropout
 from fastdrop._stream.keys import Key, natural
@@ -48,8 +49,7 @@ try:
     import dask.array as da
     from dask.base import tokenize
 except ModuleNotFoundError as error:
-    message = f"fastdrop.dask needs {error.name}; use pip install 'fastdrop-numpy[dask]'"
-    raise ModuleNotFoundError(message, name=error.name) from None
+    raise missing(__name__, error) from None
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 

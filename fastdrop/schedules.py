@@ -17,6 +17,8 @@ from typing import Any, Protocol, TypeAlias
 from fastdrop._arrays.numbers import rate, real
 from fastdrop._stream.keys import natural
 
+__all__ = ["Annealed", "Constant", "Cosine", "Curriculum", "Early", "Late", "Linear", "Schedule", "Step"]
+
 _END = 1 << 63  # steps are below this number
 
 ScheduledRate: TypeAlias = "float | Callable[[int], float]"
@@ -35,6 +37,16 @@ class Schedule(ABC):
     ------
     TypeError, ValueError
         If p or another parameter is of another kind or outside its range.
+
+    Examples
+    --------
+    A schedule of one's own may be any function of the step:
+
+    >>> import fastdrop as fd
+    >>> isinstance(fd.schedules.Linear(0.5, steps=2), fd.schedules.Schedule)
+    True
+    >>> fd.Dropout(lambda step: 0.5 / (1 + step), rng=42).p
+    0.5
     """
 
     p: float

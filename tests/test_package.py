@@ -9,6 +9,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -31,6 +32,7 @@ MACHINES = {"_lanes", "_cpu", "_cuda", "_backends"}
 NOISES = ARRAYS | {"_backends", "schedules", "_noises"}
 PUBLIC = NOISES | {"_training", "moments", "__init__"}
 MAY_IMPORT = {
+    "_extras": set(),
     "_stream": set(),
     "_arrays": {"_stream"},
     "_lanes": {"_stream"},
@@ -79,7 +81,7 @@ def allowed(module, imported):
     if package != "fastdrop":
         return package not in MAY_NEED or importer.partition(".")[0] in MAY_NEED[package]
     target = part(imported).partition(".")[0]
-    return target in MAY_IMPORT[importer] | {importer.partition(".")[0]}
+    return target in MAY_IMPORT[importer] | {"_extras", importer.partition(".")[0]}
 
 
 def module_name(path):
@@ -181,8 +183,9 @@ def does_something(statement):
     return not isinstance(statement, ast.Import | ast.ImportFrom)
 
 
-def test_the_readme_lists_the_parts_in_their_order():
-    rows = re.findall(r"^\| ([`\w].*?) \| ", (FOLDER.parent / "README.md").read_text(), re.MULTILINE)
+def test_the_manual_lists_the_parts_in_their_order():
+    page = FOLDER.parent / "docs" / "development" / "index.md"
+    rows = re.findall(r"^\| ([`\w].*?) \| ", page.read_text(), re.MULTILINE)
     floors = {
         "__init__" if name == "fastdrop" else name: n
         for n, row in enumerate(rows)
@@ -242,7 +245,36 @@ def test_without_its_package_an_integration_says_what_to_install(statement, name
     script = f"import sys; sys.modules['{name}'] = None; {statement.format(name)}"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert f"fastdrop.{name} needs {name}" in found.stderr
-    assert f"pip install 'fastdrop-numpy[{name}]'" in found.stderr
+    assert f"; use pip install '.[{name}]' in a checkout of fastdrop" in found.stderr
+
+
+def texts(path):
+    """What a file says in its strings, without docstrings and comments."""
+    tree = ast.parse(path.read_text())
+    documented = (n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef))
+    prose = {ast.get_docstring(node, clean=False) for node in documented}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value not in prose:
+            yield node.value
+
+
+def test_how_to_install_an_extra_is_said_in_one_place():
+    """One word of a package that is no extra is another matter."""
+    hints = {
+        path.relative_to(FOLDER).as_posix(): text
+        for path in FILES
+        for text in texts(path)
+        if "pip install" in text and "pip install tqdm" not in text
+    }
+    assert set(hints) == {"_extras.py"}
+
+
+def test_hints_name_extras_that_there_are():
+    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]
+    asked = re.compile(r"how_to_install\([\"'](\w+)[\"']\)")
+    named = {extra for path in FILES for extra in asked.findall(path.read_text())}
+    assert named == {"bench", "cuda"}
+    assert named | set(INTEGRATIONS) <= set(project["optional-dependencies"])
 
 
 def test_other_names_are_attribute_errors():

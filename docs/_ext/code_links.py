@@ -18,6 +18,7 @@ from sphinx.util.nodes import make_refnode
 
 NAME = re.compile(r"(fd|fdt|fastdrop)\.([A-Za-z_][\w.]*)(\(.*\))?")
 SHORT = {"fd": "fastdrop", "fdt": "fastdrop.torch", "fastdrop": "fastdrop"}
+PLACEHOLDERS = {"fastdrop.X", "fastdrop.name"}  # which stand for any name
 logger = logging.getLogger(__name__)
 
 
@@ -33,6 +34,8 @@ class CodeLinks(SphinxPostTransform):
             if not found or isinstance(literal.parent, nodes.reference):
                 continue
             name = f"{SHORT[found[1]]}.{found[2]}".rstrip(".")
+            if name in PLACEHOLDERS:
+                continue
             if not exists(name):
                 logger.warning("there is no %s", name, location=literal)
             elif page := page_of(name):

@@ -171,9 +171,7 @@ def example_page(name: str, record: Record | None, about: str) -> str:
                 f":class: only-{shade}",
                 f":alt: {caption}",
                 "",
-                f"{caption}. Bars are standard errors."
-                if "ms" not in caption
-                else f"{caption}.",
+                f"{caption}. Bars are standard errors." if "ms" not in caption else f"{caption}.",
                 ":::",
                 "",
             ]
@@ -191,8 +189,7 @@ def example_page(name: str, record: Record | None, about: str) -> str:
 
 
 def _results(record: Record) -> list[str]:
-    heading, *paragraphs = results.paragraphs(record)
-    return [line for paragraph in paragraphs for line in (paragraph, "")]
+    return [line for paragraph in results.paragraphs(record)[1:] for line in (paragraph, "")]
 
 
 def about(name: str) -> str:
@@ -308,9 +305,9 @@ def photograph_page() -> str:
         ">>> import numpy as np, fastdrop as fd",
         ">>> key = fd.Key(1)",
         "",
-        "and ``x`` a photograph of scikit-learn's as an array ``(1, 3, 213, 320)`` of float32 in [0, 1]: the axes are",
-        "samples, channels, height and width. What is kept is scaled up, as in training, so the pictures look brighter;",
-        "numbers above 1 are shown as 1.",
+        "and ``x`` a photograph of scikit-learn's as an array ``(1, 3, 214, 320)`` of float32 in [0, 1]: the",
+        "axes are samples, channels, height and width. What is kept is scaled up, as in training, so the",
+        "pictures look brighter; numbers above 1 are shown as 1.",
         "",
         ".. grid:: 1 2 3 3",
         "   :gutter: 3",

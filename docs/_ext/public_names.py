@@ -136,7 +136,8 @@ def _elsewhere(full: str) -> list[str]:
     own = [noise.name for noise in NOISES.values() if value(full) in noise.public]
     lines = [f"- :py:obj:`{other}`" for other in same]
     lines += [
-        f"- :ref:`{noise} in the list of noises <noise-{noise}>`, with all that belongs to it" for noise in own
+        f"- :ref:`{noise} in the list of noises <noise-{noise}>`, with all that belongs to it"
+        for noise in own
     ]
     return [".. rubric:: The same elsewhere", "", *lines, ""] if lines else []
 
@@ -161,7 +162,8 @@ def table(found: Iterable[str]) -> list[str]:
 
 def toctree(found: Iterable[str]) -> list[str]:
     """Return a hidden list of pages, which puts them below the page that it is on."""
-    return [".. toctree::", "   :hidden:", "", *(f"   api/{file_of(full)}" for full in found), ""]
+    entries = (f"   {full.rpartition('.')[2]} <api/{file_of(full)}>" for full in found)
+    return [".. toctree::", "   :hidden:", "", *entries, ""]
 
 
 def of_noise(noise: Noise) -> list[str]:
@@ -173,7 +175,9 @@ def of_noise(noise: Noise) -> list[str]:
     gradients = [f"fastdrop.dask.{noise.name}_backward"]
     rates = [f"fastdrop.moments.{noise.moments}"] if noise.moments else []
     known = set(full_names())
-    return [full for full in dict.fromkeys([*found, *modules, *functions, *gradients, *rates]) if full in known]
+    return [
+        full for full in dict.fromkeys([*found, *modules, *functions, *gradients, *rates]) if full in known
+    ]
 
 
 def noises_page(kind: str) -> str:

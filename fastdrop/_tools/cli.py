@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
+from fastdrop._extras import how_to_install
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; `arguments` are by default those that the process was started with."""
@@ -118,7 +120,7 @@ def _bench(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     try:
         from rich.console import Console
     except ImportError:
-        parser.error("the table needs rich: pip install 'fastdrop-numpy[bench]', or use --json")
+        parser.error(f"the table needs rich; {how_to_install('bench')}, or --json")
     console = Console()
     with console.status("measuring ..."):
         rows = measured()

@@ -12,12 +12,13 @@ masks that they give in eager mode. Those without give them with the backends "e
 backends may draw otherwise from torch's generator.
 """
 
+from fastdrop._extras import missing as _missing
+
 try:
     import ml_dtypes as _ml_dtypes  # noqa: F401
     import torch as _torch  # noqa: F401
 except ModuleNotFoundError as error:
-    message = f"fastdrop.torch needs {error.name}; use pip install 'fastdrop-numpy[torch]'"
-    raise ModuleNotFoundError(message, name=error.name) from None
+    raise _missing(__name__, error) from None
 
 from fastdrop._noises._published import publish as _publish
 from fastdrop.torch._attention import scaled_dot_product_attention as scaled_dot_product_attention

@@ -126,7 +126,16 @@ _library: Any = None  # what holds our kernels in PyTorch's tables; None while t
 
 
 class Installation:
-    """What `install` returns: `remove` takes the kernels away, as does the end of a ``with``."""
+    """What `install` returns: `remove` takes the kernels away, as does the end of a ``with``.
+
+    Examples
+    --------
+    >>> import fastdrop.torch as fdt
+    >>> handle = fdt.install()
+    >>> handle.remove()
+    >>> fdt.installed()
+    False
+    """
 
     def __init__(self, began: bool) -> None:
         self._began = began  # whether the kernels weren't there before

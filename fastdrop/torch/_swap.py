@@ -69,10 +69,24 @@ _OTHERS: dict[tuple[str, str], type[NoiseModule]] = {
 
 
 class Swapped(NamedTuple):
-    """What `replace_dropout` and `restore_dropout` did."""
+    """What `replace_dropout` and `restore_dropout` did.
 
-    names: tuple[str, ...]  # of the modules that are others now; the model itself is ""
-    left: dict[str, str]  # why modules that drop stayed as they were, by their names
+    Attributes
+    ----------
+    names : tuple of str
+        Names of the modules that are others now; the model itself is "".
+    left : dict of str to str
+        Why modules that drop stayed as they were, by their names.
+
+    Examples
+    --------
+    >>> import torch, fastdrop.torch as fdt
+    >>> fdt.replace_dropout(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.1)))
+    Swapped(names=('1',), left={})
+    """
+
+    names: tuple[str, ...]
+    left: dict[str, str]
 
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
         """Say that this is not the model."""
