@@ -27,6 +27,7 @@ extensions = [
 ]
 exclude_patterns = ["_ext"]
 default_role = "py:obj"
+smartquotes = False  # which would make one dash of the two of an option
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -41,6 +42,7 @@ copybutton_prompt_is_regexp = True
 html_theme = "pydata_sphinx_theme"
 html_title = f"fastdrop {release}"
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"
 html_css_files = ["manual.css"]
 html_copy_source = html_show_sourcelink = False
 html_show_search_summary = False  # it needs a web server, and the pages must work from a folder
@@ -56,4 +58,4 @@ html_theme_options = {
     "footer_end": ["theme-version"],
 }
 html_context = {"default_mode": "auto"}
-html_sidebars = {"index": [], "coming-from": [], "benchmarks": [], "changelog": []}
+html_sidebars = {"index": [], "coming-from": [], "benchmarks": []}

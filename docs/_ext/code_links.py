@@ -1,5 +1,7 @@
 """Makes a link of each public name that a page has in backticks, and a warning of each that doesn't exist.
 
+It also takes the empty line off the ends of blocks of code, which is there for doctest.
+
 `fd.dropout`, `fastdrop.moments.dropout`, `fdt.install()` and `layer.step()` are how pages write them; `fd` is
 fastdrop, `fdt` is fastdrop.torch.
 """
@@ -12,6 +14,7 @@ from typing import Any
 from docutils import nodes
 from public_names import exists, page_of
 from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.util.nodes import make_refnode
@@ -45,7 +48,22 @@ class CodeLinks(SphinxPostTransform):
                 literal.replace_self(link)
 
 
+class CodeEnds(SphinxTransform):
+    """Blocks of code without an empty line at their ends."""
+
+    default_priority = 400
+
+    def apply(self, **kwargs: Any) -> None:
+        """Go through the page's blocks of code."""
+        for block in self.document.findall(nodes.literal_block):
+            if block.astext().endswith("\n"):
+                text = block.astext().rstrip("\n")
+                block.rawsource = text
+                block[:] = [nodes.Text(text)]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register the transform."""
+    """Register the transforms."""
+    app.add_transform(CodeEnds)
     app.add_post_transform(CodeLinks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -196,7 +196,7 @@ def about(name: str) -> str:
     """Return what an example says of itself, from the second paragraph of its docstring on if it has one."""
     doc = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text(encoding="utf-8"))) or ""
     prose = [p for p in doc.split("\n\n") if not p.startswith("    ")]
-    return "\n\n".join(prose).replace("<", "&lt;")
+    return "\n\n".join(prose).replace("<", "&lt;").replace(" With --help: options.", "")
 
 
 # --- the photograph -----------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def photograph_page() -> str:
         "axes are samples, channels, height and width. What is kept is scaled up, as in training, so the",
         "pictures look brighter; numbers above 1 are shown as 1.",
         "",
-        ".. grid:: 1 2 3 3",
+        ".. grid:: 1 2 2 2",
         "   :gutter: 3",
         "",
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -147,7 +148,14 @@ def summary(full: str) -> str:
     thing = value(full)
     if not callable(thing):
         return "The version of the stream, that is of the bits that a key gives."
-    return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
+    face = full.rpartition(".")[0]
+    line = (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
+    return re.sub(r"(?<!`)`(\w+)`(?!`)", lambda found: _linked(face, found[1]), line)
+
+
+def _linked(face: str, name: str) -> str:
+    """Return a name of a module as a link to its page, or as code if there is none."""
+    return f":py:obj:`~{face}.{name}`" if name in names(face) else f"``{name}``"
 
 
 def table(found: Iterable[str]) -> list[str]:

@@ -1,0 +1,412 @@
+"""The manual: that it builds, that links lead somewhere, what pages have, and how a browser shows them."""
+
+import ast
+import importlib
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from functools import partial
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+import fastdrop as fd
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+GENERATED = (DOCS / "gallery" / "pages", DOCS / "reference" / "api")
+PAGES = [ROOT / "README.md", *(p for p in sorted(DOCS.rglob("*.md")) if p.parent not in GENERATED)]
+MODULES = ("fastdrop", *(f"fastdrop.{n}" for n in ("moments", "schedules", "torch", "autograd", "dask")))
+MEGABYTES = 30
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Installed where the manual's own tests run, but not wherever fastdrop is tested.
+sphinx_is_there = importlib.util.find_spec("pydata_sphinx_theme") is not None
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder of the manual, built by the command of `make docs`."""
+    if not sphinx_is_there:
+        pytest.skip("the manual needs the extra docs: pip install '.[docs]'")
+    recipe = subprocess.run(
+        ["make", "--dry-run", "--always-make", "docs"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
+    command = recipe.rstrip().splitlines()[-1].split()
+    assert command[1:4] == ["-m", "sphinx", "--fail-on-warning"]
+    folder = tmp_path_factory.mktemp("manual")
+    replaced = {"out/doctrees": str(folder / "doctrees"), "out/docs": str(folder / "site")}
+    arguments = [replaced.get(word, word) for word in command[1:]]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "site"
+
+
+class Page(HTMLParser):
+    """What a page leads to, what it loads, and the places in it that a link can lead to."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.loads, self.ids, self.words = [], [], {""}, []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.ids |= {given[name] for name in ("id", "name") if given.get(name)}
+        if tag == "a" and "href" in given:
+            self.links.append(given["href"])
+        if tag == "link" and given.get("rel") in ("stylesheet", "preload", "icon"):
+            self.loads.append(given["href"])
+        self.loads += [given["src"]] if given.get("src") else []
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def pages(built):
+    paths = [path for path in built.rglob("*.html") if "_static" not in path.parts]
+    return {path: Page(path) for path in paths}
+
+
+def leads_nowhere(path, link, pages):
+    """Whether a link within the manual leads to no file, or to no place in a page."""
+    to = urlsplit(link)
+    if to.scheme or to.netloc:
+        return False
+    target = (path.parent / unquote(to.path)).resolve() if to.path else path
+    if target in pages:
+        return bool(to.fragment) and unquote(to.fragment) not in pages[target].ids
+    return not target.is_file()
+
+
+def test_every_link_and_anchor_leads_somewhere(pages):
+    broken = [
+        (path.name, link)
+        for path, page in pages.items()
+        for link in page.links + page.loads
+        if leads_nowhere(path, link, pages)
+    ]
+    assert broken == []
+    assert sum(len(page.links) for page in pages.values()) > 1000
+
+
+def test_a_broken_link_is_seen(pages):
+    path = next(path for path in pages if path.name == "index.html" and path.parent.name == "site")
+    assert leads_nowhere(path, "guide/nowhere.html", pages)
+    assert leads_nowhere(path, "guide/keys.html#nowhere", pages)
+    assert not leads_nowhere(path, "guide/keys.html#more-keys", pages)
+
+
+def test_nothing_is_loaded_from_elsewhere(built, pages):
+    """No script, style, picture or font of another server, in pages and in styles."""
+    for path, page in pages.items():
+        assert not [src for src in page.loads if urlsplit(src).netloc], path
+    for style in built.rglob("*.css"):
+        assert not re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", style.read_text(encoding="utf-8"))
+
+
+def test_the_manual_is_small(built):
+    size = sum(path.stat().st_size for path in built.rglob("*") if path.is_file())
+    assert size < MEGABYTES << 20
+
+
+def public_names():
+    """Every public function, class and number by its full name, found otherwise than the manual does."""
+    for name in MODULES:
+        module = pytest.importorskip(name)
+        for word, value in sorted(vars(module).items()):
+            listed = word in module.__all__ if hasattr(module, "__all__") else word[0] != "_"
+            if listed and not inspect.ismodule(value):
+                at_home = getattr(value, "__module__", name) == name
+                if at_home and (callable(value) or word in fd.__all__):
+                    yield f"{name}.{word}", value
+
+
+def test_every_public_name_has_a_page_with_an_example(built, pages):
+    by_title = {path.stem.removesuffix("-class"): page for path, page in pages.items()}
+    found = dict(public_names())
+    assert len(found) > 150
+    for name, value in found.items():
+        assert name in by_title, name
+        assert ">>> " in "".join(by_title[name].words), name
+        kind = f"{name}-class.html" if inspect.isclass(value) else f"{name}.html"
+        assert (built / "reference" / "api" / kind).exists()
+
+
+def test_file_names_differ_also_where_case_does_not_count(pages):
+    names = [str(path).lower() for path in pages]
+    assert len(names) == len(set(names))
+
+
+# --- pages as they are written
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_block_of_code_is_run_or_is_a_command_that_exists(page):
+    blocks = FENCE.findall(page.read_text(encoding="utf-8"))
+    for language, code in blocks:
+        if language == "python":
+            assert code.startswith(">>> "), code
+            assert code.endswith("\n\n"), f"doctest needs an empty line at the end of {code}"
+        elif language:
+            assert language == "sh", f"{language}: only python and sh can be tested"
+            for line in code.splitlines():
+                assert_command_exists(line.partition(" #")[0].strip())
+
+
+def assert_command_exists(line):
+    """A line of a shell is one of make, of git, or of Python with what this repository has."""
+    if line.startswith("make "):
+        target = line.split()[1]
+        assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
+    elif found := re.search(r"-m fastdrop (\w+)", line):
+        assert f'add_parser("{found[1]}"' in (ROOT / "fastdrop" / "_tools" / "cli.py").read_text(), line
+    elif "pip install" in line:
+        extras = re.findall(r"\[([\w,]+)\]", line)
+        known = (ROOT / "pyproject.toml").read_text()
+        assert all(
+            re.search(rf"^{e} = \[", known, re.MULTILINE) for given in extras for e in given.split(",")
+        )
+    elif found := re.search(r"python\S* (?:-m pytest )?(\S+)", line):
+        assert (ROOT / found[1]).exists(), line
+    else:
+        assert line == "" or line.startswith(("git clone ", "cd ")), line
+
+
+def messages():
+    """What the package says in errors and warnings: the fixed parts of its texts, longest first."""
+    found = []
+    for path in (ROOT / "fastdrop").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found += [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return found
+
+
+def test_troubleshooting_goes_by_messages_that_there_are():
+    """Each heading but the last ones, which are no messages, holds a part of a text of the package."""
+    text = (DOCS / "guide" / "troubleshooting.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    symptoms = headings.index("It takes seconds, the first time")
+    assert symptoms > 15
+    parts = [part.strip(" ,;") for text in messages() for part in text.split("...") if len(part.strip()) > 12]
+    for heading in headings[:symptoms]:
+        assert any(part in heading or piece in part for part in parts for piece in pieces(heading)), heading
+
+
+def pieces(heading):
+    """The parts of a heading that are whole, of more than two words."""
+    return [p.strip() for p in re.split(r"\.\.\.|\(a warning\)|:", heading) if len(p.split()) > 2]
+
+
+def test_messages_name_pages_that_exist():
+    named = {name for text in messages() for name in re.findall(r"[\w/]+\.md\b", text)}
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_readme_is_short_and_begins_with_a_result():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 90
+    assert any(line.startswith("array(") for line in lines[:30])
+
+
+def test_links_of_pages_outside_the_manual_lead_to_files():
+    for page in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md"):
+        links = re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+        assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+# --- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser(built):
+    """Headless Chromium."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    driver.set_page_load_timeout(60)
+    yield driver
+    driver.quit()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module", params=["folder", "server"])
+def address(request, built):
+    """Where the manual is: in a folder, and on a server."""
+    if request.param == "folder":
+        yield built.as_uri()
+        return
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=built)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def show(browser, page, width=1280, scheme="light"):
+    """Open a page in a window of a width, of a person who wants light or dark pages."""
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    wanted = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)
+    browser.get(page)
+
+
+def errors(browser):
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def wait_for(browser, script):
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    return WebDriverWait(browser, 30).until(lambda b: b.execute_script(script))
+
+
+def test_browser_shows_the_first_page(browser, address):
+    show(browser, f"{address}/index.html")
+    assert browser.find_element("css selector", "h1").text.startswith("fastdrop")
+    assert len(browser.find_elements("css selector", ".sd-card")) == 6
+    assert browser.execute_script("return document.querySelector('article img').naturalWidth") > 300
+    browser.find_element("css selector", ".sd-card").click()
+    assert wait_for(browser, "return document.title.startsWith('Start')")
+    assert errors(browser) == []
+
+
+def test_browser_shows_a_page_of_the_reference(browser, address):
+    show(browser, f"{address}/reference/api/fastdrop.dropout.html")
+    text = browser.find_element("css selector", "article").text
+    for said in ("shared_axes", "Probability to drop", ">>> fd.dropout(np.ones(8, np.float32)", "JMLR 15"):
+        assert said in text
+    assert errors(browser) == []
+
+
+def test_browser_draws_formulas(browser, address):
+    show(browser, f"{address}/reference/mathematics.html")
+    sizes = browser.execute_script(
+        "return [...document.querySelectorAll('.formula math')].map(m => m.getBoundingClientRect().height)"
+    )
+    source = (DOCS / "reference" / "mathematics.md").read_text(encoding="utf-8")
+    assert len(sizes) == len(re.findall(r"^\$\$", source, re.MULTILINE))
+    assert min(sizes) > 10
+    assert not re.search(r"\\[a-z]|\$", browser.find_element("css selector", "article").text)
+    assert errors(browser) == []
+
+
+def test_browser_finds_gaussian(browser, address):
+    show(browser, f"{address}/index.html")
+    browser.find_element("css selector", "button.search-button__button").click()
+    field = wait_for(browser, "return document.querySelector('dialog[open] input[type=search]')")
+    field.send_keys("Gaussian\n")
+    found = wait_for(
+        browser, "return [...document.querySelectorAll('#search-results li')].map(e => e.innerText)"
+    )
+    wait_for(browser, "return document.querySelectorAll('#search-results li').length > 20")
+    found = browser.execute_script(
+        "return [...document.querySelectorAll('#search-results li')].map(e => e.innerText)"
+    )
+    assert any("fastdrop.gaussian_dropout" in line for line in found)
+    assert any("The mathematics of each noise" in line for line in found)
+    assert errors(browser) == []
+
+
+def test_browser_shows_the_pictures_of_the_gallery(browser, address):
+    show(browser, f"{address}/gallery/pages/photograph.html")
+    widths = "return [...document.querySelectorAll('article img')].map(i => i.naturalWidth)"
+    assert len(browser.execute_script(widths)) == 15
+    assert set(browser.execute_script(widths)) == {320}
+    show(browser, f"{address}/gallery/pages/compare_dropouts.html")
+    visible = """return [...document.querySelectorAll('article img')].filter(
+      i => i.naturalWidth > 300 && i.getBoundingClientRect().width > 200).length"""
+    assert browser.execute_script(visible) == 1  # the one for light pages
+    assert errors(browser) == []
+
+
+PHONE = [
+    "index.html",
+    "start/first.html",
+    "guide/troubleshooting.html",
+    "coming-from.html",
+    "noises.html",
+    "reference/bernoulli.html",
+    "reference/mathematics.html",
+    "reference/stream.html",
+    "reference/api/fastdrop.Dropout-class.html",
+    "reference/api/fastdrop.torch.scaled_dot_product_attention.html",
+    "gallery/index.html",
+    "gallery/pages/compare_dropouts.html",
+    "benchmarks.html",
+]
+
+
+@pytest.mark.parametrize("page", PHONE)
+def test_a_phone_needs_no_sideways_scrolling(browser, built, page):
+    """Nothing is wider than the page but what scrolls in a frame of its own, such as a wide table."""
+    show(browser, f"{built.as_uri()}/{page}", width=390)
+    wide = """
+      const frame = document.documentElement.clientWidth;
+      const scrolls = e => e && e !== document.body &&
+        (['auto', 'scroll'].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+      const hidden = e => getComputedStyle(e).visibility === 'hidden' ||
+        e.closest('dialog, .visually-hidden');
+      return [...document.querySelectorAll('main *, header *')].filter(e => {
+        const at = e.getBoundingClientRect();
+        return at.width > 0 && at.right > frame + 1 && !scrolls(e) && !hidden(e);
+      }).map(e => e.outerHTML.slice(0, 100)).slice(0, 5)"""
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    assert browser.execute_script(wide) == []
+
+
+CONTRAST = """
+  const shine = c => c.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
+    .map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const ground = e => {
+    for (; e; e = e.parentElement) {
+      const c = getComputedStyle(e).backgroundColor;
+      if (!/rgba\\(.*, 0\\)/.test(c)) return c;
+    }
+    return 'rgb(255, 255, 255)';
+  };
+  const texts = 'p, h1, code, pre span, td, figcaption, math'.split(', ').map(tag => `article ${tag}`);
+  const found = [...document.querySelectorAll([...texts, 'nav a'].join(', '))]
+    .filter(e => e.innerText !== '' && e.getBoundingClientRect().width > 0)
+    .map(e => {
+      const [a, b] = [shine(getComputedStyle(e).color), shine(ground(e))].sort((a, b) => b - a);
+      return [(a + .05) / (b + .05), e.outerHTML.slice(0, 100)];
+    });
+  return found.sort((a, b) => a[0] - b[0]).slice(0, 3).concat([[found.length, 'all']])"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    "page",
+    ["index.html", "guide/keys.html", "reference/mathematics.html", "gallery/pages/concrete_rate.html"],
+)
+def test_text_can_be_read_in_light_and_dark(browser, built, page, scheme):
+    """Its contrast is at least 4.5, as the guidelines for accessible pages ask (WCAG 2, level AA)."""
+    show(browser, f"{built.as_uri()}/{page}", scheme=scheme)
+    assert wait_for(browser, f"return document.documentElement.dataset.theme === '{scheme}'")
+    dark = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", dark)[:3])) < 60) == (scheme == "dark")
+    *worst, (count, _) = browser.execute_script(CONTRAST)
+    assert count > 20
+    assert worst[0][0] >= 4.5, worst
