@@ -1,4 +1,4 @@
-# From a fresh clone: `make demo`, `make examples` and `make test`. Each makes its environment first.
+# From a fresh clone: `make demo`, `make examples`, `make test` and `make docs`. Each makes its environment first.
 # `make cuda-check` compiles the CUDA kernels without a GPU, in an environment of its own (1 GB).
 # ARGS go to the demo's program: make demo ARGS=--help
 PYTHON ?= python3
@@ -82,6 +82,7 @@ $(VENV)/.%: pyproject.toml | $(BIN)/python
 
 clean:
 	rm -rf $(VENV) .venv-cuda build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf docs/reference/api docs/reference/*.rst docs/gallery/pages out/docs out/doctrees out/release
 
 # The manual, into out/docs: open out/docs/index.html, also without a server.
 docs: $(VENV)/.docs

@@ -1,0 +1,66 @@
+"""The files that people and services look for in a project agree with each other."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import fastdrop as fd
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def parsed(name):
+    """The data of a file of YAML."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML comes with the manual's tools: pip install '.[docs]'")
+    return yaml.safe_load(read(name))
+
+
+def test_the_citation_is_of_this_version():
+    citation = parsed("CITATION.cff")
+    assert citation["version"] == fd.__version__
+    assert citation["license"] == PROJECT["license"]
+    assert citation["title"].removeprefix("fastdrop: ").lower() == PROJECT["description"].lower()
+
+
+def test_addresses_are_plainly_placeholders():
+    """Until there is a home; ".invalid" is a domain that leads nowhere for ever."""
+    assert set(PROJECT["urls"]) == {"Homepage", "Documentation", "Source", "Issues", "Changelog"}
+    assert all(url.startswith("https://fastdrop.invalid/") for url in PROJECT["urls"].values())
+
+
+def test_the_workflow_runs_what_ci_does_from_the_oldest_python_on():
+    job = parsed(".github/workflows/ci.yml")["jobs"]["checks"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+    versions = job["strategy"]["matrix"]["python"]
+    assert all(isinstance(version, str) for version in versions)  # 3.10 would be the number 3.1
+    assert versions[0] == PROJECT["requires-python"].removeprefix(">=")
+
+
+def test_the_hooks_are_the_checks_of_make_test():
+    """All local, by the programs in .venv, and with the arguments that `make test` has."""
+    repositories = parsed(".pre-commit-config.yaml")["repos"]
+    assert [found["repo"] for found in repositories] == ["local"]
+    entries = [hook["entry"] for hook in repositories[0]["hooks"]]
+    recipe = re.search(r"^test:.*\n((?:\t.*\n)+)", read("Makefile"), re.MULTILINE)[1]
+    checks = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe.splitlines()]
+    expected = [check.removesuffix(" .") for check in checks if "pytest" not in check]
+    assert len(expected) >= 3
+    assert set(expected) <= set(entries)
+    assert all(entry.startswith(".venv/bin/") for entry in entries)
+
+
+def test_ci_builds_the_manual():
+    assert re.search(r"^make docs$", read(".ci/run"), re.MULTILINE)
+
+
+def test_editors_are_told_the_line_length_of_ruff():
+    tools = tomllib.loads(read("pyproject.toml"))["tool"]
+    assert f"max_line_length = {tools['ruff']['line-length']}" in read(".editorconfig")
