@@ -86,7 +86,7 @@ clean:
 
 # The manual, into out/docs: open out/docs/index.html, also without a server.
 docs: $(VENV)/.docs
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --doctree-dir out/doctrees docs out/docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet --doctree-dir out/doctrees docs out/docs
 
 # Builds what would be published, checks it, and installs each into a clean environment that runs the self-test.
 release-check: $(VENV)/.release

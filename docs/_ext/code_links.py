@@ -21,6 +21,7 @@ from sphinx.util.nodes import make_refnode
 
 NAME = re.compile(r"(fd|fdt|fastdrop)\.([A-Za-z_][\w.]*)(\(.*\))?")
 SHORT = {"fd": "fastdrop", "fdt": "fastdrop.torch", "fastdrop": "fastdrop"}
+BARE = {"noises"}  # pages whose names in backticks are those of fastdrop itself
 PLACEHOLDERS = {"fastdrop.X", "fastdrop.name"}  # which stand for any name
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,10 @@ class CodeLinks(SphinxPostTransform):
     def run(self, **kwargs: Any) -> None:
         """Go through the page's code."""
         for literal in list(self.document.findall(nodes.literal)):
-            found = NAME.fullmatch(literal.astext())
+            text = literal.astext()
+            if self.env.docname in BARE and exists(f"fastdrop.{text}"):
+                text = f"fastdrop.{text}"
+            found = NAME.fullmatch(text)
             if not found or isinstance(literal.parent, nodes.reference):
                 continue
             name = f"{SHORT[found[1]]}.{found[2]}".rstrip(".")
