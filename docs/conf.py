@@ -45,6 +45,7 @@ html_static_path = ["_static"]
 html_favicon = "_static/favicon.svg"
 html_css_files = ["manual.css"]
 html_copy_source = html_show_sourcelink = False
+html_use_index = html_domain_indices = False  # the search and the reference find names
 html_show_search_summary = False  # it needs a web server, and the pages must work from a folder
 html_theme_options = {
     "logo": {"text": "fastdrop"},
