@@ -35,7 +35,7 @@ def test_parallel_from(monkeypatch, capsys):
         ("monte_carlo", 2),
         ("recurrent", 6),
         ("dask_big", 2),
-        ("outliers", 100),
+        ("outliers", 30),
     ],
 )
 def test_programs_of_cases(name, lines, monkeypatch, capsys):
