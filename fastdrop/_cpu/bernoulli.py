@@ -41,6 +41,10 @@ _LINE = 64  # bytes of a cache line
 NEAR, FAR, PAST = 0, 1, 2
 NO_CYCLE = 1 << 62  # the period of a bias that has a number for each element of x
 
+# What stands for literal numbers in calls of `elements`: Numba would compile it anew for each of them.
+NO_BIAS = np.int64(NO_CYCLE), np.int64(0)
+_NEAR, _ZERO = np.int64(NEAR), np.int64(0)
+
 
 # What kernels take beside arrays. Callers pass plain tuples, since Numba needs 2 us to look at a named one
 # and .1 us to look at a plain one. Kernels give them their names.
@@ -266,8 +270,8 @@ def _pairs(formula, x, other, bias, y, factors, constants, far):
 def draw_factors(factors, start, draw):
     """Write the factor of each unit: its scale, or 0 if it is dropped."""
     factors[:] = 1
-    rows, no_bias = (factors.size, 0, start), (NO_CYCLE, 0)
-    elements(formulas.drop, factors, factors, factors, factors, rows, no_bias, draw, 0, NEAR)
+    rows = factors.size, _ZERO, start
+    elements(formulas.affine, factors, factors, factors, factors, rows, NO_BIAS, draw, formulas.DROP, _NEAR)
 
 
 @njit(forceinline=True)

@@ -12,7 +12,7 @@ from numba import njit
 
 from fastdrop._arrays.numbers import FULL
 from fastdrop._cpu import bernoulli
-from fastdrop._cpu.bernoulli import FAR, NO_CYCLE, between, fetch_ahead
+from fastdrop._cpu.bernoulli import FAR, NO_BIAS, between, fetch_ahead
 from fastdrop._lanes import formulas
 from fastdrop._lanes.draws import compare_digit, digits, mirror
 from fastdrop._lanes.floats import low_word, rint
@@ -27,6 +27,7 @@ _HALF = 16  # digits that are brought into order together; few tiles need the ot
 _LOW = np.uint32((1 << _HALF) - 1)
 _NONE, _ONE, _ALL = np.uint32(0), np.uint32(1), np.uint32(0xFFFFFFFF)
 _FULL = float(FULL)
+_FAR, _ZERO = np.int64(FAR), np.int64(0)
 
 
 @njit(forceinline=True)
@@ -197,7 +198,6 @@ def elements(real, x, y, p, inner, phase, start, key, draw, scale):
 @njit(forceinline=True)
 def rows(x, y, p, first, length, start, key, draw, scale):
     """Do as `elements`, where each row of a length has a rate: the first has the one at `first`."""
-    no_bias = NO_CYCLE, 0
     for row in range(y.size // length):
         threshold, own = _number_of(p[(first + row) % p.size], scale)
         at = row * length
@@ -205,8 +205,10 @@ def rows(x, y, p, first, length, start, key, draw, scale):
         if own == 0:
             out[:] = 0
         else:
-            numbers, indices = (np.int64(threshold), own, key, draw), (length, 0, start + at)
-            bernoulli.elements(formulas.drop, part, part, part, out, indices, no_bias, numbers, 0, FAR)
+            numbers, indices = (np.int64(threshold), own, key, draw), (length, _ZERO, start + at)
+            bernoulli.elements(
+                formulas.affine, part, part, part, out, indices, NO_BIAS, numbers, formulas.DROP, _FAR
+            )
 
 
 @njit(forceinline=True)

@@ -18,7 +18,7 @@ from fastdrop._arrays.host import lanes_dtype
 from fastdrop._arrays.listed import Runs, Scattered
 from fastdrop._arrays.plan import Density, Pass
 from fastdrop._cpu import bernoulli, by_element, density, pool, scattered
-from fastdrop._cpu.bernoulli import NO_CYCLE, Units
+from fastdrop._cpu.bernoulli import NO_BIAS, NO_CYCLE, Units
 from fastdrop._cpu.compiled import jit
 from fastdrop._lanes import formulas
 from fastdrop._lanes.draws import DENSITIES
@@ -52,11 +52,11 @@ _LONG = 4 * TILE  # so many neighbours with one rate, or whole tiles of them, ar
 
 
 def _drop_kernel() -> Any:
-    formula = formulas.drop
+    formula, constants = formulas.affine, formulas.DROP
 
     def kernel(x, y, length, stride, start, threshold, scale, key, draw, far):
         rows, draws = (length, stride, start), (threshold, scale, key, draw)
-        bernoulli.elements(formula, x, x, x, y, rows, (NO_CYCLE, 0), draws, 0, far)
+        bernoulli.elements(formula, x, x, x, y, rows, NO_BIAS, draws, constants, far)
 
     return jit(kernel)
 
@@ -96,10 +96,10 @@ def _repeat_kernel() -> Any:
 
 @cache
 def _elements_kernel(name: str, activation: int) -> Any:
-    formula = getattr(formulas, name)
+    formula, padding, number = formulas.in_family(name)
 
     def kernel(x, other, bias, y, rows, cycle, draw, constants, far):
-        given = (*constants, activation)
+        given = (*padding, *constants, number, activation)
         bernoulli.elements(formula, x, other, bias, y, rows, cycle, draw, given, far)
 
     return jit(kernel, name, activation)
@@ -115,10 +115,10 @@ def _masked_kernel() -> Any:
 @cache
 def _units_kernel(name: str, activation: int) -> Any:
     """Return the kernel that scales units by factors that were drawn before."""
-    formula = getattr(formulas, name)
+    formula, padding, number = formulas.in_family(name)
 
     def kernel(x, other, bias, y, factors, axes, constants, far):
-        given = (*constants, activation)
+        given = (*padding, *constants, number, activation)
         bernoulli.units(formula, x, other, bias, y, factors, axes, given, far)
 
     return jit(kernel, name, activation)
@@ -127,11 +127,11 @@ def _units_kernel(name: str, activation: int) -> Any:
 @cache
 def _drawn_units_kernel(name: str, activation: int) -> Any:
     """Return the kernel that draws the factors of units, and then scales the units."""
-    formula = getattr(formulas, name)
+    formula, padding, number = formulas.in_family(name)
 
     def kernel(x, other, bias, y, factors, axes, draw, constants, far):
         bernoulli.draw_factors(factors, Units(*axes).start, draw)
-        given = (*constants, activation)
+        given = (*padding, *constants, number, activation)
         bernoulli.units(formula, x, other, bias, y, factors, axes, given, far)
 
     return jit(kernel, name, activation)

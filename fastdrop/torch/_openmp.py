@@ -74,8 +74,10 @@ def _part(job, x, y, number, count):
         x, y = x[at:end], y[at:end]
         start = job.start + (at if single else first * job.stride)
         layout = (end - at if single else job.length), job.stride, start
-        draw, no_bias = (job.threshold, job.scale, job.key, job.draw), (bernoulli.NO_CYCLE, 0)
-        bernoulli.elements(formulas.drop, x, x, x, y, layout, no_bias, draw, 0, job.far)
+        draw = job.threshold, job.scale, job.key, job.draw
+        bernoulli.elements(
+            formulas.affine, x, x, x, y, layout, bernoulli.NO_BIAS, draw, formulas.DROP, job.far
+        )
 
 
 @cache

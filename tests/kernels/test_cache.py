@@ -1,9 +1,11 @@
 """Compiled kernels on disk: whatever is wrong there, calls get the same bits, with at most one warning."""
 
+import logging
 import os
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,7 +35,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 def directory(tmp_path, monkeypatch):
     """An empty cache of Numba's, for this process too."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(code, "_warn", code._warn.__wrapped__)
+    for name in ("_warn", "_discard_stale", "_mark_used"):  # which do their work once in a process
+        monkeypatch.setattr(code, name, getattr(code, name).__wrapped__)
     return tmp_path
 
 
@@ -58,12 +61,17 @@ def test_code_is_found_again(directory):
     assert [hits(compiled(), x) for x in (1, 1.5, 1, 1.5)] == [0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
-@pytest.mark.parametrize("damage", ["emptied", "cut", "scrambled", "replaced"])
-def test_damaged_files_are_written_anew(directory, suffix, damage):
+@pytest.mark.parametrize("damage", ["emptied", "cut", "scrambled", "replaced", "a directory"])
+def test_damaged_files_are_written_anew(directory, damage):
     hits(compiled(), 1)
-    (path,) = directory.rglob(f"*{suffix}")
+    (path,) = directory.rglob("*.code")
     old = path.read_bytes()
+    if damage == "a directory":
+        path.unlink()
+        path.mkdir()
+        with pytest.warns(RuntimeWarning, match="anew in each process: .* in "):
+            assert compiled()(1) == 2
+        return
     scrambled = bytes(byte ^ 0x55 for byte in old)
     path.write_bytes({"emptied": b"", "cut": old[:-9], "scrambled": scrambled, "replaced": b"N."}[damage])
     assert [hits(compiled(), 1) for _ in range(2)] == [0, 1]
@@ -71,11 +79,11 @@ def test_damaged_files_are_written_anew(directory, suffix, damage):
 
 def test_no_changed_bit_of_the_code_is_run(directory):
     hits(compiled(), 1)
-    (path,) = directory.rglob("*.nbc")
+    (path,) = directory.rglob("*.code")
     old = path.read_bytes()
     for at in np.linspace(0, len(old) - 1, 60).astype(int):
         path.write_bytes(old[:at] + bytes([old[at] ^ 16]) + old[at + 1 :])
-        hits(compiled(), 1)
+        assert hits(compiled(), 1) == 0
 
 
 def test_callbacks_are_kept_too(directory):
@@ -88,42 +96,139 @@ def test_callbacks_are_kept_too(directory):
         return found.cache_hits
 
     assert [double() for _ in range(2)] == [0, 1]
-    (path,) = directory.rglob("*.nbc")
+    (path,) = directory.rglob("*.code")
     path.write_bytes(path.read_bytes()[:-9])
     assert [double() for _ in range(2)] == [0, 1]
 
 
 def test_code_of_another_signature_is_not_run(directory):
-    """Numba's files are so after two processes compiled at once, and it would run the one for the other."""
     hits(compiled(), 1)
+    (first,) = directory.rglob("*.code")
     hits(compiled(), 1.5)
-    first, second = sorted(directory.rglob("*.nbc"))
+    (second,) = set(directory.rglob("*.code")) - {first}
     shutil.copy(second, first)
     assert [hits(compiled(), 1) for _ in range(2)] == [0, 1]
 
 
-def test_numba_s_own_files_are_replaced(directory):
-    hits(compiled(), 1)
-    (path,) = directory.rglob("*.nbc")
-    kernel = compiled()
-    own = numba.core.caching.FunctionCache(kernel.py_func)
-    own._index_key = kernel._cache._index_key
-    kernel._cache = own
-    path.unlink()
-    kernel(1)
-    assert path.exists()
-    assert [hits(compiled(), 1) for _ in range(2)] == [0, 1]
+def test_read_only_arrays_run_the_code_of_others(directory):
+    def total(x):
+        found = 0.0
+        for i in range(x.size):
+            found += x[i]
+        return found
+
+    def kernel():
+        return code.jit(total)
+
+    x = np.arange(5.0)
+    fixed = x.copy()
+    fixed.flags.writeable = False
+    for arrays in ((fixed, x), (x, fixed), (fixed, fixed)):
+        made = kernel()
+        assert [made(a) for a in arrays] == [10, 10]
+        assert len(list(directory.rglob("*.code"))) == 1
 
 
 def test_a_directory_that_vanished_or_became_a_file(directory):
     kernel = compiled()
     shutil.rmtree(directory)
     assert hits(kernel, 1) == 0
-    kernel = compiled()
+    assert hits(compiled(), 1) == 1
     shutil.rmtree(directory)
     directory.write_text("")
     with pytest.warns(RuntimeWarning, match="anew in each process: .* set NUMBA_CACHE_DIR"):
-        assert kernel(1) == 2
+        assert compiled()(1) == 2
+
+
+def test_what_is_compiled_is_logged(directory, caplog):
+    caplog.set_level(logging.INFO, "fastdrop")
+    hits(compiled(), 1)
+    assert [record.getMessage() for record in caplog.records] == ["compiling the kernel compiled of numbers"]
+    hits(compiled(), 1)
+    assert len(caplog.records) == 1
+
+
+def other_version(name, days):
+    """A folder of another version, which was used so many days ago."""
+    folder = code.directory().with_name(name)
+    folder.mkdir(parents=True)
+    (folder / "x.code").write_text("")
+    os.utime(folder, (time.time() - 86400 * days,) * 2)
+    return folder
+
+
+def test_folders_of_other_versions_are_few(directory):
+    others = [other_version(f"v{days}", days) for days in range(1, code._KEPT + 4)]
+    hits(compiled(), 1)
+    assert [folder.exists() for folder in others] == [True] * code._KEPT + [False] * 3
+    assert {each.name for each in code.directory().parent.iterdir()} == {
+        code.directory().name,
+        *(folder.name for folder in others[: code._KEPT]),
+    }
+
+
+def test_a_folder_is_young_as_long_as_it_is_used(directory):
+    hits(compiled(), 1)
+    os.utime(code.directory(), (0, 0))
+    hits(compiled(), 1)
+    assert time.time() - code.directory().stat().st_mtime < 60
+
+
+def test_what_was_never_finished_is_removed_later(directory):
+    hits(compiled(), 1)
+    old, young = code.directory() / "a.code.1.tmp", code.directory() / "b.code.2.tmp"
+    for path in (old, young):
+        path.write_text("")
+    os.utime(old, (time.time() - 2 * code._ABANDONED,) * 2)
+    hits(compiled(), 1.5)
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_a_folder_that_another_process_discards_meanwhile_is_made_again(directory, monkeypatch):
+    replace, calls = os.replace, []
+
+    def late(source, target):
+        calls.append(target)
+        if len(calls) == 1:
+            shutil.rmtree(code.directory())
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", late)
+    assert [hits(compiled(), 1) for _ in range(2)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("platform", "environment", "expected"),
+    [
+        ("linux", {}, "{home}/.cache/fastdrop"),
+        ("linux", {"XDG_CACHE_HOME": "{home}/x"}, "{home}/x/fastdrop"),
+        ("linux", {"XDG_CACHE_HOME": "relative"}, "{home}/.cache/fastdrop"),
+        ("darwin", {}, "{home}/Library/Caches/fastdrop"),
+        ("win32", {}, "{home}/AppData/Local/fastdrop/Cache"),
+        ("win32", {"LOCALAPPDATA": "{home}/local"}, "{home}/local/fastdrop/Cache"),
+    ],
+)
+def test_the_user_s_cache_directory(platform, environment, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value.format(home=tmp_path))
+    assert code.directory().parent == Path(expected.format(home=tmp_path))
+
+
+def test_a_user_without_a_home_is_told(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(code, "_warn", code._warn.__wrapped__)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    with pytest.warns(RuntimeWarning, match="the user has no directory for caches; set NUMBA_CACHE_DIR"):
+        assert compiled()(1) == 2
 
 
 def run(script, directory, **environment):
@@ -158,20 +263,52 @@ def test_processes_that_compile_at_once(tmp_path):
         together = list(pool.map(start, range(4)))
     for found, hits in zip((*together, start(4)), (0, 0, 0, 0, 1), strict=True):
         assert (found.stdout, found.stderr) == (f"{BITS} {hits}\n", "")
-    assert not list(tmp_path.rglob("*.tmp.*"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_read_only_installation_without_a_home(tmp_path):
-    """Files stand where directories would be: that stops the superuser too."""
-    package = tmp_path / "site" / "fastdrop"
-    shutil.copytree(Path(fd.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    (package / "_cpu" / "__pycache__").write_text("")
+def test_no_directory_can_be_written(tmp_path):
+    """A file stands where the directory would be: that stops the superuser too."""
     nowhere = tmp_path / "file"
     nowhere.write_text("")
-    found = run(SCRIPT, package.parent, XDG_CACHE_HOME=str(nowhere), HOME=str(nowhere))
+    root = Path(fd.__file__).parents[1]
+    found = run(SCRIPT, root, XDG_CACHE_HOME=str(nowhere), HOME=str(nowhere))
     assert found.stdout == f"{BITS} 0\n"
     assert found.stderr.count("Warning") == 1
-    assert "no directory for them can be written; set NUMBA_CACHE_DIR" in found.stderr
+    assert f"Not a directory in {nowhere}" in found.stderr
+    assert "set NUMBA_CACHE_DIR to a directory that can be written" in found.stderr
+
+
+def test_nothing_is_written_beside_the_package(tmp_path):
+    package, home = tmp_path / "site" / "fastdrop", tmp_path / "home"
+    shutil.copytree(Path(fd.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    before = sorted(package.rglob("*"))
+    found = run(SCRIPT, package.parent, XDG_CACHE_HOME=str(home))
+    assert (found.stdout, found.stderr) == (f"{BITS} 0\n", "")
+    assert sorted(package.rglob("*")) == before
+    assert list(home.rglob("fastdrop/*/drop_kernel-*.code"))
+
+
+COMPILED_LATER = """
+import numba
+
+@numba.njit
+def theirs(n):
+    found = [0.0]
+    for i in range(n):
+        found.append(np.sqrt(float(i)))
+    return sorted(found)[-1]
+
+assert theirs(5) == 2
+assert fd.keep_mask(9, 0.5, 0).size == 9
+"""
+
+
+def test_code_from_the_disk_needs_none_of_numba_s_modules_and_leaves_it_whole(tmp_path):
+    where = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    run(SCRIPT, Path(fd.__file__).parents[1], **where)
+    lean = SCRIPT + "import sys; print('numba.np.linalg' in sys.modules)" + COMPILED_LATER
+    found = run(lean, Path(fd.__file__).parents[1], **where)
+    assert (found.stdout, found.stderr) == (f"{BITS} 1\nFalse\n", "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
@@ -180,7 +317,7 @@ def test_a_full_disk(tmp_path):
     assert found.stdout == f"{BITS} 0\n"
     assert found.stderr.count("Warning") == 1
     assert "File too large in" in found.stderr
-    assert not list(tmp_path.rglob("*.tmp.*"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_an_upgrade_over_an_old_cache(tmp_path):
