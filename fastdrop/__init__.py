@@ -8,6 +8,7 @@ from fastdrop import schedules as schedules
 from fastdrop._cpu.pool import get_num_threads as get_num_threads
 from fastdrop._cpu.pool import set_num_threads as set_num_threads
 from fastdrop._noises._published import publish as _publish
+from fastdrop._noises._warmup import warmup as warmup
 from fastdrop._noises.adaptive import AdaptiveDropout as AdaptiveDropout
 from fastdrop._noises.adaptive import importance_rates as importance_rates
 from fastdrop._noises.alpha import AlphaDropout as AlphaDropout
@@ -163,6 +164,7 @@ __all__ = [
     "surviving_rows",
     "token_dropout",
     "variational_kl",
+    "warmup",
     "zoneout",
     "zoneout_backward",
 ]

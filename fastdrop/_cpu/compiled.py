@@ -77,6 +77,21 @@ def _of_all_versions() -> Path:
     return Path(given if os.path.isabs(given) else Path.home() / ".cache") / "fastdrop"
 
 
+def can_keep_code() -> bool:
+    """Return whether code can be kept on disk, as far as is known without writing some."""
+    try:
+        folder = directory()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment variables by which another process uses the same folder."""
+    return {"NUMBA_CACHE_DIR": os.path.abspath(config.CACHE_DIR)} if config.CACHE_DIR else {}
+
+
 def jit(kernel: Callable, *variant: Any) -> Any:
     """Return the kernel as machine code that releases the GIL.
 
@@ -115,7 +130,7 @@ class _Cache(NullCache):
 
     def __init__(self, kernel: Callable, variant: tuple[Any, ...], dispatcher: Any = None) -> None:
         self._dispatcher = dispatcher  # of a kernel that Python calls
-        self._name = kernel.__qualname__.partition(".")[0].strip("_")
+        self._name = kernel.__qualname__.partition(".")[0].strip("_").removesuffix("_kernel")
         self._variant = hashlib.sha256(kernel.__code__.co_code).hexdigest(), variant
 
     @property
@@ -174,7 +189,7 @@ class _Cache(NullCache):
     def _described(self, sig: Any) -> str:
         """Return what people read: the kernel's name, its variant and the dtypes of its arrays."""
         given = sig.args if hasattr(sig, "args") else sig
-        dtypes = dict.fromkeys(str(each.dtype) for each in given if hasattr(each, "dtype"))
+        dtypes = dict.fromkeys(str(each.dtype) for each in given if isinstance(each, types.Array))
         return " ".join(map(str, (self._name, *self._variant[1], "of", ", ".join(dtypes) or "numbers")))
 
 

@@ -30,6 +30,8 @@ from fastdrop._cpu.calls import by_rate as by_rate
 from fastdrop._cpu.calls import check_rates as check_rates
 from fastdrop._cpu.calls import drop_row as drop_row
 from fastdrop._cpu.calls import noise as noise
+from fastdrop._cpu.compiled import can_keep_code as can_keep_code
+from fastdrop._cpu.compiled import environment as environment
 from fastdrop._stream.keys import signed
 
 _UNITS = 1 << 16  # so many units' factors stay in the cache

@@ -1,10 +1,11 @@
-"""Commands: `python -m fastdrop bench`, `info`, `selftest` and `stream`."""
+"""Commands: `python -m fastdrop bench`, `info`, `selftest`, `stream` and `warmup`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from itertools import product
@@ -13,13 +14,45 @@ from typing import Any
 from fastdrop._extras import how_to_install
 
 
+_SIZES = [2**10, 2**16, 2**18, 2**22, 2**25]
+_SIZES_HELP = "elements, also as 2^16 (default: 2^10 2^16 2^18 2^22 2^25)"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; `arguments` are by default those that the process was started with."""
+    """Run one command; `arguments` are by default those that the process was started with.
+
+    It ends quietly if nobody reads what it prints any more, and with a message if that can't be written.
+    """
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    try:
+        chosen.run(parser, chosen)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_output()
+    except OSError as error:
+        _close_output()
+        parser.exit(1, f"{parser.prog}: error: {error.strerror or error}\n")
+
+
+def _close_output() -> None:
+    """Let Python write what is left for the standard output to nowhere, when the process ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    from fastdrop import STREAM_VERSION, __version__
+
     parser = argparse.ArgumentParser(prog="python -m fastdrop", description=__doc__)
+    version = f"fastdrop {__version__}, stream version {STREAM_VERSION}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(required=True, metavar="command")
     bench = commands.add_parser("bench", help="time dropout beside other ways to do the same")
     bench.set_defaults(run=_bench)
-    bench.add_argument("--sizes", type=_whole, nargs="+", metavar="N", help="elements, also as 2^16")
+    bench.add_argument("--sizes", type=_whole, nargs="+", metavar="N", default=_SIZES, help=_SIZES_HELP)
     bench.add_argument("--rates", type=_rate, nargs="+", default=[0.5, 0.1], metavar="P")
     bench.add_argument(
         "--threads", type=_whole, nargs="+", metavar="N", help="for all contenders; default: one a core"
@@ -37,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     test = commands.add_parser("selftest", help="check bits, statistics, threads and forks here")
     test.set_defaults(run=_selftest)
     _add_stream(commands.add_parser("stream", help="write random bits for a battery of tests"))
-    chosen = parser.parse_args(arguments)
-    chosen.run(parser, chosen)
+    _add_warmup(commands.add_parser("warmup", help="compile kernels, so that no call has to wait for it"))
+    return parser
 
 
 def _add_stream(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +92,30 @@ def _add_stream(parser: argparse.ArgumentParser) -> None:
     add("--size", type=_whole, default=1 << 20, metavar="N", help="words of a part, or elements of its mask")
     add("--interleave", type=_whole, default=1, metavar="N", help="how many parts give a word in turn")
     add("--bytes", type=_whole, metavar="N", help="how many to write, also as 2^30")
+    add("--reference", action="store_true", help="make the same bits by slow NumPy, without the kernels")
+
+
+def _add_warmup(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command `warmup`."""
+    parser.set_defaults(run=_warmup)
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help="functions and layers, such as dropout; default: all")
+    add("--dtype", nargs="+", default=["float32"], metavar="D", help="of arrays (default: float32)")
+    add("--processes", type=_whole, metavar="N", help="that compile at a time; default: one a core")
+
+
+def _warmup(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    """Run the command `warmup`."""
+    from fastdrop._noises._warmup import jobs, steps
+    from fastdrop._tools.progress import progress
+
+    try:
+        todo = jobs(tuple(chosen.names), chosen.dtype)
+    except (TypeError, ValueError) as error:
+        parser.error(str(error))
+    with progress("compiling", len(todo)) as step:
+        for job in steps(todo, chosen.processes):
+            step(f"{job.noise} {job.dtype}")
 
 
 def _write_stream(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
@@ -66,19 +123,23 @@ def _write_stream(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -
     from fastdrop import Key
     from fastdrop._tools import bits
 
+    if sys.stdout.isatty():
+        parser.error("the bytes would go to the terminal; write them to a file or a pipe")
     if chosen.size % 64:
         parser.error(f"--size must be a multiple of 64, got {chosen.size}")
     if chosen.p == 0:
         parser.error("--p must be inside (0, 1), got 0")
-    settings = Key(chosen.seed, chosen.draw), chosen.p, chosen.vary, chosen.size, chosen.interleave
-    bits.write(sys.stdout.buffer, chosen.bytes, *settings)
+    settings = chosen.p, chosen.vary, chosen.size, chosen.interleave, chosen.reference
+    bits.write(sys.stdout.buffer, chosen.bytes, Key(chosen.seed, chosen.draw), *settings)
 
 
 def _selftest(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     """Run the command `selftest`, and end the process with 1 if a check failed."""
     from fastdrop._tools import selftest
 
-    sys.exit(min(selftest.run(), 1))
+    if selftest.run():
+        sys.stdout.flush()
+        sys.exit(1)
 
 
 def _whole(text: str) -> int:
@@ -107,7 +168,7 @@ def _bench(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     names = chosen.contenders or list(bench.CONTENDERS)
     if unknown := set(names) - set(bench.CONTENDERS):
         parser.error(f"--contenders must be of {sorted(bench.CONTENDERS)}, got {sorted(unknown)}")
-    sizes = chosen.sizes or [2**10, 2**16, 2**18, 2**22, 2**25]
+    sizes = chosen.sizes
     counts = chosen.threads or [get_num_threads()]
 
     def measured() -> list[dict[str, Any]]:

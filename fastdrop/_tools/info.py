@@ -14,7 +14,7 @@ def info() -> dict[str, Any]:
     """Return the versions, the processor and the threads, as plain data."""
     from llvmlite import binding
 
-    from fastdrop._cpu import calls
+    from fastdrop._cpu import calls, compiled
 
     features = binding.get_host_cpu_features()
     return {
@@ -30,6 +30,7 @@ def info() -> dict[str, Any]:
         ],
         "cores": os.cpu_count(),
         "threads": fd.get_num_threads(),
+        "compiled_code": str(compiled.directory()),
         "parallel_from_elements": calls.PARALLEL_FROM,
         "streaming_from_bytes": calls.STREAM_FROM,
     }

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastdrop as fd
+from fastdrop._cpu.compiled import directory
 from fastdrop._stream import philox
 from fastdrop._stream import reference as slow
+from fastdrop._tools.progress import progress
 
 KEY = fd.Key(42)
 MOST = 5.0  # standard deviations that a statistic may be away from what is expected
@@ -177,13 +179,17 @@ CHECKS: tuple[Callable[[], str], ...] = (
 def run() -> int:
     """Run all checks, print a line for each, and return how many failed."""
     failed, start = 0, perf_counter()
-    for check in CHECKS:
-        try:
-            result, what = "ok", check()
-        except Exception as error:  # of any kind: the other checks run all the same
-            result, what = "FAILED", f"{type(error).__name__}: {error}"
-            failed += 1
-        print(f"{result:8}{check.__name__:14}{what}", flush=True)
+    if not directory().is_dir():
+        print("The first run compiles kernels, which takes half a minute or so.", flush=True)
+    with progress("checking", len(CHECKS), lines=False) as step:
+        for check in CHECKS:
+            try:
+                result, what = "ok", check()
+            except Exception as error:  # of any kind: the other checks run all the same
+                result, what = "FAILED", f"{type(error).__name__}: {error}"
+                failed += 1
+            print(f"{result:8}{check.__name__:14}{what}", flush=True)
+            step(check.__name__)
     print(f"{len(CHECKS) - failed} of {len(CHECKS)} checks passed in {perf_counter() - start:.0f} s")
     return failed
 

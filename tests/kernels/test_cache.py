@@ -285,7 +285,7 @@ def test_nothing_is_written_beside_the_package(tmp_path):
     found = run(SCRIPT, package.parent, XDG_CACHE_HOME=str(home))
     assert (found.stdout, found.stderr) == (f"{BITS} 0\n", "")
     assert sorted(package.rglob("*")) == before
-    assert list(home.rglob("fastdrop/*/drop_kernel-*.code"))
+    assert list(home.rglob("fastdrop/*/drop-*.code"))
 
 
 COMPILED_LATER = """

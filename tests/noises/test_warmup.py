@@ -1,0 +1,142 @@
+"""Compilation in advance: what `warmup` says, and that nothing is left to compile after it."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastdrop as fd
+from fastdrop._noises import _warmup
+from fastdrop._noises._noise import NOISES
+
+# Everything public that has kernels, on arrays of other shapes than those of `warmup`.
+EVERYTHING = """
+import logging, sys
+import numpy as np, fastdrop as fd
+from inspect import signature
+
+fd.warmup()
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+from every_layer import CASES
+from every_noise import FUNCTIONS, arguments, backward_arguments
+
+def call(noise, given, **options):
+    print("#", noise.name, *options, file=sys.stderr)
+    y = noise.function(**given, key=1, **options)
+    if noise.backward:
+        known = signature(noise.backward).parameters
+        options = {name: value for name, value in options.items() if name in known}
+        noise.backward(**backward_arguments(noise, given, np.ones_like(y)), key=1, **options)
+
+for noise in FUNCTIONS:
+    given, known = arguments(noise, (5, 7)), signature(noise.function).parameters
+    call(noise, given)
+    for name in ("none", "gelu") if "activation" in known else ():
+        call(noise, given, activation=name)
+        call(noise, given, activation=name, residual=given["x"], shared_axes=1)
+    for axes in (0, 1, (0, 1)) if "shared_axes" in known else ():
+        call(noise, given, shared_axes=axes)
+    for shape in ((5, 7), (7,), (5, 1)) if noise.by_element and "shared_axes" in known else ():
+        call(noise, given | {noise.rate: np.full(shape, 0.3)})
+for kind, case in CASES.items():
+    print("#", kind.__name__, file=sys.stderr)
+    layer = case.make(1)
+    layer.backward(np.ones_like(layer(*case.arguments())))
+fd.RecurrentDropout(0.3, 0.3, rng=1)().recurrent(np.ones((4, 5), np.float32))
+fd.normal((3, 5), 1, dtype=np.float32), fd.surviving_rows(9, 0.3, 1)
+fd.keep_mask((3, 5), 0.3, 1, packed=True)
+fixed = np.broadcast_to(np.float32(1), (5, 7))
+fd.dropout(fixed, 0.3, 1), fd.dropout(np.asfortranarray(fixed), 0.3, 1)
+fd.dropout(np.ones((5, 7), np.float32), 0.3, 1, window=((9, 9), (1, 1)))
+"""
+
+
+def run(script, directory):
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=os.environ | {"NUMBA_CACHE_DIR": str(directory), "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+def test_nothing_is_left_to_compile(tmp_path):
+    found = run(EVERYTHING, tmp_path)
+    assert (found.returncode, found.stdout) == (0, ""), found.stderr
+
+
+SOME = """
+import logging, sys
+import numpy as np, fastdrop as fd
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+fd.warmup("gaussian_dropout", "zoneout", processes={processes})
+fd.zoneout(*np.ones((2, 9), np.float32), 0.5, 0)
+print("and then")
+fd.alpha_dropout(np.ones(9, np.float32), 0.5, 0)
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_some_functions_in_one_process_or_several(processes, tmp_path):
+    found = run(SOME.format(processes=processes), tmp_path)
+    assert (found.returncode, found.stderr) == (0, "")
+    before, _, after = found.stdout.partition("and then\n")
+    assert "compiling the kernel density normal multiply of float32\n" in before
+    assert "compiling the kernel elements replace 0 of float32\n" in before
+    assert "alpha" not in before
+    assert after == "compiling the kernel elements alpha 0 of float32\n"
+
+
+def test_processes_that_fail_or_cannot_start_leave_the_work_to_this_one(monkeypatch, tmp_path):
+    done = []
+    monkeypatch.setattr(_warmup.Job, "run", lambda self: done.append(self.noise))
+    monkeypatch.setattr(_warmup, "_WORKER", "import sys; sys.exit(1)")
+    fd.warmup("dropout", "zoneout", processes=2)
+    assert done == ["dropout", "zoneout"]
+
+
+def test_where_no_code_can_be_kept_one_process_does_it(monkeypatch, tmp_path):
+    done = []
+    monkeypatch.setattr(_warmup.Job, "run", lambda self: done.append(self.noise))
+    monkeypatch.setattr(_warmup, "_side_by_side", lambda *_: pytest.fail("other processes were started"))
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path / "file"))
+    fd.warmup("dropout", "zoneout", processes=2)
+    assert done == ["dropout", "zoneout"]
+
+
+def noises(*names, dtype="float32"):
+    return {(job.noise, job.dtype) for job in _warmup.jobs(names, dtype)}
+
+
+def test_names_and_dtypes():
+    assert noises("SpatialDropout2D", "keep_mask") == {("spatial_dropout", "float32"), ("dropout", "float32")}
+    assert noises("zoneout_backward", dtype=[np.float64, "bfloat16"]) == {
+        ("zoneout", "float64"),
+        ("zoneout", "bfloat16"),
+    }
+    assert {noise for noise, _ in noises()} == set(NOISES)
+    assert ("alpha_dropout", "complex64") not in noises(dtype=np.complex64)
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "error", "message"),
+    [
+        (("dropuot",), {}, ValueError, "names must be of functions or layers of fastdrop, got 'dropuot'"),
+        (
+            ("alpha_dropout",),
+            {"dtype": np.complex64},
+            ValueError,
+            "dtype must be of .* alpha_dropout, got complex64",
+        ),
+        ((), {"dtype": "x"}, TypeError, "data type 'x' not understood"),
+        ((), {"processes": 0}, ValueError, "processes must be at least 1, got 0"),
+        ((), {"processes": 1.5}, TypeError, "processes must be an int"),
+    ],
+)
+def test_bad_arguments(names, options, error, message):
+    with pytest.raises(error, match=message):
+        fd.warmup(*names, **options)
