@@ -14,7 +14,9 @@ here.
 from __future__ import annotations
 
 import os
+import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,7 +36,30 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-_count = _cores()
+def _allowed(name: str) -> int | None:
+    """Return the number of threads that an environment variable allows, or None if it says nothing.
+
+    OpenMP takes a list with a number for each level of nested loops; the first is that of the outermost.
+    """
+    given = os.environ.get(name, "")
+    first = given.partition(",")[0].strip()
+    if not given.strip():
+        return None
+    if first.isdecimal() and int(first) > 0:
+        return int(first)
+    text = f"{name} must begin with an integer that is at least 1, got {given!r}; fastdrop ignores it"
+    warnings.warn(text, RuntimeWarning, stacklevel=4)
+    return None
+
+
+def _default() -> int:
+    """Return how many threads a call may use if nobody has said so: the least of what limits them."""
+    return min(_cores(), *(found for name in _LIMITS if (found := _allowed(name))), sys.maxsize)
+
+
+# joblib sets both for its workers, and dask's nanny sets the first to 1.
+_LIMITS = "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"
+_count: int | None = None  # which stands for the default, until a call needs it
 _asked: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 _helpers = 0  # threads that wait for work in the queue `_asked`, or do it
 _lock = threading.Lock()
@@ -45,7 +70,20 @@ forked = False  # whether this process is a forked child
 def get_num_threads() -> int:
     """Return how many threads a big call may use, the calling one among them.
 
-    At first this is the number of cores that the process may use.
+    Before `set_num_threads` this is the least of the number of cores that the process may use (its affinity)
+    and of the environment variables OMP_NUM_THREADS and NUMBA_NUM_THREADS, as they are when it is needed
+    first. By these variables joblib's workers share the cores among them, and each of a dask cluster's
+    workers has one. Of a list such as "4,2", which OpenMP takes, the first number counts. A value that isn't
+    a positive integer is ignored with a warning.
+
+    Returns
+    -------
+    int
+        At least 1.
+
+    See Also
+    --------
+    set_num_threads : which says more on NumPy's own threads.
 
     Examples
     --------
@@ -56,6 +94,9 @@ def get_num_threads() -> int:
     1
     >>> fd.set_num_threads(before)
     """
+    global _count
+    if _count is None:
+        _count = _default()
     return _count
 
 
@@ -71,6 +112,17 @@ def set_num_threads(count: SupportsIndex) -> None:
     ------
     TypeError, ValueError
         If count is not an integer, or less than 1.
+
+    See Also
+    --------
+    get_num_threads : how many there are by default.
+
+    Notes
+    -----
+    The threads of the BLAS behind NumPy's matrix products keep spinning for a while after each product, and
+    then take the cores from the calls that follow. In NumPy training loops on many cores set the environment
+    variable OPENBLAS_THREAD_TIMEOUT to 4 before Python starts: OpenBLAS's threads then sleep after 2**4
+    cycles, not after 2**26.
 
     Examples
     --------
@@ -100,7 +152,7 @@ def alone() -> Iterator[None]:
 
 def usable() -> int:
     """Return how many threads a call of this thread may use, this thread among them."""
-    return 1 if _alone.get() else _count
+    return 1 if _alone.get() else get_num_threads()
 
 
 def share(task: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
