@@ -40,10 +40,11 @@ def _words_kernel() -> Any:
 
 
 def words(first: int, size: int, key: int, draw: int) -> NDArray[np.uint32]:
-    """Return so many words of the stream, from a first one on; both are multiples of 32."""
-    out = np.empty(size, np.uint32)
-    _words_kernel()(out, first // _GROUP, key, draw)
-    return out
+    """Return so many words of the stream, from a first one on."""
+    group, skipped = divmod(first, _GROUP)
+    out = np.empty(-(-(skipped + size) // _GROUP) * _GROUP, np.uint32)  # whole groups
+    _words_kernel()(out, group, key, draw)
+    return out[skipped : skipped + size]
 
 
 @cache

@@ -13,7 +13,6 @@ from typing import Any
 
 from fastdrop._extras import how_to_install
 
-
 _SIZES = [2**10, 2**16, 2**18, 2**22, 2**25]
 _SIZES_HELP = "elements, also as 2^16 (default: 2^10 2^16 2^18 2^22 2^25)"
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
+from fastdrop._cpu import words
+from fastdrop._stream.keys import stream
 from fastdrop._tools import bits
 from fastdrop._tools.cli import main
 
@@ -26,6 +28,31 @@ def test_words_are_philox_s_in_the_order_of_blocks():
     expected = [naive.philox([block, 0, 0, 3], [low, high]) for block in range(2**14, 2**14 + 30)]
     found = bits.word_bytes(KEY, 2**16, 120)
     assert np.array_equal(found.view("<u4").reshape(-1, 4), expected)
+
+
+@pytest.mark.parametrize("interleave", [1, 3])
+@pytest.mark.parametrize("vary", bits.VARY)
+@pytest.mark.parametrize("p", [None, 0.5, 0.1, 0.7])
+def test_the_kernels_and_the_reference_write_the_same(p, vary, interleave):
+    settings = KEY, p, vary, 1 << 10, interleave
+    assert written(1000, *settings) == written(1000, *settings, True)
+
+
+@pytest.mark.parametrize(("first", "size"), [(0, 32), (0, 1), (5, 100), (31, 2), (64, 0), (2**40 + 3, 77)])
+def test_words_from_anywhere(first, size):
+    key = stream(KEY)
+    whole = words.words(first // 4 * 4, size + 4, *key)
+    assert np.array_equal(words.words(first, size, *key), whole[first % 4 :][:size])
+    expected = bits.word_bytes(KEY, first // 4 * 4, 40, slow=True).view("<u4")
+    assert np.array_equal(words.words(first // 4 * 4, 40, *key), expected)
+
+
+def test_each_choice_of_pairs_is_von_neumann_s():
+    pairs = np.array([[number >> bit & 1 for bit in range(8)] for number in range(256)], bool)
+    kept = np.repeat(pairs, 8, axis=0).reshape(-1)
+    first = kept.reshape(-1, 2)
+    first = first[first[:, 0] != first[:, 1], 0]
+    assert np.array_equal(words.unbiased(kept), np.packbits(first[: first.size // 32 * 32]))
 
 
 @pytest.mark.parametrize("size", [64, 1 << 16])

@@ -3,6 +3,7 @@
 import datetime
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 import fastdrop as fd
 from fastdrop._tools import bench
 from fastdrop._tools.cli import main
+from fastdrop._tools.progress import progress
 
 QUICK = ["--sizes", "64", "2^10", "--rates", "0.5", "--rounds", "1"]
 
@@ -102,6 +104,9 @@ def test_info(capsys):
         ["bench", "--rates", "1"],
         ["bench", "--rounds", "x"],
         ["bench", "--contenders", "x"],
+        ["warmup", "dropuot"],
+        ["warmup", "--dtype", "int64x"],
+        ["warmup", "--processes", "0"],
         ["no"],
     ],
 )
@@ -118,6 +123,73 @@ def test_bench_without_rich_names_the_extra(monkeypatch, capsys):
         main(["bench", *QUICK])
     hint = "needs rich; use pip install '.[bench]' in a checkout of fastdrop, or --json"
     assert hint in capsys.readouterr().err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"fastdrop {fd.__version__}, stream version {fd.STREAM_VERSION}\n"
+
+
+def test_bench_says_which_sizes_it_takes(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    assert "(default: 2^10 2^16 2^18 2^22 2^25)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_stream_refuses_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    with pytest.raises(SystemExit) as ended:
+        main(["stream"])
+    assert ended.value.code == 2
+    assert "the bytes would go to the terminal; write them to a file or a pipe" in capsys.readouterr().err
+
+
+COMMANDS = [["info"], ["bench", *QUICK, "--json", "--contenders", "np.copyto"], ["stream"]]
+
+
+def command(arguments, output):
+    line = [sys.executable, "-m", "fastdrop", *arguments]
+    return subprocess.Popen(line, stdout=output, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
+def test_a_closed_pipe_ends_a_command_quietly(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with command(arguments, writer) as process:
+        os.close(writer)
+        assert process.wait(300) == 0
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
+def test_a_full_disk_ends_a_command_with_a_message(arguments):
+    with open("/dev/full", "wb") as full, command(arguments, full) as process:
+        assert process.wait(300) == 1
+        assert process.stderr.read() == b"python -m fastdrop: error: No space left on device\n"
+
+
+def test_warmup_compiles_what_is_named_and_is_quiet_when_piped(capsys):
+    main(["warmup", "gaussian_noise", "keep_mask", "--dtype", "float32", "--processes", "1"])
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("rich", [True, False])
+def test_progress_on_a_terminal(rich, monkeypatch, capsys):
+    if not rich:
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress("compiling", 2) as step:
+        step("dropout")
+        step("zoneout")
+    shown = capsys.readouterr().err
+    if rich:
+        assert "2/2" in shown
+    else:
+        assert shown == "compiling: 1 of 2, dropout\ncompiling: 2 of 2, zoneout\n"
 
 
 def test_runs_as_a_module():

@@ -20,6 +20,14 @@ def test_it_passes_without_optional_packages():
     assert done.stdout.count("ok  ") == len(selftest.CHECKS)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_first_run_says_that_it_compiles(first, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(selftest, "CHECKS", ())
+    monkeypatch.setattr(selftest, "directory", lambda: tmp_path / "none" if first else tmp_path)
+    assert selftest.run() == 0
+    assert ("The first run compiles kernels" in capsys.readouterr().out) == first
+
+
 @pytest.mark.parametrize(("key", "bits"), selftest.MASKS.items())
 def test_its_vectors_are_the_oracles(key, bits):
     seed, draw, p = key
