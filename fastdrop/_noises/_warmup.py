@@ -226,7 +226,10 @@ def _calls_of(function: Callable[..., Any], noise: Noise, x: NDArray[Any]) -> It
     if noise.by_element and noise.rate in parameters and not {"weight", "vocabulary"} & set(parameters):
         whole = "shared_axes" in parameters
         rates = x.shape if whole else (len(x), *(1,) * (x.ndim - 1))
-        yield partial(function, **_needed(parameters, x) | {noise.rate: np.full(rates, 0.3)})
+        given = _needed(parameters, x) | {noise.rate: np.full(rates, 0.3)}
+        yield partial(function, **given)
+        if "indices" in parameters:
+            yield partial(function, **given, **_listed(x))
         if whole:
             rows = _needed(parameters, _ones(_ROWS, x.dtype.name))
             yield partial(function, **rows | {noise.rate: np.full((len(_ROWS), 1), 0.3)})
@@ -235,13 +238,20 @@ def _calls_of(function: Callable[..., Any], noise: Noise, x: NDArray[Any]) -> It
 def _options(parameters: Any, x: NDArray[Any]) -> Iterator[dict[str, Any]]:
     """Yield the options that a function has, in all combinations that have kernels of their own."""
     size = {"block_size": 3} if "block_size" in parameters else {}
-    shared = [{"shared_axes": axis} for axis in _SHARED] if "shared_axes" in parameters else []
+    places = [{"shared_axes": axis} for axis in _SHARED] if "shared_axes" in parameters else []
+    if "indices" in parameters:
+        places.append(_listed(x))
     activations = [{"activation": name} for name in ACTIVATIONS] if "activation" in parameters else [{}]
     residuals = [{}, {"residual": x}] if "residual" in parameters and "activation" in parameters else [{}]
     for activation in activations:
         for residual in residuals:
-            for axes in ({}, *shared):
-                yield size | activation | residual | axes
+            for place in ({}, *places):
+                yield size | activation | residual | place
+
+
+def _listed(x: NDArray[Any]) -> dict[str, Any]:
+    """Return an index for each element, none of which follows another."""
+    return {"indices": np.arange(x.size)[::-1].reshape(x.shape)}
 
 
 def _needed(parameters: Any, x: NDArray[Any]) -> dict[str, Any]:

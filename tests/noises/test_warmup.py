@@ -40,6 +40,12 @@ for noise in FUNCTIONS:
         call(noise, given, shared_axes=axes)
     for shape in ((5, 7), (7,), (5, 1)) if noise.by_element and "shared_axes" in known else ():
         call(noise, given | {noise.rate: np.full(shape, 0.3)})
+        if "rows" in known:
+            call(noise, given | {noise.rate: np.full(shape, 0.3)}, rows=np.array([4, 0, 7, 7, 1]))
+    if "rows" in known:
+        call(noise, given, rows=np.array([4, 0, 7, 7, 1]))
+    if "indices" in known:
+        call(noise, given, indices=np.arange(35).reshape(5, 7) ** 2)
 for kind, case in CASES.items():
     print("#", kind.__name__, file=sys.stderr)
     layer = case.make(1)
