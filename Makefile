@@ -14,11 +14,12 @@ ONLY ?= .
 REV ?= HEAD
 COMMITS ?= 5
 SITE := out/dashboard
+WEB := out/asv/web
 
 EXAMPLES := simple_network regularized_network mnist_cnn compare_dropouts data_size fused_network concrete_rate \
 	uncertainty char_rnn data_parallel masks
 
-.PHONY: demo examples test bench bench-suite bench-compare dashboard results cuda-check clean docs release-check
+.PHONY: demo examples test bench bench-suite bench-compare bench-list dashboard results cuda-check clean docs release-check
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -56,7 +57,11 @@ bench-compare: $(VENV)/.bench
 	$(ASV) machine --yes
 	$(ASV) continuous --interleave-rounds --factor $(FACTOR) --bench '$(ONLY)' $(ARGS) $(BASE) HEAD
 
-dashboard: $(VENV)/.bench
+# the names of the benchmarks that ONLY chooses among; `make bench-suite ONLY=...` runs them
+bench-list: $(VENV)/.bench
+	@$(BIN)/python benchmarks/names.py
+
+dashboard: $(VENV)/.bench $(WEB)/.done
 	$(ASV) machine --yes
 	mkdir -p out/asv
 	git rev-list --first-parent --max-count=$(COMMITS) $(REV) > out/asv/commits
@@ -64,6 +69,11 @@ dashboard: $(VENV)/.bench
 	$(ASV) publish
 	$(BIN)/python benchmarks/front_page.py $(SITE)
 	@echo 'To see it: $(BIN)/python -m http.server --directory $(SITE), then http://localhost:8000'
+
+# asv's scripts, so that its pages need no internet; without npm they do, and the dashboard says so
+$(WEB)/.done: benchmarks/web/package.json
+	@mkdir -p $(WEB) && cp $< $(WEB)
+	npm install --prefix $(WEB) --silent --no-audit --no-fund --ignore-scripts && touch $@ || true
 
 cuda-check: .venv-cuda/.done
 	.venv-cuda/bin/python benchmarks/gpu_check.py
@@ -82,7 +92,7 @@ $(VENV)/.%: pyproject.toml | $(BIN)/python
 
 clean:
 	rm -rf $(VENV) .venv-cuda build dist .mypy_cache .pytest_cache .ruff_cache
-	rm -rf docs/reference/api docs/reference/*.rst docs/gallery/pages out/docs out/doctrees out/release
+	rm -rf docs/reference/api docs/reference/*.rst docs/gallery/pages out/docs out/doctrees out/release out/asv $(SITE)
 
 # The manual, into out/docs: open out/docs/index.html, also without a server.
 docs: $(VENV)/.docs

@@ -1,7 +1,7 @@
 """What is done to the pages that asv published: scripts from this machine, and nothing that wasn't run.
 
-asv loads jQuery, Flot, Bootstrap and others from other people's servers. Debian has them in the packages
-libjs-jquery, libjs-jquery-flot, libjs-bootstrap, libjs-jquery-stupidtable and node-blueimp-md5.
+asv loads jQuery, Flot, Bootstrap and others from other people's servers. `make dashboard` takes them from
+npm, by web/package.json.
 """
 
 from __future__ import annotations
@@ -11,25 +11,22 @@ import re
 import shutil
 from pathlib import Path
 
-SYSTEM = Path("/usr/share/javascript")
-LOCAL = {  # the end of a script's address in asv's page: where Debian has it; None for what isn't needed
-    "jquery-3.3.1.min.js": "jquery/jquery.min.js",
-    "jquery.flot.min.js": "jquery-flot/jquery.flot.min.js",
-    "jquery.flot.time.min.js": "jquery-flot/jquery.flot.time.min.js",
-    "jquery.flot.selection.min.js": "jquery-flot/jquery.flot.selection.min.js",
-    "jquery.flot.categories.min.js": "jquery-flot/jquery.flot.categories.min.js",
+SCRIPTS = Path(__file__).parents[1] / "out" / "asv" / "web" / "node_modules"
+LOCAL = {  # the end of a script's address in asv's page: where npm puts it; None for what isn't needed
+    "jquery-3.3.1.min.js": "jquery/dist/jquery.min.js",
+    "jquery.flot.min.js": "jquery-flot/jquery.flot.js",
+    "jquery.flot.time.min.js": "jquery-flot/jquery.flot.time.js",
+    "jquery.flot.selection.min.js": "jquery-flot/jquery.flot.selection.js",
+    "jquery.flot.categories.min.js": "jquery-flot/jquery.flot.categories.js",
     "jquery.flot.orderBars.js": None,  # which moves bars apart in plots that no benchmark here has
-    "jquery.flot.axislabels.js": None,  # which Debian's Flot does by itself
-    "stupidtable.min.js": "jquery-stupidtable/stupidtable.min.js",
-    "md5.min.js": "blueimp-md5/md5.min.js",
-    "bootstrap.min.js": "bootstrap/js/bootstrap.min.js",
-    "bootstrap.min.css": "bootstrap/css/bootstrap.min.css",
+    "stupidtable.min.js": "stupid-table-plugin/stupidtable.min.js",
+    "md5.min.js": "blueimp-md5/js/md5.min.js",
+    "bootstrap.min.js": "bootstrap/dist/js/bootstrap.min.js",
+    "bootstrap.min.css": "bootstrap/dist/css/bootstrap.min.css",
 }
 TAG = re.compile(
     r'<(script|link)\b[^>]*?(?:src|href)="(?:https://[^"]+/)?([^"/]+\.(?:js|css))"[^>]*>(</script>)?'
 )
-
-LEGEND = "<style>.legendLayer .background { fill: white; }</style>"  # black in Debian's Flot, which is newer
 
 
 def finish(folder: Path) -> None:
@@ -49,18 +46,19 @@ def forget_unmeasured(folder: Path) -> None:
 
 
 def available() -> bool:
-    """Whether this machine has all of them."""
-    return all((SYSTEM / path).exists() for path in LOCAL.values() if path)
+    """Whether npm has brought all of them."""
+    return all((SCRIPTS / path).exists() for path in LOCAL.values() if path)
 
 
 def bring_scripts(folder: Path) -> None:
-    """Copy the scripts beside the site's page and let it load them there, where this machine has them."""
+    """Copy the scripts beside the site's page and let it load them there, or say what is missing."""
     if not available():
+        print(f"asv's pages will need the internet: their scripts are not in {SCRIPTS}, where npm puts them")
         return
     for path in filter(None, LOCAL.values()):
-        shutil.copy(SYSTEM / path, folder)
+        shutil.copy(SCRIPTS / path, folder)
     page = folder / "index.html"
-    page.write_text(TAG.sub(_tag, page.read_text()).replace("</head>", f"{LEGEND}</head>"))
+    page.write_text(TAG.sub(_tag, page.read_text()))
 
 
 def _tag(found: re.Match[str]) -> str:
