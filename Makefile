@@ -1,6 +1,8 @@
 # From a fresh clone: `make demo`, `make examples`, `make test` and `make docs`. Each makes its environment first.
 # `make cuda-check` compiles the CUDA kernels without a GPU, in an environment of its own (1 GB).
-# ARGS go to the demo's program: make demo ARGS=--help
+# ARGS go to the demo's program, and to pytest: make demo ARGS=--help, make test ARGS="-k gaussian".
+# `make test` leaves out what is marked slow, `make test-all` nothing; `make fuzz` tries other examples of
+# hypothesis's tests than these do, again and again for so many SECONDS.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -13,13 +15,16 @@ FACTOR ?= 1.3
 ONLY ?= .
 REV ?= HEAD
 COMMITS ?= 5
+SECONDS ?= 600
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --dist worksteal
 SITE := out/dashboard
 WEB := out/asv/web
 
 EXAMPLES := simple_network regularized_network mnist_cnn compare_dropouts data_size fused_network concrete_rate \
 	uncertainty char_rnn data_parallel masks
 
-.PHONY: demo examples test bench bench-suite bench-compare bench-list dashboard results cuda-check clean docs release-check
+.PHONY: demo examples check test test-all fuzz bench bench-suite bench-compare bench-list dashboard results cuda-check \
+	clean docs release-check
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -30,11 +35,21 @@ examples: $(VENV)/.examples
 	for name in $(EXAMPLES); do echo "$$name:" && $(BIN)/python examples/$$name.py || exit; done
 	$(BIN)/python examples/results.py out
 
-test: $(VENV)/.test
+check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+test: check
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+test-all: check
+	$(PYTEST) $(ARGS)
+
+# What fails is kept in .hypothesis, and is tried first the next time, here or by pytest --hypothesis-profile=deep.
+fuzz: $(VENV)/.test
+	end=$$(($$(date +%s) + $(SECONDS))); while [ $$(date +%s) -lt $$end ]; do \
+		$(PYTEST) -m hypothesis --hypothesis-profile=deep $(ARGS) || exit; done
 
 bench: $(VENV)/.peers
 	$(BIN)/python -m fastdrop bench $(ARGS)

@@ -1,11 +1,8 @@
 """Arrays for tests: layouts, dtypes and comparisons."""
 
-import os
-
 import ml_dtypes
 import numpy as np
-
-EXAMPLES = int(os.environ.get("FASTDROP_EXAMPLES", "300"))  # of hypothesis; the full profile: 2000 or more
+from hypothesis import settings
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64, np.complex64, np.complex128]
 
@@ -33,6 +30,11 @@ LAYOUTS = {
     "unaligned": unaligned,
     "swapped": swapped,
 }
+
+
+def examples(count):
+    """Return how many examples hypothesis shall try: count, and ten times as many in the profile `deep`."""
+    return count * (10 if settings.get_current_profile_name() == "deep" else 1)
 
 
 def frozen(x):

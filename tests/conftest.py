@@ -1,9 +1,41 @@
+"""What all tests share: CUDA's simulator, marks by place, hypothesis's profiles, and fixtures."""
+
+import os
+
+# Without a GPU the CUDA tests run in Numba's simulator. Numba reads this when it is first imported.
+if not os.path.exists("/dev/nvidiactl"):
+    os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
+
 import importlib
+import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import fastdrop as fd
+
+# `ci` tries the same examples each time. `deep` tries others, ten times as many (see `arrays.examples`), and
+# keeps those that fail, to try them again first: `make fuzz`.
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("deep", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("ci")
+
+PLACES = {"torch": "torch", "dask": "dask", "test_cuda": "gpu", "test_lane": "gpu", "test_device": "gpu"}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark tests and doctests by the names of their files and folders."""
+    for item in items:
+        for place, mark in PLACES.items():
+            if any(part.startswith((place, f"test_{place}")) for part in item.path.parts[-3:]):
+                item.add_marker(mark)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts():
+    """Let SIGINT raise KeyboardInterrupt, which it doesn't where a shell runs the tests in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

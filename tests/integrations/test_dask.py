@@ -7,7 +7,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-from arrays import DTYPES, normal, same_bits
+from arrays import DTYPES, examples, normal, same_bits
 from dask.base import tokenize
 from every_noise import FUNCTIONS, arguments, backward_arguments
 from hypothesis import given, settings
@@ -178,7 +178,7 @@ def test_dtypes(dtype):
         assert same_bits(lazy.compute(scheduler="sync"), *expected)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=examples(100))
 @given(data=st.data(), shape=st.lists(st.integers(0, 9), min_size=1, max_size=3))
 def test_any_chunks(data, shape):
     cuts = [sorted({0, n, *data.draw(st.lists(st.integers(0, n), max_size=3))}) for n in shape]

@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from arrays import DTYPES, EXAMPLES, LAYOUTS, frozen, normal, same_bits
+from arrays import DTYPES, LAYOUTS, examples, frozen, normal, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +37,7 @@ def calls(draw):
     return shape, dtype, p, tuple(shared), layout, layout_out, (tuple(full), tuple(origin))
 
 
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
+@settings(max_examples=examples(300))
 @given(call=calls(), draw=st.integers(0, 3))
 def test_every_call_is_the_reference(call, draw):
     shape, dtype, p, shared, layout, layout_out, window = call

@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from arrays import LAYOUTS, frozen, normal, same_bits
+from arrays import LAYOUTS, examples, frozen, normal, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -125,7 +125,7 @@ def test_keep_mask_is_where_dropout_keeps(p):
         assert np.array_equal(fd.keep_mask(shape, p, KEY, packed=True), np.packbits(mask))
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=examples(200))
 @given(data=st.data(), full=st.lists(st.integers(0, 9), max_size=4))
 def test_any_window_has_the_bits_of_the_whole(data, full):
     origin = [data.draw(st.integers(0, n)) for n in full]

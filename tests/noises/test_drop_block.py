@@ -1,11 +1,9 @@
 """DropBlock; its layer goes through test_structured.py too."""
 
-import os
-
 import naive
 import numpy as np
 import pytest
-from arrays import DTYPES, LAYOUTS, frozen, normal, same_bits
+from arrays import DTYPES, LAYOUTS, examples, frozen, normal, same_bits
 from exact import drop_block_rate as exact_rate
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -133,7 +131,7 @@ def test_blocks_refuse(options, error, message):
         fd.drop_block(np.ones((4, 4)), 0.5, 1)
 
 
-@settings(max_examples=int(os.environ.get("FASTDROP_EXAMPLES", "100")), deadline=None, derandomize=True)
+@settings(max_examples=examples(100))
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
     size=st.integers(1, 10),

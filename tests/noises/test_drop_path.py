@@ -1,10 +1,8 @@
 """Stochastic depth; its layer goes through test_structured.py too."""
 
-import os
-
 import numpy as np
 import pytest
-from arrays import DTYPES, LAYOUTS, frozen, normal, same_bits
+from arrays import DTYPES, LAYOUTS, examples, frozen, normal, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -43,7 +41,7 @@ def test_surviving_rows_are_those_of_drop_path(p):
     assert same_bits(y, fd.drop_path(x, p, KEY))
 
 
-@settings(max_examples=int(os.environ.get("FASTDROP_EXAMPLES", "100")), deadline=None, derandomize=True)
+@settings(max_examples=examples(100))
 @given(
     data=st.data(),
     full=st.lists(st.integers(0, 9), min_size=1, max_size=4),

@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from arrays import EXAMPLES, LAYOUTS, frozen, normal, same_bits
+from arrays import LAYOUTS, examples, frozen, normal, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
@@ -46,7 +46,7 @@ def calls(draw):
     return shape, p, tuple(shared), dtype, layouts, where, (tuple(full), tuple(origin))
 
 
-@settings(max_examples=EXAMPLES // 2, deadline=None, derandomize=True)
+@settings(max_examples=examples(150))
 @given(call=calls())
 def test_dropout_add_is_its_two_steps(call):
     shape, p, shared, dtype, layouts, where, window = call

@@ -4,7 +4,7 @@ import exact as in_numpy
 import ml_dtypes
 import numpy as np
 import pytest
-from arrays import DTYPES, EXAMPLES, LAYOUTS, frozen, normal, same_bits
+from arrays import DTYPES, LAYOUTS, examples, frozen, normal, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -34,7 +34,7 @@ def calls(draw):
     return shape, tuple(shared), by_feature, chosen, (tuple(full), tuple(origin))
 
 
-@settings(max_examples=EXAMPLES // 2, deadline=None, derandomize=True)
+@settings(max_examples=examples(150))
 @given(call=calls(), draw=st.integers(0, 3))
 def test_every_call_is_the_reference(call, draw):
     shape, shared, by_feature, (dtype, layout, layout_out), window = call

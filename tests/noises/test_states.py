@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from arrays import examples
 from every_layer import CASES, classes
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,7 +86,7 @@ def test_a_bad_state_is_refused_and_changes_nothing(kind):
 
 
 @every_layer
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 @given(data=st.data())
 def test_states_of_anything_are_refused_whole_or_taken_whole(kind, data):
     layer = used(kind)
@@ -161,10 +162,10 @@ for epoch in range(first, epochs):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill -9")
 def test_a_training_run_killed_again_and_again_ends_bit_for_bit_as_another(tmp_path):
     pytest.importorskip("mlxtend")
-    examples = os.path.join(os.path.dirname(__file__), "..", "..", "examples")
+    folder = os.path.join(os.path.dirname(__file__), "..", "..", "examples")
 
     def start(path):
-        script = [sys.executable, "-c", TRAINING, str(path), "6", examples]
+        script = [sys.executable, "-c", TRAINING, str(path), "6", folder]
         return subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     paths = [tmp_path / f"{name}.npz" for name in ("whole", "killed")]

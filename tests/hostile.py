@@ -1,0 +1,337 @@
+"""Hostile arguments, for fuzzers of everything public, and what a call with them may end in."""
+
+import collections
+import fractions
+import inspect
+import math
+import re
+
+import ml_dtypes
+import numpy as np
+from arrays import DTYPES, LAYOUTS, examples
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from numpy.lib.stride_tricks import as_strided
+
+import fastdrop as fd
+from fastdrop._noises._noise import INTEGERS, NOISES, PRODUCT
+
+EXPECTED = (TypeError, ValueError)  # what the docstrings name
+
+
+class Sub(np.ndarray):
+    """An array of a class of the user's."""
+
+
+class Index:
+    """An integer that isn't an int."""
+
+    def __index__(self):
+        return 1
+
+
+class Liar:
+    """What claims to be an array and isn't."""
+
+    __array_interface__ = {"version": 3, "shape": (3,), "typestr": "<f4", "data": None}  # noqa: RUF012
+
+
+WRONG_DTYPES = [np.int64, np.bool_, np.uint8, np.longdouble, np.object_, "U3", "M8[s]", "V4", "f4,i2"]
+NUMBERS = [
+    *(
+        0,
+        1,
+        0.0,
+        1.0,
+        0.1,
+        0.5,
+        -0.0,
+        5e-324,
+        2.0**-40,
+        1 - 2.0**-40,
+        True,
+        np.float16(0.25),
+        np.float32(0.3),
+    ),
+    *(np.int8(1), math.nan, math.inf, -math.inf, -1, -5e-324, 2, 1e308, 10**400, -(10**400), 10**5000),
+    *(
+        None,
+        "0.5",
+        b"1",
+        1j,
+        (),
+        [0.5],
+        {},
+        object(),
+        fractions.Fraction(1, 3),
+        np.array(0.5),
+        np.longdouble(1),
+    ),
+    *(np.array([0.1, 0.9]), np.array([math.nan]), np.array(["a"]), np.zeros(0), np.array([1j]), Index()),
+]
+KEYS = [0, 7, 2**70, fd.Key(1), fd.Key(2, 2**63 + 5), fd.Key(3, 2**64 - 1), np.int64(3), np.uint8(1), Index()]
+KEYS += [-1, True, None, "1", 1.0, (1, 2), math.nan, np.array(1), np.random.default_rng(0), 10**5000]
+AXES = [
+    (),
+    0,
+    -1,
+    (0, 1),
+    [0],
+    {0},
+    (0, 0),
+    5,
+    -5,
+    10**30,
+    None,
+    "0",
+    (0.5,),
+    ((0,),),
+    np.array([0]),
+    Index(),
+]
+WINDOWS = [
+    None,
+    (),
+    ((3,), (0,)),
+    ((2**63, 5), (2**62, 0)),
+    ((2**70,), (1,)),
+    ((-3,), (0,)),
+    ((3,), (-1,)),
+    5,
+]
+WINDOWS += ["ab", ((3.5,), (0,)), (None, None), ((10**30,) * 3, (0,) * 3), ((3,), (0, 0)), np.ones((2, 2))]
+SHAPES = [
+    (),
+    0,
+    3,
+    (2, 3),
+    [4],
+    -1,
+    (2, -3),
+    None,
+    "3",
+    1.5,
+    (10**30,),
+    2**62,
+    (2**40, 2**40),
+    Index(),
+    (None,),
+]
+WORDS = [
+    "row",
+    "batch",
+    "channels_first",
+    "channels_last",
+    "relu",
+    "gelu",
+    "none",
+    "no",
+    "",
+    None,
+    1,
+    [],
+    b"row",
+]
+FLAGS = [True, False, None, 1, "yes", [], np.True_]
+LENGTHS = [0, 1, 3, 7, -1, 10**30, None, 1.5, "3", True, np.int8(2), Index()]
+
+
+@st.composite
+def arrays(draw, shape=None, dtype=None):
+    """Arrays of any layout, made of any bits."""
+    if shape is None:
+        shape = draw(
+            st.sampled_from([(), (0,), (1,), (3,), (5, 3), (2, 1, 4), (2, 3, 4, 5), (1500,), (3, 0, 2)])
+        )
+    if dtype is None:
+        dtype = draw(st.sampled_from(DTYPES))
+    dtype = np.dtype(dtype)
+    rng = np.random.default_rng(draw(st.integers(0, 9)))
+    raw = rng.bytes(math.prod(shape) * dtype.itemsize)  # payloads, signals, denormals and negative zeros
+    x = np.frombuffer(raw, np.uint8).copy().view(dtype).reshape(shape)
+    layout = draw(st.sampled_from([*LAYOUTS, "broadcast", "frozen", "sub", "masked", "list"]))
+    if layout == "broadcast":
+        return np.broadcast_to(x[:1] if shape and shape[0] else x, shape)
+    if layout == "frozen":
+        x.flags.writeable = False
+    elif layout == "sub":
+        return x.view(Sub)
+    elif layout == "masked":
+        return draw(st.sampled_from([x, np.ma.masked_array(x)]))
+    elif layout == "list":
+        return x if dtype == ml_dtypes.bfloat16 else x.tolist()
+    return LAYOUTS[layout](x) if shape and layout in LAYOUTS else x
+
+
+STRANGE = [None, "x", {}, object(), [[1], [1, 2]], Liar(), 1j, 10**400, math.nan, len, b"xyz", [None], 5]
+STRANGE += [np.zeros((5, 3), kind) for kind in WRONG_DTYPES] + [np.zeros((), kind) for kind in WRONG_DTYPES]
+STRANGE += [
+    np.ones((1, 1)).view(Sub),
+    np.ones(3, np.float32),
+    np.ones((1,) * 20),
+    np.ma.masked_array(np.ones(3), True),
+]
+
+
+class Zone:
+    """An output in a buffer whose other bytes must stay."""
+
+    def __init__(self, x, place, step, how):
+        size, item = max(x.size, 1), x.dtype.itemsize
+        self.raw = np.full(place + size * item * step + 70, 0xA5, np.uint8)
+        strides, left = [], item * step
+        for length in reversed(x.shape):
+            strides.insert(0, left)
+            left *= max(length, 1)
+        if how == "zero":
+            strides = [0] * x.ndim
+        elif how == "overlapping":
+            strides = [max(stride - item, item) for stride in strides]
+        base = self.raw[place : len(self.raw) - 70].view(np.uint8)
+        base = base[: base.size // item * item].view(x.dtype)
+        self.out = as_strided(base, x.shape, strides)
+        inside = np.zeros(self.raw.size, np.bool_)
+        for at in np.ndindex(x.shape) if x.size <= 5000 else ():
+            first = place + sum(i * stride for i, stride in zip(at, strides, strict=True))
+            inside[first : first + item] = True
+        self.outside = ~inside
+        self.distinct = how == "apart"
+
+    def untouched(self):
+        return bool((self.raw[self.outside] == 0xA5).all())
+
+
+@st.composite
+def zones(draw, x):
+    how = draw(st.sampled_from(["apart", "apart", "apart", "zero", "overlapping"]))
+    return Zone(x, draw(st.integers(0, 70)), draw(st.sampled_from([1, 1, 1, 2, 3])), how)
+
+
+RECORDS = [noise for noise in NOISES.values() if noise.dtypes != INTEGERS]
+FIRST = {noise.first for noise in RECORDS if noise.dtypes != PRODUCT} - {"tokens"} | {"g", "x"}
+LIKE_IT = FIRST | {name for noise in RECORDS for name in noise.like} | {"weight", "importance", "log_alpha"}
+A_NUMBER = {noise.rate for noise in RECORDS if noise.rate} | {"alpha", "beta", "gamma", "c", "temperature"}
+A_NUMBER |= {"max_rate", "adaptation_rate"}
+
+
+def valid(name, x, draw):
+    """An argument that fits x, or at least something of its kind."""
+    shape = np.shape(x)
+    kind = x.dtype if isinstance(x, np.ndarray) else np.dtype(np.float64)
+    if name in LIKE_IT:
+        return draw(arrays(shape, kind))
+    if name == "bias":
+        return draw(st.sampled_from([None, np.ones(shape[-1:], kind)]))
+    if name == "mask":
+        return draw(arrays(shape, draw(st.sampled_from([np.bool_, np.uint8]))))
+    if name == "window":
+        return draw(
+            st.sampled_from([None, (shape, (0,) * len(shape)), ([n + 2**31 for n in shape[:2]], (5, 7))])
+        )
+    if name == "shape":
+        return draw(st.sampled_from([shape, 3, (2, 3)]))
+    if name in A_NUMBER:
+        return draw(st.sampled_from([0.1, 0.5, 0, 1, np.full(shape[-1:], 0.3)]))
+    choices = {
+        "key": KEYS[:8],
+        "rng": KEYS[:8],
+        "shared_axes": AXES[:3],
+        "axis": [0, -1],
+        "data_format": ["channels_first", "channels_last"],
+        "mode": ["row", "batch"],
+        "activation": ["relu", "gelu", np.tanh],
+        "dtype": [np.float32, np.float16],
+    }
+    return draw(st.sampled_from(choices.get(name, [1, 3, True])))
+
+
+def hostile(name):
+    """Arguments that nobody should give, and some that are only rare."""
+    by_name = {
+        "key": KEYS,
+        "rng": KEYS,
+        "shared_axes": AXES,
+        "axis": AXES,
+        "window": WINDOWS,
+        "shape": SHAPES,
+        "samples": LENGTHS,
+        "activation": [*WORDS, lambda v: v.sum()],
+        "dtype": [*WRONG_DTYPES, None, 5, "nothing", ml_dtypes.float8_e5m2],
+        "mode": WORDS,
+        "data_format": WORDS,
+    }
+    if name in by_name:
+        return by_name[name]
+    if name in ("height", "width", "block_size", "count", "seed", "draw", "steps"):
+        return [*LENGTHS[:-1], 2**64]
+    if name in ("packed", "inverted", "per_example", "shared_channels", "linear", "time_major"):
+        return FLAGS
+    return NUMBERS + STRANGE
+
+
+def arguments(function, draw, most=2):
+    """Arguments, of which at most so many are hostile, and the zone of `out` if there is one."""
+    x = draw(arrays())
+    names = list(inspect.signature(function).parameters)
+    bad = draw(st.sets(st.sampled_from(names or [""]), max_size=most))
+    found, zone = {}, None
+    for name in names:
+        if name == "out":
+            like = x if isinstance(x, np.ndarray) else np.asarray(x)
+            choice = draw(st.sampled_from(["none", "zone", "zone", "x", "view", "bad"]))
+            if choice == "zone" and like.dtype.kind != "O":
+                zone = draw(zones(like))
+                found[name] = zone.out
+            elif choice == "x":
+                found[name] = x
+            elif choice == "view" and like.ndim:
+                found[name] = like[::-1]
+            elif choice == "bad":
+                found[name] = draw(st.sampled_from(STRANGE))
+        elif name in FIRST and name not in bad:
+            found[name] = x
+        else:
+            found[name] = draw(st.sampled_from(hostile(name))) if name in bad else valid(name, x, draw)
+    return found, zone
+
+
+# What a message says: what is allowed, and what was got or what to write instead.
+ALLOWED = re.compile(r"\b(must|needs?|takes?|give one of)\b")
+GOT = re.compile(r"\bgot\b|; use ")
+
+
+class Tries:
+    """The calls of one function: how many were accepted and how many refused."""
+
+    def __init__(self, function):
+        self.name = getattr(function, "__qualname__", str(function))
+        self.counts = collections.Counter()
+
+    def attempt(self, function, *args, **kwargs):
+        """Return whether a call was accepted; fail if it ended in another way than documented."""
+        with np.errstate(all="ignore"):
+            try:
+                function(*args, **kwargs)
+            except EXPECTED as error:
+                self.counts["refused"] += 1
+                message = str(error)
+                assert ALLOWED.search(message), f"{self.name}: {message}"
+                assert GOT.search(message), f"{self.name}: {message}"
+                assert len(message) < 1000, f"{self.name}: {message}"
+                return False
+            except MemoryError:
+                assert {"shape", "height"} & kwargs.keys(), self.name
+                return False
+        self.counts["accepted"] += 1
+        return True
+
+    def check(self, floor=0.05):
+        """Fail if too few calls were accepted, or too few refused: such a fuzzer would show nothing."""
+        tried = sum(self.counts.values())
+        print(f"{self.name}: {self.counts['accepted']} accepted, {self.counts['refused']} refused")
+        assert min(self.counts["accepted"], self.counts["refused"]) >= max(floor * tried, 1), self.name
+
+
+def fuzz(count):
+    """Return the settings of a fuzzer of so many examples."""
+    return settings(max_examples=examples(count), suppress_health_check=list(HealthCheck))
