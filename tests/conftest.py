@@ -25,8 +25,11 @@ PLACES = {"torch": "torch", "dask": "dask", "test_cuda": "gpu", "test_lane": "gp
 
 
 def pytest_collection_modifyitems(items):
-    """Mark tests and doctests by the names of their files and folders."""
+    """Mark tests and doctests by the names of their files and folders, and what opens a browser."""
     for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+            item.add_marker("slow")
         for place, mark in PLACES.items():
             if any(part.startswith((place, f"test_{place}")) for part in item.path.parts[-3:]):
                 item.add_marker(mark)

@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from queue import SimpleQueue
 from typing import SupportsIndex, TypeVar
+from weakref import WeakSet
 
 from fastdrop._stream.keys import natural
 
@@ -62,6 +63,7 @@ _LIMITS = "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"
 _count: int | None = None  # which stands for the default, until a call needs it
 _asked: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 _helpers = 0  # threads that wait for work in the queue `_asked`, or do it
+_threads: WeakSet[threading.Thread] = WeakSet()  # those that were started and haven't ended
 _lock = threading.Lock()
 _alone = ContextVar("alone", default=False)
 forked = False  # whether this process is a forked child
@@ -129,15 +131,21 @@ def set_num_threads(count: SupportsIndex) -> None:
     >>> import fastdrop as fd
     >>> fd.set_num_threads(fd.get_num_threads())
     """
-    global _count, _helpers
+    global _count
     number = natural("count", count)
     if number < 1:
         raise ValueError(f"count must be at least 1, got {number}")
     with _lock:
         _count = number
-        while _helpers >= number:
-            _helpers -= 1
-            _asked.put(None)
+        _end_helpers(number - 1)
+
+
+def _end_helpers(keep: int) -> None:
+    """Let all helpers but so many end as soon as they have nothing to do; the caller holds the lock."""
+    global _helpers
+    while _helpers > keep:
+        _helpers -= 1
+        _asked.put(None)
 
 
 @contextmanager
@@ -214,7 +222,9 @@ def _ask(help: Callable[[], None], count: int) -> None:
     global _helpers
     with _lock:
         while _helpers < count:
-            threading.Thread(target=_serve, args=(_asked,), name="fastdrop", daemon=True).start()
+            thread = threading.Thread(target=_serve, args=(_asked,), name="fastdrop", daemon=True)
+            thread.start()
+            _threads.add(thread)
             _helpers += 1
     for _ in range(count):
         _asked.put(help)
@@ -226,11 +236,30 @@ def _serve(asked: SimpleQueue[Callable[[], None] | None]) -> None:
         del help  # it holds the arrays of the call
 
 
+def _rest() -> None:
+    """End the idle helpers before a fork; the next big call starts others.
+
+    Python 3.12 and later warn of a fork while a process has threads, and a caller of ours may have no others.
+    A helper that is at work belongs to a call of another thread, so that the warning comes anyway: it is not
+    waited for. Nor is the lock, which a call may hold that the fork interrupts.
+    """
+    if not _lock.acquire(blocking=False):
+        return
+    try:
+        _end_helpers(0)
+        ending = list(_threads)
+    finally:
+        _lock.release()
+    for thread in ending:
+        if thread is not threading.current_thread():
+            thread.join(0.01)
+
+
 def _forget() -> None:
     """Forget the threads in a forked child, which has none of its parent's; it starts its own at need."""
-    global forked, _asked, _helpers, _lock
-    forked, _asked, _helpers, _lock = True, SimpleQueue(), 0, threading.Lock()
+    global forked, _asked, _helpers, _threads, _lock
+    forked, _asked, _helpers, _threads, _lock = True, SimpleQueue(), 0, WeakSet(), threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(before=_rest, after_in_child=_forget)

@@ -46,6 +46,7 @@ def test_programs_of_cases(name, lines, monkeypatch, capsys):
     assert fd.get_num_threads() == threads
 
 
+@pytest.mark.slow
 def test_torch_steps_also_as_plain_data(monkeypatch, capsys):
     pytest.importorskip("torch", reason="this program is about PyTorch")
     command = [sys.executable, "-W", "error", FOLDER / "torch_steps.py", "--rounds", "2", "--small"]

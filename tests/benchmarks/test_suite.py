@@ -64,6 +64,7 @@ def missing(name, point):
     return case.partition("__")[0] not in fd.__all__
 
 
+@pytest.mark.slow
 def test_every_benchmark_once(suite):
     threads = fd.get_num_threads()
     failed, skipped, ran = {}, [], 0

@@ -40,6 +40,7 @@ def losses(model, steps=50):
     return torch.tensor(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_losses_fall_as_with_torchs_dropout(name):
     theirs = losses(built(name))

@@ -123,14 +123,16 @@ def test_rates_by_sample_and_channel_on_both_sides_of_a_row_of_its_own(dtype, pi
         for name in ("PARALLEL_FROM", "_BIG", "_PIECE"):
             monkeypatch.setattr(cpu_calls, name, 700)
         fd.set_num_threads(3)
-    for shape, rates in (
+    shapes = (
         *(((5, n), (5, 1)) for n in (2, 256, TILE - 1, TILE, TILE + 1, 1500, cpu_calls._LONG + 1)),
         *(((13, n), (n,)) for n in (2, 8, 9, 256, 512, 768)),  # some repeat with each tile, some don't
         ((3, 4, 700), (4, 1)),
         ((3, 4, 5, 9), (1, 4, 1, 1)),
         ((3, 4, 700), (3, 1, 1)),
         ((3, 4, 50), (3, 1, 50)),
-    ):
+    )
+    # float32 has all, each other dtype every third: which rows there are doesn't depend on the dtype
+    for shape, rates in shapes if dtype is np.float32 else shapes[DTYPES.index(dtype) % 3 :: 3]:
         x, p = normal(*shape, dtype=dtype), np.linspace(0, 1, np.prod(rates)).reshape(rates)
         x.ravel()[:3] = np.nan
         for key in (KEY, KEY.antithetic()):

@@ -43,8 +43,9 @@ def around(place, nbytes):
 def test_red_zones_stay_at_every_alignment(name, far):
     call = CALLS[name]
     treat_as(far)
-    for dtype in DTYPES:
-        for size in SIZES:
+    for number, dtype in enumerate(DTYPES):
+        # where arrays don't count as near, each dtype has half of the sizes, and each size half of the dtypes
+        for size in SIZES if far == bernoulli.NEAR else SIZES[number % 2 :: 2]:
             x = np.resize(np.array([1.5, -2, 0.25]), (1, size)).astype(dtype)
             expected = np.zeros_like(x)
             call(x, expected, lambda other: other)

@@ -251,6 +251,7 @@ while len(list(pathlib.Path(r"{ready}").iterdir())) < 4:
 """
 
 
+@pytest.mark.slow
 def test_processes_that_compile_at_once(tmp_path):
     cache, ready = tmp_path / "cache", tmp_path / "ready"
     ready.mkdir()
@@ -320,6 +321,7 @@ def test_a_full_disk(tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_an_upgrade_over_an_old_cache(tmp_path):
     package = tmp_path / "site" / "fastdrop"
     shutil.copytree(Path(fd.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))

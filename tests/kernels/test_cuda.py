@@ -1,9 +1,6 @@
 """The CUDA backend against reference and CPU: on a GPU if there is one, else in CUDA's simulator."""
 
 import functools
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -28,24 +25,14 @@ from fastdrop._noises.concrete import _numbers
 from fastdrop._stream.keys import stream
 
 RUNS = SIMULATED or cuda.is_available()
-on_device = pytest.mark.skipif(not RUNS, reason="needs a GPU or NUMBA_ENABLE_CUDASIM=1")
+pytestmark = pytest.mark.skipif(not RUNS, reason="NUMBA_ENABLE_CUDASIM is 0, or this GPU isn't usable")
 KEY = fd.Key(7, draw=3)
 BIG = ((1 << 33, 50), ((1 << 32) - 1, 7))
 
 
 @pytest.fixture(autouse=True)
 def library(monkeypatch):
-    if RUNS:
-        install(monkeypatch)
-
-
-@pytest.mark.skipif(RUNS, reason="this process has a GPU or the simulator")
-def test_in_the_simulator():
-    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert ", 1 skipped" in done.stdout.splitlines()[-1]  # this test
+    install(monkeypatch)
 
 
 def near(got, expected, tolerance):
@@ -111,7 +98,6 @@ BERNOULLI = [call for call in calls() if (call.noise.kind, call.noise.rate) == (
 every_noise = pytest.mark.parametrize("call", calls(), ids=lambda call: call.function.__name__)
 
 
-@on_device
 @pytest.mark.parametrize("p", [0, 1e-3, 0.1, 0.25, 0.5, 0.9, 1])
 @pytest.mark.parametrize("key", [KEY, KEY.antithetic()], ids=str)
 def test_rates(p, key):
@@ -135,7 +121,6 @@ LISTED = [
 ]
 
 
-@on_device
 @every_noise
 @pytest.mark.parametrize(("shape", "where"), LISTED, ids=str)
 def test_listed_draws(call, shape, where):
@@ -144,7 +129,6 @@ def test_listed_draws(call, shape, where):
     check(call.function, operands(call, *shape), *call.rate, KEY, **where, exactly=exactly)
 
 
-@on_device
 def test_rates_beside_listed_draws():
     x, rates = normal(3, 20), np.linspace(0, 1, 20)
     exactly = lambda *args, **options: (fd.dropout(*args, **options), 0)  # noqa: E731
@@ -153,7 +137,6 @@ def test_rates_beside_listed_draws():
     check(fd.dropout, x, rates[:3, None], KEY, rows=[9, 0, 9], shared_axes=1, exactly=exactly)
 
 
-@on_device
 @every_noise
 def test_sizes(call):
     for size in (0, 1, 7, 8, 9, 31, 32, 33, 1023, 1024, 1025, 2049):
@@ -161,7 +144,6 @@ def test_sizes(call):
     check_call(call, operands(call, 0, 3), KEY, shared_axes=0)
 
 
-@on_device
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dtypes(dtype):
     for call in calls(dtype):
@@ -169,7 +151,6 @@ def test_dtypes(dtype):
         check_call(call, operands(call, 3, 50, dtype=dtype), KEY.antithetic(), shared_axes=1)
 
 
-@on_device
 @every_noise
 @pytest.mark.parametrize(
     ("shape", "window"),
@@ -187,7 +168,6 @@ def test_windows(call, shape, window):
     check_call(call, operands(call, *shape), KEY, window=window, shared_axes=-1)
 
 
-@on_device
 @every_noise
 def test_shared_axes(call):
     x, window = operands(call, 3, 4, 5, 6), ((7, 9, 11, 6), (3, 4, 5, 0))
@@ -197,7 +177,6 @@ def test_shared_axes(call):
     check_call(call, x, KEY, shared_axes=(1, 3), window=window)
 
 
-@on_device
 @every_noise
 def test_a_grid_smaller_than_the_work(call, monkeypatch):
     monkeypatch.setattr(launch, "BLOCKS", 1)
@@ -206,7 +185,6 @@ def test_a_grid_smaller_than_the_work(call, monkeypatch):
     check_call(call, operands(call, 6, 30, 5), KEY, shared_axes=1)
 
 
-@on_device
 @pytest.mark.parametrize("shape", [(4, 1, 1), (6,), (1, 5, 1), (3, 4, 5, 6), (1,), (5, 6), (3, 1, 1, 6)])
 def test_rates_by_element(shape):
     p = np.random.default_rng(1).random(shape)
@@ -218,7 +196,6 @@ def test_rates_by_element(shape):
             check(call.function, x, p, KEY.antithetic(), window=((4, 4, 6, 6), (1, 0, 1, 0)))
 
 
-@on_device
 def test_rates_by_unit():
     p = np.random.default_rng(1).random((4, 1, 1)).astype(np.float32)
     for call in BERNOULLI:
@@ -229,7 +206,6 @@ def test_rates_by_unit():
             check(call.function, x, p[:, 0], KEY, shared_axes=2)
 
 
-@on_device
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_densities_by_element(dtype):
     numbers = np.random.default_rng(1).random((4, 1))
@@ -240,7 +216,6 @@ def test_densities_by_element(dtype):
                 check(call.function, x, numbers, KEY, shared_axes=shared)
 
 
-@on_device
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 def test_backward(dtype):
     g = normal(40, 30, dtype=dtype)
@@ -257,7 +232,6 @@ def test_backward(dtype):
     assert near(dprevious.get(), *exact.zoneout(zeros, g, p, KEY))
 
 
-@on_device
 @pytest.mark.parametrize(
     ("activation", "dtype"),
     [
@@ -295,7 +269,6 @@ def test_bias_act_dropout(activation, dtype):
         check(differentiated, (g, x, b), p, KEY, exactly=exact.bias_act_dropout_backward, **options)
 
 
-@on_device
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(1, 1), (0, 3), (3, 33), (200, 7)])
 def test_sums(dtype, shape):
@@ -309,7 +282,6 @@ def test_sums(dtype, shape):
     assert fd.bias_act_dropout_backward(ndarray(g), ndarray(x), None, 0.3, KEY)[1] is None
 
 
-@on_device
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("key", [KEY, KEY.antithetic()], ids=str)
 @pytest.mark.parametrize(
@@ -340,7 +312,6 @@ def test_slopes(dtype, key, function, number, what):
 ON_GPU = [n for n in NOISES.values() if not {"CUDA", "CUDA backward"} & n.lacks.keys()]
 
 
-@on_device
 @pytest.mark.parametrize(
     "kind", [c for noise in ON_GPU for c in noise.layers], ids=lambda kind: kind.__name__
 )
@@ -359,7 +330,6 @@ def test_layers(kind):
         assert ours(given := ndarray(inputs[0]), training=False) is given
 
 
-@on_device
 @pytest.mark.parametrize("noise", [n for n in FUNCTIONS if "CUDA" in n.lacks], ids=lambda noise: noise.name)
 def test_noises_that_are_not_for_a_gpu_say_so(noise):
     given = arguments(noise, (3, 5))
@@ -368,7 +338,6 @@ def test_noises_that_are_not_for_a_gpu_say_so(noise):
         noise.function(**given, key=KEY)
 
 
-@on_device
 def test_refusals():
     x = np.ones((4, 5), np.float32)
     with pytest.raises(ValueError, match="C order"):

