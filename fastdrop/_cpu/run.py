@@ -264,7 +264,8 @@ def spread(what: Pass, plan: Plan, factors: NDArray[Any]) -> None:
             calls.units(what, part, f, Units(1, target.size, 0))
         return
     rows = np.broadcast_to(factors, x.shape[:lead] + factors.shape[lead:]) if lead else factors
-    for at in np.ndindex(x.shape[:lead]) if lead else ((),):
+    for index in np.ndindex(x.shape[:lead]) if lead else ((),):
+        at = (*index, ...)  # without the ellipsis an array without axes would give a number
         flats = [a[at].ravel() for a in (x, *others)]
         part = Part(flats[0], flats[-1], flats[0], NO_CYCLE, y[at].ravel())
         calls.units(what, part, rows[at].ravel(), Units(shared, inner, 0))

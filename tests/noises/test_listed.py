@@ -124,6 +124,16 @@ def test_indices(noise, size):
         assert same_bits(noise.function(**own, key=KEY, indices=i * 60 + j), whole[i, j])
 
 
+@plain
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_an_index_of_an_array_without_axes(noise, dtype):
+    given = arguments(noise, (1,), dtype)
+    for index in range(4):
+        y = noise.function(**given, key=KEY, indices=[index])
+        own = {name: a.reshape(()) if isinstance(a, np.ndarray) else a for name, a in given.items()}
+        assert same_bits(noise.function(**own, key=KEY, indices=index), y.reshape(()))
+
+
 @pytest.mark.parametrize("noise", [n for n in PLAIN if n.by_element], ids=lambda noise: noise.name)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_rates_of_their_own(noise, dtype):
