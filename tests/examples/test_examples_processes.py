@@ -1,6 +1,7 @@
-"""Examples of more than one process: data-parallel training, and a stream that is killed."""
+"""Examples of more than one process: data-parallel training, and a data set augmented by workers."""
 
-import json
+import hashlib
+import multiprocessing
 import os
 import runpy
 import signal
@@ -13,12 +14,12 @@ import pytest
 
 import fastdrop as fd
 
-PROGRAM = Path(__file__).parents[2] / "examples" / "pipeline.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 KEY = fd.Key(7)
 
 
 def run_program(name, *arguments):
-    command = [sys.executable, "-W", "error", str(PROGRAM.with_name(name)), *arguments]
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
@@ -35,7 +36,7 @@ def test_ranks_with_masks_of_their_own():
     done = run_program("data_parallel.py", "--steps", "5", "--own-masks")
     assert done.returncode == 0, done.stderr
     assert "same weights: True; they are those of one process: False" in done.stdout
-    share = runpy.run_path(str(PROGRAM.with_name("data_parallel.py")))["Share"]
+    share = runpy.run_path(str(EXAMPLES / "data_parallel.py"))["Share"]
     x = np.ones((64, 3))
     one, other = (share(rank, 2, own_masks=True).drop(x, 0.5, KEY) for rank in range(2))
     assert not np.array_equal(one, other)
@@ -43,121 +44,149 @@ def test_ranks_with_masks_of_their_own():
     np.testing.assert_array_equal(np.concatenate(halves), fd.dropout(np.ones((128, 3)), 0.5, KEY))
 
 
-STREAM = ["--source", "in.f32", "--result", "new.f32", "--elements", "200003", "--budget", "0.5"]
+SOURCE, RESULT, SHAPE = Path("in.npy"), Path("new.npy"), (203, 37)
+HOW = ["--source", str(SOURCE), "--result", str(RESULT), "--p", "0.3", "--seed", "7", "--epoch", "2"]
 
 
 @pytest.fixture
-def pipeline(tmp_path, monkeypatch):
+def pipeline(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return runpy.run_path(str(PROGRAM.with_name("pipeline.py")))
+    found = example("pipeline")
+    found.make_source(SOURCE, SHAPE)
+    return found
 
 
-def test_the_pipeline(pipeline, capsys):
-    threads = fd.get_num_threads()
-    pipeline["main"]([*STREAM, "--threads", "2", "--check"])
-    printed = capsys.readouterr().out
-    rates = dict(line.rsplit(maxsplit=2)[:2] for line in printed.splitlines() if line.endswith("GB/s"))
-    assert rates.keys() == {"dropout", "np.copyto", "plain write", "plain read"}
-    assert "same bits as one call: True\nsame bits as dask: True" in printed
-    x, y = (np.fromfile(name, np.float32) for name in ("in.f32", "new.f32"))
-    np.testing.assert_array_equal(x, fd.normal(200003, fd.Key(0), dtype=np.float32))
-    np.testing.assert_array_equal(y, fd.dropout(x, 0.1, fd.Key(0)))
-    assert sorted(path.name for path in Path().iterdir()) == ["in.f32", "new.f32", "new.json"]
-    assert fd.get_num_threads() == threads
-    pipeline["main"]([*STREAM, "--threads", "2"])
-    assert capsys.readouterr().out == "new.f32 was done already\n"
+def expected():
+    return fd.dropout(np.load(SOURCE), 0.3, KEY.fold_in(2))
 
 
-def test_the_pipelines_check_sees_one_wrong_bit(pipeline, capsys):
-    pipeline["main"]([*STREAM, "--threads", "1"])
-    y = np.memmap("new.f32", np.uint32, "r+")
-    y[123456] ^= 1
-    y.flush()
-    pipeline["main"]([*STREAM, "--threads", "1", "--check"])
-    assert "same bits as one call: False\nsame bits as dask: False" in capsys.readouterr().out
+def digest(samples):
+    np.save("expected.npy", samples)
+    return hashlib.md5(Path("expected.npy").read_bytes()).hexdigest()
 
 
-def test_the_pipelines_chunks_fit_its_budget(pipeline, capsys):
-    for budget, threads in ((0.125, 1), (0.3, 2), (1.0, 4), (100.0, 3)):
-        options = pipeline["parse"](["--budget", str(budget), "--threads", str(threads)])
-        held = 2 * 4 * threads * pipeline["step"](options)
-        assert budget / 2 <= held / 2**20 <= budget
-    with pytest.raises(SystemExit):
-        pipeline["main"]([*STREAM, "--threads", "5"])
-    assert "--budget must be at least 0.625 for 5 threads, got 0.5" in capsys.readouterr().err
+def test_the_source_is_one_array_of_normals(pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline, "PART", 400)
+    pipeline.make_source(Path("again.npy"), SHAPE)
+    for name in ("again.npy", SOURCE):
+        assert np.array_equal(np.load(name), fd.normal(SHAPE, fd.Key(0), dtype=np.float16))
+
+
+@pytest.mark.parametrize(("workers", "batch", "order"), [(1, 203, 0), (2, 50, 1), (5, 7, 2)])
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_one_digest_whatever_the_workers(start, workers, batch, order, pipeline, capsys):
+    if start not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system has no {start}")
+    how = ["--workers", str(workers), "--start", start, "--batch", str(batch), "--order", str(order)]
+    done = run_program("pipeline.py", *HOW, *how)
+    assert done.returncode == 0, done.stderr
+    dropped, copied, found = done.stdout.splitlines()
+    assert dropped.startswith("dropout ")
+    assert copied.startswith("plain copy ")
+    assert float(dropped.split()[-2]) >= 0 <= float(copied.split()[-2])
+    assert found == f"md5 {digest(expected())}"
+    assert "100%" in done.stderr  # the progress
+    assert sorted(path.name for path in Path().glob("new*")) == ["new.done", "new.json", "new.npy"]
+    pipeline.main([*HOW, "--workers", "1"])
+    assert capsys.readouterr().out == f"new.npy was done already\n{found}\n"
 
 
 KILLED = """
-import os, runpy, signal, sys
-from pathlib import Path
+import os, signal, sys, time
 
-when, calls, program = sys.argv[1], [], runpy.run_path(sys.argv[2])
-replace, drop = Path.replace, program["Job"].drop
+sys.path.insert(0, sys.argv[1])
+import pipeline
 
-def die(now):
-    if now == when and len(calls) == 3:
+do, done, calls, victim = pipeline.Job.do, pipeline.Job.done, [], sys.argv[2]
+
+def dying_do(job, ids):
+    calls.append(ids)
+    if len(calls) == 4 and victim == "program":
+        os.kill(os.getppid(), signal.SIGKILL)
+    if len(calls) >= 4:
+        time.sleep(0.2)
+    do(job, ids)
+
+def dying_done(job):  # before a batch is marked
+    if len(calls) == 4 and victim == "workers":
         os.kill(os.getpid(), signal.SIGKILL)
+    return done(job)
 
-def dying_replace(new, path):
-    if path.suffix == ".json" and when != "within":
-        calls.append(path)
-    die("before")
-    replace(new, path)
-    die("after")
-
-def dying_drop(job, number, x, y):
-    if when == "within":
-        calls.append(number)
-    drop(job, number, x[:1000], y[:1000])
-    die("within")
-    drop(job, number, x, y)
-
-Path.replace, program["Job"].drop = dying_replace, dying_drop
-program["main"](sys.argv[3:])
+pipeline.Job.do, pipeline.Job.done = dying_do, dying_done
+pipeline.main(sys.argv[3:])
 """
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill -9")
-@pytest.mark.parametrize(("when", "recorded"), [("before", [2]), ("after", [3]), ("within", [0, 1, 2])])
-def test_a_killed_pipeline_goes_on(when, recorded, pipeline, monkeypatch):
-    options = [*STREAM, "--budget", "0.25", "--threads", "2"]
-    command = [sys.executable, "-c", KILLED, when, str(PROGRAM.with_name("pipeline.py")), *options]
-    assert subprocess.run(command, capture_output=True, timeout=120).returncode == -signal.SIGKILL
-    record = Path("new.json")
-    done = json.loads(record.read_text())["done"] if record.exists() else []
-    assert len(done) in recorded
-    job = pipeline["Job"](Path("in.f32"), Path("new.f32"), 200003, 1 << 14, 0.1, fd.Key(0))
-    for number in set(job.chunks()) - set(done):  # what is not recorded may be anything
-        job.part(job.result, number)[:] = np.nan
+@pytest.mark.parametrize("victim", ["program", "workers"])
+def test_a_killed_pipeline_goes_on(victim, pipeline):
+    options = [*HOW, "--workers", "2", "--start", "fork", "--batch", "9"]
+    command = [sys.executable, "-c", KILLED, str(EXAMPLES), victim, *options]
+    killed = subprocess.run(command, capture_output=True, text=True, timeout=120)  # until the workers end
+    assert killed.returncode == (1 if victim == "workers" else -signal.SIGKILL)
+    assert ("a worker has failed" in killed.stderr) == (victim == "workers")
+    job = pipeline.Job(SOURCE, RESULT, 0.3, KEY.fold_in(2))
+    done = job.start()
+    assert 0 < done.sum() < len(done)  # a worker that has lost its program has stopped
+    result = np.load(RESULT, mmap_mode="r+")
+    assert np.array_equal(result[done], expected()[done])
+    result[~done] = np.nan  # what is not marked may be anything
+    first = np.flatnonzero(done)[0]
+    result[first] = 7
 
-    again = []
-    drop = pipeline["Job"].drop
-    monkeypatch.setattr(pipeline["Job"], "drop", lambda *a: (again.append(a[1]), drop(*a)))
-    pipeline["main"](options)
-    assert sorted([*done, *again]) == list(range(13))  # nothing twice, nothing left out
-    expected = fd.dropout(np.fromfile("in.f32", np.float32), 0.1, fd.Key(0))
-    np.testing.assert_array_equal(np.fromfile("new.f32", np.float32), expected)
+    again = run_program("pipeline.py", *HOW, "--workers", "3", "--start", "fork", "--batch", "20")
+    assert again.returncode == 0, again.stderr
+    assert (result[first] == 7).all()  # nothing is done twice
+    result[first] = expected()[first]
+    assert digest(result) == digest(expected()) == job.digest()
 
 
-@pytest.mark.parametrize(
-    "change", [["--p", "0.2"], ["--seed", "1"], ["--budget", "0.25"], "source", "result"]
-)
-def test_the_pipeline_begins_again_where_something_has_changed(change, pipeline, capsys):
-    options = [*STREAM, "--threads", "1"]
-    pipeline["main"](options)
-    if change == "source":
-        x = np.memmap("in.f32", np.float32, "r+")
-        x[:] = 1
-        x.flush()
-        os.utime("in.f32", ns=(1, 1))
-    elif change == "result":
-        Path("new.f32").unlink()
-    else:
-        options += change
-    capsys.readouterr()
-    pipeline["main"](options)
-    assert "GB/s" in capsys.readouterr().out
-    given = dict(zip(options[::2], options[1::2], strict=True))
-    p, seed = float(given.get("--p", 0.1)), int(given.get("--seed", 0))
-    x, y = (np.fromfile(name, np.float32) for name in ("in.f32", "new.f32"))
-    np.testing.assert_array_equal(y, fd.dropout(x, p, seed))
+def test_the_pipeline_begins_again_where_something_has_changed(pipeline):
+    job = pipeline.Job(SOURCE, RESULT, 0.3, KEY)
+    for changed in (
+        job,
+        job._replace(p=0.2),
+        job._replace(key=KEY.fold_in(1)),
+        job._replace(key=None),
+        job._replace(result=Path("other.npy")),
+        "source",
+        "result",
+    ):
+        job.start()[:] = True
+        assert job.start().all()
+        if changed == "source":
+            os.utime(SOURCE, ns=(1, 1))
+        elif changed == "result":
+            RESULT.unlink()
+        again = (job if isinstance(changed, str) else changed).start()
+        assert again.shape == SHAPE[:1]
+        assert again.all() == (changed is job)
+        assert again.any() == (changed is job)
+
+
+def test_numbers_that_the_pipeline_refuses(pipeline, capsys):
+    for option in ("--workers", "--batch", "--samples", "--features"):
+        with pytest.raises(SystemExit):
+            pipeline.parse([option, "0"])
+        assert f"{option}: must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_the_pipeline_on_dask_s_cluster_and_in_xarray(pipeline):
+    pytest.importorskip("distributed")
+    pytest.importorskip("xarray")
+    job = pipeline.Job(SOURCE, RESULT, 0.3, KEY.fold_in(2))
+    job.start()
+    for ids in pipeline.batches(np.arange(100), 30):  # which no task does again
+        job.do(ids)
+    result = np.load(RESULT, mmap_mode="r+")
+    result[3] = 7
+    done = run_program("pipeline_dask.py", *HOW, "--workers", "2", "--batch", "25", "--order", "3")
+    assert done.returncode == 0, done.stderr
+    right, tampered = digest(expected()), digest(result)
+    assert done.stdout.splitlines() == [
+        f"tasks   md5 {tampered}",
+        f"array   md5 {right}",
+        f"xarray  md5 {right}",
+    ]
+    result[3] = expected()[3]
+    assert digest(result) == right
