@@ -232,6 +232,37 @@ def one_pass(s: Given) -> Callable[[np.ndarray, fd.Key], np.ndarray]:
     return lambda x, key: fd.dropout(x, s.p, key)
 
 
+def ids(s: Given) -> np.ndarray:
+    """Numbers of shuffled samples, out of ten times as many."""
+    return np.random.default_rng(0).permutation(10 * len(s.x))[: len(s.x)]
+
+
+def ends(s: Given) -> np.ndarray:
+    """Where texts of some 64 elements begin and end."""
+    cuts = np.random.default_rng(0).integers(s.x.size + 1, size=s.x.size // 64)
+    return np.concatenate([[0], np.sort(cuts), [s.x.size]])
+
+
+def entries(s: Given) -> np.ndarray:
+    """Places in a matrix of 2**40 elements, in any order."""
+    return np.random.default_rng(0).integers(1 << 40, size=s.x.shape)
+
+
+def listed() -> Iterator[Case]:
+    """Dropout by lists of rows, of texts and of places; an old commit has none."""
+    kinds = {"rows": (ids, rows), "offsets": (ends, flat), "indices": (entries, flat)}
+    for name, (make, shape) in kinds.items():
+        if name in inspect.signature(fd.dropout).parameters:
+            yield Case(
+                f"dropout__{name}",
+                lambda s, n=name, make=make: partial(fd.dropout, s.x, s.p, s.key, **{n: make(s)}, **s.out),
+                lambda s, n=name, make=make: partial(
+                    fd.dropout_backward, s.g, s.p, s.key, **{n: make(s)}, **s.out
+                ),
+                shape,
+            )
+
+
 RECORDS = {record.name: record for record in records()}
 OF_FUNCTIONS = {n: r for n, r in RECORDS.items() if n == r.function.__name__}
 ACTIVATED = "bias_act_dropout"  # is timed by activations alone
@@ -250,6 +281,7 @@ FUNCTIONS = [
         rows,
     ),
     function(OF_FUNCTIONS["dropout"], "__window", rows, window=((1 << 16, 1 << 16), (123, 457))),
+    *listed(),
     Case("keep_mask", lambda s: partial(fd.keep_mask, s.x.shape, s.p, s.key), out=False),
     Case("keep_mask__packed", lambda s: partial(fd.keep_mask, s.x.shape, s.p, s.key, packed=True), out=False),
     Case("apply_mask", lambda s: partial(fd.apply_mask, s.x, s.other >= 0, s.p, **s.out)),

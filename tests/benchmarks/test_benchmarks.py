@@ -30,6 +30,7 @@ def test_parallel_from(monkeypatch, capsys):
     ("name", "lines"),
     [
         ("masks", 10),
+        ("listed", 14),
         ("noise", 12),
         ("drop_connect", 6),
         ("monte_carlo", 2),
