@@ -21,6 +21,7 @@ from fastdrop._lanes.vectors import (
     splat,
     upper_half,
     where,
+    zero_where,
 )
 from fastdrop._stream.keys import TILE
 
@@ -79,9 +80,10 @@ def _in_one_tile(indices, at, size):
 @njit(forceinline=True)
 def drop(factors, indices, threshold, scale, key, draw):
     """Write the factor of each draw: the scale, or 0 if it is dropped."""
-    bits = np.empty(GROUP, np.uint32)
+    bits, by_bit = np.empty(GROUP, np.uint32), np.zeros(2, factors.dtype)  # a branch would often go wrong
     threshold, key, draw = np.uint32(threshold), np.uint64(key), np.uint64(draw)
-    kept, none, at = factors.dtype.type(scale), factors.dtype.type(0), 0
+    by_bit[0], at = scale, 0
+    kept = splat(by_bit[0])
     while at < factors.size:
         count = _in_one_tile(indices, at, factors.size)
         if count:
@@ -92,29 +94,25 @@ def drop(factors, indices, threshold, scale, key, draw):
             store(bits, 3 * LANES, d3)
             for i in range(at, at + count):
                 place = indices[i] & _PLACE
-                bit = bits[place & _ROW_PLACE] >> np.uint32(place >> _IN_ROW) & _ONE
-                factors[i] = none if bit else kept
+                factors[i] = by_bit[bits[place & _ROW_PLACE] >> np.uint32(place >> _IN_ROW) & _ONE]
         else:
             count = min(LANES, factors.size - at)
             inside = iota() < np.uint64(count)
-            store(bits, 0, _below(load_where(indices, at, inside), splat(threshold), key, draw))
-            for i in range(count):
-                factors[at + i] = none if bits[i] else kept
+            below = _below(load_where(indices, at, inside), splat(threshold), key, draw)
+            store_where(factors, at, zero_where(below != _NONE, kept), inside)
         at += count
 
 
 @njit(forceinline=True)
 def drop_by_rates(factors, indices, thresholds, scales, key, draw):
     """Do as `drop`, where each draw has a threshold and a scale."""
-    bits = np.empty(LANES, np.uint32)
-    key, draw, none = np.uint64(key), np.uint64(draw), factors.dtype.type(0)
+    key, draw = np.uint64(key), np.uint64(draw)
     for at in range(0, factors.size, LANES):
         count = min(LANES, factors.size - at)
         inside = iota() < np.uint64(count)
         own = load_where(thresholds, at, inside)
-        store(bits, 0, _below(load_where(indices, at, inside), own, key, draw))
-        for i in range(count):
-            factors[at + i] = none if bits[i] else factors.dtype.type(scales[at + i])
+        below = _below(load_where(indices, at, inside), own, key, draw)
+        store_where(factors, at, zero_where(below != _NONE, load_where(scales, at, inside)), inside)
 
 
 @njit(forceinline=True)
