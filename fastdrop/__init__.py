@@ -15,6 +15,8 @@ from fastdrop._noises.alpha import AlphaDropout as AlphaDropout
 from fastdrop._noises.alpha import FeatureAlphaDropout as FeatureAlphaDropout
 from fastdrop._noises.alpha import alpha_dropout as alpha_dropout
 from fastdrop._noises.alpha import alpha_dropout_backward as alpha_dropout_backward
+from fastdrop._noises.attention import attention as attention
+from fastdrop._noises.attention import attention_backward as attention_backward
 from fastdrop._noises.bernoulli import CurriculumDropout as CurriculumDropout
 from fastdrop._noises.bernoulli import Dropout as Dropout
 from fastdrop._noises.bernoulli import InvertedDropout as InvertedDropout
@@ -120,6 +122,8 @@ __all__ = [
     "alpha_dropout",
     "alpha_dropout_backward",
     "apply_mask",
+    "attention",
+    "attention_backward",
     "bias_act_dropout",
     "bias_act_dropout_backward",
     "concrete_dropout",

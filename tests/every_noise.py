@@ -12,6 +12,10 @@ SHAPES = {"drop_block": (2, 3, 6, 7), "drop_connect": (6, 5)}  # of the first ar
 
 # What a noise needs beside arrays of one shape, a rate and a key.
 SPECIAL = {
+    "attention": lambda x: {
+        "k": normal(x.shape[-1], x.shape[-1], dtype=x.dtype, seed=7),
+        "v": normal(x.shape[-1], 3, dtype=x.dtype, seed=8),
+    },
     "bias_act_dropout": lambda x: {"bias": normal(*x.shape[-1:], dtype=x.dtype, seed=8)},
     "drop_connect": lambda x: {"weight": normal(x.shape[1], 4, dtype=x.dtype, seed=8)},
     "embedding_dropout": lambda x: {"tokens": words(x), "weight": normal(9, 5, dtype=x.dtype, seed=8)},

@@ -209,7 +209,8 @@ def zones(draw, x):
 
 RECORDS = [noise for noise in NOISES.values() if noise.dtypes != INTEGERS]
 FIRST = {noise.first for noise in RECORDS if noise.dtypes != PRODUCT} - {"tokens"} | {"g", "x"}
-LIKE_IT = FIRST | {name for noise in RECORDS for name in noise.like} | {"weight", "importance", "log_alpha"}
+LIKE_IT = FIRST | {name for noise in RECORDS for name in noise.like}
+LIKE_IT |= {"weight", "importance", "log_alpha", "k", "v"}
 A_NUMBER = {noise.rate for noise in RECORDS if noise.rate} | {"alpha", "beta", "gamma", "c", "temperature"}
 A_NUMBER |= {"max_rate", "adaptation_rate"}
 
@@ -222,6 +223,8 @@ def valid(name, x, draw):
         return draw(arrays(shape, kind))
     if name == "bias":
         return draw(st.sampled_from([None, np.ones(shape[-1:], kind)]))
+    if name == "attn_mask":
+        return draw(st.sampled_from([None, np.ones((), np.bool_), np.zeros((1, 1), kind)]))
     if name == "mask":
         return draw(arrays(shape, draw(st.sampled_from([np.bool_, np.uint8]))))
     if name == "window":
@@ -238,7 +241,13 @@ def valid(name, x, draw):
         "shared_axes": AXES[:3],
         "axis": [0, -1],
         "data_format": ["channels_first", "channels_last"],
+        "enable_gqa": [False, True],
+        "indices": [None, None, np.arange(math.prod(shape)).reshape(shape) * 7],
+        "is_causal": [False, True],
         "mode": ["row", "batch"],
+        "offsets": [None, None, None, np.array([0, *shape[:1]])],
+        "rows": [None, None, np.arange(shape[0] if shape else 1)[::-1]],
+        "scale": [None, 0.5],
         "activation": ["relu", "gelu", np.tanh],
         "dtype": [np.float32, np.float16],
     }

@@ -52,7 +52,11 @@ def test_rows(noise, length):
     for i, row in enumerate(IDS):
         own = {name: a[i : i + 1] for name, a in arrays.items()}
         window = at_row(given[noise.first].shape, row)
-        assert same_bits(y[i : i + 1], noise.function(**given | own, key=KEY, window=window))
+        one = noise.function(**given | own, key=KEY, window=window)
+        # The products of attention are added up in an order that depends on how many queries there are.
+        assert (
+            np.allclose(y[i], one, atol=1e-4) if noise.name == "attention" else same_bits(y[i : i + 1], one)
+        )
     assert not same_bits(y, noise.function(**given, key=KEY)) or not y.any()  # relu may leave nothing
 
 
@@ -210,8 +214,11 @@ def test_backward(noise):
         window = at_row(given[noise.first].shape, row)
         one = noise.backward(**backward_arguments(noise, own, g[i : i + 1]), key=KEY, window=window)
         one = (one[0] if isinstance(one, tuple) else one)[0]
-        # The products of drop_connect are added up in an order that depends on how many examples there are.
-        assert np.allclose(found[i], one, 1e-5) if noise.name == "drop_connect" else same_bits(found[i], one)
+        if noise.name in ("attention", "drop_connect"):
+            # Their products are added up in an order that depends on how many rows there are.
+            np.testing.assert_allclose(found[i], one, rtol=1e-5, atol=1e-5)
+        else:
+            assert same_bits(found[i], one)
 
 
 HOSTILE = [
