@@ -15,7 +15,7 @@ import numpy as np
 
 import fastdrop as fd
 
-from .given import Given, Shape, dense, flat, images, normals, rows, sequences, volumes
+from .given import Given, Shape, dense, flat, heads, images, normals, rows, sequences, volumes
 from .grid import PRODUCT, REAL
 
 Call = Callable[[], Any]
@@ -93,6 +93,7 @@ SHAPES: dict[str, ShapeOf] = {  # of functions and layers that aren't for any
     "SpatialDropout3D": volumes,
     "TemporalDropout": sequences,
     "Zoneout": rows,
+    "attention": heads,
     "bias_act_dropout": rows,
     "drop_block": images,
     "drop_connect": dense,
@@ -152,7 +153,7 @@ def _by_names() -> Iterator[Record]:
         if inspect.isfunction(function) and not name.endswith("_backward"):
             names = list(inspect.signature(function).parameters)
             known = "weight" not in names or name in WEIGHTS
-            if "key" in names and names[0] in ("x", "h", "mean", "new", "tokens") and known:
+            if "key" in names and names[0] in ("x", "h", "mean", "new", "q", "tokens") and known:
                 yield Record(name, function, public.get(f"{name}_backward"))
     layers = (each for each in public.values() if inspect.isclass(each) and hasattr(each, "forward"))
     modules = ("Dropout", "Dropout2d", "GaussianDropout", "AlphaDropout", "DropPath")
@@ -279,6 +280,12 @@ FUNCTIONS = [
         lambda s: partial(fd.dropout, s.x, rates_by_feature(s), s.key, **s.out),
         lambda s: partial(fd.dropout_backward, s.g, rates_by_feature(s), s.key, **s.out),
         rows,
+    ),
+    Case(
+        "attention__causal",
+        lambda s: partial(fd.attention, s.x, s.x, s.x, s.p, s.key, is_causal=True, **s.out),
+        lambda s: partial(fd.attention_backward, s.g, s.x, s.x, s.x, s.p, s.key, is_causal=True),
+        heads,
     ),
     function(OF_FUNCTIONS["dropout"], "__window", rows, window=((1 << 16, 1 << 16), (123, 457))),
     *listed(),

@@ -82,6 +82,12 @@ def volumes(size: int) -> Shape:
     return _split(size, (_power(size) - 3 * side) // 2, side, side, side)
 
 
+def heads(size: int) -> Shape:
+    """Queries, keys and values of heads of 64, for attention with so many weights."""
+    length = min(_power(size) // 2, 10)
+    return size >> 2 * length, 1 << length, 64
+
+
 def dense(size: int) -> Shape:
     """An input for which DropConnect's masks of square weights have so many elements."""
     return size >> 2 * (_power(size) // 3), 1 << _power(size) // 3
