@@ -37,6 +37,7 @@ from fastdrop._arrays.plan import (
     repetition,
 )
 from fastdrop._cpu.pool import alone as alone
+from fastdrop._cpu.pool import usable as usable
 from fastdrop._extras import how_to_install
 from fastdrop._stream.keys import Key, stream
 

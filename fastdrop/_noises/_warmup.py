@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastdrop._arrays.plan import ACTIVATIONS
-from fastdrop._backends import cpu
-from fastdrop._cpu.pool import usable
+from fastdrop._backends import cpu, usable
 from fastdrop._noises._noise import INTEGERS, NOISES, Noise
 from fastdrop._noises.bernoulli import apply_mask, keep_mask
 from fastdrop._noises.gaussian import normal
