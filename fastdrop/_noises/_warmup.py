@@ -213,6 +213,8 @@ def _calls(noise: Noise, dtype: str) -> Iterator[Callable[[], Any]]:
     if noise.name == "dropout":
         yield partial(keep_mask, 9, 0.3, 0)
         yield partial(keep_mask, 9, np.full(9, 0.3), 0)
+        yield partial(keep_mask, x.shape, 0.3, 0, **_listed(x))
+        yield partial(keep_mask, x.shape, 0.3, 0, shared_axes=-1)
         yield partial(apply_mask, x, np.ones(x.shape, bool), 0.3)
     if noise.name == "gaussian_noise":
         yield partial(normal, 9, 0, dtype=x.dtype)
@@ -240,6 +242,8 @@ def _options(parameters: Any, x: NDArray[Any]) -> Iterator[dict[str, Any]]:
     places = [{"shared_axes": axis} for axis in _SHARED] if "shared_axes" in parameters else []
     if "indices" in parameters:
         places.append(_listed(x))
+    elif "rows" in parameters:
+        places.append({"rows": np.arange(len(x))[::-1]})
     activations = [{"activation": name} for name in ACTIVATIONS] if "activation" in parameters else [{}]
     residuals = [{}, {"residual": x}] if "residual" in parameters and "activation" in parameters else [{}]
     for activation in activations:
