@@ -239,7 +239,8 @@ def _calls_of(function: Callable[..., Any], noise: Noise, x: NDArray[Any]) -> It
 def _options(parameters: Any, x: NDArray[Any]) -> Iterator[dict[str, Any]]:
     """Yield the options that a function has, in all combinations that have kernels of their own."""
     size = {"block_size": 3} if "block_size" in parameters else {}
-    places = [{"shared_axes": axis} for axis in _SHARED] if "shared_axes" in parameters else []
+    places: list[dict[str, Any]] = []
+    places += [{"shared_axes": axis} for axis in _SHARED] if "shared_axes" in parameters else []
     if "indices" in parameters:
         places.append(_listed(x))
     elif "rows" in parameters:
