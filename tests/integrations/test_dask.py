@@ -140,9 +140,9 @@ def test_every_noise_is_here():
 
 
 @cases
-@pytest.mark.parametrize("scheduler", ["sync", "threads"])
-def test_bits_are_those_of_numpy(case, scheduler):
+def test_bits_are_those_of_numpy(case):
     lazy, expected = both(case)
+    scheduler = "threads" if list(CASES).index(case) % 4 else "sync"
     check(case, dask.compute(*lazy, scheduler=scheduler), expected)
 
 

@@ -373,6 +373,7 @@ print((peak() - before) * 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_no_mask_is_kept():
     """Peak memory of a step: at least a mask of bytes below torch's, which keeps one of floats."""

@@ -350,7 +350,7 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-@pytest.mark.parametrize("causal", ["causal", "whole"])
+@pytest.mark.parametrize("causal", ["causal", pytest.param("whole", marks=pytest.mark.slow)])
 def test_the_matrix_is_never_whole_in_memory(causal):
     """Of 8,192 places it would have 256 MiB."""
     peak = int(subprocess.check_output([sys.executable, "-c", MEMORY, causal])) / 1024

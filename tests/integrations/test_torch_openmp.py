@@ -93,7 +93,7 @@ def test_threads_are_as_many_as_both_libraries_and_the_size_allow(team, used):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_views_at_any_address(dtype):
     for place in range(1, 17):
-        for size in (1000, 40_000, (1 << 22) + 1029):
+        for size in (1000, 40_000, (1 << 22) + 1029) if place in (1, 2, 5, 8, 16) else (1000, 40_000):
             x = normal(size + place, dtype=dtype)[place:]
             expected = fd.dropout(to_array(x), 0.5, KEY)
             assert same(fdt.dropout(x, 0.5, KEY), expected)

@@ -312,6 +312,7 @@ def test_code_from_the_disk_needs_none_of_numba_s_modules_and_leaves_it_whole(tm
     assert (found.stdout, found.stderr) == (f"{BITS} 1\nFalse\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
 def test_a_full_disk(tmp_path):
     found = run(FULL + SCRIPT, Path(fd.__file__).parents[1], NUMBA_CACHE_DIR=str(tmp_path))

@@ -16,6 +16,7 @@ import pytest
 
 import fastdrop as fd
 
+pytestmark = pytest.mark.timeout(600)  # what hangs here hangs for ever
 SECONDS = float(os.environ.get("FASTDROP_SECONDS", "1"))
 KEY = fd.Key(42)
 SMALL = np.random.default_rng(0).standard_normal((64, 65)).astype(np.float32)
@@ -73,8 +74,10 @@ def test_sixteen_threads_get_the_bits_of_one():
 
 def run(script, *arguments, **environment):
     """A process of its own: what else is loaded here may mind a fork."""
+    # Python 3.12 and later warn of forks while there are threads, which some of these are about
+    ignored = "ignore:This process:DeprecationWarning"
     done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
+        [sys.executable, "-W", ignored, "-c", script, *arguments],
         capture_output=True,
         text=True,
         timeout=300 + SECONDS,
@@ -210,7 +213,9 @@ LIBRARIES = os.pathsep.join([f"{sys.prefix}/lib", *filter(None, [os.environ.get(
 
 
 @needs_fork
-@pytest.mark.parametrize("layer", POOLS)
+@pytest.mark.parametrize(
+    "layer", [name if name == "workqueue" else pytest.param(name, marks=pytest.mark.slow) for name in POOLS]
+)
 def test_parallel_loops_of_numba_around_and_beside(layer):
     settings = {"NUMBA_THREADING_LAYER": layer, "LD_LIBRARY_PATH": LIBRARIES}  # where pip puts that of tbb
     load = [sys.executable, "-c", f"import numba.np.ufunc.{POOLS[layer]}"]
@@ -250,6 +255,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_of_dask():
     pytest.importorskip("distributed")
     run(DASK)

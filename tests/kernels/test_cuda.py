@@ -95,7 +95,19 @@ def check_call(call, arrays, key, **options):
 
 
 BERNOULLI = [call for call in calls() if (call.noise.kind, call.noise.rate) == ("Bernoulli", "p")]
-every_noise = pytest.mark.parametrize("call", calls(), ids=lambda call: call.function.__name__)
+
+
+def representatives():
+    """The calls, all but one of each kind with as many arrays marked slow; `test_dtypes` has them all."""
+    seen = set()
+    for call in calls():
+        kind = (call.noise.kind, call.noise.by_element, call.arrays)
+        marks = [pytest.mark.slow] if kind in seen else []
+        seen.add(kind)
+        yield pytest.param(call, id=call.function.__name__, marks=marks)
+
+
+every_noise = pytest.mark.parametrize("call", list(representatives()))
 
 
 @pytest.mark.parametrize("p", [0, 1e-3, 0.1, 0.25, 0.5, 0.9, 1])

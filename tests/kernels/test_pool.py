@@ -17,6 +17,7 @@ import pytest
 import fastdrop as fd
 from fastdrop._cpu import calls, pool
 
+pytestmark = pytest.mark.timeout(180)  # what hangs here hangs for ever
 BIG = np.ones(calls.PARALLEL_FROM + 5, np.float32)
 
 
@@ -266,6 +267,28 @@ def test_set_num_threads_while_calls_run():
         worker.join()
     assert len(wrong) == 60
     assert not any(wrong)
+
+
+@pytest.mark.usefixtures("threads_set_back")
+def test_idle_helpers_end_before_a_fork_and_others_come_after_it():
+    """Python 3.12 and later warn of a fork in a process with threads."""
+    fd.set_num_threads(3)
+    together = threading.Barrier(3, timeout=60)
+    for _ in range(2):
+        pool.share(lambda piece: together.wait(), range(3))
+        pool._rest()
+        assert not [thread for thread in threading.enumerate() if thread.name == "fastdrop"]
+
+
+@pytest.mark.usefixtures("threads_set_back")
+def test_a_fork_waits_neither_for_a_helper_at_work_nor_for_the_lock():
+    fd.set_num_threads(2)
+    block = threading.Event()
+    pool._ask(block.wait, 1)
+    pool._rest()
+    block.set()
+    with pool._lock:
+        pool._rest()
 
 
 FORK = """

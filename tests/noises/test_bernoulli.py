@@ -22,6 +22,16 @@ def test_equals_the_reference_for_every_rate(p, dtype):
         assert same_bits(fd.dropout(x, p, KEY), reference.dropout(x, p, KEY))
 
 
+@pytest.mark.parametrize("key", [KEY, KEY.antithetic()], ids=["plain", "antithetic"])
+def test_a_threshold_is_exact(key):
+    """An element is kept if U is the threshold, and dropped if it is one less."""
+    u = reference.uniforms(np.arange(1100, dtype=np.uint64), key)
+    for i in (0, 5, 1023, 1024, 1099):
+        at, above = (fd.keep_mask(1100, int(u[i] + n) / 2**32, key)[i] for n in (np.uint64(0), np.uint64(1)))
+        assert at
+        assert not above
+
+
 @pytest.mark.parametrize("p", EDGE_RATES)
 def test_many_tiles_for_every_rate(p):
     x = normal(10**6 + 7 if p in (0.1, 0.5) else 10**5 + 7)

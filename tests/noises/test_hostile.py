@@ -15,9 +15,11 @@ pytestmark = [pytest.mark.hypothesis, pytest.mark.filterwarnings("ignore")]
 
 FUNCTIONS = [getattr(fd, name) for name in fd.__all__ if inspect.isfunction(getattr(fd, name))]
 FUNCTIONS += [f for f in vars(fd.moments).values() if getattr(f, "__module__", "") == fd.moments.__name__]
+FUNCTIONS = [f for f in FUNCTIONS if inspect.isfunction(f)]
 # these call a function of the user's as often as he asks, and raise what it raises
 GUESTS = {fd.mc_predict, fd.predictive_log_likelihood}
-FUNCTIONS = [f for f in FUNCTIONS if f.__name__[0] != "_" and f is not fd.set_num_threads and f not in GUESTS]
+GUESTS |= {fd.get_num_threads, fd.set_num_threads}  # these are of no array
+FUNCTIONS = [f for f in FUNCTIONS if f.__name__[0] != "_" and f not in GUESTS]
 SCHEDULES = [fd.schedules.Linear, fd.schedules.Cosine, fd.schedules.Curriculum, fd.schedules.Step]
 
 
@@ -25,7 +27,7 @@ SCHEDULES = [fd.schedules.Linear, fd.schedules.Cosine, fd.schedules.Curriculum, 
 def test_functions(function):
     tries = Tries(function)
 
-    @fuzz(40)
+    @fuzz(25)
     @given(data=st.data())
     def one(data):
         given_arguments, zone = arguments(function, data.draw)
@@ -59,14 +61,14 @@ def test_each_argument_alone(function):
                 tries.attempt(function, **(found | {name: bad}))
 
     one()
-    tries.check()
+    tries.check(0)
 
 
 @pytest.mark.parametrize("kind", [*classes(), fd.Key, *SCHEDULES], ids=lambda kind: kind.__name__)
 def test_constructors(kind):
     tries = Tries(kind)
 
-    @fuzz(40)
+    @fuzz(25)
     @given(data=st.data())
     def one(data):
         tries.attempt(kind, **arguments(kind, data.draw)[0])
@@ -79,12 +81,11 @@ def test_constructors(kind):
 def test_forwards_and_backwards(kind):
     """And whatever was refused has changed nothing."""
     forwards, backwards, shapes = Tries(kind.forward), Tries(kind.backward), CASES[kind].shapes
-    outputs = st.one_of(st.none(), arrays(shapes[0], np.float32), st.sampled_from(STRANGE))
-    gradients = st.one_of(
-        arrays(shapes[0], np.float32), arrays(shapes[0]), arrays(), st.sampled_from(STRANGE)
-    )
+    shape = np.shape(CASES[kind].make(0)(*CASES[kind].arguments()))
+    outputs = st.one_of(st.none(), arrays(shape, np.float32), st.sampled_from(STRANGE))
+    gradients = st.one_of(arrays(shape, np.float32), arrays(shape), arrays(), st.sampled_from(STRANGE))
 
-    @fuzz(40)
+    @fuzz(60)
     @given(data=st.data())
     def one(data):
         layer, draw = CASES[kind].make(1), data.draw
@@ -108,7 +109,7 @@ def test_forwards_and_backwards(kind):
 def test_numbers_of_threads():
     tries, before = Tries(fd.set_num_threads), fd.get_num_threads()
 
-    @fuzz(40)
+    @fuzz(25)
     @given(count=st.sampled_from([*LENGTHS[:5], *LENGTHS[6:]]))
     def one(count):
         tries.attempt(fd.set_num_threads, count)

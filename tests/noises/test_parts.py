@@ -146,7 +146,9 @@ def test_batches_are_all_examples_once(parts, rng):
     assert sorted(np.concatenate(found)) == list(range(10))
 
 
-@pytest.mark.parametrize(("name", "n", "pixels"), [("digits", 1797, 64), ("mnist", 5000, 784)])
+@pytest.mark.parametrize(
+    ("name", "n", "pixels"), [("digits", 1797, 64), pytest.param("mnist", 5000, 784, marks=pytest.mark.slow)]
+)
 def test_test_images_are_held_out_and_of_all_classes(parts, name, n, pixels):
     data, validation = parts.load(name), parts.load(name, validate=True)
     assert data.x_test.shape == (-(-n // 5), pixels)
