@@ -41,8 +41,8 @@ FAULTS = [
     Fault(
         "a folded key ignores the draw",
         "_stream/keys.py",
-        "spawn_key = (self.draw & ~_MIRROR, natural",
-        "spawn_key = (0, natural",
+        "spawn_key = (self.draw & ~_MIRROR, number)",
+        "spawn_key = (0, number)",
         "tests/stream/test_keys.py",
     ),
     Fault(
