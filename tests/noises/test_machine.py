@@ -170,6 +170,10 @@ class Machine(RuleBasedStateMachine):
             with pytest.raises(TypeError, match=r"schedule|real"):
                 setattr(self.layer, name, value)
             return
+        if isinstance(self.state[name], dict) and value is not SCHEDULE:
+            with pytest.raises(ValueError, match="follows"):
+                setattr(self.layer, name, value)
+            return
         given = np.full_like(self.layer._value, value) if self.learns else value
         setattr(self.layer, name, given)
         state = self.layer.state_dict()
