@@ -346,7 +346,7 @@ def arguments(function, draw, most=2):
 
 
 # What a message says: what is allowed, and what was got or what to write instead.
-ALLOWED = re.compile(r"\b(must|needs?|takes?|give one of)\b")
+ALLOWED = re.compile(r"\b(must|needs?|takes?|is needed|give one of)\b")
 GOT = re.compile(r"\bgot\b|; (use|leave) ")
 
 # What Python and NumPy still say themselves, of what is no array, no number, no shape or no sequence at all.
