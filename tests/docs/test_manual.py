@@ -205,7 +205,7 @@ def test_troubleshooting_goes_by_messages_that_there_are():
 
 def pieces(heading):
     """The parts of a heading that are whole, of more than two words."""
-    return [p.strip() for p in re.split(r"\.\.\.|\(a warning\)|:", heading) if len(p.split()) > 2]
+    return [p.strip(" ,;") for p in re.split(r"\.\.\.|\(a warning\)|:", heading) if len(p.split()) > 2]
 
 
 def test_messages_name_pages_that_exist():
