@@ -35,11 +35,6 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(mark)
 
 
-def pytest_make_parametrize_id(val):
-    """Name functions and classes by their names: their addresses differ between the processes of xdist."""
-    return getattr(val, "__name__", None) if callable(val) else None
-
-
 @pytest.fixture(scope="session", autouse=True)
 def interrupts():
     """Let SIGINT raise KeyboardInterrupt, which it doesn't where a shell runs the tests in the background."""

@@ -206,7 +206,7 @@ def test_rates_of_frames_and_tensors():
         assert fd.dropout(X, array, KEY).shape == X.shape
 
 
-@pytest.mark.parametrize("make", [fd.keep_mask, fd.normal, "dask.keep_mask", "dask.normal"], ids=str)
+@pytest.mark.parametrize("make", [fd.keep_mask, fd.normal, "dask.keep_mask", "dask.normal"])
 def test_an_array_in_the_place_of_a_shape(make):
     if isinstance(make, str):
         pytest.importorskip("dask")
