@@ -27,11 +27,14 @@ def _resolve_annotations(kind: type) -> None:
 
 def _name_methods(kind: type) -> None:
     """Give a class the methods of our private bases as its own: errors of wrong keywords say whose it is."""
+    copies: dict[Any, FunctionType] = {}  # a call is forward itself, and stays the same function
     for name in _CALLED:
         method: Any = getattr(kind, name, None)
         ours = isinstance(method, FunctionType) and method.__module__.startswith("fastdrop.")
         if ours and name not in vars(kind):
-            setattr(kind, name, _renamed(method, f"{kind.__qualname__}.{method.__name__}"))
+            if method not in copies:
+                copies[method] = _renamed(method, f"{kind.__qualname__}.{method.__name__}")
+            setattr(kind, name, copies[method])
 
 
 def _renamed(function: Any, qualname: str) -> FunctionType:
