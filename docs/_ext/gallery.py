@@ -58,7 +58,8 @@ TITLES = {
     "uncertainty": "How sure a network is: Monte Carlo dropout",
     "char_rnn": "Masks and zoneout in a character LSTM",
     "data_parallel": "Several processes train as one",
-    "pipeline": "A file bigger than memory",
+    "pipeline": "A data set augmented by several processes",
+    "pipeline_dask": "The same on dask's cluster, and in xarray",
     "masks": "Masks on a photograph",
 }
 PLOTS = {

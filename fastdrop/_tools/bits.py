@@ -17,9 +17,10 @@ from fastdrop._noises.bernoulli import keep_mask
 from fastdrop._stream import reference
 from fastdrop._stream.keys import BERNOULLI, Key, stream
 
-VARY = ("window", "draw", "seed", "fold")
+VARY = ("window", "draw", "seed", "fold", "name", "split")
 _BLOCKS_AT_ONCE = 1 << 12  # Philox blocks whose words NumPy computes without leaving the processor's caches
 _WHOLE_ARRAY = 1 << 62  # elements: "window" takes one part of such an array after the other
+SPLIT = 16  # keys that "split" makes of each folded key
 
 
 def word_bytes(key: Key, first: int, size: int, slow: bool = False) -> NDArray[np.uint8]:
@@ -56,7 +57,8 @@ def starts(key: Key, vary: str, size: int) -> Iterator[tuple[Key, int]]:
     """Yield where each part starts: its key, and its first word or element.
 
     With "window" all parts have one key and follow each other. Otherwise each has its own key and starts
-    at 0.
+    at 0: that of the next draw or the next seed, ``key.fold_in(n)``, ``key.fold_in("layer.n")``, or one of
+    the `SPLIT` of ``key.fold_in(n).split(SPLIT)``.
     """
     for n in counted():
         if vary == "window":
@@ -65,8 +67,12 @@ def starts(key: Key, vary: str, size: int) -> Iterator[tuple[Key, int]]:
             yield Key(key.seed, key.draw + n), 0
         elif vary == "seed":
             yield Key(key.seed + n, key.draw), 0
-        else:
+        elif vary == "fold":
             yield key.fold_in(n), 0
+        elif vary == "name":
+            yield key.fold_in(f"layer.{n}"), 0
+        else:
+            yield from ((own, 0) for own in key.fold_in(n).split(SPLIT))
 
 
 def parts(
