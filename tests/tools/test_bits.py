@@ -78,9 +78,16 @@ def test_other_rates_give_equally_probable_bits(p):
 
 @pytest.mark.parametrize(
     ("vary", "nth"),
-    [("draw", lambda n: fd.Key(42, 3 + n)), ("seed", lambda n: fd.Key(42 + n, 3)), ("fold", KEY.fold_in)],
+    [
+        ("draw", lambda n: fd.Key(42, 3 + n)),
+        ("seed", lambda n: fd.Key(42 + n, 3)),
+        ("fold", KEY.fold_in),
+        ("name", lambda n: KEY.fold_in(f"layer.{n}")),
+        ("split", lambda n: KEY.fold_in(n // 4).split(4)[n % 4]),
+    ],
 )
-def test_consecutive_keys_and_words_in_turn(vary, nth):
+def test_consecutive_keys_and_words_in_turn(vary, nth, monkeypatch):
+    monkeypatch.setattr(bits, "SPLIT", 4)
     expected = [bits.word_bytes(nth(n), 0, 64).view("<u4") for n in range(6)]
     found = np.frombuffer(written(6 * 256, KEY, None, vary, 64, 1), "<u4")
     assert np.array_equal(found, np.concatenate(expected))
