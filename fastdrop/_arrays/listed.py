@@ -32,15 +32,17 @@ class Listed(NamedTuple):
     indices: Any = None
     offsets: Any = None
 
-    def copied(self) -> Listed:
-        """Return this with copies of the arrays, which the caller may change before backward."""
-        return Listed(*map(_copied, self))
+    @classmethod
+    def copied(cls, rows: Any, indices: Any, offsets: Any) -> Listed:
+        """Return copies of arrays: the caller may change them before backward, or let `out` overlap them."""
+        return cls(*map(_copied, (rows, indices, offsets)))
 
 
 def _copied(given: Any) -> Any:
-    if isinstance(given, (tuple, list)):
-        return type(given)(map(_copied, given))
-    return given.copy() if isinstance(given, np.ndarray) else given
+    if isinstance(given, tuple):
+        return tuple(map(_copied, given))
+    # A masked array is refused later; as a plain one it would not be.
+    return given if given is None or isinstance(given, (int, np.ma.MaskedArray)) else np.array(given)
 
 
 class Runs(NamedTuple):
@@ -191,10 +193,7 @@ def _integers(name: str, given: Any) -> NDArray[Any]:
 
 
 def _numbers(name: str, given: Any, shape: tuple[int, ...], end: int) -> NDArray[np.int64]:
-    """Return a caller's integers in [0, end) as int64, or raise an error unless they have the shape.
-
-    It may be the caller's own array.
-    """
+    """Return a caller's integers in [0, end) as int64, or raise an error unless they have the shape."""
     numbers = given if type(given) is np.ndarray and given.dtype is _SIGNED else _integers(name, given)
     if numbers.shape != shape:
         raise ValueError(f"{name} must have the shape {shape}, got {numbers.shape}")

@@ -164,7 +164,7 @@ def where(window: Window | None, rows: Any = None, indices: Any = None, offsets:
     listed = "rows and offsets" if indices is None else "indices"
     if window is not None or (indices is not None and not (rows is None and offsets is None)):
         raise ValueError(f"{listed} must be given alone; leave out {'window' if window else 'the others'}")
-    return cast(Window, Listed(rows, indices, offsets))
+    return cast(Window, Listed.copied(rows, indices, offsets))
 
 
 class Layout:

@@ -718,8 +718,8 @@ def checked_axes(axes: Axes) -> tuple[int, ...]:
 
 def unchanging(window: Window) -> Window:
     """Return a copy of a window, since the caller may change its lists before backward."""
-    if isinstance(window, Listed):
-        return window.copied()
+    if isinstance(window, Listed):  # which has copies
+        return window
     try:
         full, origin = window
         return tuple(full), tuple(origin)

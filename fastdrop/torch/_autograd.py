@@ -308,7 +308,7 @@ def placed(axes: Any, rows: Any = None, indices: Any = None, offsets: Any = None
     if rows is None and indices is None and offsets is None:  # the usual case first
         return axes_of(axes)
     listed = cast(Listed, where(None, _as_arrays(rows), _as_arrays(indices), _as_arrays(offsets)))
-    return AxesWithDraws(axes_of(axes), listed.copied())  # backward must find them as they were
+    return AxesWithDraws(axes_of(axes), listed)
 
 
 def _as_arrays(numbers: Any) -> Any:

@@ -341,6 +341,62 @@ def test_layers(drop):
     assert same_bits(fresh.backward(g), found[0])
 
 
+class Numbers:
+    """Integers that are another library's."""
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+    def __array__(self, dtype=None, copy=None):
+        return self.numbers
+
+
+@pytest.mark.parametrize("kind", [np.array, list, lambda ids: Numbers(np.array(ids))])
+@pytest.mark.parametrize("face", ["layer", "autograd", "torch"])
+def test_backward_after_the_caller_has_changed_the_numbers(face, kind):
+    x, g, ids = normal(5, 30), normal(5, 30, seed=2), kind(IDS)
+    indices = np.arange(150).reshape(5, 30) // 30, np.arange(150).reshape(5, 30) % 30
+    expected = [fd.dropout_backward(g, 0.5, KEY, rows=IDS), fd.dropout_backward(g, 0.5, KEY)]
+    given = [{"rows": ids}, {"indices": ((5, 30), indices)}]
+    backward = [backward_of(face, x, g, options) for options in given]
+    getattr(ids, "numbers", ids)[0] = 1
+    indices[0][:] = 0
+    for back, right in zip(backward, expected, strict=True):
+        assert same_bits(back(), right)
+
+
+def backward_of(face, x, g, options):
+    """A dropout's backward, after its forward."""
+    if face == "layer":
+        drop = fd.Dropout(0.5, rng=KEY)
+        drop(x, **options)
+        return lambda: drop.backward(g)
+    if face == "autograd":
+        pytest.importorskip("autograd")
+        from autograd import make_vjp
+
+        import fastdrop.autograd as fda
+
+        vjp, _ = make_vjp(lambda x: fda.dropout(x, 0.5, KEY, **options))(x)
+        return lambda: vjp(g)
+    torch = pytest.importorskip("torch")
+    import fastdrop.torch as fdt
+
+    t = torch.tensor(x, requires_grad=True)
+    y = fdt.dropout(t, 0.5, KEY, **options)
+    return lambda: (y.backward(torch.from_numpy(g)), t.grad.numpy())[1]
+
+
+@pytest.mark.parametrize("function", [fd.dropout, fd.gaussian_dropout])
+def test_an_output_in_which_the_indices_lie(function):
+    memory = np.zeros(101)
+    x, index = normal(100, dtype=np.float64), np.random.default_rng(1).integers(1 << 40, size=100)
+    expected = function(x, 0.5, KEY, indices=index)
+    memory.view(np.int64)[:100] = index
+    y = function(x, 0.5, KEY, indices=memory.view(np.int64)[:100], out=memory[1:])
+    assert same_bits(y, expected)
+
+
 def test_layers_of_other_kinds():
     x = normal(5, 6, 30, 4)
     y = fd.SpatialDropout2D(0.5, rng=3)(x, rows=IDS)
