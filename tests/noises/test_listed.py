@@ -348,7 +348,7 @@ class Numbers:
         self.numbers = numbers
 
     def __array__(self, dtype=None, copy=None):
-        return self.numbers
+        return self.numbers.copy() if copy else self.numbers
 
 
 @pytest.mark.parametrize("kind", [np.array, list, lambda ids: Numbers(np.array(ids))])
