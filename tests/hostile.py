@@ -231,6 +231,8 @@ def valid(name, x, draw):
         return draw(arrays(shape, kind))
     if name == "bias":
         return draw(st.sampled_from([None, np.ones(shape[-1:], kind)]))
+    if name == "attn_mask":
+        return draw(st.sampled_from([None, np.ones((), np.bool_), np.zeros((1, 1), kind)]))
     if name == "mask":
         return draw(arrays(shape, draw(st.sampled_from([np.bool_, np.uint8]))))
     if name == "window":
@@ -247,7 +249,10 @@ def valid(name, x, draw):
         "shared_axes": AXES[:3],
         "axis": [0, -1],
         "data_format": ["channels_first", "channels_last"],
+        "enable_gqa": [False, True],
+        "is_causal": [False, True],
         "mode": ["row", "batch"],
+        "rows": [None, np.arange(shape[0] if shape else 1)],
         "activation": ["relu", "gelu", np.tanh],
         "dtype": [np.float32, np.float16],
         "boundaries": [(2, 3), (1, 9)],
