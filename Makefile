@@ -21,7 +21,7 @@ SITE := out/dashboard
 WEB := out/asv/web
 
 EXAMPLES := simple_network regularized_network mnist_cnn compare_dropouts data_size fused_network concrete_rate \
-	uncertainty char_rnn data_parallel masks
+	uncertainty char_rnn char_transformer data_parallel masks
 
 .PHONY: demo examples check test test-all fuzz bench bench-suite bench-compare bench-list dashboard results cuda-check \
 	clean docs release-check

@@ -12,7 +12,7 @@ With --help: options.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pydoc_data.topics import topics
 from time import perf_counter
@@ -225,12 +225,12 @@ def train_all(length: int, seeds: int, width: int, epochs: int) -> dict[str, lis
     return runs
 
 
-def table(runs: dict[str, list[Run]], title: str) -> Table:
+def table(runs: dict[str, list[Run]], noises: Mapping[str, object], title: str) -> Table:
     """Return bits per character after the last epoch, and of the epoch that was best on held-out text."""
     out = new_table(title, ("noise", "rates"), ("train", "held-out", "best held-out", "seconds"))
     for name, each in runs.items():
         cells = with_errors([(r.train[-1], r.held_out[-1], min(r.held_out)) for r in each])
-        out.add_row(name, str(NOISES[name]), *cells, f"{np.mean([r.seconds for r in each]):.2f}")
+        out.add_row(name, str(noises[name]), *cells, f"{np.mean([r.seconds for r in each]):.2f}")
     return out
 
 
@@ -271,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"mean ± standard error over {options.seeds} seeds (from 0); times are those of one network"
     )
     save_curves(runs, options.out)
-    publish(__file__, options, [table(runs, title)], "Learning curves")
+    publish(__file__, options, [table(runs, NOISES, title)], "Learning curves")
 
 
 if __name__ == "__main__":

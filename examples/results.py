@@ -35,6 +35,7 @@ PROGRAMS = (
     "concrete_rate",
     "uncertainty",
     "char_rnn",
+    "char_transformer",
 )
 MACHINE = ("python", "numpy", "numba", "torch", "processor", "llvm_cpu", "cores")
 WIDTH = 110  # of what is printed

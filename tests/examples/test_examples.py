@@ -268,3 +268,71 @@ def test_char_rnn_program(char_rnn, tmp_path, capsys):
     assert f"Learning curves: {png}" in printed
     first_words = [line.split()[0] for line in printed.splitlines() if line.count("±") == 3]
     assert first_words == list(char_rnn.NOISES)
+
+
+@pytest.fixture
+def char_transformer(example):
+    return example("char_transformer")
+
+
+def parts_of(layer):
+    """A layer of the transformer and those within it."""
+    yield layer
+    for inner in getattr(layer, "layers", ()):
+        yield from parts_of(inner)
+
+
+@pytest.mark.parametrize("rates", [(0.0, 0.0, 0.0), (0.3, 0.2, 0.3)])
+def test_char_transformer_gradients_are_central_differences(char_transformer, rates, monkeypatch):
+    monkeypatch.setattr(char_transformer, "CONTEXT", 7)
+    network = char_transformer.transformer(5, 8, 1, char_transformer.Rates(*rates), 0, np.float64)
+    text = np.random.default_rng(0).integers(5, size=(3, 8))
+
+    def evaluate():
+        noises = [part for part in parts_of(network) if hasattr(part, "key")]
+        assert len(noises) == 6
+        for number, part in enumerate(noises):
+            part.key = KEY.fold_in(number)  # the same noise in every evaluation
+        return network.loss_and_gradients(text[:, :-1], text[:, 1:])
+
+    check_gradients(network.parameters, evaluate, step=1e-5)
+
+
+def test_char_transformer_learns_in_float32_and_repeats(char_transformer):
+    *parts, vocabulary = char_transformer.texts(640)
+    data = *(part.T.ravel() for part in parts), vocabulary
+    for rates in (char_transformer.NOISES["none"], char_transformer.NOISES["all"]):
+        run, again = (char_transformer.train(data, rates, 0, 16, 1, 12) for _ in range(2))
+        assert run[:2] == again[:2]
+        assert run.train[-1] < run.train[0] < np.log2(vocabulary) + 1
+    network = char_transformer.transformer(5, 8, 1, char_transformer.Rates(0.3, 0.3, 0.3), 0)
+    _, gradients = network.loss_and_gradients(np.ones((3, 4), int), np.ones((3, 4), int))
+    assert {a.dtype for a in (*network.parameters, *gradients)} == {np.dtype(np.float32)}
+
+
+def test_char_transformer_looks_back_alone_and_evaluation_repeats(char_transformer):
+    network = char_transformer.transformer(5, 8, 2, char_transformer.Rates(0.3, 0.3, 0.3), 0)
+    tokens = np.random.default_rng(0).integers(5, size=(3, 9))
+    first, again = (network.forward(tokens, False)[0] for _ in range(2))
+    assert first.tobytes() == again.tobytes()
+    one, other = (network.forward(tokens, True)[0] for _ in range(2))
+    assert not np.array_equal(one, other)
+    changed = tokens.copy()
+    changed[:, 5] = (changed[:, 5] + 1) % 5
+    moved = np.abs(network.forward(changed, False)[0] - first).max((0, 2)) > 1e-6
+    assert moved.tolist() == [False] * 5 + [True] * 4
+
+
+def test_char_transformer_program(char_transformer, tmp_path, capsys):
+    png = tmp_path / "curves.png"
+    sizes = ["--length", "256", "--width", "8", "--layers", "1", "--epochs", "1", "--seeds", "2"]
+    char_transformer.main([*sizes, "--out", str(png)])
+    printed = capsys.readouterr().out
+    assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert f"Learning curves: {png}" in printed
+    first_words = [line.split()[0] for line in printed.splitlines() if line.count("±") == 3]
+    assert first_words == list(char_transformer.NOISES)
+    for wrong in (["--width", "6"], ["--length", "100"]):
+        with pytest.raises(SystemExit):
+            char_transformer.main(wrong)
+        assert f"{wrong[0]} must be" in capsys.readouterr().err
