@@ -200,16 +200,19 @@ def encoder(rounds: int, small: bool) -> None:
     compare("nn.TransformerEncoder, a step", make, (torch.randn(texts, length, width),), rounds)
 
 
-class Bert(nn.Module):
-    """BERT of the library transformers, and its loss."""
+class LanguageModel(nn.Module):
+    """A model of the library transformers, with random weights and that library's rates, and its loss."""
 
-    def __init__(self, layers: int, width: int, heads: int, characters: int) -> None:
+    def __init__(self, family: str, **sizes: int) -> None:
         super().__init__()
         import transformers
 
-        sizes = {"hidden_size": width, "intermediate_size": 4 * width, "vocab_size": characters}
-        shape = {"num_hidden_layers": layers, "num_attention_heads": heads}
-        self.body = transformers.BertForMaskedLM(transformers.BertConfig(**sizes, **shape))
+        config, kind, loss = {
+            "BERT": (transformers.BertConfig, transformers.BertForMaskedLM, "ForMaskedLM"),
+            "GPT-2": (transformers.GPT2Config, transformers.GPT2LMHeadModel, "ForCausalLM"),
+        }[family]
+        self.body = kind(config(**sizes))
+        self.body.loss_type = loss  # which transformers doesn't find by GPT-2's name, and then warns
 
     def forward(self, text: torch.Tensor) -> torch.Tensor:
         return self.body(input_ids=text, labels=text).loss
@@ -220,8 +223,25 @@ def bert(rounds: int, small: bool) -> None:
     if find_spec("transformers") is None:
         return
     layers, width, heads, texts, length = (1, 8, 2, 2, 8) if small else (4, 256, 4, 8, 128)
-    make = partial(Bert, layers, width, heads, 65)
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "vocab_size": 65}
+    sizes |= {"num_hidden_layers": layers, "num_attention_heads": heads}
+    make = partial(LanguageModel, "BERT", **sizes)
     compare("BERT, a step", make, (torch.randint(65, (texts, length)),), rounds)
+
+
+def gpt2(rounds: int, small: bool) -> None:
+    """GPT-2 of 4 layers, width 256 and 4 heads, on 2 texts of 512 characters or 1 of 1,024.
+
+    Its attention is PyTorch's function, of which `install` takes the calls that drop weights. It is measured
+    if transformers is there.
+    """
+    if find_spec("transformers") is None:
+        return
+    layers, width, heads = (1, 8, 2) if small else (4, 256, 4)
+    for texts, length in ((2, 8), (1, 16)) if small else ((2, 512), (1, 1024)):
+        sizes = {"n_layer": layers, "n_embd": width, "n_head": heads, "n_positions": length, "vocab_size": 65}
+        make = partial(LanguageModel, "GPT-2", **sizes, bos_token_id=0, eos_token_id=0)
+        compare(f"GPT-2 over {length:,}, a step", make, (torch.randint(65, (texts, length)),), rounds)
 
 
 def attention(rounds: int, small: bool) -> None:
@@ -275,7 +295,7 @@ def memory(rounds: int, small: bool) -> None:
     show(f"peak memory, {size:,}", peaks, "MiB")
 
 
-PARTS = (gpt, mlp, encoder, bert, attention, calls, memory)
+PARTS = (gpt, mlp, encoder, bert, gpt2, attention, calls, memory)
 
 if __name__ == "__main__":
     run(PARTS, __doc__, apart=True)

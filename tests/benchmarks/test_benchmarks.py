@@ -33,6 +33,7 @@ def test_parallel_from(monkeypatch, capsys):
         ("listed", 14),
         ("noise", 12),
         ("drop_connect", 6),
+        ("attention", 4),
         ("monte_carlo", 2),
         ("recurrent", 6),
         ("dask_big", 2),
@@ -57,7 +58,7 @@ def test_torch_steps_also_as_plain_data(monkeypatch, capsys):
     assert (data["rounds"], data["machine"]["threads"]) == (2, 1)
     cases = [row["case"] for row in data["results"]]
     assert len(cases) == len(set(cases)) == printed.stderr.count("\n")
-    parts = "gpt mlp encoder bert attention attention calls calls memory"
+    parts = "gpt mlp encoder bert gpt2 gpt2 attention attention calls calls memory"
     assert [row["part"] for row in data["results"]] == parts.split()
     for row in data["results"]:
         assert set(row["values"]) == {"p=0", "fastdrop", "install()", "torch.nn"}
