@@ -33,7 +33,7 @@ def test_parallel_from(monkeypatch, capsys):
         ("listed", 14),
         ("noise", 12),
         ("drop_connect", 6),
-        ("attention", 4),
+        ("attention", 3),
         ("monte_carlo", 2),
         ("recurrent", 6),
         ("dask_big", 2),
