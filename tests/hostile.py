@@ -252,7 +252,6 @@ def valid(name, x, draw):
         "enable_gqa": [False, True],
         "is_causal": [False, True],
         "mode": ["row", "batch"],
-        "rows": [None, np.arange(shape[0] if shape else 1)],
         "activation": ["relu", "gelu", np.tanh],
         "dtype": [np.float32, np.float16],
         "boundaries": [(2, 3), (1, 9)],
@@ -297,7 +296,9 @@ def fitting(name, dtype):
     image = normal(2, 3, 6, 7, dtype=dtype)
     words = {"tokens": tokens, "weight": normal(9, 5, dtype=dtype), "g": normal(2, 3, 5, dtype=dtype)}
     like = normal(5, 3, dtype=dtype)
+    heads = {name: normal(2, 3, 5, 4, dtype=dtype, seed=n) for n, name in enumerate("qkvg")}
     known = {
+        "attention": heads | {"p": 0.3, "attn_mask": None, "scale": None, "rows": None, "window": None},
         "DropConnect": {"weight": normal(5, 3, dtype=dtype), "bias": None},
         "drop_connect_backward": product | {"bias": True, "rows": None, "window": None},
         "drop_connect": product | {"bias": normal(3, dtype=dtype), "rows": None, "window": None},
