@@ -823,8 +823,8 @@ def drop_connect_backward(
            [2., 2.],
            [2., 4.]])
     """
-    g = _known(g, "g")
-    arrays = _dense(da.asarray(x).rechunk({0: g.chunks[0]}), weight, None)
+    g = _matrix(_known(g, "g"), "g")
+    arrays = _dense(_matrix(da.asarray(x), "x").rechunk({0: g.chunks[0]}), weight, None)
     features, outputs = arrays["weight"].shape
     if g.shape != (len(arrays["x"]), outputs):
         raise ValueError(f"g must have the shape {(len(arrays['x']), outputs)}, got {g.shape}")
@@ -997,10 +997,18 @@ def _embedded_backward(
 
 def _dense(x: Any, weight: Any, bias: Any) -> dict[str, da.Array]:
     """Return the arrays of a dense layer in one chunk, but for x, which may be cut along its rows."""
-    x = _known(x, "x")
+    x = _matrix(_known(x, "x"), "x")
     others = {"weight": weight, "bias": bias}
     found = {name: da.asarray(array) for name, array in others.items() if array is not None}
+    _matrix(found["weight"], "weight")
     return {"x": x.rechunk({1: -1}), **{name: array.rechunk(-1) for name, array in found.items()}}
+
+
+def _matrix(array: da.Array, name: str) -> da.Array:
+    """Return an array of two axes, or raise an error."""
+    if array.ndim != 2:
+        raise ValueError(f"{name} must have 2 axes, got shape {array.shape}")
+    return array
 
 
 def _check_dense(arrays: dict[str, da.Array], options: dict[str, Any]) -> None:

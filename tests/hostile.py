@@ -268,6 +268,7 @@ def hostile(name):
         "rng": KEYS,
         "shared_axes": AXES,
         "axis": AXES,
+        "chunks": ["auto", 2, "no"],
         "window": WINDOWS,
         "shape": SHAPES,
         "samples": LENGTHS,
@@ -312,6 +313,9 @@ def fitting(name, dtype):
     return next((arrays for prefix, arrays in known.items() if name.startswith(prefix)), {})
 
 
+PLACES = ("window", "rows", "indices", "offsets")
+
+
 def arguments(function, draw, most=2):
     """Arguments, of which at most so many are hostile, and the zone of `out` if there is one."""
     x = draw(arrays())
@@ -348,6 +352,8 @@ def arguments(function, draw, most=2):
             ):
                 continue
             found[name] = draw(st.sampled_from(hostile(name))) if name in bad else valid(name, x, draw)
+    places = [name for name in PLACES if name not in bad and found.get(name) is not None]
+    found |= dict.fromkeys(places[1:])  # two ways to say which draws an array has are always refused
     return found, zone
 
 
@@ -359,7 +365,9 @@ GOT = re.compile(r"\bgot\b|; (use|leave) ")
 OTHERS = re.compile(
     r"truth value|unhashable|not callable|inhomogeneous|bytes-like|4300 digits|dimension|not iterable"
     r"|has no len|iteration over|broadcast|converted to|shape mismatch|negative|int\(\) argument|too big"
-    r"|interpreted|cannot be empty|Use \(\)|not supported between|not understood|expected a sequence|more dim"
+    r"|interpret|data type|cannot be empty|Use \(\)|not supported between|not understood|expected a sequence"
+    r"|invalid literal"
+    r"|more dim"
 )
 
 

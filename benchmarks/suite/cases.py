@@ -51,6 +51,13 @@ def weights(s: Given) -> np.ndarray:
     return normals((s.x.shape[1], s.x.shape[1]), s.x.dtype.name, 3)
 
 
+def curriculum(s: Given) -> Any:
+    """A layer whose schedule has begun."""
+    layer = fd.CurriculumDropout(s.p, gamma=0.1, rng=0)
+    layer.step()
+    return layer
+
+
 def tokens(s: Given) -> np.ndarray:
     """Words for an embedding of s.x."""
     return np.random.default_rng(0).integers(len(s.x), size=len(s.x))
@@ -103,7 +110,7 @@ SHAPES: dict[str, ShapeOf] = {  # of functions and layers that aren't for any
 OPTIONS: dict[str, dict[str, Any]] = {"drop_block": {"block_size": 3}}
 OTHER_OUTPUT = ("drop_connect", "embedding_dropout", "token_dropout")  # not of x's shape and dtype
 MADE: dict[str, Callable[[Given], Any]] = {  # layers that take more than a rate, or another number
-    "CurriculumDropout": lambda s: fd.CurriculumDropout(s.p, gamma=0.1, rng=0),
+    "CurriculumDropout": curriculum,
     "DropBlock1D": lambda s: fd.DropBlock1D(s.p, block_size=3, rng=0),
     "DropBlock2D": lambda s: fd.DropBlock2D(s.p, block_size=3, rng=0),
     "DropBlock3D": lambda s: fd.DropBlock3D(s.p, block_size=3, rng=0),

@@ -114,7 +114,7 @@ def found(listed: Listed, shape: tuple[int, ...], draws: tuple[int, ...]) -> Run
     if not shape:
         raise ValueError("rows needs an array with a first axis, got one without axes")
     if draws[0] != shape[0]:
-        raise ValueError("rows needs a first axis whose elements have draws of their own; leave it unshared")
+        raise ValueError("rows needs a first axis whose elements have draws of their own, got a shared one")
     length = math.prod(draws[1:])
     starts = numbers_of_rows(listed.rows, shape[0], _MOST // max(length, 1)) * length
     if length < _SHORT:
@@ -141,8 +141,9 @@ def _of_ragged_rows(rows: Any, offsets: Any, shape: tuple[int, ...]) -> Runs | S
     if not (rising and (ends[1:] >= ends[:-1]).all()):
         raise ValueError(f"offsets must rise from 0 to x's size {shape[0]}, got {_short(ends)}")
     ends = ends.astype(np.int64)
-    if len(ends) > 1 and int((ends[1:] - ends[:-1]).max()) > RAGGED:
-        raise ValueError("offsets must make rows of at most 2**32 elements")
+    longest = int((ends[1:] - ends[:-1]).max()) if len(ends) > 1 else 0
+    if longest > RAGGED:
+        raise ValueError(f"offsets must make rows of at most 2**32 elements, got one of {longest}")
     count = len(ends) - 1
     numbers = np.arange(count) if rows is None else numbers_of_rows(rows, count, _MOST // RAGGED)
     starts = numbers * RAGGED
@@ -154,7 +155,7 @@ def _of_ragged_rows(rows: Any, offsets: Any, shape: tuple[int, ...]) -> Runs | S
 
 def _of_indices(indices: Any, shape: tuple[int, ...], draws: tuple[int, ...]) -> Scattered:
     if draws != shape:
-        raise ValueError("indices gives each element its draw; shared_axes must be empty beside it")
+        raise ValueError(f"indices needs a draw for each element, got shared axes: {draws} for {shape}")
     if not isinstance(indices, tuple):
         return Scattered(_numbers("indices", indices, shape, _MOST).ravel())
     try:

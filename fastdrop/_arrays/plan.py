@@ -163,7 +163,8 @@ def where(window: Window | None, rows: Any = None, indices: Any = None, offsets:
         return window
     listed = "rows and offsets" if indices is None else "indices"
     if window is not None or (indices is not None and not (rows is None and offsets is None)):
-        raise ValueError(f"{listed} must be given alone; leave out {'window' if window else 'the others'}")
+        other = "the others" if window is None else "window"
+        raise ValueError(f"{listed} must be given alone, got {other} too; leave out {other}")
     return cast(Window, Listed.copied(rows, indices, offsets))
 
 

@@ -703,7 +703,7 @@ class LearnedAlpha(LearnedLayer):
 
 def passed(x: ArrayLike) -> NDArray[Any]:
     """Return x itself, as evaluation does, or raise an error if training refuses objects of its kind."""
-    if type(x) is not np.ndarray:
+    if type(x) is not np.ndarray and not hasattr(x, "__cuda_array_interface__"):
         refuse_foreign(x)
     return cast("NDArray[Any]", x)
 

@@ -16,8 +16,8 @@ from fastdrop._noises._layer import Forward, NoiseLayer, passed
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._stream.keys import Key, Rng
 
-# The largest v of which exp(v) is finite, and alpha and beta that are too large for products in float32.
-_MOST = {np.float32: 88.0, np.float64: 700.0}
+# The largest v of which exp(v) and exp(-v) are normal numbers. Alpha and beta from _LARGE on take float64.
+_MOST = {np.float32: 87.0, np.float64: 700.0}
 _LARGE = 1e30
 
 

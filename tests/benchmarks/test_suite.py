@@ -28,6 +28,7 @@ NOT_TIMED = {  # constants, threads, keys, results, and what costs nothing by th
     "moments",
     "schedules",
     "set_num_threads",
+    "warmup",
 }
 
 

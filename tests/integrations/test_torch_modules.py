@@ -186,9 +186,9 @@ def test_channels_of_other_numbers_of_axes_warn():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: fdt.dropout(X.numpy(), 0.5, 1), "x must be a tensor, got ndarray; fastdrop's own functions"),
+        (lambda: fdt.dropout(X.numpy(), 0.5, 1), "x must be a tensor, got ndarray; use torch.from_numpy"),
         (lambda: fdt.dropout([1.0], 0.5, 1), "x must be a tensor, got list"),
-        (lambda: fdt.Dropout()(X.numpy()), "x must be a tensor, got ndarray"),
+        (lambda: fdt.Dropout()(X.numpy()), "an input of Dropout must be a tensor, got ndarray"),
         (
             lambda: fdt.dropout(X, 0.5, torch.tensor(3)),
             r"key_tensor returns, got a tensor of torch.int64",
@@ -203,9 +203,9 @@ def test_channels_of_other_numbers_of_axes_warn():
         ),
         (
             lambda: fdt.dropout(X, [0.5, 0.5], 1),
-            r"in \[0, 1\], got list; use np.array\(p\)",
+            r"in \[0, 1\], got list; use one number, or np.array\(p\)",
         ),
-        (lambda: fdt.zoneout(X, 0.5, X, 1), "the other tensor must be a tensor, got float"),
+        (lambda: fdt.zoneout(X, 0.5, X, 1), "previous must be a tensor, got float; see help"),
     ],
 )
 def test_errors_of_what_is_no_tensor(call, message):

@@ -94,7 +94,7 @@ def test_without_the_extra(monkeypatch):
     monkeypatch.setattr(config, "ENABLE_CUDASIM", 0)
     _backends.gpu.cache_clear()
     for call in (fd.dropout, fd.gaussian_noise):
-        with pytest.raises(ImportError, match=r"fastdrop-numpy\[cuda\]"):
+        with pytest.raises(ImportError, match=r"pip install '\.\[cuda\]'"):
             call(Tensor(), 0.5, 1)
     layer = fd.Dropout(0.5, rng=1)
     with pytest.raises(ImportError):

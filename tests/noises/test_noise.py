@@ -16,6 +16,7 @@ NO_NOISE = {
     "Prediction": "what mc_predict returns",
     "get_num_threads": "threads",
     "set_num_threads": "threads",
+    "warmup": "compiles kernels",
     "max_norm": "a constraint of weights, which draws nothing",
     "mc_predict": "calls a function of the user's, whose noise that is",
     "predictive_log_likelihood": "calls a function of the user's, whose noise that is",

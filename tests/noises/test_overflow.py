@@ -8,7 +8,8 @@ from every_noise import FUNCTIONS, arguments
 import fastdrop as fd
 
 # Zoneout scales nothing, tokens are integers, and products of matrices are NumPy's, which asks np.errstate.
-SCALED = [n for n in FUNCTIONS if n.name not in ("zoneout", "token_dropout", "drop_connect")]
+NOT_SCALED = ("zoneout", "token_dropout", "drop_connect", "attention")
+SCALED = [n for n in FUNCTIONS if n.name not in NOT_SCALED]
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 
 
