@@ -89,10 +89,9 @@ def test_forwards_and_backwards(kind):
     @given(data=st.data())
     def one(data):
         layer, draw = CASES[kind].make(1), data.draw
-        kinds = [
-            (arrays(shape), arrays(shape, np.float32), st.just(np.ones(shape, np.float32)), arrays())
-            for shape in shapes
-        ]
+        fits = [st.builds(np.full, st.just(each), st.floats(-2, 2, width=32)) for each in shapes]
+        others = [(arrays(each), arrays(each, np.float32), arrays()) for each in shapes]
+        kinds = [(fit, fit, fit, *other) for fit, other in zip(fits, others, strict=True)]
         inputs = [draw(st.one_of(*each, st.sampled_from(STRANGE))) for each in kinds]
         before = layer.state_dict()
         training = draw(st.sampled_from([None, True, False]))
