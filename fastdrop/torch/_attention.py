@@ -210,6 +210,9 @@ def _formula(
     weights = scores.softmax(-1)
     if mask is not None:  # a row that is masked wholly has weights of 0
         weights = weights.masked_fill((scores == -math.inf).all(-1, True), 0.0)
+    if weights.shape[:-2] != value.shape[:-2]:  # each of the values' batch has draws of its own, as in blocks
+        batch = torch.broadcast_shapes(weights.shape[:-2], value.shape[:-2])
+        weights = weights.expand(*batch, *weights.shape[-2:])
     return autograd.noise(weights, "dropout", (p,), noise_key) @ value
 
 

@@ -124,6 +124,15 @@ def test_gradients_of_a_float_mask():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_values_with_more_batches_have_the_same_masks_in_the_formula():
+    q, k, v = torch.ones(3, 40, 8), torch.ones(3, 40, 8), torch.ones(2, 3, 40, 8)
+    blocks = fdt.scaled_dot_product_attention(q, k, v, dropout_p=0.5, noise_key=KEY)
+    mask = torch.zeros(40, 40, requires_grad=True)  # whose gradient needs the formula
+    formula = fdt.scaled_dot_product_attention(q, k, v, mask, 0.5, noise_key=KEY)
+    torch.testing.assert_close(blocks, formula.detach())
+    assert not torch.equal(blocks[0], blocks[1])
+
+
 def test_derivatives_of_every_kind():
     inputs = [t.requires_grad_() for t in tensors((1, 2, 6, 3), (1, 2, 5, 3), (1, 2, 5, 4))]
 
