@@ -1004,10 +1004,17 @@ def _dense(x: Any, weight: Any, bias: Any) -> dict[str, da.Array]:
     return {"x": x.rechunk({1: -1}), **{name: array.rechunk(-1) for name, array in found.items()}}
 
 
+_MATRICES = {
+    "g": "(n, features_out)",
+    "x": "(n, features_in)",
+    "weight": "(features_in, features_out)",
+}
+
+
 def _matrix(array: da.Array, name: str) -> da.Array:
     """Return an array of two axes, or raise an error."""
     if array.ndim != 2:
-        raise ValueError(f"{name} must have 2 axes, got shape {array.shape}")
+        raise ValueError(f"{name} must have the shape {_MATRICES[name]}, got {array.shape}")
     return array
 
 
