@@ -31,6 +31,11 @@ def least(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, floa
     return {name: float(min(taken[1:])) for name, taken in times.items()}
 
 
+def compare(name: str, calls: dict[str, Callable[[], object]], size: int, rounds: int) -> None:
+    """Show what each call takes for each of so many elements."""
+    show(name, {label: ns / size * 1e3 for label, ns in least(calls, rounds).items()}, "ps")
+
+
 def arrays(shape: tuple[int, ...], dtype: str = "float32") -> tuple[np.ndarray, np.ndarray]:
     """An input, and an output whose pages are there."""
     x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
@@ -48,8 +53,7 @@ def rows(rounds: int, small: bool) -> None:
                     "plain": lambda x=x, y=y, p=p: fd.dropout(x, p, KEY, out=y),
                     "rows": lambda x=x, y=y, p=p, ids=ids: fd.dropout(x, p, KEY, rows=ids, out=y),
                 }
-                per_element = {name: ns / x.size * 1e3 for name, ns in least(calls, rounds).items()}
-                show(f"{dtype} rows of {length}, p={p}", per_element, "ps")
+                compare(f"{dtype} rows of {length}, p={p}", calls, x.size, rounds)
 
 
 def offsets(rounds: int, small: bool) -> None:
@@ -63,8 +67,7 @@ def offsets(rounds: int, small: bool) -> None:
                 "plain": lambda x=x, y=y, p=p: fd.dropout(x, p, KEY, out=y),
                 "offsets": lambda x=x, y=y, p=p, ends=ends: fd.dropout(x, p, KEY, offsets=ends, out=y),
             }
-            per_element = {name: ns / x.size * 1e3 for name, ns in least(calls, rounds).items()}
-            show(f"texts of some {mean}, p={p}", per_element, "ps")
+            compare(f"texts of some {mean}, p={p}", calls, x.size, rounds)
 
 
 def indices(rounds: int, small: bool) -> None:
@@ -81,8 +84,7 @@ def indices(rounds: int, small: bool) -> None:
             calls[name] = lambda p=p, i=index: fd.dropout(x, p, KEY, indices=i, out=y)
         places = np.divmod(anywhere, 1 << 20)
         calls["by axis"] = lambda p=p, i=places: fd.dropout(x, p, KEY, indices=((1 << 20, 1 << 20), i), out=y)
-        per_entry = {name: ns / count * 1e3 for name, ns in least(calls, rounds).items()}
-        show(f"entries, p={p}", per_entry, "ps")
+        compare(f"entries, p={p}", calls, count, rounds)
 
 
 PARTS = (rows, offsets, indices)

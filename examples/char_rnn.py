@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pydoc_data.topics import topics
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 try:
     import numpy as np
@@ -49,9 +49,6 @@ class Rates(NamedTuple):
     update: float = 0.0
     cell: float = 0.0
     hidden: float = 0.0
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {p}" for name, p in self._asdict().items() if p) or "-"
 
 
 NOISES = {
@@ -225,12 +222,17 @@ def train_all(length: int, seeds: int, width: int, epochs: int) -> dict[str, lis
     return runs
 
 
-def table(runs: dict[str, list[Run]], noises: Mapping[str, object], title: str) -> Table:
+def described(rates: Any) -> str:
+    """Return the rates of a named tuple that are not 0, with their names."""
+    return ", ".join(f"{name} {p}" for name, p in rates._asdict().items() if p) or "-"
+
+
+def table(runs: dict[str, list[Run]], noises: Mapping[str, Any], title: str) -> Table:
     """Return bits per character after the last epoch, and of the epoch that was best on held-out text."""
     out = new_table(title, ("noise", "rates"), ("train", "held-out", "best held-out", "seconds"))
     for name, each in runs.items():
         cells = with_errors([(r.train[-1], r.held_out[-1], min(r.held_out)) for r in each])
-        out.add_row(name, str(noises[name]), *cells, f"{np.mean([r.seconds for r in each]):.2f}")
+        out.add_row(name, described(noises[name]), *cells, f"{np.mean([r.seconds for r in each]):.2f}")
     return out
 
 

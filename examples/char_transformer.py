@@ -41,9 +41,6 @@ class Rates(NamedTuple):
     hidden: float = 0.0
     layers: float = 0.0
 
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {p}" for name, p in self._asdict().items() if p) or "-"
-
 
 NOISES = {
     "none": Rates(),

@@ -26,6 +26,7 @@ True
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from inspect import signature
@@ -36,7 +37,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 import fastdrop as fd
-from fastdrop._arrays.hints import checked_shape
+from fastdrop._arrays.hints import checked_dtype, checked_shape
 from fastdrop._arrays.numbers import Rate, check_broadcast
 from fastdrop._arrays.plan import Axes, axes_in
 from fastdrop._backends import alone
@@ -138,7 +139,7 @@ def keep_mask(
     >>> fd.dask.keep_mask(8, 0.5, fd.Key(42), chunks=3).compute()
     array([False, False,  True,  True,  True,  True,  True,  True])
     """
-    whole = da.empty(checked_shape(shape), chunks=chunks, dtype=np.bool_)
+    whole = _empty(shape, chunks, np.bool_)
     options = {"key": key, "shared_axes": shared_axes}
     return _lazily(_mask, whole, "keep_mask", rates={"p": p}, options=options)
 
@@ -229,7 +230,7 @@ def normal(
     >>> fd.dask.normal(4, fd.Key(42), chunks=3).compute().round(3)
     array([ 0.975,  0.617, -1.197,  0.562])
     """
-    whole = da.empty(checked_shape(shape), chunks=chunks, dtype=dtype)
+    whole = _empty(shape, chunks, dtype)
     options = {"key": key, "shared_axes": shared_axes}
     return _lazily(_normals, whole, "normal", options=options)
 
@@ -823,11 +824,11 @@ def drop_connect_backward(
            [2., 2.],
            [2., 4.]])
     """
-    g = _matrix(_known(g, "g"), "g")
-    arrays = _dense(_matrix(da.asarray(x), "x").rechunk({0: g.chunks[0]}), weight, None)
-    features, outputs = arrays["weight"].shape
-    if g.shape != (len(arrays["x"]), outputs):
-        raise ValueError(f"g must have the shape {(len(arrays['x']), outputs)}, got {g.shape}")
+    g, x = _matrix(_known(g, "g"), "g"), _matrix(da.asarray(x), "x")
+    features, outputs = _matrix(da.asarray(weight), "weight").shape
+    if g.shape != (len(x), outputs):
+        raise ValueError(f"g must have the shape {(len(x), outputs)}, got {g.shape}")
+    arrays = _dense(x.rechunk({0: g.chunks[0]}), weight, None)
     options = {"p": p, "key": key, "per_example": per_example}
     _check_dense(arrays, options)
     arrays, options = {"g": g.rechunk({1: -1}), **arrays}, options | {"bias": bias}
@@ -836,6 +837,24 @@ def drop_connect_backward(
     parts = _by_rows(fd.drop_connect_backward, name, axes, arrays, options, **alike)
     dbias = _total(parts, 2, (outputs,)).astype(g.dtype) if bias else None
     return _part(parts, 0), _total(parts, 1, (features, outputs)).astype(g.dtype), dbias
+
+
+def _empty(shape: Any, chunks: Any, dtype: Any) -> da.Array:
+    """Return an array whose numbers nobody reads, cut into chunks, or raise an error."""
+    wrong = f"chunks must be sizes of at least 1, as dask.array.ones takes them, got {chunks!r}"
+    if chunks is None:
+        raise TypeError(wrong)
+    given = checked_shape(shape)
+    try:
+        lengths = tuple(map(operator.index, (given,) if hasattr(given, "__index__") else given))
+    except TypeError:
+        raise TypeError(f"shape must be an int or a tuple of ints, got {shape!r}") from None
+    if any(length < 0 for length in lengths):
+        raise ValueError(f"shape must have lengths of at least 0, got {shape!r}")
+    try:
+        return da.empty(lengths, chunks=chunks, dtype=checked_dtype(dtype))
+    except ZeroDivisionError:
+        raise ValueError(wrong) from None
 
 
 def _known(x: Any, name: str) -> da.Array:

@@ -268,7 +268,6 @@ def hostile(name):
         "rng": KEYS,
         "shared_axes": AXES,
         "axis": AXES,
-        "chunks": ["auto", 2, "no"],
         "window": WINDOWS,
         "shape": SHAPES,
         "samples": LENGTHS,
@@ -365,8 +364,7 @@ GOT = re.compile(r"\bgot\b|; (use|leave) ")
 OTHERS = re.compile(
     r"truth value|unhashable|not callable|inhomogeneous|bytes-like|4300 digits|dimension|not iterable"
     r"|has no len|iteration over|broadcast|converted to|shape mismatch|negative|int\(\) argument|too big"
-    r"|interpret|data type|cannot be empty|Use \(\)|not supported between|not understood|expected a sequence"
-    r"|invalid literal"
+    r"|interpreted|cannot be empty|Use \(\)|not supported between|not understood|expected a sequence"
     r"|more dim"
 )
 

@@ -61,6 +61,15 @@ def as_number(name: str, value: Any) -> str:
     return f"use float({name})" if hasattr(value, "__float__") or isinstance(value, str) else "use a number"
 
 
+def checked_dtype(dtype: Any) -> np.dtype[Any]:
+    """Return what a caller gave for a dtype as one, or raise an error."""
+    try:
+        found: np.dtype[Any] = np.dtype(dtype)
+        return found
+    except TypeError:
+        raise TypeError(f"dtype must be a NumPy dtype, got {dtype!r}") from None
+
+
 def checked_shape(shape: Any) -> Any:
     """Return a shape for NumPy to look at, or raise an error if it is an array that has the shape itself."""
     if hasattr(shape, "shape"):

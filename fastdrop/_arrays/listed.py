@@ -55,6 +55,11 @@ class Runs(NamedTuple):
     offsets: NDArray[np.int64]
     starts: NDArray[np.int64]
 
+    @classmethod
+    def of_length(cls, length: int, starts: NDArray[np.int64]) -> Runs:
+        """Return rows of one length, each with the index of its first element."""
+        return cls(_evenly(len(starts), length), starts)
+
     def cut(self, first: int, last: int) -> Runs:
         """Return the runs of the elements in [first, last)."""
         begin = int(np.searchsorted(self.offsets, first, "right")) - 1
@@ -116,10 +121,10 @@ def found(listed: Listed, shape: tuple[int, ...], draws: tuple[int, ...]) -> Run
     if draws[0] != shape[0]:
         raise ValueError("rows needs a first axis whose elements have draws of their own, got a shared one")
     length = math.prod(draws[1:])
-    starts = numbers_of_rows(listed.rows, shape[0], _MOST // max(length, 1)) * length
+    starts = numbers_of_rows(listed.rows, shape[0], length) * length
     if length < _SHORT:
         return Scattered((starts[:, None] + np.arange(length)).ravel())
-    return Runs(_evenly(shape[0], length), starts)
+    return Runs.of_length(length, starts)
 
 
 @lru_cache(maxsize=16)
@@ -128,9 +133,12 @@ def _evenly(count: int, length: int) -> NDArray[np.int64]:
     return np.arange(count + 1) * length
 
 
-def numbers_of_rows(rows: Any, count: int, end: int) -> NDArray[np.int64]:
-    """Return a caller's numbers of so many rows, or raise an error unless they are integers in [0, end)."""
-    return _numbers("rows", rows, (count,), end)
+def numbers_of_rows(rows: Any, count: int, length: int) -> NDArray[np.int64]:
+    """Return a caller's numbers of so many rows, or raise an error.
+
+    They must be integers of at least 0, and so small that all indices of rows of a length are below 2**63.
+    """
+    return _numbers("rows", rows, (count,), _MOST // max(length, 1))
 
 
 def _of_ragged_rows(rows: Any, offsets: Any, shape: tuple[int, ...]) -> Runs | Scattered:
@@ -145,7 +153,7 @@ def _of_ragged_rows(rows: Any, offsets: Any, shape: tuple[int, ...]) -> Runs | S
     if longest > RAGGED:
         raise ValueError(f"offsets must make rows of at most 2**32 elements, got one of {longest}")
     count = len(ends) - 1
-    numbers = np.arange(count) if rows is None else numbers_of_rows(rows, count, _MOST // RAGGED)
+    numbers = np.arange(count) if rows is None else numbers_of_rows(rows, count, RAGGED)
     starts = numbers * RAGGED
     if shape[0] < _SHORT * count:
         lengths = ends[1:] - ends[:-1]

@@ -157,12 +157,8 @@ def _part_of_tile(formula, x, other, bias, y, at, bias_at, dropped, scale, const
     for k in range(first // _ROW, (last + _ROW - 1) // _ROW):
         bit, place = np.uint32(_ONE << np.uint32(k)), k * _ROW
         if first <= place and place + _ROW <= last:
-            d0, d1, here, bias_here = (
-                (lower & bit) != _NONE,
-                (upper & bit) != _NONE,
-                at + place,
-                bias_at + place,
-            )
+            d0, d1 = (lower & bit) != _NONE, (upper & bit) != _NONE
+            here, bias_here = at + place, bias_at + place
             _put_wide(formula, x, other, bias, y, here, bias_here, d0, scale, constants, NEAR)
             _put_wide(formula, x, other, bias, y, here + half, bias_here + half, d1, scale, constants, NEAR)
             continue

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from fastdrop._lanes.draws import GROUP, compare_digit, dropped, mirror, tile_words
-from fastdrop._lanes.memory import load, load_where, store, store_where
+from fastdrop._lanes.memory import load, load_where, store, store_where, store_words
 from fastdrop._lanes.vectors import (
     LANES,
     any_nonzero,
@@ -88,10 +88,7 @@ def drop(factors, indices, threshold, scale, key, draw):
         count = _in_one_tile(indices, at, factors.size)
         if count:
             d0, d1, d2, d3 = dropped(indices[at] >> _IN_TILE, threshold, key, draw)
-            store(bits, 0, d0)
-            store(bits, LANES, d1)
-            store(bits, 2 * LANES, d2)
-            store(bits, 3 * LANES, d3)
+            store_words(bits, d0, d1, d2, d3)
             for i in range(at, at + count):
                 place = indices[i] & _PLACE
                 factors[i] = by_bit[bits[place & _ROW_PLACE] >> np.uint32(place >> _IN_ROW) & _ONE]

@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 
 from fastdrop._cpu.compiled import jit
 from fastdrop._lanes.draws import digits
-from fastdrop._lanes.memory import store
+from fastdrop._lanes.memory import store_words
 from fastdrop._lanes.vectors import LANES
 
 _WORDS = 4  # of a Philox block
 _GROUP = _WORDS * LANES  # words of the blocks that are drawn at once
 _EVEN = 0x0001000100010001  # the lowest bit of each second of eight bytes
-_TO_NIBBLE = (
-    (1 << 51) + (1 << 34) + (1 << 17) + 1
-)  # brings four such bits to bits 51 to 48, the first highest
+# Brings four such bits to bits 51 to 48, the first highest.
+_TO_NIBBLE = (1 << 51) + (1 << 34) + (1 << 17) + 1
 
 
 @cache
@@ -28,10 +27,7 @@ def _words_kernel() -> Any:
         for at in range(0, out.size, _GROUP):
             tile = np.uint64(group + at // _GROUP)
             w0, w1, w2, w3 = digits(tile, np.uint64(0), np.uint64(key), np.uint64(draw))
-            store(lanes, 0, w0)
-            store(lanes, LANES, w1)
-            store(lanes, 2 * LANES, w2)
-            store(lanes, 3 * LANES, w3)
+            store_words(lanes, w0, w1, w2, w3)
             for block in range(LANES):
                 for word in range(_WORDS):
                     out[at + block * _WORDS + word] = lanes[word * LANES + block]

@@ -66,14 +66,28 @@ def elements_kernel(name: str, activation: int = 0, biased: bool = False) -> Any
 
 
 @cache
+def _unit_index(listed: bool) -> Any:
+    """Return a function for the index of a unit by its number.
+
+    If indices are listed, `starts` has that of every `length` units; else the number is the index.
+    """
+
+    @cuda.jit(device=True)
+    def index_of(starts, length, number):
+        if listed:
+            row, place = places.listed_row(number, length)
+            return np.uint64(starts[row]) + place
+        return number
+
+    return index_of
+
+
+@cache
 def units_kernel(
     name: str, activation: int = 0, biased: bool = False, by_unit: bool = False, listed: bool = False
 ) -> Any:
-    """Return the kernel of a formula of Bernoulli noise, with a draw, and by_unit a rate, for each unit.
-
-    If the indices are listed, `starts` has that of every `length` units; else it is not read.
-    """
-    element = lane.bernoulli(getattr(formulas, name), activation, biased)
+    """Return the kernel of a formula of Bernoulli noise, with a draw, and by_unit a rate, for each unit."""
+    element, index_of = lane.bernoulli(getattr(formulas, name), activation, biased), _unit_index(listed)
 
     @cuda.jit(device=True)
     def strip(x, other, bias, y, at, step, count, period, phase, dropped, scale, constants):
@@ -88,10 +102,7 @@ def units_kernel(
         period = period if biased else 0
         for item in range(cuda.grid(1), items, cuda.gridsize(1)):
             at, step, count, unit, _ = places.strip_of(item, axes, strides, strides)
-            index = np.uint64(start) + unit
-            if listed:
-                row, place = places.listed_row(index, length)
-                index = np.uint64(starts[row]) + place
+            index = index_of(starts, length, np.uint64(start) + unit)
             dropped = lane.unit_dropped(index, threshold, key, draw)
             strip(x, other, bias, y, at, step, count, period, phase, dropped, scale, constants)
 
@@ -117,10 +128,7 @@ def units_kernel(
         for item in range(cuda.grid(1), items, cuda.gridsize(1)):
             at, step, count, unit, rate = places.strip_of(item, axes, strides, rate_strides)
             threshold, scale = thresholds[rate], scales[rate]
-            index = np.uint64(start) + unit
-            if listed:
-                row, place = places.listed_row(index, length)
-                index = np.uint64(starts[row]) + place
+            index = index_of(starts, length, np.uint64(start) + unit)
             dropped = scale == 0 or lane.unit_dropped(index, threshold, key, draw)
             strip(x, other, bias, y, at, step, count, period, phase, dropped, scale, constants)
 
@@ -154,13 +162,13 @@ def noise_kernel(draw: str, name: str) -> Any:
 def listed_noise_kernel(draw: str, name: str) -> Any:
     """Return the kernel of noise with a density whose draws have listed indices, one for each element."""
     drawn, element = lane.draw_at(lane.DENSITIES[draw]), lane.continuous(getattr(formulas, name))
+    index_of = _unit_index(True)
 
     @cuda.jit
     def kernel(x, y, starts, layout, numbers, key, draw):
         items, length = layout
         for item in range(cuda.grid(1), items, cuda.gridsize(1)):
-            row, place = places.listed_row(item, length)
-            z = drawn(np.uint64(starts[row]) + place, key, draw, numbers[0])
+            z = drawn(index_of(starts, length, np.uint64(item)), key, draw, numbers[0])
             y[np.uint64(item)] = element(x[np.uint64(item)], z, numbers)
 
     return kernel
@@ -168,25 +176,17 @@ def listed_noise_kernel(draw: str, name: str) -> Any:
 
 @cache
 def noise_units_kernel(draw: str, name: str, by_unit: bool = False, listed: bool = False) -> Any:
-    """Return the kernel of noise with a density, with a draw, and by_unit a number, for each unit.
-
-    Listed indices are as in `units_kernel`.
-    """
+    """Return the kernel of noise with a density, with a draw, and by_unit a number, for each unit."""
     multiplies, formula = name != "shift", getattr(formulas, name)
-    factor, element = (
-        lane.unit_factor(lane.DENSITIES[draw], formula, multiplies, by_unit),
-        lane.with_factor(multiplies),
-    )
+    factor = lane.unit_factor(lane.DENSITIES[draw], formula, multiplies, by_unit)
+    element, index_of = lane.with_factor(multiplies), _unit_index(listed)
 
     @cuda.jit
     def kernel(x, y, starts, layout, axes, strides, rate_strides, rates, numbers, key, draw):
         items, start, length = layout
         for item in range(cuda.grid(1), items, cuda.gridsize(1)):
             at, step, count, unit, rate = places.strip_of(item, axes, strides, rate_strides)
-            index = np.uint64(start) + unit
-            if listed:
-                row, place = places.listed_row(index, length)
-                index = np.uint64(starts[row]) + place
+            index = index_of(starts, length, np.uint64(start) + unit)
             f = factor(index, rates[rate], numbers, key, draw)
             for _ in range(count):
                 y[at] = element(x[at], f)

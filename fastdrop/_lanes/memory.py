@@ -7,6 +7,7 @@ as uint16. Their lanes hold float32, and are rounded when they are stored.
 from __future__ import annotations
 
 from llvmlite import ir
+from numba import njit
 from numba.core import types
 from numba.extending import intrinsic
 
@@ -111,6 +112,15 @@ store = _store("store", False, "Write consecutive elements, as many as there are
 store_streaming = _store(
     "store_streaming", True, "As `store`, but past the caches, at a multiple of 16 bytes."
 )
+
+
+@njit(forceinline=True)
+def store_words(array, w0, w1, w2, w3):
+    """Write four vectors of eight lanes, as the words of a tile, to the beginning of an array."""
+    store(array, 0, w0)
+    store(array, LANES, w1)
+    store(array, 2 * LANES, w2)
+    store(array, 3 * LANES, w3)
 
 
 @intrinsic

@@ -482,8 +482,7 @@ def _places(shape: tuple[int, ...], window: Window | None) -> tuple[NDArray[np.i
     """Return the last key that each query sees where that is causal, and the index of each row of weights."""
     listed = None
     if isinstance(window, Listed):
-        rest = math.prod(shape[1:])
-        listed = numbers_of_rows(window.rows, shape[0], (1 << 63) // max(rest, 1))
+        listed = numbers_of_rows(window.rows, shape[0], math.prod(shape[1:]))
     place = Place.whole(shape) if window is None or listed is not None else Place(*window_of(window, shape))
     queries = np.arange(shape[-2]) if listed is None or len(shape) > 2 else listed
     last = queries + (place.origin[-2] - place.origin[-1])

@@ -202,14 +202,14 @@ class _Examples(NamedTuple):
         strides = [math.prod(whole[axis + 1 :]) for axis in range(len(whole))]
         starts = self.listed[first : first + block[0]] * strides[0]
         starts += sum(o * s for o, s in zip(others, strides[1:], strict=True))
-        return cast(Window, Runs(np.arange(block[0] + 1) * math.prod(block[1:]), starts))
+        return cast(Window, Runs.of_length(math.prod(block[1:]), starts))
 
 
 def _examples(window: Window | None, x: NDArray[Any], features_out: int) -> _Examples:
     if isinstance(window, Listed):
-        most = (1 << 63) // max(x.shape[1] * features_out, features_out, 1)
+        numbers = numbers_of_rows(window.rows, len(x), max(x.shape[1], 1) * features_out)
         # As in a full batch that is longer than the examples that are done together.
-        return _Examples(_EXAMPLES, 0, numbers_of_rows(window.rows, len(x), most))
+        return _Examples(_EXAMPLES, 0, numbers)
     if window is None:
         return _Examples(len(x), 0)
     full, origin = window_of(window, x.shape)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastdrop._arrays import host
-from fastdrop._arrays.hints import checked_shape
+from fastdrop._arrays.hints import checked_dtype, checked_shape
 from fastdrop._arrays.numbers import Rate, holds_reals, rate, real
 from fastdrop._arrays.plan import Axes, Density, Indices, Window, where
 from fastdrop._backends import density, of
@@ -242,7 +242,7 @@ def normal(
     array([ 0.975,  0.617, -1.197,  0.562])
     """
     window = where(window, rows, indices, offsets)
-    zeros = np.zeros(checked_shape(shape), dtype)
+    zeros = np.zeros(checked_shape(shape), checked_dtype(dtype))
     return gaussian_noise(zeros, 1.0, key, shared_axes=shared_axes, out=zeros, window=window)
 
 

@@ -84,7 +84,7 @@ def standout_dropout(
     """
     window = where(window, rows, indices, offsets)
     x = real_array(h, "standout")
-    dropped = np.asarray(standout_keep_prob(a, alpha=alpha, beta=beta))
+    dropped = _kept(a, alpha, beta)
     np.subtract(1, dropped, out=dropped)
     if dropped.shape != x.shape:
         raise ValueError(f"a must have h's shape {x.shape}, got {dropped.shape}")
@@ -129,7 +129,7 @@ def standout_dropout_backward(
     return standout_dropout(g, a, key, **options, out=out, window=window)
 
 
-def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -> NDArray[Any]:
+def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -> NDArray[np.float64]:
     """Return the probability with which `standout_dropout` keeps each unit.
 
     Parameters
@@ -141,8 +141,8 @@ def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -
 
     Returns
     -------
-    ndarray
-        ``sigmoid(alpha * a + beta)``: of float32 if a is of float16, bfloat16 or float32, else of float64.
+    ndarray of float64
+        ``sigmoid(alpha * a + beta)``.
 
     Raises
     ------
@@ -155,6 +155,11 @@ def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -
     >>> fd.standout_keep_prob([-1.0, 0.0, 1.0], alpha=2.0, beta=1.0).round(3)
     array([0.269, 0.731, 0.953])
     """
+    return _kept(a, alpha, beta, np.float64)
+
+
+def _kept(a: ArrayLike, alpha: float, beta: float, dtype: type[np.floating] | None = None) -> NDArray[Any]:
+    """Return `standout_keep_prob`; without a dtype in float32 where a has no more digits."""
     given = np.asarray(a)
     if not holds_reals(given.dtype):
         raise TypeError(f"a must be of real numbers, got {given.dtype}; use a.astype(np.float32)")
@@ -162,10 +167,9 @@ def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -
     if not finite.all():
         raise ValueError(f"a must be finite, got {given[~finite].flat[0]}")
     slope, shift = _finite("alpha", alpha), _finite("beta", beta)
-    narrow = (
-        given.dtype.itemsize <= 4 and given.dtype.kind not in "iub" and max(abs(slope), abs(shift)) < _LARGE
-    )
-    dtype = np.float32 if narrow else np.float64
+    if dtype is None:
+        few_digits = given.dtype.itemsize <= 4 and given.dtype.kind not in "iub"
+        dtype = np.float32 if few_digits and max(abs(slope), abs(shift)) < _LARGE else np.float64
     with np.errstate(over="ignore"):  # a large alpha overflows to inf, whose sigmoid is 0 or 1
         v: NDArray[Any] = np.asarray(np.multiply(given, -slope, dtype=dtype, casting="unsafe"))
         v -= shift

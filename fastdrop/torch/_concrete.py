@@ -55,7 +55,7 @@ def concrete_dropout(
     >>> round(logit.grad.item(), 3)
     -0.096
     """
-    return learned(x, logit, key, "concrete_dropout", (float(temperature),), shared_axes)
+    return learned(x, logit, key, "concrete_dropout", (checked_temperature(temperature),), shared_axes)
 
 
 class ConcreteDropout(NoiseModule):

@@ -229,7 +229,7 @@ def drop_block(
     """
     check_tensors(x=x)
     sizes = sizes_of(block_size, max(x.dim() - 2, 1))
-    return noise(x, "drop_block", (p,), key, (*sizes, int(shared_channels)), inplace=inplace)
+    return noise(x, "drop_block", (p,), key, (*sizes, int(bool(shared_channels))), inplace=inplace)
 
 
 def zoneout(

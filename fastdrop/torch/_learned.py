@@ -8,6 +8,7 @@ from typing import Any, SupportsIndex, TypeAlias
 import numpy as np
 import torch
 
+from fastdrop._arrays.plan import axes_in
 from fastdrop._noises._noise import NOISES
 from fastdrop._stream.keys import Key
 from fastdrop.torch._autograd import as_array, as_tensor, axes_of, check_tensors
@@ -86,5 +87,7 @@ def learned(
     """A noise of a tensor, by its name, with first derivatives with respect to both."""
     check_tensors(x=x, **{NOISES[name].rate: number})
     held = key if isinstance(key, torch.Tensor) else key_tensor(key)
-    y: Tensor = _learned(x, number, held, name, options, axes_of(axes))
+    given = axes_of(axes)
+    axes_in(given, x.dim())  # raises an error that the operator would give in C++'s words
+    y: Tensor = _learned(x, number, held, name, options, given)
     return y

@@ -36,7 +36,10 @@ def built(tmp_path_factory):
     if not sphinx_is_there:
         pytest.skip("the manual needs the extra docs: pip install '.[docs]'")
     recipe = subprocess.run(
-        ["make", "--dry-run", "--always-make", "docs"], cwd=ROOT, capture_output=True, text=True
+        ["make", "--no-print-directory", "--dry-run", "--always-make", "docs"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     ).stdout
     command = recipe.rstrip().splitlines()[-1].split()
     assert command[1:4] == ["-m", "sphinx", "--fail-on-warning"]

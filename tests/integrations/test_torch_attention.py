@@ -123,7 +123,6 @@ def test_gradients_of_a_float_mask():
     torch.testing.assert_close(*(torch.autograd.grad(z.square().sum(), mask)[0] for z in (y, expected)))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_values_with_more_batches_have_the_same_masks_in_the_formula():
     q, k, v = torch.ones(3, 40, 8), torch.ones(3, 40, 8), torch.ones(2, 3, 40, 8)
     blocks = fdt.scaled_dot_product_attention(q, k, v, dropout_p=0.5, noise_key=KEY)
@@ -133,6 +132,7 @@ def test_values_with_more_batches_have_the_same_masks_in_the_formula():
     assert not torch.equal(blocks[0], blocks[1])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_derivatives_of_every_kind():
     inputs = [t.requires_grad_() for t in tensors((1, 2, 6, 3), (1, 2, 5, 3), (1, 2, 5, 4))]
 

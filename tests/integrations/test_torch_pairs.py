@@ -362,9 +362,7 @@ def test_standout_in_evaluation_is_what_the_layer_gives(dtype):
     a.requires_grad_()
     y = fdt.StandoutDropout(1.5, 0.5).eval()(h, a)
     want = fd.StandoutDropout(1.5, 0.5).eval()(to_array(h), to_array(a))
-    # NumPy and PyTorch take another sigmoid of float32.
-    rtol = 1e-6 if dtype is torch.float32 else 1e-14
-    np.testing.assert_allclose(to_array(y).astype(float), want.astype(float), rtol=rtol)
+    np.testing.assert_allclose(to_array(y).astype(float), want.astype(float), rtol=1e-14)
     y.sum().backward()
     assert a.grad is None
     assert h.grad.any()

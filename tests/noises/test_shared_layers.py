@@ -153,11 +153,11 @@ def test_keys_and_states_are_never_torn():
     step = np.ones((2, 3), np.float32)
 
     def sets():
-        for n in range(800):
+        for n in range(2000):
             layer.key = fd.Key(n % 2, n % 2)
 
     def forwards():
-        for _ in range(200):
+        for _ in range(500):
             with layer._lock:
                 layer.reset_state()
                 layer(step)
@@ -165,7 +165,7 @@ def test_keys_and_states_are_never_torn():
                 layer.reset_state()
 
     def reads():
-        for _ in range(300):
+        for _ in range(1000):
             key, state = layer.key, layer.state_dict()
             assert key.seed == key.draw
             assert state["seed"] == state["draw"]
