@@ -26,7 +26,6 @@ True
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from inspect import signature
@@ -39,7 +38,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 import fastdrop as fd
 from fastdrop._arrays.hints import checked_dtype, checked_shape
 from fastdrop._arrays.numbers import Rate, check_broadcast
-from fastdrop._arrays.plan import Axes, axes_in
+from fastdrop._arrays.plan import Axes, axes_in, integers_in
 from fastdrop._backends import alone
 from fastdrop._extras import missing
 from fastdrop._noises._described import described_by
@@ -844,17 +843,15 @@ def _empty(shape: Any, chunks: Any, dtype: Any) -> da.Array:
     wrong = f"chunks must be sizes of at least 1, as dask.array.ones takes them, got {chunks!r}"
     if chunks is None:
         raise TypeError(wrong)
-    given = checked_shape(shape)
-    try:
-        lengths = tuple(map(operator.index, (given,) if hasattr(given, "__index__") else given))
-    except TypeError:
-        raise TypeError(f"shape must be an int or a tuple of ints, got {shape!r}") from None
+    lengths = integers_in(checked_shape(shape), "shape")
+    dtype = checked_dtype(dtype)
     if any(length < 0 for length in lengths):
         raise ValueError(f"shape must have lengths of at least 0, got {shape!r}")
     try:
-        return da.empty(lengths, chunks=chunks, dtype=checked_dtype(dtype))
-    except ZeroDivisionError:
-        raise ValueError(wrong) from None
+        given = da.core.normalize_chunks(chunks, lengths, dtype=dtype)
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        raise (TypeError if isinstance(error, (TypeError, AttributeError)) else ValueError)(wrong) from error
+    return da.empty(lengths, chunks=given, dtype=dtype)
 
 
 def _known(x: Any, name: str) -> da.Array:

@@ -363,8 +363,9 @@ GOT = re.compile(r"\bgot\b|; (use|leave) ")
 # What Python and NumPy still say themselves, of what is no array, no number, no shape or no sequence at all.
 OTHERS = re.compile(
     r"truth value|unhashable|not callable|inhomogeneous|bytes-like|4300 digits|dimension|not iterable"
-    r"|has no len|iteration over|broadcast|converted to|shape mismatch|negative|int\(\) argument|too big"
-    r"|interpreted|cannot be empty|Use \(\)|not supported between|not understood|expected a sequence"
+    r"|has no len|unsized object|iteration over|broadcast|converted to|shape mismatch|negative"
+    r"|int\(\) argument|too big|interpreted"
+    r"|cannot be empty|Use \(\)|not supported between|not understood|expected a sequence"
     r"|more dim"
 )
 

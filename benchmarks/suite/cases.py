@@ -77,7 +77,7 @@ ARGUMENTS: dict[str, Callable[[Given], Any]] = {
     "residual": lambda s: s.other,
     "std": lambda s: s.p,
     "tokens": tokens,
-    "variance": lambda s: np.square(s.other),
+    "variance": lambda s: np.square(s.other) + s.x.dtype.type(0.1),
     "vocabulary": lambda s: len(s.x),
 }
 WEIGHTS = {"drop_connect": weights, "embedding_dropout": lambda s: s.x}

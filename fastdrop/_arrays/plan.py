@@ -296,14 +296,14 @@ def layout_of(shape: tuple[int, ...], pairs: bool, shared_axes: Axes, window: Wh
     if shared_axes is NO_AXES and window is None:  # the usual case comes first, since it is the fastest
         return _layout(shape, pairs, (), None)
     if isinstance(window, (Listed, Runs)):  # not remembered: the next call has other indices
-        axes = _numbers_of_axes(shared_axes)
+        axes = integers_in(shared_axes)
         shared = axes_in(axes, len(shape)) if axes else frozenset()
         place = window if isinstance(window, Runs) else found(window, shape, reduced(shape, shared))
         if pairs:
             return Layout((*shape, 2), place, shared | {len(shape)})
         return Layout(shape, place, shared)
     return _layout(
-        shape, pairs, _numbers_of_axes(shared_axes), None if window is None else _numbers_of_window(window)
+        shape, pairs, integers_in(shared_axes), None if window is None else _numbers_of_window(window)
     )
 
 
@@ -339,7 +339,8 @@ def reduced(numbers: Sequence[int], shared: frozenset[int], one: int = 1) -> tup
     return tuple(one if axis in shared else n for axis, n in enumerate(numbers)) if shared else tuple(numbers)
 
 
-def _numbers_of_axes(axes: Axes, name: str = "shared_axes") -> tuple[int, ...]:
+def integers_in(axes: Axes, name: str = "shared_axes") -> tuple[int, ...]:
+    """Return axes, or lengths, as a tuple of ints, or raise an error that names them."""
     if type(axes) is int:  # the usual case first
         return (axes,)
     try:
@@ -353,7 +354,7 @@ def _numbers_of_axes(axes: Axes, name: str = "shared_axes") -> tuple[int, ...]:
 
 def axes_in(axes: Axes, ndim: int, name: str = "shared_axes") -> frozenset[int]:
     """Return axes as numbers from 0, or raise an error if they don't suit an array of `ndim` axes."""
-    numbers = _numbers_of_axes(axes, name)
+    numbers = integers_in(axes, name)
     found = {axis + ndim if axis < 0 else axis for axis in numbers}
     if not found <= set(range(ndim)):
         got = numbers[0] if len(numbers) == 1 else numbers

@@ -257,7 +257,7 @@ def integer(name: str, value: SupportsIndex) -> int:
     """Return the value as an int, or raise an error that names it."""
     try:
         return operator.index(value)
-    except TypeError:
+    except (TypeError, ValueError):  # the second comes from arrays of dask
         kind = type(value).__name__
         raise TypeError(f"{name} must be an integer, got {kind} {value!r}; use int(...)") from None
 

@@ -8,7 +8,7 @@ from typing import SupportsIndex, TypeAlias
 import torch
 from numpy.typing import ArrayLike
 
-from fastdrop._arrays.numbers import Rate
+from fastdrop._arrays.numbers import Rate, check_broadcast
 from fastdrop._noises.drop_block import Size, sizes_of
 from fastdrop._noises.drop_path import path_axes
 from fastdrop._stream.keys import Key
@@ -458,9 +458,8 @@ def local_reparameterization(
     Raises
     ------
     NotImplementedError, TypeError, ValueError
-        As `dropout`, or if the means are complex or a variance is negative or not finite.
-    RuntimeError
-        If the variances don't broadcast to the means.
+        As `dropout`, or if the means are complex, a variance is negative or not finite, or the variances
+        don't broadcast to the means.
 
     References
     ----------
@@ -475,6 +474,7 @@ def local_reparameterization(
     array([ 0.  ,  0.62, -2.39], dtype=float32)
     """
     check_tensors(mean=mean, variance=variance)
+    check_broadcast("variance", variance, tuple(mean.shape))
     std = variance.to(torch.float64).sqrt().broadcast_to(mean.shape)
     return noise(mean, "local_reparameterization", (), key, other=std)
 
