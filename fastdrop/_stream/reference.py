@@ -11,13 +11,16 @@ from fastdrop._stream.keys import BERNOULLI, DOMAIN_SHIFT, LOGISTIC, MIRROR_SHIF
 DIGITS = 32
 
 
-def words(number: NDArray[np.uint64], domain: int, plane: int, key: Key) -> tuple[NDArray, ...]:
-    """Return the four words of the Philox blocks with these numbers."""
+def words(
+    number: NDArray[np.uint64], domain: int, plane: int | NDArray[np.uint64], key: Key
+) -> tuple[NDArray, ...]:
+    """Return the four words of the Philox blocks with these numbers, of one plane or of several."""
     philox_key, draw = stream(key)
-    second, third = domain << DOMAIN_SHIFT | (draw >> 32 & 0xFFFF) << 8 | plane, draw & 0xFFFFFFFF
-    constants = (second, third, philox_key & 0xFFFFFFFF, philox_key >> 32 & 0xFFFFFFFF)
-    full = (np.full(number.shape, constant, np.uint64) for constant in constants)
-    found = philox.philox4x32(number & philox.LOW_HALF, number >> philox.HALF_WIDTH, *full)
+    third = np.asarray(plane, np.uint64) | np.uint64(domain << DOMAIN_SHIFT | (draw >> 32 & 0xFFFF) << 8)
+    constants = draw & 0xFFFFFFFF, philox_key & 0xFFFFFFFF, philox_key >> 32 & 0xFFFFFFFF
+    counter = np.broadcast_arrays(number & philox.LOW_HALF, number >> philox.HALF_WIDTH, third)
+    full = (np.full(counter[0].shape, constant, np.uint64) for constant in constants)
+    found = philox.philox4x32(*counter, *full)
     return tuple(word & philox.LOW_HALF for word in found)
 
 
@@ -30,11 +33,11 @@ def uniforms(index: NDArray[np.uint64], key: Key) -> NDArray[np.uint32]:
     """Return U(i), the 32-bit uniform of each element index."""
     tile, place = index // np.uint64(TILE), index % np.uint64(TILE)
     bit, word, block = place // 32, place % 32 // 8, place % 8
-    number = tile * np.uint64(8) + block
+    blocks, where = np.unique(tile * np.uint64(8) + block, return_inverse=True)
     u = np.zeros(index.shape, np.uint64)
-    for plane in range(DIGITS):
-        digit = np.choose(word.astype(np.intp), words(number, BERNOULLI, plane, key)) >> bit & np.uint64(1)
-        u = u << np.uint64(1) | digit
+    planes = np.arange(DIGITS, dtype=np.uint64)[:, None]
+    for drawn in np.stack(words(blocks, BERNOULLI, planes, key), axis=1):
+        u = u << np.uint64(1) | drawn[word, where] >> bit & np.uint64(1)
     return u.astype(np.uint32) ^ np.uint32(0xFFFFFFFF if mirrored(key) else 0)
 
 
