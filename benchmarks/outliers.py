@@ -25,8 +25,8 @@ P = 0.1
 ENOUGH = 1 << 18  # elements that a sample of calls goes through at least
 
 
-def measured(case: Case, size: int, rounds: int) -> None:
-    """Show one function and its gradient at a size."""
+def measured(case: Case, size: int, rounds: int, number: int) -> None:
+    """Show one function and its gradient at a size, by samples of so many calls."""
     given = Given.of(case.shape(size), "float32", P, case.out)
     x, y = np.ones(size, np.float32), np.ones(size, np.float32)
     calls: dict[str, Callable[[], object]] = {
@@ -35,7 +35,7 @@ def measured(case: Case, size: int, rounds: int) -> None:
     }
     if case.backward is not None:
         calls["backward"] = case.backward(given)
-    seconds = seconds_in_turns(calls, rounds, max(1, ENOUGH // size))
+    seconds = seconds_in_turns(calls, rounds, number)
     show(case.name, {label: s / size * 1e12 for label, s in seconds.items()}, "ps")
 
 
@@ -47,7 +47,10 @@ def of_size(power: int) -> Part:
             return
         print(f"2^{SMALL if small else power} elements, ps an element:", flush=True)
         for case in FUNCTIONS:
-            measured(case, 1 << (SMALL if small else power), rounds)
+            if small:
+                measured(case, 1 << SMALL, rounds, 1)
+            else:
+                measured(case, 1 << power, rounds, max(1, ENOUGH >> power))
 
     part.__name__ = f"2^{power}"
     return part

@@ -32,10 +32,14 @@ def test_ranks_train_as_one_process_bit_for_bit():
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_ranks_with_masks_of_their_own():
     done = run_program("data_parallel.py", "--steps", "5", "--own-masks")
     assert done.returncode == 0, done.stderr
     assert "same weights: True; they are those of one process: False" in done.stdout
+
+
+def test_shares_of_a_mask_and_masks_of_their_own():
     share = runpy.run_path(str(EXAMPLES / "data_parallel.py"))["Share"]
     x = np.ones((64, 3))
     one, other = (share(rank, 2, own_masks=True).drop(x, 0.5, KEY) for rank in range(2))
@@ -72,8 +76,9 @@ def test_the_source_is_one_array_of_normals(pipeline, monkeypatch):
         assert np.array_equal(np.load(name), fd.normal(SHAPE, fd.Key(0), dtype=np.float16))
 
 
-@pytest.mark.parametrize(("workers", "batch", "order"), [(1, 203, 0), (2, 50, 1), (5, 7, 2)])
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    ("start", "workers", "batch", "order"), [("fork", 1, 203, 0), ("spawn", 2, 50, 1), ("fork", 5, 7, 2)]
+)
 def test_one_digest_whatever_the_workers(start, workers, batch, order, pipeline, capsys):
     if start not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system has no {start}")

@@ -139,11 +139,11 @@ import threading, numpy as np, fastdrop as fd
 x = np.ones(2**22 + 1, np.float32)
 seen = []
 def work():
-    for _ in range(20):
+    for _ in range(5):
         seen.append(hash(fd.dropout(x, 0.25, 7).tobytes()))
 threads = [threading.Thread(target=work) for _ in range(8)]
 [t.start() for t in threads]; [t.join() for t in threads]
-assert len(seen) == 160 and len(set(seen)) == 1, set(seen)
+assert len(seen) == 40 and len(set(seen)) == 1, set(seen)
 """
 
 
