@@ -3,6 +3,7 @@
 import ml_dtypes
 import numpy as np
 from hypothesis import settings
+from hypothesis import strategies as st
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64, np.complex64, np.complex128]
 
@@ -53,3 +54,12 @@ def normal(*shape, dtype=np.float32, seed=0):
 
 def same_bits(a, b):
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+@st.composite
+def blocks(draw, fewest=0, most=3):
+    """A shape of so many axes, seldom empty, and a window: its place in a bigger array."""
+    shape = tuple(draw(st.lists(st.sampled_from([3, 1, 2, 5, 9, 34, 0]), min_size=fewest, max_size=most)))
+    around = [(draw(st.integers(0, 3)), draw(st.integers(0, 3))) for _ in shape]
+    full = tuple(n + before + after for n, (before, after) in zip(shape, around, strict=True))
+    return shape, (full, tuple(before for before, _ in around))

@@ -95,6 +95,11 @@ CALLS = {
 }
 
 
+def is_of_use(name, dtype):
+    """Whether a call in this dtype can go elsewhere than one in others: an activation is of numbers alone."""
+    return name not in ("none", "gelu", "gelu_tanh") or dtype in (np.float32, np.float64)
+
+
 def treat_as(far):
     """Let all arrays be treated as those in the caches, beyond them, or so far beyond that stores stream."""
     calls._BIG = calls.FETCH_FROM = 1 << 62 if far == bernoulli.NEAR else 0

@@ -10,7 +10,7 @@ import sys
 import warnings
 
 import numpy as np
-from every_kernel import CALLS, DTYPES, treat_as
+from every_kernel import CALLS, DTYPES, is_of_use, treat_as
 
 import fastdrop as fd
 from fastdrop._cpu import bernoulli
@@ -46,22 +46,23 @@ def main():
     for far in (bernoulli.NEAR, bernoulli.FAR, bernoulli.PAST):
         treat_as(far)
         for dtype in DTYPES:
+            calls = [call for name, call in CALLS.items() if is_of_use(name, dtype)]
             for size in SIZES:
                 plain = np.resize(np.array([1.5, -2, 0.25]), size).astype(dtype)
                 for x in (plain, plain.reshape(-1, 4) if size % 4 == 0 else plain[None]):
                     for at_end in (True, False):
-                        made += _calls(x, areas, at_end)
+                        made += _calls(calls, x, areas, at_end)
     print(made)
 
 
-def _calls(x, areas, at_end):
+def _calls(calls, x, areas, at_end):
     placed, out = areas[0].put(x, at_end), areas[1].put(x, at_end)
-    for call in CALLS.values():
+    for call in calls:
         left = iter(areas[2:])
         call(placed, out, lambda other, left=left: next(left).put(other, at_end))
         call(placed, placed, lambda other, left=left: next(left).put(other, at_end))
         placed[...] = x
-    return 2 * len(CALLS)
+    return 2 * len(calls)
 
 
 if __name__ == "__main__":

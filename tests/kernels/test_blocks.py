@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from arrays import DTYPES, LAYOUTS, examples, frozen, normal, same_bits
+from arrays import DTYPES, LAYOUTS, blocks, examples, frozen, normal, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,10 +19,8 @@ KEY = fd.Key(42, 3)
 @st.composite
 def calls(draw):
     """Arguments of a call: x, p, shared axes, layout of x and of out, window; out of every family."""
-    full = draw(st.lists(st.integers(0, 12), max_size=4))
-    ndim = len(full)
-    origin = [draw(st.integers(0, n)) for n in full]
-    shape = tuple(draw(st.integers(0, n - o)) for n, o in zip(full, origin, strict=True))
+    shape, window = draw(blocks(most=4))
+    ndim = len(shape)
     shared = draw(st.lists(st.integers(-ndim, ndim - 1), unique_by=lambda a: a % ndim)) if ndim else []
     mask = tuple(1 if axis - ndim in shared or axis in shared else n for axis, n in enumerate(shape))
     p = draw(st.sampled_from([0.0, 1e-3, 0.25, 0.3, 0.5, 0.9, 1.0, "row", "full", "column"]))
@@ -34,7 +32,7 @@ def calls(draw):
     dtype = draw(st.sampled_from(DTYPES))
     layout = draw(st.sampled_from(layouts))
     layout_out = draw(st.sampled_from([None, "in place", *layouts]))
-    return shape, dtype, p, tuple(shared), layout, layout_out, (tuple(full), tuple(origin))
+    return shape, dtype, p, tuple(shared), layout, layout_out, window
 
 
 @settings(max_examples=examples(300))

@@ -244,31 +244,34 @@ def test_backward(dtype):
     assert near(dprevious.get(), *exact.zoneout(zeros, g, p, KEY))
 
 
-@pytest.mark.parametrize(
-    ("activation", "dtype"),
-    [
-        ("none", np.float32),
-        ("none", np.float64),
-        ("relu", np.float16),
-        ("relu", np.float32),
-        ("gelu", np.float32),
-        ("gelu", np.float64),
-        ("gelu_tanh", np.float32),
-        ("silu", ml_dtypes.bfloat16),
-        ("silu", np.float32),
-    ],
-)
+ACTIVATIONS = [
+    ("relu", np.float32),
+    ("none", np.float32),
+    ("none", np.float64),
+    ("gelu", np.float32),
+    ("gelu", np.float64),
+    ("gelu_tanh", np.float32),
+    ("relu", np.float16),
+    ("silu", np.float32),
+    ("silu", ml_dtypes.bfloat16),
+]
+
+
+@pytest.mark.parametrize(("activation", "dtype"), ACTIVATIONS)
 def test_bias_act_dropout(activation, dtype):
     x, g, residual = (normal(9, 70, dtype=dtype, seed=s) for s in range(3))
     bias, rates = normal(70, dtype=dtype, seed=3), np.linspace(0, 1, 70)
     window = (19, 75), (2, 3)
-    for b, other, p, options in (
+    ways = [
         (bias, None, 0.3, {}),
         (None, residual, 0.3, {}),
         (bias, residual, 0.3, {"shared_axes": 0}),
         (bias, residual, rates, {}),
         (bias, None, 0.1, {"window": window}),
-    ):
+    ]
+    # relu of float32 has all, the others every second: where things lie doesn't depend on the activation
+    number = ACTIVATIONS.index((activation, dtype))
+    for b, other, p, options in ways if number == 0 else ways[number % 2 :: 2]:
         on_gpu = None if other is None else ndarray(other)
 
         def act(x, bias, *args, other=other, on_gpu=on_gpu, **kwargs):

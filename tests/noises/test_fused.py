@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from arrays import LAYOUTS, examples, frozen, normal, same_bits
+from arrays import LAYOUTS, blocks, examples, frozen, normal, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
@@ -32,10 +32,8 @@ def test_the_activations_are_those_of_the_formulas():
 
 @st.composite
 def calls(draw):
-    full = draw(st.lists(st.integers(0, 40), min_size=1, max_size=3))
-    ndim = len(full)
-    origin = [draw(st.integers(0, n)) for n in full]
-    shape = tuple(draw(st.integers(0, n - o)) for n, o in zip(full, origin, strict=True))
+    shape, window = draw(blocks(fewest=1))
+    ndim = len(shape)
     shared = draw(st.lists(st.integers(0, ndim - 1), unique=True))
     p = draw(st.sampled_from([0.0, 0.3, 1.0, "by feature"]))
     if p == "by feature":
@@ -43,7 +41,7 @@ def calls(draw):
     dtype = draw(st.sampled_from([np.float32, ml_dtypes.bfloat16]))
     layouts = [draw(st.sampled_from(list(LAYOUTS))) for _ in range(3)]
     where = draw(st.sampled_from(["new", "out", "x", "residual"]))
-    return shape, p, tuple(shared), dtype, layouts, where, (tuple(full), tuple(origin))
+    return shape, p, tuple(shared), dtype, layouts, where, window
 
 
 @settings(max_examples=examples(150))

@@ -4,7 +4,7 @@ import exact as in_numpy
 import ml_dtypes
 import numpy as np
 import pytest
-from arrays import DTYPES, LAYOUTS, examples, frozen, normal, same_bits
+from arrays import DTYPES, LAYOUTS, blocks, examples, frozen, normal, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -23,15 +23,13 @@ def noise_of(*layout):
 
 @st.composite
 def calls(draw):
-    full = draw(st.lists(st.integers(0, 40), max_size=3))
-    ndim = len(full)
-    origin = [draw(st.integers(0, n)) for n in full]
-    shape = tuple(draw(st.integers(0, n - o)) for n, o in zip(full, origin, strict=True))
+    shape, window = draw(blocks())
+    ndim = len(shape)
     shared = draw(st.lists(st.integers(0, ndim - 1), unique=True)) if ndim else []
     layouts = list(LAYOUTS) if ndim else ["contiguous"]
     by_feature = bool(ndim) and draw(st.booleans())
     chosen = [draw(st.sampled_from(values)) for values in (DTYPES, layouts, [None, "in place", *layouts])]
-    return shape, tuple(shared), by_feature, chosen, (tuple(full), tuple(origin))
+    return shape, tuple(shared), by_feature, chosen, window
 
 
 @settings(max_examples=examples(150))
