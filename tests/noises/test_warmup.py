@@ -88,8 +88,8 @@ SOME = """
 import logging, sys
 import numpy as np, fastdrop as fd
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
-fd.warmup("gaussian_noise", "embedding_dropout", processes={processes})
-fd.gaussian_noise(np.ones(9, np.float32), 0.5, 0)
+fd.warmup("attention", "embedding_dropout", processes={processes})
+fd.attention(*np.ones((3, 4, 2), np.float32), 0.5, 0)
 fd.embedding_dropout(np.arange(3), np.ones((4, 9), np.float32), 0.5, 0)
 print("and then")
 fd.keep_mask(9, 0.5, 0)
@@ -101,7 +101,7 @@ def test_some_functions_in_one_process_or_several(processes, tmp_path):
     found = run(SOME.format(processes=processes), NUMBA_CACHE_DIR=str(tmp_path))
     assert (found.returncode, found.stderr) == (0, "")
     before, _, after = found.stdout.partition("and then\n")
-    assert "compiling the kernel density normal shift of float32\n" in before
+    assert "compiling the kernel elements drop 0 of float32\n" in before
     assert "compiling the kernel units drop 0 of float32\n" in before
     assert "uint8" not in before
     assert after == "compiling the kernel drop of uint8\n"
