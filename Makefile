@@ -105,9 +105,10 @@ $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@
 
+# All that the targets make; what hypothesis found to fail stays.
 clean:
-	rm -rf $(VENV) .venv-cuda build dist .mypy_cache .pytest_cache .ruff_cache
-	rm -rf docs/reference/api docs/reference/*.rst docs/gallery/pages out/docs out/doctrees out/release out/asv $(SITE)
+	rm -rf $(VENV) .venv-cuda build dist out .mypy_cache .pytest_cache .ruff_cache
+	rm -rf docs/reference/api docs/reference/*.rst docs/gallery/pages
 
 # The manual, into out/docs: open out/docs/index.html, also without a server.
 docs: $(VENV)/.docs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -27,6 +28,14 @@ class Line(NamedTuple):
     points: Curve
     family: str
     dashes: str = ""
+
+
+class Bar(NamedTuple):
+    """A bar, what names it and decides its colour, how long it is, and what is written at its end."""
+
+    name: str
+    value: float
+    text: str
 
 
 def family(name: str) -> str:
@@ -93,26 +102,38 @@ def curves(lines: Sequence[Line], title: str, marks: dict[str, int] | None = Non
     return _figure(title, height, parts)
 
 
-def bars(results: Results, size: int, p: float, threads: int) -> str:
-    """Ns per element of each contender at a size, the fastest first."""
-    found = [(results.row(name, size, p, threads), name) for name in results.names()]
-    rows = sorted((row["ns_per_element"], row["ratio"], name) for row, name in found if row)
-    least = 10 ** math.floor(math.log10(rows[0][0] / 2))  # the fastest, too, has a bar to see
-    width = Scale([least, rows[-1][0] * 1.05], 0, WIDTH - NAMES - 116)
+def times(results: Results, size: int, p: float, threads: int) -> list[Bar]:
+    """A bar for each contender: its ns per element at a size, and in brackets times np.multiply."""
+    rows = [row for name in results.names() if (row := results.row(name, size, p, threads))]
+    return [
+        Bar(row["contender"], ns := row["ns_per_element"], f"{short(ns)} ns ({short(row['ratio'])}x)")
+        for row in rows
+    ]
+
+
+def bars(found: Sequence[Bar], title: str) -> str:
+    """Bars on a logarithmic scale, the shortest first."""
+    least = 10 ** math.floor(math.log10(min(bar.value for bar in found) / 2))  # it, too, has a bar to see
+    width = Scale([least, max(bar.value for bar in found) * 1.05], 0, WIDTH - NAMES - 116)
     parts = []
-    for k, (ns, ratio, name) in enumerate(rows):
+    for k, (name, value, text) in enumerate(sorted(found, key=lambda bar: bar.value)):
         at, of = 26 * k + 4, family(name)
         parts.append(
             f'<text class="{of} name" x="{NAMES}" y="{at + 15}" text-anchor="end">{_named(name)}</text>'
-            f'<rect class="{of} bar" x="{NAMES + 6}" y="{at}" width="{width(ns):.1f}" height="20" rx="2"/>'
-            f'<text x="{NAMES + 11 + width(ns):.1f}" y="{at + 15}">{short(ns)} ns ({short(ratio)}x)</text>'
+            f'<rect class="{of} bar" x="{NAMES + 6}" y="{at}" width="{width(value):.1f}" height="20" rx="2"/>'
+            f'<text x="{NAMES + 11 + width(value):.1f}" y="{at + 15}">{escape(text)}</text>'
         )
-    return _figure(f"Time per element of {size:,} elements", 26 * len(rows) + 6, parts)
+    return _figure(title, 26 * len(found) + 6, parts)
 
 
 def short(value: float) -> str:
     """Two digits, without an exponent."""
     return f"{value:.0f}" if value >= 9.95 else f"{value:.2g}"
+
+
+def day(date: str) -> str:
+    """A day as one writes it, of 2026-11-25."""
+    return datetime.date.fromisoformat(date).strftime("%-d %B %Y")
 
 
 def _named(name: str) -> str:

@@ -5,7 +5,6 @@ python benchmarks/readme.py
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 
 import plots
@@ -47,7 +46,7 @@ def short(results: Results, of_torch: Results) -> str:
     return "\n".join(
         [
             "Nanoseconds for each float32 element at p = 0.5, by the size of the array",
-            f"({results.processor()}, {_day(results.date)}):",
+            f"({results.processor()}, {plots.day(results.date)}):",
             "",
             _row("elements", [f"{n:,}" for n in sizes]),
             _row("---", ["---"] * len(sizes)),
@@ -65,7 +64,7 @@ def _a_step(results: Results) -> list[str]:
     none, ours, theirs = (_amount(row, name) for name in ("p=0", "install()", "torch.nn"))
     return [
         f"A training step of a small GPT takes {theirs} with torch.nn's dropout, {ours} with `install()`,",
-        f"and {none} without dropout ({results.processor()}, {_day(results.date)}).",
+        f"and {none} without dropout ({results.processor()}, {plots.day(results.date)}).",
     ]
 
 
@@ -80,7 +79,7 @@ def section(results: Results) -> str:
             "Nanoseconds for each float32 element at p = 0.5, in brackets how many times as long as",
             "`np.multiply(x, s, out=y)` in the same run. Each number is the median of up to",
             f"{results.rounds} turns; {threads} threads were allowed to each. Taken on",
-            f"{results.processor()}, with {results.versions()}, on {_day(results.date)}.",
+            f"{results.processor()}, with {results.versions()}, on {plots.day(results.date)}.",
             "",
             _row("elements", [f"{n:,}" for n in sizes]),
             _row("---", ["---"] * len(sizes)),
@@ -134,7 +133,7 @@ def steps(results: Results) -> str:
             "",
             f"Medians of {results.rounds} turns, {results.machine['threads']} threads, on",
             f"{results.processor()},",
-            f"with {results.versions()}, on {_day(results.date)}.",
+            f"with {results.versions()}, on {plots.day(results.date)}.",
             "",
             _row("", ["no dropout (p = 0)", "`install()`", "modules", "torch.nn", "torch.nn / `install()`"]),
             _row("---", ["---"] * 5),
@@ -179,10 +178,6 @@ def _other_rate(results: Results, sizes: list[int], threads: int) -> str:
         "With p = 0.1, which takes twelve random bits an element instead of one, fastdrop takes\n"
         f"{', '.join(ratios)} times the multiplication from {sizes[0]:,} elements up."
     )
-
-
-def _day(date: str) -> str:
-    return datetime.date.fromisoformat(date).strftime("%-d %B %Y")
 
 
 def with_section(text: str, new: str) -> str:

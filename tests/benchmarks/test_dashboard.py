@@ -1,7 +1,9 @@
 """The dashboard: its plots, its front page and the pages' tables, and all of it in a real browser."""
 
+import datetime
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -24,7 +26,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 @pytest.fixture(scope="module")
 def modules():
     """The programs in benchmarks/ that the dashboard is made by."""
-    names = ("history", "peers_results", "plots", "readme", "front_page")
+    names = ("history", "peers_results", "plots", "readme", "here", "front_page")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
         found = {name: __import__(name) for name in names}
@@ -130,13 +132,14 @@ def test_figures_of_a_busy_machine_say_so(modules, results, load, said):
     taken = results._replace(load=load, machine=results.machine | {"cores": 2})
     sentence = "busy with other work (load 5.5 on 2 cores)"
     assert (sentence in modules.readme.section(taken)) == said
-    assert (sentence in modules.front_page.page(taken)) == said
+    assert (sentence in modules.front_page.page(taken, None)) == said
 
 
 def test_bars_are_as_long_as_their_logarithms(modules, results):
     """The least bar's logarithm over another's is that of the numbers beside them."""
     size = results.values("size")[-1]
-    drawn = ElementTree.fromstring(modules.plots.bars(results, size, 0.5, 2))
+    bars = modules.plots.times(results, size, 0.5, 2)
+    drawn = ElementTree.fromstring(modules.plots.bars(bars, "title"))
     widths = [float(bar.get("width")) for bar in drawn.iter(f"{SVG}rect") if "bar" in bar.get("class")]
     times = sorted(results.row(name, size, 0.5, 2)["ns_per_element"] for name in results.names())
     assert len(widths) == len(results.names())
@@ -162,10 +165,115 @@ def test_curves_have_a_point_for_each_size(modules, results):
     assert apart[-1] < 330
 
 
-def test_front_page_needs_nothing_from_elsewhere(modules, results):
-    page = modules.front_page.page(results)
+@pytest.fixture
+def here(modules):
+    """Figures as asv has them of a machine, in seconds and as ratios."""
+    seconds = {(1024, 0.5, 1, "float32"): 2.048e-6, (1 << 18, 0.5, 1, "float32"): 65.536e-6}
+    values = {
+        "functions.dropout.time_forward": seconds,
+        "functions.dropout.time_backward": {(1 << 18, 0.5, 1, "float32"): 131.072e-6},
+        "functions.dropout.track_multiplies": {(1 << 18, 0.5, 1, "float32"): 1.6},
+        "layers.Dropout.time_forward": seconds,
+        "process.Import.timeraw_import": {(): 0.02},
+        "peers.Dropout.track_share": {
+            ("np.copyto", 1 << 16, 0.5, 2): 1.25,
+            ("PyTorch eager", 1 << 16, 0.5, 2): 0.01,
+            ("np.copyto", 1 << 22, 0.5, 2): 1.0,
+        },
+    }
+    machine = {"machine": "mine", "cpu": "A <fast> one", "num_cpu": "8", "python": "3.11", "numpy": "2.4.6"}
+    taken = {name: ("2026-11-26", "0123456789abcdef", found) for name, found in values.items()}
+    taken["peers.Dropout.track_share"] = (
+        "2026-11-24",
+        "fedcba9876543210",
+        values["peers.Dropout.track_share"],
+    )
+    return modules.here.Here(machine, {name: modules.here.Taken(*one) for name, one in taken.items()})
+
+
+def test_front_page_leads_with_this_machine(modules, results, here):
+    page = modules.front_page.page(results, here)
+    assert re.findall("<h2>(.*?)</h2>", page) == ["On this machine", "Stored figures"]
+    mine, stored = re.findall('<p class="taken">(.*?)</p>', page)
+    assert mine == (
+        "mine: A &lt;fast&gt; one, 8 cores. Taken on 24 November 2026 to 26 November 2026, "
+        "Python 3.11, numpy 2.4.6."
+    )
+    assert stored == f"{results.processor()}. Taken on {modules.plots.day(results.date)}."
+    assert page.index(mine) < page.index("1.6 times a plain multiplication") < page.index(stored)
+    sentence = (
+        "Dropout of 262,144 float32 elements takes 0.25 ns an element, 1.6 times a plain multiplication"
+    )
+    assert sentence in page
+    assert "65,536 elements, 2 threads: how many times as long as fastdrop each takes" in page
+    assert "on a logarithmic scale (at commit fedcba98, 24 November 2026)." in page
+    assert re.findall(r">([\d.]+x)<", page) == ["0.8x", "100x", "1x"]
+    rows = re.findall('<tr><td><a href="(.*?)">(.*?)</a></td>(.*?)</tr>', page)
+    assert [(link, name, re.findall("<td>(.*?)</td>", cells)) for link, name, cells in rows] == [
+        (f"history/index.html#{name}.time_forward", name, cells)
+        for name, cells in (
+            ("functions.dropout", ["2", "0.25", "0.5", "1.6", "01234567, 2026-11-26"]),
+            ("layers.Dropout", ["2", "0.25", "", "", "01234567, 2026-11-26"]),
+        )
+    ]
+
+
+def test_front_page_says_where_this_machine_has_no_figures(modules, results):
+    page = modules.front_page.page(results, None)
+    assert "asv has no figures of this machine" in page
+    assert page.index("On this machine") < page.index("no figures") < page.index("Stored figures")
+
+
+def test_a_page_of_few_benchmarks_shows_those(modules, results, here):
+    """ONLY may have chosen any, and a machine may lack any peer."""
+    for left in (["layers.Dropout.time_forward"], ["process.Import.timeraw_import"]):
+        page = modules.front_page.page(results, here._replace(taken={n: here.taken[n] for n in left}))
+        assert ("<details>" in page) == (left == ["layers.Dropout.time_forward"])
+        assert "None" not in page
+
+
+def stored_result(folder, machine, commit, date, results):
+    """A file as asv stores it, with results whose grid is one size."""
+    columns = ["result", "params", "version", "started_at", "duration"]
+    lists = [["1024"], ["0.5"], ["1"], ["'float32'"]]
+    params = {"machine": machine, "cpu": "one", "num_cpu": "2", "python": "3.11"}
+    about = {"params": params, "requirements": {}, "env_vars": {}, "python": "3.11", "env_name": "env"}
+    rows = {name: [value, lists, "1", 1795697601000 + date, 1.0] for name, value in results.items()}
+    found = about | {"commit_hash": commit, "date": date, "result_columns": columns, "results": rows}
+    (folder / machine).mkdir(parents=True, exist_ok=True)
+    (folder / machine / "machine.json").write_text(json.dumps({"machine": machine, "version": 1}))
+    path = folder / machine / f"{commit}-env.json"
+    path.write_text(json.dumps(found | {"durations": {}, "version": 2}))
+
+
+def test_figures_of_this_machine_are_each_of_the_newest_commit_that_has_it(modules, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    read = modules.here.Here.read
+    name, forward = platform.node(), "functions.dropout.time_forward"
+    results = tmp_path / "results"
+    stored_result(results, name, "aaaa", 1, {forward: [1e-6]})
+    assert read(results) is None  # asv knows no machine yet
+    (tmp_path / ".asv-machine.json").write_text(json.dumps({"version": 1, name: {"machine": name}}))
+    assert read(tmp_path / "nowhere") is None
+    assert read(results).taken[forward].commit == "aaaa"
+    nan = float("nan")
+    mixed = {forward: [2e-6], "functions.failed.time_forward": [None], "layers.skipped.time_forward": [nan]}
+    stored_result(results, name, "bbbb", 3, mixed)
+    stored_result(results, name, "cccc", 4, {forward: None})  # could not be built
+    stored_result(results, name, "eeee", 2, {forward: [3e-6], "functions.failed.time_forward": [5e-6]})
+    stored_result(results, f"not-{name}", "dddd", 5, {forward: [4e-6]})
+    point = (1024, 0.5, 1, "float32")
+    assert read(results).taken == {
+        forward: ("2026-11-26", "bbbb", {point: 2e-6}),
+        "functions.failed.time_forward": ("2026-11-26", "eeee", {point: 5e-6}),
+    }
+    assert read(results).cases() == ["functions.dropout", "functions.failed"]
+
+
+def test_front_page_needs_nothing_from_elsewhere(modules, results, here):
+    page = modules.front_page.page(results, here)
     assert not re.findall(r'(?:src|href)="(?!history/|data:,)|url\(|@import', page)
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 6
     assert "prefers-color-scheme: dark" in page
     assert "width=device-width" in page
     assert "$" not in page
@@ -228,7 +336,9 @@ def site(modules, browser, tmp_path_factory):
     """The address of a site published from three commits of a repository made here."""
     folder = tmp_path_factory.mktemp("published")
     publish(folder)
-    modules.front_page.main([str(folder / "site")])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(folder))  # where asv said what this machine is
+        modules.front_page.main([str(folder / "site"), "--results", str(folder / "results")])
     handler = partial(Quiet, directory=folder / "site")
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -302,6 +412,26 @@ def test_browser_shows_the_front_page(browser, site, results):
         const at = text.getBoundingClientRect();
         return at.left < frame.left - 1 || at.right > frame.right + 1; }).map(text => text.textContent); })"""
     assert browser.execute_script(outside) == []
+    assert errors(browser) == []
+
+
+def test_browser_shows_this_machine_first(browser, site):
+    """What asv has just measured, with machine and day, and a link from each row to its graph."""
+    browser.set_window_size(390, 844)
+    browser.get(f"{site}/index.html")
+    shown = browser.execute_script("return document.body.innerText")
+    today = datetime.datetime.now(datetime.UTC).strftime("%-d %B %Y")
+    head = browser.find_element("css selector", ".taken").text
+    assert head.startswith(f"{platform.node()}: ")
+    assert f"Taken on {today}, Python" in head
+    assert shown.index("On this machine") < shown.index(head) < shown.index("Stored figures")
+    browser.find_element("css selector", "summary").click()
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    rows = [row.text for row in browser.find_elements("css selector", "details td a")]
+    assert rows == ["functions.dropout", "layers.Dropout"]
+    assert float(browser.find_element("css selector", "details td:nth-child(2)").text) > 0
+    browser.find_element("css selector", "details td a").click()
+    assert wait_for(browser, "return document.querySelector('#main-graph canvas') !== null")
     assert errors(browser) == []
 
 

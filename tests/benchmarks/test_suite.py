@@ -113,6 +113,13 @@ def test_tracked_numbers_have_units(suite):
     assert units == {"times np.multiply", "bytes/element", "of the peer's time"}
 
 
+def test_list_of_names_has_every_benchmark(suite):
+    command = [sys.executable, str(FOLDER / "names.py")]
+    environment = os.environ | {"PYTHONPATH": str(FOLDER.parent)}
+    printed = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
+    assert printed.split() == sorted(benchmark.name for benchmark, _ in suite)
+
+
 def test_a_slow_peer_makes_a_small_share(suite, monkeypatch):
     point = "np.copyto", 1 << 10, 0.5, 1
     before = sys.modules["suite.peers"].Dropout().track_share(*point)

@@ -1,6 +1,7 @@
 """The files that people and services look for in a project agree with each other."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -55,6 +56,41 @@ def test_the_hooks_are_those_of_make_check():
     assert len(expected) >= 3
     assert set(expected) <= set(entries)
     assert all(entry.startswith(".venv/bin/") for entry in entries)
+
+
+def targets():
+    """The names of the Makefile's targets."""
+    return set(re.findall(r"^([\w-]+):", read("Makefile"), re.MULTILINE))
+
+
+def test_ci_makes_targets_that_exist():
+    made = re.findall(r"^\s*(?:if )?(?:\w+=\S+ )*make (?:--\S+ )*([\w-]+)", read(".ci/run"), re.MULTILINE)
+    assert {"demo", "test-all", "docs", "cuda-check"} <= set(made) <= targets()
+
+
+@pytest.mark.parametrize("script", [".ci/run", ".ci/pythons"])
+def test_scripts_of_ci_are_read_by_bash(script):
+    assert subprocess.run(["bash", "-n", ROOT / script], capture_output=True, text=True).stderr == ""
+
+
+def test_every_target_has_a_recipe_and_none_is_a_file():
+    """`make --dry-run` reads each; a file of a target's name would make it do nothing."""
+    phony = set(re.search(r"^\.PHONY: ((?:.*\\\n)*.*)", read("Makefile"), re.MULTILINE)[1].split()) - {"\\"}
+    assert phony == targets()
+    for target in sorted(phony):
+        done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_make_clean_clears_what_git_ignores():
+    """All but what hypothesis keeps, and what Python leaves beside any program."""
+    recipe = subprocess.run(["make", "--dry-run", "clean"], cwd=ROOT, capture_output=True, text=True).stdout
+    cleared = set(recipe.split())
+    ignored = {line.strip("/") for line in read(".gitignore").split()}
+    kept = {"__pycache__", "*.egg-info", ".hypothesis"}
+    assert kept < ignored
+    ignored = ignored - kept - {".venv*"} | {".venv", ".venv-cuda"}
+    assert ignored - cleared == set()
 
 
 def test_ci_builds_the_manual_that_it_tests():
