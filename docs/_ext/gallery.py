@@ -57,6 +57,7 @@ TITLES = {
     "concrete_rate": "Rates that are learned",
     "uncertainty": "How sure a network is: Monte Carlo dropout",
     "char_rnn": "Masks and zoneout in a character LSTM",
+    "char_transformer": "A character transformer in NumPy",
     "data_parallel": "Several processes train as one",
     "pipeline": "A data set augmented by several processes",
     "pipeline_dask": "The same on dask's cluster, and in xarray",
@@ -76,6 +77,7 @@ PLOTS = {
     "fused_network": Plot("of passes: ms", "Milliseconds of a step that the passes take"),
     "uncertainty": Plot("in the gap", "Log-likelihood of a point in the gap; higher is better"),
     "char_rnn": Plot("best held-out", "Bits per character on held-out text; lower is better"),
+    "char_transformer": Plot("best held-out", "Bits per character on held-out text; lower is better"),
 }
 MACHINE_ONLY = "It checks its own results and says what it found; it has no stored record."
 

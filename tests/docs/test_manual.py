@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ GENERATED = (DOCS / "gallery" / "pages", DOCS / "reference" / "api")
 PAGES = [ROOT / "README.md", *(p for p in sorted(DOCS.rglob("*.md")) if p.parent not in GENERATED)]
 MODULES = ("fastdrop", *(f"fastdrop.{n}" for n in ("moments", "schedules", "torch", "autograd", "dask")))
 MEGABYTES = 30
+CODE_WIDTH = 86  # characters that a page shows of a line on a desktop; a wider one would have to be scrolled
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Installed where the manual's own tests run, but not wherever fastdrop is tested.
 sphinx_is_there = importlib.util.find_spec("pydata_sphinx_theme") is not None
@@ -148,6 +150,12 @@ def test_every_public_name_has_a_page_with_an_example(built, pages):
         assert (built / "reference" / "api" / kind).exists()
 
 
+def test_every_example_has_a_page(built):
+    programs = {path.stem for path in (ROOT / "examples").glob("*.py") if "__main__" in path.read_text()}
+    pages = {path.stem for path in (built / "gallery" / "pages").glob("*.html")}
+    assert pages == programs - {"results"} | {"photograph"}
+
+
 def test_file_names_differ_also_where_case_does_not_count(pages):
     names = [str(path).lower() for path in pages]
     assert len(names) == len(set(names))
@@ -167,6 +175,13 @@ def test_every_block_of_code_is_run_or_is_a_command_that_exists(page):
             assert language == "sh", f"{language}: only python and sh can be tested"
             for line in code.splitlines():
                 assert_command_exists(line.partition(" #")[0].strip())
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_code_of_pages_is_seen_without_scrolling(page):
+    blocks = FENCE.findall(page.read_text(encoding="utf-8"))
+    commands = [line for _, code in blocks for line in code.splitlines() if line[:4] in (">>> ", "... ")]
+    assert [line for line in commands if len(line) > CODE_WIDTH] == []
 
 
 def assert_command_exists(line):
@@ -213,9 +228,32 @@ def pieces(heading):
     return [p.strip(" ,;") for p in re.split(r"\.\.\.|\(a warning\)|:", heading) if len(p.split()) > 2]
 
 
-def test_messages_name_pages_that_exist():
-    named = {name for text in messages() for name in re.findall(r"[\w/]+\.md\b", text)}
-    assert [name for name in named if not (ROOT / name).exists()] == []
+def named_in_vain(texts):
+    """The pages and the public names that texts name and that there aren't."""
+    pages = {name for text in texts for name in re.findall(r"[\w/]+\.(?:md|html)\b", text)}
+    names = {name for text in texts for name in re.findall(r"\bfastdrop(?:\.[A-Za-z]\w*)+", text)}
+    assert len(names) > 30  # so they are found at all
+    return sorted(page for page in pages if not (ROOT / page).exists()) + sorted(
+        name for name in names - pages if not leads_to_something(name)
+    )
+
+
+def leads_to_something(name):
+    try:
+        return pkgutil.resolve_name(name) is not None
+    except (AttributeError, ModuleNotFoundError):
+        return False
+
+
+def test_messages_name_pages_and_names_that_exist():
+    pytest.importorskip("torch")
+    assert named_in_vain(messages()) == []
+    wrong = ["see docs/guide/nowhere.md", "use fastdrop.torch.dropuot(x)", "use fastdrop.Key.spilt"]
+    assert named_in_vain([*messages(), *wrong]) == [
+        "docs/guide/nowhere.md",
+        "fastdrop.Key.spilt",
+        "fastdrop.torch.dropuot",
+    ]
 
 
 def test_readme_is_short_and_begins_with_a_result():
