@@ -26,7 +26,7 @@ GENERATED = (DOCS / "gallery" / "pages", DOCS / "reference" / "api")
 PAGES = [ROOT / "README.md", *(p for p in sorted(DOCS.rglob("*.md")) if p.parent not in GENERATED)]
 MODULES = ("fastdrop", *(f"fastdrop.{n}" for n in ("moments", "schedules", "torch", "autograd", "dask")))
 MEGABYTES = 30
-CODE_WIDTH = 86  # characters that a page shows of a line on a desktop; a wider one would have to be scrolled
+CODE_WIDTH = 86  # characters of a line that a page shows in a wide window, without scrolling
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Installed where the manual's own tests run, but not wherever fastdrop is tested.
 sphinx_is_there = importlib.util.find_spec("pydata_sphinx_theme") is not None
@@ -178,7 +178,7 @@ def test_every_block_of_code_is_run_or_is_a_command_that_exists(page):
 
 
 @pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_code_of_pages_is_seen_without_scrolling(page):
+def test_code_of_pages_fits_a_wide_window(page):
     blocks = FENCE.findall(page.read_text(encoding="utf-8"))
     commands = [line for _, code in blocks for line in code.splitlines() if line[:4] in (">>> ", "... ")]
     assert [line for line in commands if len(line) > CODE_WIDTH] == []
