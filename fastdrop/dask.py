@@ -6,8 +6,9 @@ values of an array p only then are checked. Blocks are done in one thread each, 
 (`fastdrop.dropout` takes a dask array too, but as NumPy does: it computes all of it.)
 
 An array p belongs to the whole array: a NumPy array, or a dask array with any chunks, as a bias or a residual
-may be. `drop_block` isn't here, since its scale needs the whole mask. The extra ``dask`` installs what is
-needed.
+may be. With `rows` each block gets the numbers of its own rows. Blocks are whole rows then, so that what
+comes back has one chunk along every axis but the first. `drop_block` isn't here, since its scale needs the
+whole mask. The extra ``dask`` installs what is needed.
 
 Sums over several blocks, which are gradients of what blocks share (a bias, weights, a logit), are made in
 float64, block by block: they are NumPy's to rounding. So are the products of `drop_connect`.
@@ -30,15 +31,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from inspect import signature
 from types import MappingProxyType
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 import fastdrop as fd
 from fastdrop._arrays.hints import checked_dtype, checked_shape
+from fastdrop._arrays.listed import starts_of_rows
 from fastdrop._arrays.numbers import Rate, check_broadcast
-from fastdrop._arrays.plan import Axes, axes_in, integers_in
+from fastdrop._arrays.plan import Axes, axes_in, integers_in, reduced, where
 from fastdrop._backends import alone
 from fastdrop._extras import missing
 from fastdrop._noises._described import described_by
@@ -52,11 +54,13 @@ except ModuleNotFoundError as error:
     raise missing(__name__, error) from None
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
+Rows: TypeAlias = ArrayLike | da.Array | None  # integers
 
 _described_by = partial(
     described_by,
     words={
         "float or ndarray\n": "float, ndarray or dask array\n",
+        "array_like of int, optional": "ndarray or dask array of int, optional",
         "array_like": "dask array",
         "ndarray\n": "dask array\n",
         "ndarray of": "dask array of",
@@ -65,13 +69,24 @@ _described_by = partial(
 
 
 @_described_by(fd.dropout)
-def dropout(x: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()) -> da.Array:
+def dropout(
+    x: da.Array,
+    p: Rate | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    rows: Rows = None,
+) -> da.Array:
     """Return x with each element dropped with probability p and the others scaled by 1/(1 - p).
 
     Parameters
     ----------
     x : dask array, any shape
         With known chunks, of a dtype that `fastdrop.dropout` takes.
+    rows : ndarray or dask array of int, optional
+        The number of each row of x, shape ``x.shape[:1]``, as in `fastdrop.dropout`: a mask belongs to a
+        sample, whatever the chunks and the order. Blocks are whole rows then: x's chunks are kept along the
+        first axis alone. The numbers of a dask array are checked when they are computed.
 
     Returns
     -------
@@ -91,14 +106,25 @@ def dropout(x: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, shared
     >>> fd.dask.dropout(da.ones((2, 4, 3), chunks=2), 0.5, fd.Key(42), shared_axes=1)[:, 0].compute()
     array([[0., 0., 2.],
            [2., 2., 2.]])
+
+    Samples 3, 0 and 3 of a data set:
+
+    >>> y = fd.dask.dropout(da.ones((3, 4), chunks=2), 0.5, fd.Key(42), rows=[3, 0, 3])
+    >>> y.chunks, bool((y[0] == y[2]).all())
+    (((2, 1), (4,)), True)
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.dropout, x, rates={"p": p}, options=options)
+    return _lazily(fd.dropout, x, rates={"p": p}, options=options, rows=rows)
 
 
 @_described_by(fd.dropout_backward)
 def dropout_backward(
-    g: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()
+    g: da.Array,
+    p: Rate | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    rows: Rows = None,
 ) -> da.Array:
     """Return the gradient of `dropout`: the same function of g, whatever its chunks.
 
@@ -109,7 +135,7 @@ def dropout_backward(
     array([0., 0., 2., 2.])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.dropout_backward, g, rates={"p": p}, options=options)
+    return _lazily(fd.dropout_backward, g, rates={"p": p}, options=options, rows=rows)
 
 
 @_described_by(fd.keep_mask)
@@ -120,6 +146,7 @@ def keep_mask(
     *,
     shared_axes: Axes = (),
     chunks: Any = "auto",
+    rows: Rows = None,
 ) -> da.Array:
     """Return the mask that `dropout` applies: True where an element is kept.
 
@@ -140,12 +167,17 @@ def keep_mask(
     """
     whole = _empty(shape, chunks, np.bool_)
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(_mask, whole, "keep_mask", rates={"p": p}, options=options)
+    return _lazily(_mask, whole, "keep_mask", rates={"p": p}, options=options, rows=rows)
 
 
 @_described_by(fd.gaussian_dropout)
 def gaussian_dropout(
-    x: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()
+    x: da.Array,
+    p: Rate | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    rows: Rows = None,
 ) -> da.Array:
     """Return x times noise of mean 1 and variance p / (1 - p), bit for bit on one kind of machine.
 
@@ -156,12 +188,17 @@ def gaussian_dropout(
     array([ 1.975,  1.617, -0.197,  1.562])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.gaussian_dropout, x, rates={"p": p}, options=options)
+    return _lazily(fd.gaussian_dropout, x, rates={"p": p}, options=options, rows=rows)
 
 
 @_described_by(fd.gaussian_dropout_backward)
 def gaussian_dropout_backward(
-    g: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()
+    g: da.Array,
+    p: Rate | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    rows: Rows = None,
 ) -> da.Array:
     """Return the gradient of `gaussian_dropout`: the same function of g.
 
@@ -172,12 +209,17 @@ def gaussian_dropout_backward(
     array([1.975, 1.617])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.gaussian_dropout_backward, g, rates={"p": p}, options=options)
+    return _lazily(fd.gaussian_dropout_backward, g, rates={"p": p}, options=options, rows=rows)
 
 
 @_described_by(fd.gaussian_noise)
 def gaussian_noise(
-    x: da.Array, std: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()
+    x: da.Array,
+    std: Rate | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    rows: Rows = None,
 ) -> da.Array:
     """Return x plus normal noise of mean 0.
 
@@ -188,12 +230,17 @@ def gaussian_noise(
     array([ 0.098,  0.062, -0.12 ,  0.056])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.gaussian_noise, x, rates={"std": std}, options=options)
+    return _lazily(fd.gaussian_noise, x, rates={"std": std}, options=options, rows=rows)
 
 
 @_described_by(fd.gaussian_noise_backward)
 def gaussian_noise_backward(
-    g: da.Array, std: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()
+    g: da.Array,
+    std: Rate | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    rows: Rows = None,
 ) -> da.Array:
     """Return the gradient of `gaussian_noise` with respect to its input: g itself.
 
@@ -204,7 +251,7 @@ def gaussian_noise_backward(
     >>> fd.dask.gaussian_noise_backward(g, 0.1, fd.Key(42)) is g
     True
     """
-    return _known(g, "g")
+    return _known(g, "g")  # whatever its rows are
 
 
 @_described_by(fd.normal)
@@ -215,6 +262,7 @@ def normal(
     dtype: DTypeLike = np.float64,
     shared_axes: Axes = (),
     chunks: Any = "auto",
+    rows: Rows = None,
 ) -> da.Array:
     """Return the standard normals that Gaussian noise is made of.
 
@@ -231,12 +279,16 @@ def normal(
     """
     whole = _empty(shape, chunks, dtype)
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(_normals, whole, "normal", options=options)
+    return _lazily(_normals, whole, "normal", options=options, rows=rows)
 
 
 @_described_by(fd.local_reparameterization)
 def local_reparameterization(
-    mean: da.Array, variance: ArrayLike | da.Array, key: Key | SupportsIndex
+    mean: da.Array,
+    variance: ArrayLike | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    rows: Rows = None,
 ) -> da.Array:
     """Return normals of given means and variances: what a layer with Gaussian weights puts out.
 
@@ -252,12 +304,18 @@ def local_reparameterization(
     >>> fd.dask.local_reparameterization(mean, variance, fd.Key(42)).compute().round(3)
     array([ 0.   ,  0.617, -2.393])
     """
-    return _lazily(fd.local_reparameterization, mean, rates={"variance": variance}, options={"key": key})
+    return _lazily(
+        fd.local_reparameterization, mean, rates={"variance": variance}, options={"key": key}, rows=rows
+    )
 
 
 @_described_by(fd.local_reparameterization_backward)
 def local_reparameterization_backward(
-    g: da.Array, variance: ArrayLike | da.Array, key: Key | SupportsIndex
+    g: da.Array,
+    variance: ArrayLike | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    rows: Rows = None,
 ) -> tuple[da.Array, da.Array]:
     """Return the gradients of `local_reparameterization` with respect to means and variances.
 
@@ -270,13 +328,20 @@ def local_reparameterization_backward(
     array([ 0.244,  0.154, -0.299])
     """
     parts = _lazily(
-        fd.local_reparameterization_backward, g, rates={"variance": variance}, options={"key": key}
+        fd.local_reparameterization_backward, g, rates={"variance": variance}, options={"key": key}, rows=rows
     )
     return g, _part(parts, 1)
 
 
 @_described_by(fd.alpha_dropout)
-def alpha_dropout(x: da.Array, p: float, key: Key | SupportsIndex, *, shared_axes: Axes = ()) -> da.Array:
+def alpha_dropout(
+    x: da.Array,
+    p: float,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    rows: Rows = None,
+) -> da.Array:
     """Return x with elements set to SELU's limit, then scaled and shifted to keep its moments.
 
     Examples
@@ -286,12 +351,17 @@ def alpha_dropout(x: da.Array, p: float, key: Key | SupportsIndex, *, shared_axe
     array([-0.7792, -0.7792,  0.7792,  0.7792])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.alpha_dropout, x, options=options | {"p": p})
+    return _lazily(fd.alpha_dropout, x, options=options | {"p": p}, rows=rows)
 
 
 @_described_by(fd.alpha_dropout_backward)
 def alpha_dropout_backward(
-    g: da.Array, p: float, key: Key | SupportsIndex, *, shared_axes: Axes = ()
+    g: da.Array,
+    p: float,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    rows: Rows = None,
 ) -> da.Array:
     """Return the gradient of `alpha_dropout` with respect to its input.
 
@@ -302,7 +372,7 @@ def alpha_dropout_backward(
     array([0.    , 0.    , 0.8864, 0.8864])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.alpha_dropout_backward, g, options=options | {"p": p})
+    return _lazily(fd.alpha_dropout_backward, g, options=options | {"p": p}, rows=rows)
 
 
 @_described_by(fd.concrete_dropout)
@@ -313,6 +383,7 @@ def concrete_dropout(
     *,
     temperature: float = 0.1,
     shared_axes: Axes = (),
+    rows: Rows = None,
 ) -> da.Array:
     """Return x times a relaxed dropout mask, which has a gradient with respect to its rate.
 
@@ -323,7 +394,7 @@ def concrete_dropout(
     array([0.013, 0.   , 0.   , 0.   , 1.949, 1.851])
     """
     options = {"logit": logit, "key": key, "temperature": temperature, "shared_axes": shared_axes}
-    return _lazily(fd.concrete_dropout, x, options=options)
+    return _lazily(fd.concrete_dropout, x, options=options, rows=rows)
 
 
 @_described_by(fd.concrete_dropout_backward)
@@ -335,6 +406,7 @@ def concrete_dropout_backward(
     *,
     temperature: float = 0.1,
     shared_axes: Axes = (),
+    rows: Rows = None,
 ) -> tuple[da.Array, da.Array]:
     """Return the gradients of `concrete_dropout` with respect to x and to the logit.
 
@@ -354,13 +426,18 @@ def concrete_dropout_backward(
     (array([0.013, 0.   , 0.   , 0.   , 1.949, 1.851]), -0.096)
     """
     options = {"logit": logit, "key": key, "temperature": temperature, "shared_axes": shared_axes}
-    parts = _lazily(fd.concrete_dropout_backward, g, like={"x": x}, options=options)
+    parts = _lazily(fd.concrete_dropout_backward, g, like={"x": x}, options=options, rows=rows)
     return _part(parts, 0), _total(parts, 1, ())
 
 
 @_described_by(fd.information_dropout)
 def information_dropout(
-    x: da.Array, alpha: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()
+    x: da.Array,
+    alpha: Rate | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    rows: Rows = None,
 ) -> da.Array:
     """Return x times noise whose logarithm is normal, with mean 0 and standard deviation alpha.
 
@@ -371,7 +448,7 @@ def information_dropout(
     array([1.629, 1.361, 0.55 , 1.324])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.information_dropout, x, rates={"alpha": alpha}, options=options)
+    return _lazily(fd.information_dropout, x, rates={"alpha": alpha}, options=options, rows=rows)
 
 
 @_described_by(fd.information_dropout_backward)
@@ -382,6 +459,7 @@ def information_dropout_backward(
     key: Key | SupportsIndex,
     *,
     shared_axes: Axes = (),
+    rows: Rows = None,
 ) -> tuple[da.Array, da.Array]:
     """Return the gradients of `information_dropout` with respect to x and to alpha.
 
@@ -402,7 +480,7 @@ def information_dropout_backward(
     """
     options = {"key": key, "shared_axes": shared_axes}
     call, rates = fd.information_dropout_backward, {"alpha": alpha}
-    parts = _lazily(call, g, rates=rates, like={"x": x}, options=options)
+    parts = _lazily(call, g, rates=rates, like={"x": x}, options=options, rows=rows)
     several: Any = alpha if _chunked(alpha) else None
     return _part(parts, 0), _total(parts, 1, ()) if several is None else _totals(parts, 1, several.shape)
 
@@ -416,6 +494,7 @@ def standout_dropout(
     alpha: float = 1.0,
     beta: float = 0.0,
     inverted: bool = False,
+    rows: Rows = None,
 ) -> da.Array:
     """Return h with each element kept with a probability that its pre-activation tells.
 
@@ -427,7 +506,7 @@ def standout_dropout(
     array([0., 0., 1., 1., 1., 1.])
     """
     options = {"key": key, "alpha": alpha, "beta": beta, "inverted": inverted}
-    return _lazily(fd.standout_dropout, h, like={"a": a}, options=options)
+    return _lazily(fd.standout_dropout, h, like={"a": a}, options=options, rows=rows)
 
 
 @_described_by(fd.standout_dropout_backward)
@@ -439,6 +518,7 @@ def standout_dropout_backward(
     alpha: float = 1.0,
     beta: float = 0.0,
     inverted: bool = False,
+    rows: Rows = None,
 ) -> da.Array:
     """Return the gradient of `standout_dropout` with respect to h.
 
@@ -449,7 +529,7 @@ def standout_dropout_backward(
     array([0., 0., 1., 1.])
     """
     options = {"key": key, "alpha": alpha, "beta": beta, "inverted": inverted}
-    return _lazily(fd.standout_dropout_backward, g, like={"a": a}, options=options)
+    return _lazily(fd.standout_dropout_backward, g, like={"a": a}, options=options, rows=rows)
 
 
 @_described_by(fd.drop_path)
@@ -460,6 +540,7 @@ def drop_path(
     *,
     mode: str = "row",
     scale_by_keep: bool = True,
+    rows: Rows = None,
 ) -> da.Array:
     """Return x with whole samples dropped: stochastic depth of a residual branch.
 
@@ -472,16 +553,22 @@ def drop_path(
            [0., 0.],
            [2., 2.]])
     """
-    return _by_path("drop_path", x, p, key, mode, scale_by_keep)
+    return _by_path("drop_path", x, p, key, mode, scale_by_keep, rows)
 
 
 def _by_path(
-    name: str, x: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, mode: str, scale_by_keep: bool
+    name: str,
+    x: da.Array,
+    p: Rate | da.Array,
+    key: Key | SupportsIndex,
+    mode: str,
+    scale_by_keep: bool,
+    rows: Rows,
 ) -> da.Array:
     """Return x, or a gradient, with whole samples dropped."""
     options = {"key": key, "shared_axes": path_axes(np.ndim(x), mode)}
     function = fd.dropout if scale_by_keep else unscaled_dropout
-    return _lazily(function, x, name, rates={"p": p}, options=options)
+    return _lazily(function, x, name, rates={"p": p}, options=options, rows=rows)
 
 
 @_described_by(fd.drop_path_backward)
@@ -492,6 +579,7 @@ def drop_path_backward(
     *,
     mode: str = "row",
     scale_by_keep: bool = True,
+    rows: Rows = None,
 ) -> da.Array:
     """Return the gradient of `drop_path`: the same function of g.
 
@@ -501,7 +589,7 @@ def drop_path_backward(
     >>> fd.dask.drop_path_backward(da.ones((4, 1), chunks=1), 0.5, fd.Key(7)).compute().ravel()
     array([0., 2., 0., 2.])
     """
-    return _by_path("drop_path_backward", g, p, key, mode, scale_by_keep)
+    return _by_path("drop_path_backward", g, p, key, mode, scale_by_keep, rows)
 
 
 @_described_by(fd.zoneout)
@@ -512,6 +600,7 @@ def zoneout(
     key: Key | SupportsIndex,
     *,
     shared_axes: Axes = (),
+    rows: Rows = None,
 ) -> da.Array:
     """Return new with each element replaced, with probability p, by that of previous.
 
@@ -523,12 +612,17 @@ def zoneout(
     array([-1., -2.,  3.,  4.,  5.,  6.])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.zoneout, new, rates={"p": p}, like={"previous": previous}, options=options)
+    return _lazily(fd.zoneout, new, rates={"p": p}, like={"previous": previous}, options=options, rows=rows)
 
 
 @_described_by(fd.zoneout_backward)
 def zoneout_backward(
-    g: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()
+    g: da.Array,
+    p: Rate | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    rows: Rows = None,
 ) -> tuple[da.Array, da.Array]:
     """Return the gradients of `zoneout` with respect to new and to previous.
 
@@ -539,7 +633,7 @@ def zoneout_backward(
     (array([0., 0., 3., 4., 5., 6.]), array([1., 2., 0., 0., 0., 0.]))
     """
     options = {"key": key, "shared_axes": shared_axes}
-    parts = _lazily(fd.zoneout_backward, g, rates={"p": p}, options=options)
+    parts = _lazily(fd.zoneout_backward, g, rates={"p": p}, options=options, rows=rows)
     return _part(parts, 0), _part(parts, 1)
 
 
@@ -551,6 +645,7 @@ def dropout_add(
     key: Key | SupportsIndex,
     *,
     shared_axes: Axes = (),
+    rows: Rows = None,
 ) -> da.Array:
     """Return residual + dropout(x), block by block in one pass.
 
@@ -561,12 +656,17 @@ def dropout_add(
     array([0., 1., 4., 5., 6., 7.])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.dropout_add, x, rates={"p": p}, like={"residual": residual}, options=options)
+    return _lazily(fd.dropout_add, x, rates={"p": p}, like={"residual": residual}, options=options, rows=rows)
 
 
 @_described_by(fd.dropout_add_backward)
 def dropout_add_backward(
-    g: da.Array, p: Rate | da.Array, key: Key | SupportsIndex, *, shared_axes: Axes = ()
+    g: da.Array,
+    p: Rate | da.Array,
+    key: Key | SupportsIndex,
+    *,
+    shared_axes: Axes = (),
+    rows: Rows = None,
 ) -> tuple[da.Array, da.Array]:
     """Return the gradients of `dropout_add`: that of `dropout`, and g itself.
 
@@ -577,7 +677,9 @@ def dropout_add_backward(
     (array([0., 0., 2., 2.]), array([1., 1., 1., 1.]))
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.dropout_backward, g, "dropout_add_backward", rates={"p": p}, options=options), g
+    return _lazily(
+        fd.dropout_backward, g, "dropout_add_backward", rates={"p": p}, options=options, rows=rows
+    ), g
 
 
 @_described_by(fd.bias_act_dropout)
@@ -590,6 +692,7 @@ def bias_act_dropout(
     activation: str = "relu",
     residual: NDArray[Any] | da.Array | None = None,
     shared_axes: Axes = (),
+    rows: Rows = None,
 ) -> da.Array:
     """Return dropout of an activation of x + bias, plus a residual, block by block in one pass.
 
@@ -608,6 +711,7 @@ def bias_act_dropout(
         like={"residual": residual},
         last={"bias": bias},
         options=options,
+        rows=rows,
     )
 
 
@@ -621,6 +725,7 @@ def bias_act_dropout_backward(
     *,
     activation: str = "relu",
     shared_axes: Axes = (),
+    rows: Rows = None,
 ) -> tuple[da.Array, da.Array | None]:
     """Return the gradients of `bias_act_dropout` with respect to x and to the bias.
 
@@ -648,6 +753,7 @@ def bias_act_dropout_backward(
         like={"x": x},
         last={"bias": bias},
         options={"key": key, "activation": activation, "shared_axes": shared_axes},
+        rows=rows,
     )
     if bias is None:
         return dx, None
@@ -662,6 +768,7 @@ def token_dropout(
     *,
     replacement: SupportsIndex,
     protected: Iterable[SupportsIndex] = (),
+    rows: Rows = None,
 ) -> da.Array:
     """Return tokens with each replaced, with probability p, by another, such as that of an unknown word.
 
@@ -674,7 +781,7 @@ def token_dropout(
     """
     words = tuple(protected) if isinstance(protected, Iterable) else protected
     options = {"key": key, "replacement": replacement, "protected": words}
-    return _lazily(fd.token_dropout, tokens, rates={"p": p}, options=options)
+    return _lazily(fd.token_dropout, tokens, rates={"p": p}, options=options, rows=rows)
 
 
 @_described_by(fd.embedding_dropout)
@@ -771,6 +878,7 @@ def drop_connect(
     *,
     bias: NDArray[Any] | da.Array | None = None,
     per_example: bool = True,
+    rows: Rows = None,
 ) -> da.Array:
     """Return ``x @ weight + bias`` with each weight and bias dropped with probability p, for each example.
 
@@ -794,7 +902,7 @@ def drop_connect(
     options = {"p": p, "key": key, "per_example": per_example}
     _check_dense(arrays, options)
     alike = {"dtype": arrays["x"].dtype, "meta": arrays["x"]._meta}
-    return _by_rows(fd.drop_connect, "drop_connect", ("row", "output"), arrays, options, **alike)
+    return _by_rows(fd.drop_connect, "drop_connect", ("row", "output"), arrays, options, rows, **alike)
 
 
 @_described_by(fd.drop_connect_backward)
@@ -807,6 +915,7 @@ def drop_connect_backward(
     *,
     bias: bool = False,
     per_example: bool = True,
+    rows: Rows = None,
 ) -> tuple[da.Array, da.Array, da.Array | None]:
     """Return the gradients of `drop_connect` with respect to x, the weights and the bias.
 
@@ -833,7 +942,7 @@ def drop_connect_backward(
     arrays, options = {"g": g.rechunk({1: -1}), **arrays}, options | {"bias": bias}
     alike = {"dtype": g.dtype, "meta": g._meta}
     name, axes = "drop_connect_backward", ("row", "feature")
-    parts = _by_rows(fd.drop_connect_backward, name, axes, arrays, options, **alike)
+    parts = _by_rows(fd.drop_connect_backward, name, axes, arrays, options, rows, **alike)
     dbias = _total(parts, 2, (outputs,)).astype(g.dtype) if bias else None
     return _part(parts, 0), _total(parts, 1, (features, outputs)).astype(g.dtype), dbias
 
@@ -877,17 +986,24 @@ def _lazily(
     like: Mapping[str, Any] = _NONE,
     last: Mapping[str, Any] = _NONE,
     options: Mapping[str, Any] = _NONE,
+    rows: Rows = None,
 ) -> da.Array:
     """The function's results for all blocks of x; what can be checked without them is checked now.
 
     Other arguments go by their names in the function: numbers, or arrays of them, that broadcast to the
-    mask; arrays of x's shape; arrays of its last axis; and what is the same for all blocks.
+    mask; arrays of x's shape; arrays of its last axis; and what is the same for all blocks. With rows the
+    blocks are whole rows.
     """
     x = _known(x, next(iter(signature(call).parameters)))
+    listed = {}
+    if rows is not None:
+        numbers = _numbers(rows, x.shape, x.chunks, options.get("shared_axes", ()))
+        listed["rows"] = numbers[(..., *(None,) * (x.ndim - 1))]  # as dask aligns the axes of blocks
+        x = x.rechunk(dict.fromkeys(range(1, x.ndim), -1))
     of_rates = {n: _aligned(n, a, x, options.get("shared_axes", ())) for n, a in rates.items() if _chunked(a)}
     beside = {n: _beside(n, a, x, 0) for n, a in like.items() if a is not None}
     beside |= {n: _beside(n, a, x, max(x.ndim - 1, 0)) for n, a in last.items() if a is not None}
-    blocks = of_rates | beside
+    blocks = of_rates | beside | listed
     given = {n: a for n, a in (*rates.items(), *like.items(), *last.items()) if n not in blocks}
     same = {**options, **given}
     metas = {n: a._meta for n, a in beside.items()}
@@ -908,11 +1024,27 @@ def _block(
     options: dict[str, Any],
     block_info: Any,
 ) -> Any:
-    """The function's result for a block of the array, where it lies."""
-    origin = tuple(start for start, _ in block_info[0]["array-location"])
+    """The function's result for a block of the array, where it lies or for the rows that it has."""
+    arrays, origin = dict(zip(names, others, strict=True)), block_info[0]["array-location"]
+    window: Any = block_info[0]["shape"], tuple(start for start, _ in origin)
+    if "rows" in arrays:
+        window = where(None, arrays.pop("rows").reshape(-1))
     with alone():
-        arrays = dict(zip(names, others, strict=True))
-        return call(x, **arrays, **options, window=(block_info[0]["shape"], origin))
+        return call(x, **arrays, **options, window=window)
+
+
+def _numbers(rows: Any, shape: tuple[int, ...], chunks: Any, shared_axes: Axes = ()) -> da.Array:
+    """Return the numbers of an array's rows in the array's chunks, or raise an error if they don't fit it.
+
+    Those of a dask array aren't computed, so that only their shape and dtype are checked.
+    """
+    if isinstance(rows, da.Array):
+        rows = _known(rows, "rows")
+        given = np.broadcast_to(np.zeros((), rows.dtype), rows.shape)
+    else:
+        given = rows = np.array(rows, subok=True)  # a copy, since the caller may change them
+    starts_of_rows(given, shape, reduced(shape, axes_in(shared_axes, len(shape))))
+    return da.asarray(rows).rechunk(chunks[:1])
 
 
 def _chunked(number: Any) -> bool:
@@ -1057,26 +1189,31 @@ def _by_rows(
     axes: tuple[str, ...],
     arrays: dict[str, da.Array],
     options: dict[str, Any],
+    rows: Rows,
     **alike: Any,
 ) -> da.Array:
     """The results of a function of a dense layer's arrays for the blocks of rows."""
     x = arrays["x"]
-    starts = da.from_array(np.cumsum([0, *x.chunks[0][:-1]]), chunks=1)
+    if rows is None:
+        full, places = x.shape, da.from_array(np.cumsum([0, *x.chunks[0][:-1]]), chunks=1)
+    else:
+        full, places = None, _numbers(rows, (*x.shape, arrays["weight"].shape[1]), x.chunks)
     operands = [part for name, array in arrays.items() for part in (array, _AXES[name])]
-    unique = f"{name}-{tokenize(call, arrays, options)}"
-    settings = {"call": call, "names": tuple(arrays), "full": x.shape, "options": options}
+    unique = f"{name}-{tokenize(call, arrays, options, places)}"
+    settings = {"call": call, "names": tuple(arrays), "full": full, "options": options}
     how = {"align_arrays": False, "concatenate": True, "name": unique}
-    return da.blockwise(_rows, axes, *operands, starts, ("row",), **settings, **how, **alike)
+    return da.blockwise(_rows, axes, *operands, places, ("row",), **settings, **how, **alike)
 
 
 def _rows(
     *arrays: NDArray[Any],
     call: Callable[..., Any],
     names: tuple[str, ...],
-    full: tuple[int, ...],
+    full: tuple[int, ...] | None,
     options: dict[str, Any],
 ) -> Any:
-    """The function's result for a block of rows, whose first one comes last."""
-    *given, start = arrays
+    """The function's result for a block of rows; last comes where it begins, or the numbers of its rows."""
+    *given, place = arrays
+    window = where(None, place) if full is None else (full, (int(place[0]), 0))
     with alone():
-        return call(**dict(zip(names, given, strict=True)), **options, window=(full, (int(start[0]), 0)))
+        return call(**dict(zip(names, given, strict=True)), **options, window=window)

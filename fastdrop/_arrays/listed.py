@@ -116,12 +116,7 @@ def found(listed: Listed, shape: tuple[int, ...], draws: tuple[int, ...]) -> Run
         return _of_indices(listed.indices, shape, draws)
     if listed.offsets is not None:
         return _of_ragged_rows(listed.rows, listed.offsets, shape)
-    if not shape:
-        raise ValueError("rows needs an array with a first axis, got one without axes")
-    if draws[0] != shape[0]:
-        raise ValueError("rows needs a first axis whose elements have draws of their own, got a shared one")
-    length = math.prod(draws[1:])
-    starts = numbers_of_rows(listed.rows, shape[0], length) * length
+    starts, length = starts_of_rows(listed.rows, shape, draws), math.prod(draws[1:])
     if length < _SHORT:
         return Scattered((starts[:, None] + np.arange(length)).ravel())
     return Runs.of_length(length, starts)
@@ -131,6 +126,16 @@ def found(listed: Listed, shape: tuple[int, ...], draws: tuple[int, ...]) -> Run
 def _evenly(count: int, length: int) -> NDArray[np.int64]:
     """Return the offsets of so many rows of a length, which nobody may change."""
     return np.arange(count + 1) * length
+
+
+def starts_of_rows(rows: Any, shape: tuple[int, ...], draws: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return the index of each row's first draw, or raise an error if the rows don't fit the array."""
+    if not shape:
+        raise ValueError("rows needs an array with a first axis, got one without axes")
+    if draws[0] != shape[0]:
+        raise ValueError("rows needs a first axis whose elements have draws of their own, got a shared one")
+    length = math.prod(draws[1:])
+    return numbers_of_rows(rows, shape[0], length) * length
 
 
 def numbers_of_rows(rows: Any, count: int, length: int) -> NDArray[np.int64]:

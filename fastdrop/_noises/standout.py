@@ -12,7 +12,7 @@ from fastdrop._arrays.host import real_array, target
 from fastdrop._arrays.numbers import holds_reals, real
 from fastdrop._arrays.plan import Indices, Pass, Window, where
 from fastdrop._backends import fuse, planned
-from fastdrop._noises._layer import Forward, NoiseLayer, passed
+from fastdrop._noises._layer import Forward, NoiseLayer, passed, unchanging
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._stream.keys import Key, Rng
 
@@ -248,6 +248,10 @@ class StandoutDropout(NoiseLayer):
         training: bool | None = None,
         *,
         out: NDArray[Any] | None = None,
+        window: Window | None = None,
+        rows: ArrayLike | None = None,
+        indices: Indices | None = None,
+        offsets: ArrayLike | None = None,
     ) -> NDArray[Any]:
         """Return h with elements dropped in training; in evaluation h times the probability to keep.
 
@@ -259,6 +263,8 @@ class StandoutDropout(NoiseLayer):
             For this call alone; by default `self.training`.
         out : ndarray, optional
             As in `fastdrop.standout_dropout`; written in evaluation too, unless inverted.
+        window, rows, indices, offsets
+            As in `Dropout.forward`.
 
         Raises
         ------
@@ -272,7 +278,9 @@ class StandoutDropout(NoiseLayer):
             trains = self._trains(training)
             if not trains and self.inverted:
                 return passed(h)
-            forward = self._begin(h, kept=np.asarray(passed(a)))
+            window = where(window, rows, indices, offsets)
+            given = None if window is None else unchanging(window)
+            forward = self._begin(h, given, np.asarray(passed(a)))
             y = self._dropped(h, forward, out) if trains else self._expected(h, forward, out)
             if trains:
                 self._done(forward)
@@ -295,8 +303,9 @@ class StandoutDropout(NoiseLayer):
 
     def _dropped(self, h: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         """Return what a training forward makes of h, and its backward of a gradient."""
-        key, alpha, _, _, a = forward
-        return standout_dropout(h, a, key, alpha=alpha, beta=self.beta, inverted=self.inverted, out=out)
+        key, alpha, _, window, a = forward
+        options: dict[str, Any] = {"alpha": alpha, "beta": self.beta, "inverted": self.inverted}
+        return standout_dropout(h, a, key, **options, out=out, window=window)
 
     def _expected(self, h: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         """Return what evaluation makes of h, and of a gradient."""

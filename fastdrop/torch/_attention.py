@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple, SupportsIndex, TypeAlias
+from typing import Any, NamedTuple, SupportsIndex, TypeAlias, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 import fastdrop as fd
+from fastdrop._arrays.listed import Runs, numbers_of_rows
 from fastdrop._arrays.numbers import FULL, rate
+from fastdrop._arrays.plan import Window
 from fastdrop._stream.keys import Key, as_key_or_seed, signed, stream
 from fastdrop.torch import _autograd as autograd
 from fastdrop.torch import _keys as keys
+from fastdrop.torch._noises import Numbers, window_of
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -41,6 +46,7 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
     noise_key: Key | SupportsIndex | Tensor | None = None,
+    rows: autograd.Rows = None,
 ) -> Tensor:
     """Return `torch.nn.functional.scaled_dot_product_attention`, with fast dropout of the weights.
 
@@ -53,6 +59,9 @@ def scaled_dot_product_attention(
     noise_key : Key, int or Tensor, optional
         The weights of shape (..., heads, T, S) get the mask that `fastdrop.torch.dropout` gives them under
         this key. Without one the key comes from torch's generator.
+    rows : array_like or Tensor of int, optional
+        The number of each sample on the first axis of the weights, as in `fastdrop.torch.dropout`; not in a
+        graph of `torch.compile`.
 
     Returns
     -------
@@ -109,7 +118,8 @@ def scaled_dot_product_attention(
         drawn = keys.random_key_tensor()
     elif noise_key is None:
         drawn = keys.drawn(keys.outside_transforms(keys.random_key))
-    return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, drawn)
+    draws = autograd.placed((), rows)
+    return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, drawn, draws)
 
 
 def attention(
@@ -122,9 +132,12 @@ def attention(
     scale: float | None,
     gqa: bool,
     noise_key: Any,
+    draws: Numbers = (),
 ) -> Tensor:
     """Attention with dropout under a key: by blocks, or by the plain formula where only that will do."""
     _check(query, key, value, mask, causal, gqa)
+    if draws and max(t.dim() for t in (query, key, value)) < 3:
+        raise ValueError(f"rows needs an axis of samples, got shape {tuple(query.shape)}; use query[None]")
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     if gqa:
         key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
@@ -132,10 +145,10 @@ def attention(
         mask = mask.reshape((1,) * (2 - mask.dim()) + tuple(mask.shape))
     tensors = [t for t in (query, key, value, mask) if t is not None]
     if not takes(*tensors) or rate(p)[0] == FULL or (mask is not None and mask.requires_grad):
-        return _formula(query, key, value, mask, p, noise_key, causal, scale)
+        return _formula(query, key, value, mask, p, noise_key, causal, scale, draws)
     batch = torch.broadcast_shapes(*(t.shape[:-2] for t in tensors))
     q, k, v = (t.expand(*batch, *t.shape[-2:]) for t in (query, key, value))
-    settings = p, as_key_or_seed(keys.plain_key(noise_key)), causal, scale
+    settings = p, as_key_or_seed(keys.plain_key(noise_key)), causal, scale, draws
     y: Tensor = _Attention.apply(q, k, v, mask, settings)
     return y
 
@@ -199,6 +212,7 @@ def _formula(
     noise_key: Any,
     causal: bool,
     scale: float,
+    draws: Numbers,
 ) -> Tensor:
     """The plain formula, of which PyTorch knows every derivative."""
     scores = query @ key.transpose(-1, -2) * scale
@@ -213,7 +227,7 @@ def _formula(
     if weights.shape[:-2] != value.shape[:-2]:  # each of the values' batch has draws of its own, as in blocks
         batch = torch.broadcast_shapes(weights.shape[:-2], value.shape[:-2])
         weights = weights.expand(*batch, *weights.shape[-2:])
-    return autograd.noise(weights, "dropout", (p,), noise_key) @ value
+    return autograd.noise(weights, "dropout", (p,), noise_key, draws) @ value
 
 
 class _Block(NamedTuple):
@@ -236,13 +250,23 @@ class _Blocks:
     def __init__(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, settings: tuple[Any, ...]
     ) -> None:
-        self.p, self.key, self.causal, self.scale = settings
+        self.p, self.key, self.causal, self.scale, draws = settings
         self.batch, self.rows, self.columns = q.shape[:-2], q.shape[-2], k.shape[-2]
         self.dtype = torch.promote_types(q.dtype, torch.float32)
         self.q, self.k, self.v = map(self.flat, (q, k, v))
         self.mask = mask
         threshold, kept = rate(self.p)
         self.numbers = threshold, kept, *stream(self.key)
+        self.listed = window_of(draws)
+        self.starts = self.firsts()
+
+    def firsts(self) -> NDArray[np.int64]:
+        """The index of the first draw of each head of each sample."""
+        matrix, heads = self.rows * self.columns, math.prod(self.batch[1:])
+        if self.listed is None:
+            return np.arange(len(self.q)) * matrix
+        samples = numbers_of_rows(self.listed.rows, self.batch[0], heads * matrix)
+        return ((samples[:, None] * heads + np.arange(heads)) * matrix).ravel()
 
     def flat(self, t: Tensor) -> Tensor:
         """A tensor with one axis for all heads of all samples."""
@@ -291,23 +315,22 @@ class _Blocks:
 
     def drop(self, weights: Tensor, block: _Block) -> Tensor:
         """Drop a block's weights in place."""
-        head, _, row, end, columns = block
+        head, last, row, end, columns = block
+        starts = self.starts[head:last] + row * self.columns
         openmp = autograd.in_openmp()
         if not openmp.takes(weights):  # another system or OpenMP library
-            place = (len(self.q), self.rows, self.columns), (head, row, 0)
-            array = weights.numpy()
-            fd.dropout(array, self.p, self.key, out=array, window=place)
+            each_row = starts[:, None] + np.arange(end - row) * self.columns
+            array, runs = weights.numpy(), Runs.of_length(columns, each_row.ravel())
+            fd.dropout(array, self.p, self.key, out=array, window=cast(Window, runs))
             return weights
-        matrix = self.rows * self.columns
-        start = head * matrix + row * self.columns
-        if columns == self.columns:  # then the rows of a head are one row, and whole heads together too
-            length = (end - row) * columns
+        if columns == self.columns and self.listed is None:
+            # Then the rows of a head are one row, and whole heads together too.
+            length, matrix = (end - row) * columns, self.rows * self.columns
             whole = length == matrix
-            rows = weights.numel() if whole else length, 0 if whole else signed(matrix), signed(start)
+            rows = weights.numel() if whole else length, 0 if whole else signed(matrix), int(starts[0])
             openmp.drop_rows(weights, rows, self.numbers)
             return weights
-        for number, each in enumerate(weights):
-            first = signed(start + number * matrix)
+        for first, each in zip(starts.tolist(), weights, strict=True):
             openmp.drop_rows(each, (columns, signed(self.columns), first), self.numbers)
         return weights
 
@@ -365,10 +388,10 @@ def _own(mask: Tensor) -> Tensor:
 def _by_formula(ctx: Any, g: Tensor) -> list[Tensor | None]:
     """The gradients as functions that may be differentiated again."""
     (q, k, v), mask = ctx.saved_tensors, ctx.mask
-    p, key, causal, scale = ctx.settings
+    p, key, causal, scale, draws = ctx.settings
     wanted = [t for t, needed in zip((q, k, v), ctx.needs_input_grad, strict=False) if needed]
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        y = _formula(q, k, v, mask, p, key, causal, scale)
+        y = _formula(q, k, v, mask, p, key, causal, scale, draws)
     found = iter(torch.autograd.grad(y, wanted, g, create_graph=again))
     return [next(found) if needed else None for needed in ctx.needs_input_grad[:3]]

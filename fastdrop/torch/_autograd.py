@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
-from typing import Any, SupportsIndex, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, cast
 
 import ml_dtypes
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch.autograd import forward_ad
 from torch.fx import Proxy
 
@@ -20,9 +20,15 @@ from fastdrop._arrays.plan import where
 from fastdrop._backends import loading
 from fastdrop._stream.keys import Key, draw_of, stream
 from fastdrop.torch._keys import SEED, DrawnKey, key_of, key_tensor, plain_key, random_draw
-from fastdrop.torch._noises import NOISES, PASSED, AxesWithDraws, Numbers
+from fastdrop.torch._noises import NOISES, PASSED, Numbers, NumbersWithDraws
 
 Tensor: TypeAlias = torch.Tensor
+if TYPE_CHECKING:
+    Integers: TypeAlias = ArrayLike | Tensor
+    Rows: TypeAlias = Integers | None
+    Indices: TypeAlias = Integers | tuple[Sequence[int], tuple[Integers, ...]] | None
+else:  # TorchScript reads the annotations of modules, and knows none of these
+    Rows = Indices = Any
 What: TypeAlias = tuple[str, tuple[Any, ...], Numbers]  # a noise's name, rates and numbers
 Settings: TypeAlias = tuple[str, tuple[Any, ...], Any, Numbers]  # the same with its key
 
@@ -118,9 +124,14 @@ def _run_batch(x: Tensor, other: Tensor | None, settings: Settings) -> Tensor:
     name, rates, key, numbers = settings
     if any(isinstance(rate, np.ndarray) for rate in rates):
         raise RuntimeError("for batched gradients p must be one number, got an array; use a loop")
-    if isinstance(numbers, AxesWithDraws):
-        raise RuntimeError("batched gradients can't have listed draws (rows, indices, offsets); use a loop")
+    refuse_batches(numbers)
     return _op(x, other, key_tensor(key), name, rates, numbers)
+
+
+def refuse_batches(numbers: Numbers) -> None:
+    """Refuse listed draws for a batch of gradients, which only operators can do."""
+    if isinstance(numbers, NumbersWithDraws):
+        raise RuntimeError("batched gradients can't have listed draws (rows, indices, offsets); use a loop")
 
 
 def _not_dense(x: Tensor) -> TypeError:
@@ -303,12 +314,20 @@ def axes_of(axes: SupportsIndex | Sequence[SupportsIndex]) -> Any:
     return (axes,) if hasattr(axes, "__index__") else tuple(axes)
 
 
-def placed(axes: Any, rows: Any = None, indices: Any = None, offsets: Any = None) -> Any:
-    """Shared axes as a tuple, with the draws that a caller listed: of rows, indices or offsets."""
+def placed(numbers: Any, rows: Any = None, indices: Any = None, offsets: Any = None) -> Any:
+    """A noise's integers, mostly shared axes, with the draws that a caller listed, if any."""
     if rows is None and indices is None and offsets is None:  # the usual case first
-        return axes_of(axes)
+        return axes_of(numbers)
     listed = cast(Listed, where(None, _as_arrays(rows), _as_arrays(indices), _as_arrays(offsets)))
-    return AxesWithDraws(axes_of(axes), listed)
+    return NumbersWithDraws(axes_of(numbers), listed)
+
+
+def refuse_draws(numbers: Numbers) -> None:
+    """Refuse listed draws, which operators and so graphs can't take."""
+    if isinstance(numbers, NumbersWithDraws):
+        raise TypeError(
+            "in a graph the draws can't be listed by rows, indices or offsets; use torch.compiler.disable"
+        )
 
 
 def _as_arrays(numbers: Any) -> Any:
@@ -408,10 +427,7 @@ def _traced_noise(
 ) -> Tensor:
     """The operator, which is what graphs hold of a noise."""
     check_tensors(x=x)
-    if isinstance(numbers, AxesWithDraws):
-        raise TypeError(
-            "in a graph the draws can't be listed by rows, indices or offsets; use torch.compiler.disable"
-        )
+    refuse_draws(numbers)
     if getattr(x, "is_nested", False) is True:
         raise _not_dense(x)
     if other is not None and bool(getattr(x, "is_meta", False)) is not bool(getattr(other, "is_meta", False)):

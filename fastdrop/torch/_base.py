@@ -16,7 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from fastdrop._arrays.numbers import rate
 from fastdrop._stream.keys import Key, Rng, as_key
 from fastdrop.torch import _keys as keys
-from fastdrop.torch._autograd import noise, not_a_tensor, traced
+from fastdrop.torch._autograd import Indices, Rows, noise, not_a_tensor, placed, traced
 from fastdrop.torch._noises import Numbers
 
 Tensor: TypeAlias = torch.Tensor
@@ -103,11 +103,12 @@ class NoiseModule(torch.nn.Module):
             return keys.key_tensor(0)  # nothing is recorded, and a fake tensor has a shape and no values
         return keys.next_key(self._key)
 
-    def _leaf(self, *inputs: Tensor) -> Any:
+    def _leaf(self, *inputs: Tensor, **draws: Any) -> Any:
         """The node that stands for this module in a graph of torch.fx, or None if no such graph is made."""
         for each in inputs:
             if isinstance(each, Proxy):
-                return each.tracer.create_proxy("call_module", each.tracer.path_of_module(self), inputs, {})
+                path = each.tracer.path_of_module(self)
+                return each.tracer.create_proxy("call_module", path, inputs, draws)
             if not isinstance(each, torch.Tensor):
                 raise TypeError(not_a_tensor(f"an input of {type(self).__name__}", each))
         return None
@@ -186,6 +187,11 @@ class NoiseModule(torch.nn.Module):
         return {}
 
 
+def listed(**draws: Any) -> dict[str, Any]:
+    """Those of a caller's rows, indices and offsets that aren't None."""
+    return {name: numbers for name, numbers in draws.items() if numbers is not None}
+
+
 class DropoutModule(NoiseModule, _DropoutNd):
     """A module that drops one tensor at a rate, as torch.nn's do."""
 
@@ -210,14 +216,15 @@ class DropoutModule(NoiseModule, _DropoutNd):
             return self._scripted(input)
         return self._eager(input)
 
-    def _eager(self, input: Tensor) -> Tensor:
+    def _eager(self, input: Tensor, **draws: Any) -> Tensor:
         if not isinstance(input, torch.Tensor):
-            return cast(Tensor, self._leaf(input))
+            return cast(Tensor, self._leaf(input, **draws))
         if not self.training:
             return input
-        if self._is_torch and self._key is None and _as_torch_has_it(input):
+        if self._is_torch and self._key is None and not draws and _as_torch_has_it(input):
             return cast(Tensor, super().forward(input))
-        name, rates, numbers, inplace = self._noise, (self.p,), self._numbers(input), self.inplace
+        name, rates, inplace = self._noise, (self.p,), self.inplace
+        numbers = placed(self._numbers(input), **draws)
         return self._with_key(input, lambda key: noise(input, name, rates, key, numbers, inplace=inplace))
 
     def _numbers(self, input: Tensor) -> Numbers:
@@ -226,6 +233,27 @@ class DropoutModule(NoiseModule, _DropoutNd):
 
     def _arguments(self) -> dict[str, Any]:
         return {"p": self.p, "inplace": self.inplace}
+
+
+class ElementwiseModule(DropoutModule):
+    """A module with a draw for each element, which axes may share, and which callers may list."""
+
+    def forward(
+        self, input: Tensor, *, rows: Rows = None, indices: Indices = None, offsets: Rows = None
+    ) -> Tensor:
+        """Return the input with its noise in training, and itself in evaluation.
+
+        Parameters
+        ----------
+        input : Tensor
+            What the module's function takes.
+        rows, indices, offsets
+            Which draws the elements have in training, as in `fastdrop.torch.dropout`, and of this call alone.
+            Each call takes the next key: set `key` where a sample shall have one mask in several calls.
+        """
+        if torch.jit.is_scripting():
+            return self._scripted(input)
+        return self._eager(input, **listed(rows=rows, indices=indices, offsets=offsets))
 
 
 def _as_torch_has_it(input: Tensor) -> bool:

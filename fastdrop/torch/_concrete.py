@@ -12,7 +12,8 @@ from torch.nn.functional import softplus
 from fastdrop._arrays.numbers import rate
 from fastdrop._noises.concrete import checked_temperature
 from fastdrop._stream.keys import Key, Rng
-from fastdrop.torch._base import NoiseModule
+from fastdrop.torch._autograd import Indices, Rows, placed
+from fastdrop.torch._base import NoiseModule, listed
 from fastdrop.torch._learned import learned
 
 Tensor: TypeAlias = torch.Tensor
@@ -25,6 +26,9 @@ def concrete_dropout(
     *,
     temperature: float = 0.1,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
+    rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> Tensor:
     """Return x times a relaxed mask, with gradients of x and of the logit: `fastdrop.concrete_dropout`.
 
@@ -34,7 +38,7 @@ def concrete_dropout(
         On the CPU, of a real dtype that `dropout` takes.
     logit : Tensor, 0-D
         ``log(p / (1 - p))``.
-    key, temperature, shared_axes
+    key, temperature, shared_axes, rows, indices, offsets
         As in `dropout` and `fastdrop.concrete_dropout`.
 
     Returns
@@ -55,7 +59,8 @@ def concrete_dropout(
     >>> round(logit.grad.item(), 3)
     -0.096
     """
-    return learned(x, logit, key, "concrete_dropout", (checked_temperature(temperature),), shared_axes)
+    numbers = placed(shared_axes, rows, indices, offsets)
+    return learned(x, logit, key, "concrete_dropout", (checked_temperature(temperature),), numbers)
 
 
 class ConcreteDropout(NoiseModule):
@@ -127,13 +132,24 @@ class ConcreteDropout(NoiseModule):
             raise ValueError(f"p must be inside (0, 1), got {p}; its logit is infinite")
         self.logit = torch.nn.Parameter(torch.tensor(math.log(p) - math.log1p(-p)))
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the input times a relaxed mask in training, and itself in evaluation."""
+    def forward(
+        self, input: Tensor, *, rows: Rows = None, indices: Indices = None, offsets: Rows = None
+    ) -> Tensor:
+        """Return the input times a relaxed mask in training, and itself in evaluation.
+
+        Parameters
+        ----------
+        input : Tensor
+            As in `fastdrop.torch.concrete_dropout`.
+        rows, indices, offsets
+            As in `Dropout.forward`.
+        """
+        draws = listed(rows=rows, indices=indices, offsets=offsets)
         if not isinstance(input, torch.Tensor):
-            return cast(Tensor, self._leaf(input))
+            return cast(Tensor, self._leaf(input, **draws))
         if not self.training:
             return input
-        options: dict[str, Any] = {"temperature": self.temperature, "shared_axes": self.shared_axes}
+        options = {"temperature": self.temperature, "shared_axes": self.shared_axes, **draws}
         return self._with_key(input, lambda key: concrete_dropout(input, self.logit, key, **options))
 
     def regularizer(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import SupportsIndex, TypeAlias
+from typing import SupportsIndex
 
 import torch
-from numpy.typing import ArrayLike
 
 from fastdrop._arrays.numbers import Rate, check_broadcast
 from fastdrop._noises.drop_block import Size, sizes_of
@@ -14,9 +13,7 @@ from fastdrop._noises.drop_path import path_axes
 from fastdrop._stream.keys import Key
 from fastdrop.torch import _fused as fused
 from fastdrop.torch import _tokens as of_tokens
-from fastdrop.torch._autograd import axes_of, check_tensors, noise, placed
-
-Listed: TypeAlias = ArrayLike | torch.Tensor  # integers
+from fastdrop.torch._autograd import Indices, Rows, check_tensors, noise, placed
 
 
 def dropout(
@@ -26,9 +23,9 @@ def dropout(
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
     inplace: bool = False,
-    rows: Listed | None = None,
-    indices: Listed | tuple[Sequence[int], tuple[Listed, ...]] | None = None,
-    offsets: Listed | None = None,
+    rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> torch.Tensor:
     """Return x with each element dropped with probability p and the others scaled by 1/(1 - p).
 
@@ -91,9 +88,9 @@ def gaussian_dropout(
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
     inplace: bool = False,
-    rows: Listed | None = None,
-    indices: Listed | tuple[Sequence[int], tuple[Listed, ...]] | None = None,
-    offsets: Listed | None = None,
+    rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> torch.Tensor:
     """Return x times normal noise of mean 1 and variance p / (1 - p): `fastdrop.gaussian_dropout`.
 
@@ -116,9 +113,9 @@ def gaussian_noise(
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
     inplace: bool = False,
-    rows: Listed | None = None,
-    indices: Listed | tuple[Sequence[int], tuple[Listed, ...]] | None = None,
-    offsets: Listed | None = None,
+    rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> torch.Tensor:
     """Return x plus normal noise of mean 0: `fastdrop.gaussian_noise`.
 
@@ -162,9 +159,9 @@ def alpha_dropout(
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
     inplace: bool = False,
-    rows: Listed | None = None,
-    indices: Listed | tuple[Sequence[int], tuple[Listed, ...]] | None = None,
-    offsets: Listed | None = None,
+    rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> torch.Tensor:
     """Return dropout that keeps mean 0 and variance 1: `fastdrop.alpha_dropout`.
 
@@ -188,7 +185,7 @@ def drop_path(
     mode: str = "row",
     scale_by_keep: bool = True,
     inplace: bool = False,
-    rows: Listed | None = None,
+    rows: Rows = None,
 ) -> torch.Tensor:
     """Return x with whole samples dropped: `fastdrop.drop_path`.
 
@@ -239,9 +236,9 @@ def zoneout(
     key: Key | SupportsIndex | torch.Tensor,
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
-    rows: Listed | None = None,
-    indices: Listed | tuple[Sequence[int], tuple[Listed, ...]] | None = None,
-    offsets: Listed | None = None,
+    rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> torch.Tensor:
     """Return new with each element replaced, with probability p, by that of previous: `fastdrop.zoneout`.
 
@@ -290,6 +287,9 @@ def standout_dropout(
     alpha: float = 1.0,
     beta: float = 0.0,
     inverted: bool = False,
+    rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> torch.Tensor:
     """Return h with each element kept with a probability that its pre-activation tells.
 
@@ -301,7 +301,7 @@ def standout_dropout(
         Activations, of a real dtype that `dropout` takes.
     a : Tensor of h's shape
         Finite pre-activations of the same units.
-    key
+    key, rows, indices, offsets
         As in `dropout`.
     alpha, beta : float
         The probability to keep is ``sigmoid(alpha * a + beta)``.
@@ -330,7 +330,8 @@ def standout_dropout(
     tensor([0., 0., 1., 1., 1., 1.])
     """
     check_tensors(h=h, a=a)
-    return noise(h, "standout_dropout", (alpha, beta), key, (int(inverted),), other=a.detach())
+    numbers = placed((int(inverted),), rows, indices, offsets)
+    return noise(h, "standout_dropout", (alpha, beta), key, numbers, other=a.detach())
 
 
 def embedding_dropout(
@@ -397,6 +398,7 @@ def token_dropout(
     *,
     replacement: int,
     protected: Iterable[int] = (),
+    rows: Rows = None,
 ) -> torch.Tensor:
     """Return tokens with each replaced, with probability p, by another: `fastdrop.token_dropout`.
 
@@ -404,7 +406,7 @@ def token_dropout(
     ----------
     tokens : Tensor of integers, any shape
         On the CPU, of any integer dtype.
-    p, key
+    p, key, rows
         As in `dropout`.
     replacement : int
         What tokens are replaced by, such as the number of an unknown word.
@@ -433,11 +435,17 @@ def token_dropout(
     tensor([ 1,  3, 12, 15,  2,  0,  0,  0])
     """
     check_tensors(tokens=tokens)
-    return of_tokens.token_dropout(tokens, p, key, replacement, protected)
+    return of_tokens.token_dropout(tokens, p, key, replacement, protected, placed((), rows))
 
 
 def local_reparameterization(
-    mean: torch.Tensor, variance: torch.Tensor, key: Key | SupportsIndex | torch.Tensor
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    key: Key | SupportsIndex | torch.Tensor,
+    *,
+    rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> torch.Tensor:
     """Return normals of given means and variances: `fastdrop.local_reparameterization`.
 
@@ -447,7 +455,7 @@ def local_reparameterization(
         Of a real dtype that `dropout` takes.
     variance : Tensor of real numbers >= 0
         Broadcastable to the means. Both get gradients; that of a variance of 0 isn't finite.
-    key
+    key, rows, indices, offsets
         As in `dropout`.
 
     Returns
@@ -476,7 +484,8 @@ def local_reparameterization(
     check_tensors(mean=mean, variance=variance)
     check_broadcast("variance", variance, tuple(mean.shape))
     std = variance.to(torch.float64).sqrt().broadcast_to(mean.shape)
-    return noise(mean, "local_reparameterization", (), key, other=std)
+    numbers = placed((), rows, indices, offsets)
+    return noise(mean, "local_reparameterization", (), key, numbers, other=std)
 
 
 def dropout_add(
@@ -486,6 +495,9 @@ def dropout_add(
     key: Key | SupportsIndex | torch.Tensor,
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
+    rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> torch.Tensor:
     """Return residual + dropout(x), in one pass where both are in C order and of one dtype and shape.
 
@@ -493,7 +505,7 @@ def dropout_add(
 
     Parameters
     ----------
-    x, p, key, shared_axes
+    x, p, key, shared_axes, rows, indices, offsets
         As in `dropout`.
     residual : Tensor
         What torch can add to x.
@@ -510,7 +522,7 @@ def dropout_add(
     tensor([0., 1., 4., 5., 6., 7.])
     """
     check_tensors(x=x, residual=residual)
-    return fused.dropout_add(x, residual, p, key, axes_of(shared_axes))
+    return fused.dropout_add(x, residual, p, key, placed(shared_axes, rows, indices, offsets))
 
 
 def bias_act_dropout(
@@ -522,6 +534,9 @@ def bias_act_dropout(
     activation: str = "relu",
     residual: torch.Tensor | None = None,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
+    rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> torch.Tensor:
     """Return dropout of an activation of x + bias, plus a residual: in one pass where all are in C order.
 
@@ -530,7 +545,7 @@ def bias_act_dropout(
 
     Parameters
     ----------
-    x, p, key, shared_axes
+    x, p, key, shared_axes, rows, indices, offsets
         As in `dropout`; x is real and has an axis.
     bias : Tensor of shape ``x.shape[-1:]``, or None
         Added to x.
@@ -552,4 +567,5 @@ def bias_act_dropout(
     tensor([[0., 0., 4., 8.]])
     """
     check_tensors(x=x, bias=x if bias is None else bias, residual=x if residual is None else residual)
-    return fused.bias_act_dropout(x, bias, residual, p, key, activation, axes_of(shared_axes))
+    numbers = placed(shared_axes, rows, indices, offsets)
+    return fused.bias_act_dropout(x, bias, residual, p, key, activation, numbers)

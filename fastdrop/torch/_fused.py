@@ -21,7 +21,7 @@ from fastdrop.torch._autograd import (
     transformed,
 )
 from fastdrop.torch._keys import plain_key
-from fastdrop.torch._noises import Numbers
+from fastdrop.torch._noises import Numbers, draws_of
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -40,7 +40,7 @@ class _DropoutAdd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor, p: float, key: Any, axes: Numbers) -> Tensor:
         ctx.settings = "dropout", (p,), key, axes
-        return as_tensor(fd.dropout_add(as_array(x), as_array(residual), p, key, shared_axes=axes))
+        return as_tensor(fd.dropout_add(as_array(x), as_array(residual), p, key, **draws_of(axes)))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -90,7 +90,7 @@ class _BiasActDropout(torch.autograd.Function):
         ctx.settings = p, key, activation, axes
         arrays = as_array(x), _maybe(as_array, bias)
         other = _maybe(as_array, residual)
-        options: dict[str, Any] = {"activation": activation, "residual": other, "shared_axes": axes}
+        options: dict[str, Any] = {"activation": activation, "residual": other, **draws_of(axes)}
         return as_tensor(fd.bias_act_dropout(*arrays, p, key, **options))
 
     @staticmethod
@@ -105,7 +105,7 @@ class _BiasActDropout(torch.autograd.Function):
             found = iter(torch.autograd.grad(y, wanted, g, create_graph=again))
             dx, dbias = (next(found) if needed else None for needed in ctx.needs_input_grad[:2])
         else:
-            options: dict[str, Any] = {"activation": activation, "shared_axes": axes}
+            options: dict[str, Any] = {"activation": activation, **draws_of(axes)}
             arrays = as_array(g.contiguous()), as_array(x), _maybe(as_array, bias)
             dx, dbias = fd.bias_act_dropout_backward(*arrays, p, key, **options)
             dx, dbias = as_tensor(dx), _maybe(as_tensor, dbias)

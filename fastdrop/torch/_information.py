@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 import fastdrop as fd
 from fastdrop._arrays.numbers import positive, real
 from fastdrop._stream.keys import Key, Rng
-from fastdrop.torch._base import NoiseModule
+from fastdrop.torch._autograd import Indices, Rows, placed
+from fastdrop.torch._base import NoiseModule, listed
 from fastdrop.torch._learned import learned
 
 Tensor: TypeAlias = torch.Tensor
@@ -24,6 +25,9 @@ def information_dropout(
     key: Key | SupportsIndex | Tensor,
     *,
     shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
+    rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> Tensor:
     """Return x times log-normal noise, with gradients of x and of alpha: `fastdrop.information_dropout`.
 
@@ -34,7 +38,7 @@ def information_dropout(
     alpha : float or Tensor
         Finite and not negative. A tensor must broadcast to the noise's shape, as in
         `fastdrop.information_dropout`; so alpha may be what a part of the network computes.
-    key, shared_axes
+    key, shared_axes, rows, indices, offsets
         As in `dropout`.
 
     Returns
@@ -57,7 +61,8 @@ def information_dropout(
     """
     if not isinstance(alpha, torch.Tensor):
         alpha = torch.tensor(real("alpha", alpha), dtype=torch.float64)
-    return learned(x, alpha, key, "information_dropout", (), shared_axes)
+    numbers = placed(shared_axes, rows, indices, offsets)
+    return learned(x, alpha, key, "information_dropout", (), numbers)
 
 
 class InformationDropout(NoiseModule):
@@ -112,19 +117,29 @@ class InformationDropout(NoiseModule):
         self.log_alpha = torch.nn.Parameter(torch.from_numpy(log_alpha).to(torch.get_default_dtype()))
         self.shared_axes = shared_axes
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the input times its noise in training, and itself in evaluation."""
+    def forward(
+        self, input: Tensor, *, rows: Rows = None, indices: Indices = None, offsets: Rows = None
+    ) -> Tensor:
+        """Return the input times its noise in training, and itself in evaluation.
+
+        Parameters
+        ----------
+        input : Tensor
+            As in `fastdrop.torch.information_dropout`.
+        rows, indices, offsets
+            As in `Dropout.forward`.
+        """
         if torch.jit.is_scripting():
             return self._scripted(input)
-        return self._eager(input)
+        return self._eager(input, **listed(rows=rows, indices=indices, offsets=offsets))
 
-    def _eager(self, input: Tensor) -> Tensor:
+    def _eager(self, input: Tensor, **draws: Any) -> Tensor:
         if not isinstance(input, torch.Tensor):
-            return cast(Tensor, self._leaf(input))
+            return cast(Tensor, self._leaf(input, **draws))
         if not self.training:
             return input
-        alpha, axes = self.log_alpha.exp(), self.shared_axes
-        return self._with_key(input, lambda key: information_dropout(input, alpha, key, shared_axes=axes))
+        alpha, options = self.log_alpha.exp(), {"shared_axes": self.shared_axes, **draws}
+        return self._with_key(input, lambda key: information_dropout(input, alpha, key, **options))
 
     def regularizer(
         self,

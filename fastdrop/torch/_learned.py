@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any, NoReturn, SupportsIndex, TypeAlias
 
 import numpy as np
 import torch
@@ -11,10 +11,21 @@ import torch
 from fastdrop._arrays.plan import axes_in
 from fastdrop._noises._noise import NOISES
 from fastdrop._stream.keys import Key
-from fastdrop.torch._autograd import as_array, as_tensor, axes_of, check_tensors
-from fastdrop.torch._keys import key_of, key_tensor
+from fastdrop.torch._autograd import (
+    as_array,
+    as_tensor,
+    batched,
+    check_tensors,
+    refuse_batches,
+    refuse_draws,
+    traced,
+    transformed,
+)
+from fastdrop.torch._keys import key_of, key_tensor, plain_key
+from fastdrop.torch._noises import Numbers, NumbersWithDraws, draws_of
 
 Tensor: TypeAlias = torch.Tensor
+What: TypeAlias = tuple[str, Sequence[float], Numbers]  # a noise's name, its options and its axes
 OPTIONS = {"concrete_dropout": ("temperature",), "information_dropout": ()}  # what else each noise takes
 _ARGUMENTS = "Tensor x, Tensor number, Tensor key, str name, float[] options, int[] axes"
 
@@ -23,9 +34,14 @@ _ARGUMENTS = "Tensor x, Tensor number, Tensor key, str name, float[] options, in
 def _learned(
     x: Tensor, number: Tensor, key: Tensor, name: str, options: Sequence[float], axes: Sequence[int]
 ) -> Tensor:
+    return _run(x, number, key_of(key), (name, options, tuple(axes)))
+
+
+def _run(x: Tensor, number: Tensor, key: Any, what: What) -> Tensor:
+    """The noise of a tensor, without autograd."""
+    name, options, axes = what
     given = dict(zip(OPTIONS[name], options, strict=True))
-    y = NOISES[name].function(as_array(x), _plain(number), key_of(key), shared_axes=tuple(axes), **given)
-    return as_tensor(y)
+    return as_tensor(NOISES[name].function(as_array(x), _plain(number), key, **draws_of(axes), **given))
 
 
 @torch.library.custom_op(
@@ -40,10 +56,16 @@ def _backward(
     options: Sequence[float],
     axes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
+    return _run_backward(g, x, number, key_of(key), (name, options, tuple(axes)))
+
+
+def _run_backward(g: Tensor, x: Tensor, number: Tensor, key: Any, what: What) -> tuple[Tensor, Tensor]:
+    """The gradients of a tensor and of the number."""
+    name, options, axes = what
     given = dict(zip(OPTIONS[name], options, strict=True))
     backward: Any = NOISES[name].backward
     arrays = as_array(g), as_array(x), _plain(number)
-    dx, slope = backward(*arrays, key_of(key), shared_axes=tuple(axes), **given)
+    dx, slope = backward(*arrays, key, **draws_of(axes), **given)
     return as_tensor(dx), torch.from_numpy(np.asarray(slope)).to(number.dtype)
 
 
@@ -76,18 +98,58 @@ def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
 _learned.register_autograd(_gradients, setup_context=_keep)
 
 
+class _OfListedDraws(torch.autograd.Function):
+    """The same for draws that a caller listed, which operators can't take."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, number: Tensor, key: Any, what: What) -> Tensor:
+        ctx.save_for_backward(x, number)
+        ctx.settings = key, what
+        return _run(x, number, key, what)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        if batched(g):
+            refuse_batches(ctx.settings[1][2])
+        return *_BackwardOfListedDraws.apply(g, *ctx.saved_tensors, *ctx.settings), None, None
+
+
+class _BackwardOfListedDraws(torch.autograd.Function):
+    """Its backward, which says so if it is to be differentiated, as the operator does."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, g: Tensor, x: Tensor, number: Tensor, key: Any, what: What
+    ) -> tuple[Tensor, Tensor]:
+        ctx.name = what[0]
+        return _run_backward(g, x, number, key, what)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> NoReturn:
+        raise RuntimeError(f"{ctx.name} has first derivatives only")
+
+
 def learned(
     x: Tensor,
     number: Tensor,
     key: Key | SupportsIndex | Tensor,
     name: str,
     options: Sequence[float],
-    axes: SupportsIndex | Sequence[SupportsIndex],
+    axes: Numbers,
 ) -> Tensor:
     """A noise of a tensor, by its name, with first derivatives with respect to both."""
     check_tensors(x=x, **{NOISES[name].rate: number})
+    axes_in(tuple(axes), x.dim())  # raises an error that the operator would give in C++'s words
+    if isinstance(axes, NumbersWithDraws):
+        if traced(x) or traced(number):
+            refuse_draws(axes)
+        if transformed():
+            raise RuntimeError(
+                f"under torch.func and in forward mode {name} can't have listed draws (rows, indices, "
+                "offsets); use torch.autograd.grad, and a loop in place of vmap"
+            )
+        y: Tensor = _OfListedDraws.apply(x, number, plain_key(key), (name, options, axes))
+        return y
     held = key if isinstance(key, torch.Tensor) else key_tensor(key)
-    given = axes_of(axes)
-    axes_in(given, x.dim())  # raises an error that the operator would give in C++'s words
-    y: Tensor = _learned(x, number, held, name, options, given)
+    y = _learned(x, number, held, name, options, axes)
     return y

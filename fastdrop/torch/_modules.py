@@ -15,8 +15,8 @@ from fastdrop._noises.drop_block import Size, sizes_of
 from fastdrop._noises.drop_path import path_axes
 from fastdrop._noises.gaussian import checked_std, std_of
 from fastdrop._stream.keys import Rng
-from fastdrop.torch._autograd import dropped_at_random
-from fastdrop.torch._base import DropoutModule, NoiseModule
+from fastdrop.torch._autograd import Indices, Rows, dropped_at_random
+from fastdrop.torch._base import DropoutModule, ElementwiseModule, NoiseModule, listed
 from fastdrop.torch._functions import (
     embedding_dropout,
     gaussian_noise,
@@ -29,7 +29,7 @@ from fastdrop.torch._noises import Numbers
 Tensor: TypeAlias = torch.Tensor
 
 
-class Dropout(DropoutModule, torch.nn.Dropout):
+class Dropout(ElementwiseModule, torch.nn.Dropout):
     """`torch.nn.Dropout`, by fastdrop.
 
     Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
@@ -82,20 +82,39 @@ class Dropout(DropoutModule, torch.nn.Dropout):
     >>> first, second = fdt.Dropout(rng=key.fold_in("first")), fdt.Dropout(rng=key.fold_in("second"))
     >>> first(torch.ones(6)), second(torch.ones(6))
     (tensor([2., 2., 0., 0., 0., 0.]), tensor([0., 0., 0., 0., 2., 2.]))
+
+    Samples 3, 0 and 3 of a data set, each with its own mask in any batch under this key:
+
+    >>> drop.key = key
+    >>> batch = drop(torch.ones(3, 4), rows=torch.tensor([3, 0, 3]))
+    >>> bool((batch[0] == batch[2]).all())
+    True
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the input with its noise in training, and itself in evaluation."""
+    def forward(
+        self, input: Tensor, *, rows: Rows = None, indices: Indices = None, offsets: Rows = None
+    ) -> Tensor:
+        """Return the input with its noise in training, and itself in evaluation.
+
+        Parameters
+        ----------
+        input : Tensor, any shape
+            Of a dtype that `fastdrop.torch.dropout` takes.
+        rows, indices, offsets
+            Which draws the elements have in training, as in `fastdrop.torch.dropout`, and of this call alone.
+            Each call takes the next key: set `key` where a sample shall have one mask in several calls.
+        """
         if torch.jit.is_scripting():
             return self._scripted(input)
-        if self.training and self._key is None and not self.inplace:
+        draws = listed(rows=rows, indices=indices, offsets=offsets)
+        if self.training and self._key is None and not self.inplace and not draws:
             y = dropped_at_random(input, self.p)
             if y is not None:
                 return y
-        return self._eager(input)
+        return self._eager(input, **draws)
 
 
-class _ChannelDropout(DropoutModule):
+class _ChannelDropout(ElementwiseModule):
     """One draw for each sample and channel.
 
     As torch.nn's, Dropout2d and Dropout3d take other numbers of axes than theirs with a warning.
@@ -188,7 +207,7 @@ class Dropout3d(_ChannelDropout, torch.nn.Dropout3d):
     _spatial = 3
 
 
-class AlphaDropout(DropoutModule, torch.nn.AlphaDropout):
+class AlphaDropout(ElementwiseModule, torch.nn.AlphaDropout):
     """`torch.nn.AlphaDropout`, by fastdrop: it keeps mean 0 and variance 1 through SELU layers.
 
     Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
@@ -209,7 +228,7 @@ class AlphaDropout(DropoutModule, torch.nn.AlphaDropout):
     _noise = "alpha_dropout"
 
 
-class FeatureAlphaDropout(DropoutModule, torch.nn.FeatureAlphaDropout):
+class FeatureAlphaDropout(ElementwiseModule, torch.nn.FeatureAlphaDropout):
     """`torch.nn.FeatureAlphaDropout`, by fastdrop: alpha dropout of the channels of (N, C, ...).
 
     Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
@@ -236,7 +255,7 @@ class FeatureAlphaDropout(DropoutModule, torch.nn.FeatureAlphaDropout):
         return tuple(range(2, input.dim()))
 
 
-class GaussianDropout(DropoutModule):
+class GaussianDropout(ElementwiseModule):
     """Gaussian dropout: in training the input is multiplied with normal noise of mean 1.
 
     Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
@@ -295,18 +314,21 @@ class GaussianNoise(NoiseModule):
         checked_std(std)
         self.std, self.inplace = float(std), inplace
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the input plus noise in training, and itself in evaluation."""
+    def forward(
+        self, input: Tensor, *, rows: Rows = None, indices: Indices = None, offsets: Rows = None
+    ) -> Tensor:
+        """Return the input plus noise in training, and itself in evaluation; rows as in `Dropout.forward`."""
         if torch.jit.is_scripting():
             return self._scripted(input)
-        return self._eager(input)
+        return self._eager(input, **listed(rows=rows, indices=indices, offsets=offsets))
 
-    def _eager(self, input: Tensor) -> Tensor:
+    def _eager(self, input: Tensor, **draws: Any) -> Tensor:
         if not isinstance(input, torch.Tensor):
-            return self._leaf(input)
+            return self._leaf(input, **draws)
         if not self.training:
             return input
-        return self._with_key(input, lambda key: gaussian_noise(input, self.std, key, inplace=self.inplace))
+        options = {"inplace": self.inplace, **draws}
+        return self._with_key(input, lambda key: gaussian_noise(input, self.std, key, **options))
 
     def _arguments(self) -> dict[str, Any]:
         return {"std": self.std, "inplace": self.inplace}
@@ -349,6 +371,20 @@ class DropPath(DropoutModule):
         super().__init__(p, inplace, rng=rng)
         path_axes(1, mode)
         self.mode, self.scale_by_keep = mode, bool(scale_by_keep)
+
+    def forward(self, input: Tensor, *, rows: Rows = None) -> Tensor:
+        """Return the input with samples dropped in training, and itself in evaluation.
+
+        Parameters
+        ----------
+        input : Tensor
+            Samples lie along its first axis.
+        rows
+            As in `Dropout.forward`.
+        """
+        if torch.jit.is_scripting():
+            return self._scripted(input)
+        return self._eager(input, **listed(rows=rows))
 
     @property
     def _noise(self) -> str:  # type: ignore[override]
@@ -529,13 +565,30 @@ class Zoneout(NoiseModule):
         rate(p)
         self.p = p
 
-    def forward(self, new: Tensor, previous: Tensor) -> Tensor:
-        """Return elements of new and previous in training, and their mean in evaluation."""
-        if (leaf := self._leaf(new, previous)) is not None:
+    def forward(
+        self,
+        new: Tensor,
+        previous: Tensor,
+        *,
+        rows: Rows = None,
+        indices: Indices = None,
+        offsets: Rows = None,
+    ) -> Tensor:
+        """Return elements of new and previous in training, and their mean in evaluation.
+
+        Parameters
+        ----------
+        new, previous : Tensor
+            As in `fastdrop.torch.zoneout`.
+        rows, indices, offsets
+            As in `Dropout.forward`.
+        """
+        draws = listed(rows=rows, indices=indices, offsets=offsets)
+        if (leaf := self._leaf(new, previous, **draws)) is not None:
             return leaf
         if not self.training:
             return self._mean(new, previous)
-        return self._with_key(new, lambda key: zoneout(new, previous, self.p, key))
+        return self._with_key(new, lambda key: zoneout(new, previous, self.p, key, **draws))
 
     def _mean(self, new: Tensor, previous: Tensor) -> Tensor:
         """The mean of training's output, at the rate that its mask has, rounded once."""
@@ -593,12 +646,24 @@ class StandoutDropout(NoiseModule):
         fd.standout_keep_prob(0.0, alpha=alpha, beta=beta)  # which checks them
         self.alpha, self.beta, self.inverted = float(alpha), float(beta), inverted
 
-    def forward(self, h: Tensor, a: Tensor) -> Tensor:
-        """Return activations h with elements dropped in training, by their pre-activations a."""
-        if (leaf := self._leaf(h, a)) is not None:
+    def forward(
+        self, h: Tensor, a: Tensor, *, rows: Rows = None, indices: Indices = None, offsets: Rows = None
+    ) -> Tensor:
+        """Return activations h with elements dropped in training, by their pre-activations a.
+
+        Parameters
+        ----------
+        h, a : Tensor
+            As in `fastdrop.torch.standout_dropout`.
+        rows, indices, offsets
+            As in `Dropout.forward`.
+        """
+        draws = listed(rows=rows, indices=indices, offsets=offsets)
+        if (leaf := self._leaf(h, a, **draws)) is not None:
             return leaf
         if self.training:
-            return self._with_key(h, lambda key: standout_dropout(h, a, key, **self._arguments()))
+            options = self._arguments() | draws
+            return self._with_key(h, lambda key: standout_dropout(h, a, key, **options))
         if self.inverted:
             return h
         if h.shape != a.shape:
@@ -650,18 +715,26 @@ class TokenDropout(NoiseModule):
         rate(p)
         self.p, self.replacement, self.protected = p, replacement, tuple(protected)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return tokens with some replaced in training, and themselves in evaluation."""
+    def forward(self, tokens: Tensor, *, rows: Rows = None) -> Tensor:
+        """Return tokens with some replaced in training, and themselves in evaluation.
+
+        Parameters
+        ----------
+        tokens : Tensor of integers
+            As in `fastdrop.torch.token_dropout`.
+        rows
+            As in `Dropout.forward`.
+        """
         if torch.jit.is_scripting():
             return self._scripted(tokens)
-        return self._eager(tokens)
+        return self._eager(tokens, **listed(rows=rows))
 
-    def _eager(self, tokens: Tensor) -> Tensor:
+    def _eager(self, tokens: Tensor, **draws: Any) -> Tensor:
         if not isinstance(tokens, torch.Tensor):
-            return self._leaf(tokens)
+            return self._leaf(tokens, **draws)
         if not self.training:
             return tokens
-        options: dict[str, Any] = {"replacement": self.replacement, "protected": self.protected}
+        options: dict[str, Any] = {"replacement": self.replacement, "protected": self.protected} | draws
         return self._with_key(tokens, lambda key: token_dropout(tokens, self.p, key, **options))
 
     def _arguments(self) -> dict[str, Any]:

@@ -35,17 +35,17 @@ class Noise(NamedTuple):
     shape: Callable[[Any, Any, Numbers], tuple[int, ...]] | None = None
 
 
-class AxesWithDraws(tuple[int, ...]):
-    """Shared axes, and the window or the listed draws of the functions of arrays.
+class NumbersWithDraws(tuple[int, ...]):
+    """A noise's integers, and the draws that a caller listed, as functions of arrays take both.
 
     Operators take plain integers alone, so that graphs can't hold these.
     """
 
     window: Any
 
-    def __new__(cls, axes: Numbers, window: Any) -> AxesWithDraws:
-        """Return the axes with their draws."""
-        made = super().__new__(cls, axes)
+    def __new__(cls, numbers: Numbers, window: Any) -> NumbersWithDraws:
+        """Return the integers with the draws."""
+        made = super().__new__(cls, numbers)
         made.window = window
         return made
 
@@ -58,15 +58,19 @@ def _by_axes(function: Callable[..., NDArray[Any]]) -> Callable[..., NDArray[Any
     """A function of fastdrop whose integers are its shared axes."""
 
     def call(arrays: Arrays, rates: Rates, key: Key, axes: Numbers, out: Out) -> NDArray[Any]:
-        return function(*arrays, *rates, key, out=out, **_draws(axes))
+        return function(*arrays, *rates, key, out=out, **draws_of(axes))
 
     return call
 
 
-def _draws(axes: Numbers) -> dict[str, Any]:
+def draws_of(axes: Numbers) -> dict[str, Any]:
     """The arguments of a function of arrays that say which draws belong to the elements."""
-    where = {"window": axes.window} if isinstance(axes, AxesWithDraws) else {}
-    return {"shared_axes": tuple(axes), **where}
+    return {"shared_axes": tuple(axes), "window": window_of(axes)}
+
+
+def window_of(numbers: Numbers) -> Any:
+    """What a function of arrays takes as its window: the draws that a caller listed, or None."""
+    return numbers.window if isinstance(numbers, NumbersWithDraws) else None
 
 
 def _elementwise(
@@ -86,18 +90,19 @@ def _drop_block(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: O
 def _zoneout_new(arrays: Arrays, rates: Rates, key: Key, axes: Numbers, out: Out) -> NDArray[Any]:
     """The part of a gradient that belongs to the new state."""
     (g,), (p,) = arrays, rates
-    return fd.zoneout(g, np.zeros(g.shape, g.dtype), p, key, out=out, **_draws(axes))
+    return fd.zoneout(g, np.zeros(g.shape, g.dtype), p, key, out=out, **draws_of(axes))
 
 
 def _zoneout_previous(arrays: Arrays, rates: Rates, key: Key, axes: Numbers, out: Out) -> NDArray[Any]:
     """The part of a gradient that belongs to the previous state."""
     (g,), (p,) = arrays, rates
-    return fd.zoneout(np.zeros(g.shape, g.dtype), g, p, key, out=out, **_draws(axes))
+    return fd.zoneout(np.zeros(g.shape, g.dtype), g, p, key, out=out, **draws_of(axes))
 
 
 def _standout(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: Out) -> NDArray[Any]:
     (h, a), (alpha, beta), (inverted,) = arrays, rates, numbers
-    return fd.standout_dropout(h, a, key, alpha=alpha, beta=beta, inverted=bool(inverted), out=out)
+    options = {"alpha": alpha, "beta": beta, "inverted": bool(inverted), "window": window_of(numbers)}
+    return fd.standout_dropout(h, a, key, out=out, **options)
 
 
 def _embedding(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: Out) -> NDArray[Any]:
@@ -118,12 +123,13 @@ def _local(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: Out) -
         raise ValueError(f"variance must be finite and >= 0, got one whose square root is {wrong}")
     if mean.dtype.kind == "c":
         raise TypeError(f"means must be real, got {mean.dtype}; use the real and imaginary parts")
-    return fd.gaussian_noise(mean, std, key, out=out)
+    return fd.gaussian_noise(mean, std, key, out=out, window=window_of(numbers))
 
 
 def _times_normal(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: Out) -> NDArray[Any]:
     (g,) = arrays
-    y: NDArray[Any] = np.multiply(g, fd.normal(g.shape, key, dtype=g.dtype), out=out)
+    normals = fd.normal(g.shape, key, dtype=g.dtype, window=window_of(numbers))
+    y: NDArray[Any] = np.multiply(g, normals, out=out)
     return y
 
 

@@ -8,17 +8,28 @@ from typing import Any, TypeAlias
 import torch
 
 import fastdrop as fd
-from fastdrop.torch._autograd import as_tensor, check_one_number, integers_or_floats, plain_rate, traced
+from fastdrop.torch._autograd import (
+    as_tensor,
+    check_one_number,
+    integers_or_floats,
+    plain_rate,
+    refuse_draws,
+    traced,
+)
 from fastdrop.torch._keys import key_of, key_tensor, plain_key
+from fastdrop.torch._noises import Numbers, window_of
 
 Tensor: TypeAlias = torch.Tensor
 
 
-def token_dropout(tokens: Tensor, p: Any, key: Any, replacement: int, protected: Iterable[int]) -> Tensor:
+def token_dropout(
+    tokens: Tensor, p: Any, key: Any, replacement: int, protected: Iterable[int], numbers: Numbers
+) -> Tensor:
     """`fastdrop.token_dropout` of a tensor, by the operator where a graph is made."""
     check_integers(tokens)
     if not traced(tokens):
-        return _run(tokens, plain_rate(p), plain_key(key), replacement, protected)
+        return _run(tokens, plain_rate(p), plain_key(key), replacement, protected, numbers)
+    refuse_draws(numbers)
     check_one_number(p)
     held = key if isinstance(key, torch.Tensor) else key_tensor(key)
     y: Tensor = _op(tokens, held, p, replacement, list(protected))
@@ -31,9 +42,12 @@ def check_integers(tokens: Tensor) -> None:
         raise TypeError(f"tokens must be integers, got {tokens.dtype}; use tokens.long()")
 
 
-def _run(tokens: Tensor, p: Any, key: Any, replacement: int, protected: Iterable[int]) -> Tensor:
-    array = integers_or_floats(tokens)
-    return as_tensor(fd.token_dropout(array, p, key, replacement=replacement, protected=protected))
+def _run(
+    tokens: Tensor, p: Any, key: Any, replacement: int, protected: Iterable[int], numbers: Numbers = ()
+) -> Tensor:
+    array, window = integers_or_floats(tokens), window_of(numbers)
+    words: dict[str, Any] = {"replacement": replacement, "protected": protected}
+    return as_tensor(fd.token_dropout(array, p, key, window=window, **words))
 
 
 # It has no derivative, because tokens are integers.

@@ -1,6 +1,7 @@
 """The functions on dask arrays: NumPy's bits for any chunks and scheduler, and nothing computed early."""
 
 import tracemalloc
+from inspect import signature
 from itertools import pairwise
 
 import dask
@@ -254,6 +255,129 @@ def test_normals(chunks):
     for options in ({}, {"shared_axes": 1}, {"dtype": np.float32}):
         lazy = fdd.normal(SHAPE, KEY, chunks=chunks, **options)
         assert same_bits(lazy.compute(scheduler="sync"), fd.normal(SHAPE, KEY, **options))
+
+
+IDS = np.array([9, 0, 4, 9, 1 << 20, 3, 77])
+NUMBERS = {
+    "array": lambda ids: ids,
+    "list": np.ndarray.tolist,
+    "unsigned": lambda ids: ids.astype(np.uint64),
+    "one chunk": lambda ids: da.from_array(ids, chunks=-1),
+    "other chunks": lambda ids: da.from_array(ids, chunks=2),
+}
+TAKES_ROWS = [case for case in CASES if "rows" in signature(getattr(fd, CASES[case][0])).parameters]
+
+
+def rows_of(case):
+    """A number for each row of a case's first array."""
+    given_args = CASES[case][1]
+    return IDS[: len(next(iter(given_args.values())))]
+
+
+def test_functions_take_rows_as_those_of_arrays_do():
+    for noise in FUNCTIONS:
+        for function in (noise.function, noise.backward):
+            lazy = function and getattr(fdd, function.__name__, None)
+            if lazy is not None:
+                assert ("rows" in signature(lazy).parameters) == ("rows" in signature(function).parameters)
+    assert len(TAKES_ROWS) > 35
+    for function in (fdd.keep_mask, fdd.normal):
+        assert "rows" in signature(function).parameters
+
+
+@pytest.mark.parametrize("case", TAKES_ROWS)
+def test_rows(case):
+    """The numbers go with the blocks of rows, for any chunks of the arrays and of the numbers."""
+    ids, kind = rows_of(case), list(NUMBERS)[TAKES_ROWS.index(case) % len(NUMBERS)]
+    name, given_args = CASES[case]
+    given_args = {n: list(a) if hasattr(a, "__next__") else a for n, a in given_args.items()}
+    if 0 in np.atleast_1d(given_args.get("shared_axes", ())) or given_args.get("mode") == "batch":
+        with pytest.raises(ValueError, match="rows needs a first axis whose elements have draws"):
+            both(case, rows=ids)
+        return
+    first = next(iter(given_args))
+    with dask.config.set(scheduler=refuse):
+        chunked = in_chunks(given_args[first])
+        lazy = results(getattr(fdd, name)(**(given_args | {first: chunked}), rows=NUMBERS[kind](ids)))
+    expected = results(getattr(fd, name)(**given_args, rows=ids))
+    check(case, dask.compute(*lazy, scheduler="sync"), expected)
+    if lazy[0].shape == SHAPE and name not in ("gaussian_noise_backward", "dropout_add_backward"):
+        cut = chunked.chunks[:1] if "local_reparameterization_b" in name else CHUNKS[:1]
+        assert lazy[0].chunks[:1] == cut
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_kinds_of_numbers_of_rows(kind):
+    x = normal(*SHAPE)
+    numbers = NUMBERS[kind](IDS.copy())
+    lazy = fdd.dropout(da.from_array(x, chunks=CHUNKS), 0.3, KEY, rows=numbers)
+    if isinstance(numbers, (list, np.ndarray)):
+        numbers[0] = 1  # the caller's own, of which a copy was taken
+    assert lazy.chunks == (CHUNKS[0], (12,), (10,))
+    assert same_bits(lazy.compute(), fd.dropout(x, 0.3, KEY, rows=IDS))
+    mask = fdd.keep_mask(SHAPE, 0.3, KEY, chunks=CHUNKS, rows=NUMBERS[kind](IDS))
+    assert same_bits(mask.compute(), fd.keep_mask(SHAPE, 0.3, KEY, rows=IDS))
+    normals = fdd.normal(SHAPE, KEY, chunks=CHUNKS, rows=NUMBERS[kind](IDS), shared_axes=2)
+    assert same_bits(normals.compute(), fd.normal(SHAPE, KEY, rows=IDS, shared_axes=2))
+
+
+def test_a_sample_has_one_mask_in_any_order():
+    x, order = da.from_array(normal(60, 30), chunks=(7, 11)), np.random.default_rng(0).permutation(60)
+    whole = fdd.dropout(x, 0.3, KEY).compute()
+    shuffled = fdd.dropout(x[order], 0.3, KEY, rows=order)
+    assert same_bits(shuffled.compute(), whole[order])
+    one, other = (fdd.dropout(x, 0.3, KEY, rows=rows) for rows in (np.arange(60), np.arange(60)[::-1]))
+    assert one.name != other.name
+    assert same_bits(one.compute(), whole)
+
+
+def test_rows_of_arrays_without_elements():
+    for shape, ids in (((0, 4), []), ((2, 0), [3, 1]), ((0,), np.empty(0, int))):
+        lazy = fdd.dropout(da.ones(shape, chunks=2), 0.3, KEY, rows=ids)
+        assert lazy.compute().shape == shape
+
+
+BAD_ROWS = [
+    ([0, 1, -1], ValueError, r"rows must be in \[0, \d+\), got -1"),
+    ([0, 1, 1 << 62], ValueError, r"rows must be in \[0, \d+\), got 4611686018427387904"),
+    (np.array([0, 1, 1 << 63], np.uint64), ValueError, r"rows must be in \[0, \d+\), got"),
+    ([0, 1, 1 << 70], ValueError, r"rows must be below 2\*\*63"),
+    ([0.0, 1.0, 2.0], TypeError, "rows must be integers, got float64"),
+    ([True, False, True], TypeError, "rows must be integers, got bool"),
+    ([0, 1], ValueError, r"rows must have the shape \(3,\), got \(2,\)"),
+    ([0, 1, 2, 3], ValueError, r"rows must have the shape \(3,\), got \(4,\)"),
+    ([[0, 1, 2]], ValueError, r"rows must have the shape \(3,\), got \(1, 3\)"),
+    (3, ValueError, r"rows must have the shape \(3,\), got \(\)"),
+    ("abc", TypeError, "rows must be integers"),
+    (np.ma.masked_array([0, 1, 2], [0, 1, 0]), TypeError, "rows must be integers, got a masked array"),
+    (da.arange(3.0, chunks=2), TypeError, "rows must be integers, got float64"),
+    (da.arange(4, chunks=2), ValueError, r"rows must have the shape \(3,\), got \(4,\)"),
+    (da.ones((1, 3), int), ValueError, r"rows must have the shape \(3,\), got \(1, 3\)"),
+    (da.arange(9, chunks=2)[da.arange(9, chunks=2) > 5], ValueError, r"rows\.compute_chunk_sizes\(\)"),
+]
+
+
+@pytest.mark.parametrize(("rows", "error", "message"), BAD_ROWS, ids=[str(rows) for rows, *_ in BAD_ROWS])
+def test_rows_that_are_refused_at_once(rows, error, message):
+    x, weight = da.ones((3, 4), chunks=2), np.ones((4, 2))
+    with dask.config.set(scheduler=refuse):
+        for call in (fdd.dropout, fdd.gaussian_noise, fdd.drop_path):
+            with pytest.raises(error, match=message):
+                call(x, 0.3, KEY, rows=rows)
+        with pytest.raises(error, match=message):
+            fdd.drop_connect(x, weight, 0.3, KEY, rows=rows)
+    with pytest.raises(ValueError, match="rows needs an array with a first axis"):
+        fdd.dropout(da.ones(()), 0.3, KEY, rows=[])
+
+
+def test_rows_that_are_refused_when_they_are_computed():
+    x = da.ones((3, 4), chunks=2)
+    numbers = da.from_array(np.array([0, 1, -1]), chunks=2)
+    with pytest.raises(ValueError, match=r"rows must be in \[0, \d+\), got -1"):
+        fdd.dropout(x, 0.3, KEY, rows=numbers).compute()
+    masked = da.ma.masked_equal(da.from_array(np.arange(3), chunks=2), 1)
+    with pytest.raises(TypeError, match="rows must be integers, got a masked array"):
+        fdd.dropout(x, 0.3, KEY, rows=masked).compute()
 
 
 def test_what_comes_after_does_not_change_the_mask():
