@@ -322,8 +322,10 @@ def placed(numbers: Any, rows: Any = None, indices: Any = None, offsets: Any = N
     return NumbersWithDraws(axes_of(numbers), listed)
 
 
-def refuse_draws(numbers: Numbers) -> None:
-    """Refuse listed draws, which operators and so graphs can't take."""
+def check_traced(x: Tensor, numbers: Numbers) -> None:
+    """Refuse what operators and so graphs can't take: nested tensors, and draws that a caller listed."""
+    if getattr(x, "is_nested", False) is True:
+        raise _not_dense(x)
     if isinstance(numbers, NumbersWithDraws):
         raise TypeError(
             "in a graph the draws can't be listed by rows, indices or offsets; use torch.compiler.disable"
@@ -427,9 +429,7 @@ def _traced_noise(
 ) -> Tensor:
     """The operator, which is what graphs hold of a noise."""
     check_tensors(x=x)
-    refuse_draws(numbers)
-    if getattr(x, "is_nested", False) is True:
-        raise _not_dense(x)
+    check_traced(x, numbers)
     if other is not None and bool(getattr(x, "is_meta", False)) is not bool(getattr(other, "is_meta", False)):
         raise RuntimeError(f"tensors must be on one device, got {x.device} and {other.device}")
     for rate in rates:

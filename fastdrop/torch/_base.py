@@ -16,7 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from fastdrop._arrays.numbers import rate
 from fastdrop._stream.keys import Key, Rng, as_key
 from fastdrop.torch import _keys as keys
-from fastdrop.torch._autograd import Indices, Rows, noise, not_a_tensor, placed, traced
+from fastdrop.torch._autograd import Indices, Rows, check_traced, noise, not_a_tensor, placed, traced
 from fastdrop.torch._noises import Numbers
 
 Tensor: TypeAlias = torch.Tensor
@@ -71,9 +71,15 @@ class NoiseModule(torch.nn.Module):
         self.key = rng
         return self
 
-    def _with_key(self, input: Tensor, noised: Callable[[Key | Tensor], Tensor]) -> Tensor:
-        """What a function makes of this forward's key. The key advances only if the function succeeds."""
+    def _with_key(
+        self, input: Tensor, noised: Callable[[Key | Tensor], Tensor], draws: Mapping[str, Any]
+    ) -> Tensor:
+        """What a function makes of this forward's key. The key advances only if the function succeeds.
+
+        In a graph the key advances first, so that draws that a caller listed have to be refused before.
+        """
         if traced(input):
+            check_traced(input, placed((), **draws))
             return noised(self._traced_key(input))
         if self._key is None:
             return noised(keys.drawn(keys.outside_transforms(keys.random_key)))
@@ -214,9 +220,9 @@ class DropoutModule(NoiseModule, _DropoutNd):
         """Return the input with its noise in training, and itself in evaluation."""
         if torch.jit.is_scripting():
             return self._scripted(input)
-        return self._eager(input)
+        return self._eager(input, {})
 
-    def _eager(self, input: Tensor, **draws: Any) -> Tensor:
+    def _eager(self, input: Tensor, draws: dict[str, Any]) -> Tensor:
         if not isinstance(input, torch.Tensor):
             return cast(Tensor, self._leaf(input, **draws))
         if not self.training:
@@ -225,7 +231,9 @@ class DropoutModule(NoiseModule, _DropoutNd):
             return cast(Tensor, super().forward(input))
         name, rates, inplace = self._noise, (self.p,), self.inplace
         numbers = placed(self._numbers(input), **draws)
-        return self._with_key(input, lambda key: noise(input, name, rates, key, numbers, inplace=inplace))
+        return self._with_key(
+            input, lambda key: noise(input, name, rates, key, numbers, inplace=inplace), draws
+        )
 
     def _numbers(self, input: Tensor) -> Numbers:
         """The integers that the noise takes beside its rate, such as shared axes."""
@@ -238,8 +246,9 @@ class DropoutModule(NoiseModule, _DropoutNd):
 class ElementwiseModule(DropoutModule):
     """A module with a draw for each element, which axes may share, and which callers may list."""
 
+    # TorchScript reads `forward`, and takes no keyword-only arguments with defaults, and no ** either.
     def forward(
-        self, input: Tensor, *, rows: Rows = None, indices: Indices = None, offsets: Rows = None
+        self, input: Tensor, rows: Rows = None, indices: Indices = None, offsets: Rows = None
     ) -> Tensor:
         """Return the input with its noise in training, and itself in evaluation.
 
@@ -253,7 +262,7 @@ class ElementwiseModule(DropoutModule):
         """
         if torch.jit.is_scripting():
             return self._scripted(input)
-        return self._eager(input, **listed(rows=rows, indices=indices, offsets=offsets))
+        return self._eager(input, listed(rows=rows, indices=indices, offsets=offsets))
 
 
 def _as_torch_has_it(input: Tensor) -> bool:

@@ -133,7 +133,7 @@ class ConcreteDropout(NoiseModule):
         self.logit = torch.nn.Parameter(torch.tensor(math.log(p) - math.log1p(-p)))
 
     def forward(
-        self, input: Tensor, *, rows: Rows = None, indices: Indices = None, offsets: Rows = None
+        self, input: Tensor, rows: Rows = None, indices: Indices = None, offsets: Rows = None
     ) -> Tensor:
         """Return the input times a relaxed mask in training, and itself in evaluation.
 
@@ -150,7 +150,7 @@ class ConcreteDropout(NoiseModule):
         if not self.training:
             return input
         options = {"temperature": self.temperature, "shared_axes": self.shared_axes, **draws}
-        return self._with_key(input, lambda key: concrete_dropout(input, self.logit, key, **options))
+        return self._with_key(input, lambda key: concrete_dropout(input, self.logit, key, **options), draws)
 
     def regularizer(
         self, weight: Tensor, *, weight_scale: float, entropy_scale: float, features: int | None = None

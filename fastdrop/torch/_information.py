@@ -118,7 +118,7 @@ class InformationDropout(NoiseModule):
         self.shared_axes = shared_axes
 
     def forward(
-        self, input: Tensor, *, rows: Rows = None, indices: Indices = None, offsets: Rows = None
+        self, input: Tensor, rows: Rows = None, indices: Indices = None, offsets: Rows = None
     ) -> Tensor:
         """Return the input times its noise in training, and itself in evaluation.
 
@@ -131,15 +131,15 @@ class InformationDropout(NoiseModule):
         """
         if torch.jit.is_scripting():
             return self._scripted(input)
-        return self._eager(input, **listed(rows=rows, indices=indices, offsets=offsets))
+        return self._eager(input, listed(rows=rows, indices=indices, offsets=offsets))
 
-    def _eager(self, input: Tensor, **draws: Any) -> Tensor:
+    def _eager(self, input: Tensor, draws: dict[str, Any]) -> Tensor:
         if not isinstance(input, torch.Tensor):
             return cast(Tensor, self._leaf(input, **draws))
         if not self.training:
             return input
         alpha, options = self.log_alpha.exp(), {"shared_axes": self.shared_axes, **draws}
-        return self._with_key(input, lambda key: information_dropout(input, alpha, key, **options))
+        return self._with_key(input, lambda key: information_dropout(input, alpha, key, **options), draws)
 
     def regularizer(
         self,

@@ -16,8 +16,8 @@ from fastdrop.torch._autograd import (
     as_tensor,
     batched,
     check_tensors,
+    check_traced,
     refuse_batches,
-    refuse_draws,
     traced,
     transformed,
 )
@@ -142,7 +142,7 @@ def learned(
     axes_in(tuple(axes), x.dim())  # raises an error that the operator would give in C++'s words
     if isinstance(axes, NumbersWithDraws):
         if traced(x) or traced(number):
-            refuse_draws(axes)
+            check_traced(x, axes)
         if transformed():
             raise RuntimeError(
                 f"under torch.func and in forward mode {name} can't have listed draws (rows, indices, "

@@ -92,7 +92,7 @@ class Dropout(ElementwiseModule, torch.nn.Dropout):
     """
 
     def forward(
-        self, input: Tensor, *, rows: Rows = None, indices: Indices = None, offsets: Rows = None
+        self, input: Tensor, rows: Rows = None, indices: Indices = None, offsets: Rows = None
     ) -> Tensor:
         """Return the input with its noise in training, and itself in evaluation.
 
@@ -106,12 +106,12 @@ class Dropout(ElementwiseModule, torch.nn.Dropout):
         """
         if torch.jit.is_scripting():
             return self._scripted(input)
-        draws = listed(rows=rows, indices=indices, offsets=offsets)
-        if self.training and self._key is None and not self.inplace and not draws:
+        plain = rows is None and indices is None and offsets is None
+        if plain and self.training and self._key is None and not self.inplace:
             y = dropped_at_random(input, self.p)
             if y is not None:
                 return y
-        return self._eager(input, **draws)
+        return self._eager(input, listed(rows=rows, indices=indices, offsets=offsets))
 
 
 class _ChannelDropout(ElementwiseModule):
@@ -315,20 +315,20 @@ class GaussianNoise(NoiseModule):
         self.std, self.inplace = float(std), inplace
 
     def forward(
-        self, input: Tensor, *, rows: Rows = None, indices: Indices = None, offsets: Rows = None
+        self, input: Tensor, rows: Rows = None, indices: Indices = None, offsets: Rows = None
     ) -> Tensor:
         """Return the input plus noise in training, and itself in evaluation; rows as in `Dropout.forward`."""
         if torch.jit.is_scripting():
             return self._scripted(input)
-        return self._eager(input, **listed(rows=rows, indices=indices, offsets=offsets))
+        return self._eager(input, listed(rows=rows, indices=indices, offsets=offsets))
 
-    def _eager(self, input: Tensor, **draws: Any) -> Tensor:
+    def _eager(self, input: Tensor, draws: dict[str, Any]) -> Tensor:
         if not isinstance(input, torch.Tensor):
             return self._leaf(input, **draws)
         if not self.training:
             return input
         options = {"inplace": self.inplace, **draws}
-        return self._with_key(input, lambda key: gaussian_noise(input, self.std, key, **options))
+        return self._with_key(input, lambda key: gaussian_noise(input, self.std, key, **options), draws)
 
     def _arguments(self) -> dict[str, Any]:
         return {"std": self.std, "inplace": self.inplace}
@@ -372,7 +372,7 @@ class DropPath(DropoutModule):
         path_axes(1, mode)
         self.mode, self.scale_by_keep = mode, bool(scale_by_keep)
 
-    def forward(self, input: Tensor, *, rows: Rows = None) -> Tensor:
+    def forward(self, input: Tensor, rows: Rows = None) -> Tensor:
         """Return the input with samples dropped in training, and itself in evaluation.
 
         Parameters
@@ -384,7 +384,7 @@ class DropPath(DropoutModule):
         """
         if torch.jit.is_scripting():
             return self._scripted(input)
-        return self._eager(input, **listed(rows=rows))
+        return self._eager(input, listed(rows=rows))
 
     @property
     def _noise(self) -> str:  # type: ignore[override]
@@ -569,7 +569,6 @@ class Zoneout(NoiseModule):
         self,
         new: Tensor,
         previous: Tensor,
-        *,
         rows: Rows = None,
         indices: Indices = None,
         offsets: Rows = None,
@@ -588,7 +587,7 @@ class Zoneout(NoiseModule):
             return leaf
         if not self.training:
             return self._mean(new, previous)
-        return self._with_key(new, lambda key: zoneout(new, previous, self.p, key, **draws))
+        return self._with_key(new, lambda key: zoneout(new, previous, self.p, key, **draws), draws)
 
     def _mean(self, new: Tensor, previous: Tensor) -> Tensor:
         """The mean of training's output, at the rate that its mask has, rounded once."""
@@ -647,7 +646,7 @@ class StandoutDropout(NoiseModule):
         self.alpha, self.beta, self.inverted = float(alpha), float(beta), inverted
 
     def forward(
-        self, h: Tensor, a: Tensor, *, rows: Rows = None, indices: Indices = None, offsets: Rows = None
+        self, h: Tensor, a: Tensor, rows: Rows = None, indices: Indices = None, offsets: Rows = None
     ) -> Tensor:
         """Return activations h with elements dropped in training, by their pre-activations a.
 
@@ -663,7 +662,7 @@ class StandoutDropout(NoiseModule):
             return leaf
         if self.training:
             options = self._arguments() | draws
-            return self._with_key(h, lambda key: standout_dropout(h, a, key, **options))
+            return self._with_key(h, lambda key: standout_dropout(h, a, key, **options), draws)
         if self.inverted:
             return h
         if h.shape != a.shape:
@@ -715,7 +714,7 @@ class TokenDropout(NoiseModule):
         rate(p)
         self.p, self.replacement, self.protected = p, replacement, tuple(protected)
 
-    def forward(self, tokens: Tensor, *, rows: Rows = None) -> Tensor:
+    def forward(self, tokens: Tensor, rows: Rows = None) -> Tensor:
         """Return tokens with some replaced in training, and themselves in evaluation.
 
         Parameters
@@ -727,15 +726,15 @@ class TokenDropout(NoiseModule):
         """
         if torch.jit.is_scripting():
             return self._scripted(tokens)
-        return self._eager(tokens, **listed(rows=rows))
+        return self._eager(tokens, listed(rows=rows))
 
-    def _eager(self, tokens: Tensor, **draws: Any) -> Tensor:
+    def _eager(self, tokens: Tensor, draws: dict[str, Any]) -> Tensor:
         if not isinstance(tokens, torch.Tensor):
             return self._leaf(tokens, **draws)
         if not self.training:
             return tokens
         options: dict[str, Any] = {"replacement": self.replacement, "protected": self.protected} | draws
-        return self._with_key(tokens, lambda key: token_dropout(tokens, self.p, key, **options))
+        return self._with_key(tokens, lambda key: token_dropout(tokens, self.p, key, **options), draws)
 
     def _arguments(self) -> dict[str, Any]:
         return {"p": self.p, "replacement": self.replacement, "protected": self.protected}
@@ -786,7 +785,7 @@ class EmbeddingDropout(NoiseModule):
             return leaf
         if not self.training:
             return functional.embedding(tokens, weight)
-        return self._with_key(weight, lambda key: embedding_dropout(tokens, weight, self.p, key))
+        return self._with_key(weight, lambda key: embedding_dropout(tokens, weight, self.p, key), {})
 
     def _arguments(self) -> dict[str, Any]:
         return {"p": self.p}

@@ -11,9 +11,9 @@ import fastdrop as fd
 from fastdrop.torch._autograd import (
     as_tensor,
     check_one_number,
+    check_traced,
     integers_or_floats,
     plain_rate,
-    refuse_draws,
     traced,
 )
 from fastdrop.torch._keys import key_of, key_tensor, plain_key
@@ -29,7 +29,7 @@ def token_dropout(
     check_integers(tokens)
     if not traced(tokens):
         return _run(tokens, plain_rate(p), plain_key(key), replacement, protected, numbers)
-    refuse_draws(numbers)
+    check_traced(tokens, numbers)
     check_one_number(p)
     held = key if isinstance(key, torch.Tensor) else key_tensor(key)
     y: Tensor = _op(tokens, held, p, replacement, list(protected))

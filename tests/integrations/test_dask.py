@@ -352,7 +352,7 @@ BAD_ROWS = [
     (np.ma.masked_array([0, 1, 2], [0, 1, 0]), TypeError, "rows must be integers, got a masked array"),
     (da.arange(3.0, chunks=2), TypeError, "rows must be integers, got float64"),
     (da.arange(4, chunks=2), ValueError, r"rows must have the shape \(3,\), got \(4,\)"),
-    (da.ones((1, 3), int), ValueError, r"rows must have the shape \(3,\), got \(1, 3\)"),
+    (da.ones((1, 3), dtype=int), ValueError, r"rows must have the shape \(3,\), got \(1, 3\)"),
     (da.arange(9, chunks=2)[da.arange(9, chunks=2) > 5], ValueError, r"rows\.compute_chunk_sizes\(\)"),
 ]
 
@@ -361,7 +361,7 @@ BAD_ROWS = [
 def test_rows_that_are_refused_at_once(rows, error, message):
     x, weight = da.ones((3, 4), chunks=2), np.ones((4, 2))
     with dask.config.set(scheduler=refuse):
-        for call in (fdd.dropout, fdd.gaussian_noise, fdd.drop_path):
+        for call in (fdd.dropout, fdd.gaussian_noise, fdd.dropout_backward):
             with pytest.raises(error, match=message):
                 call(x, 0.3, KEY, rows=rows)
         with pytest.raises(error, match=message):

@@ -390,8 +390,11 @@ def test_indices_and_offsets_of_modules():
 
 def test_nested_tensors_refuse_them():
     nested = torch.nested.nested_tensor([torch.ones(3), torch.ones(2)], layout=torch.jagged)
-    with pytest.raises(TypeError, match="dropout needs a dense tensor"):
-        fdt.Dropout(0.5)(nested, rows=[0, 1])
+    for call in (fdt.Dropout(0.5), lambda x, rows: fdt.dropout(x, 0.5, KEY, rows=rows)):
+        with pytest.raises(TypeError, match="dropout needs a dense tensor, got a nested one"):
+            call(nested, rows=[0, 1])
+    y = fdt.Dropout(0.5, rng=KEY)(nested.values(), offsets=nested.offsets())
+    assert same(y, fd.dropout(np.ones(5, np.float32), 0.5, KEY, offsets=[0, 3, 5]))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -406,6 +409,9 @@ def test_compiled_code_refuses_them():
         torch._dynamo.reset()
         with pytest.raises(TypeError, match="in a graph the draws can't be listed"):
             torch.compile(call, backend="eager")(x)
+    with pytest.raises(TypeError, match="in a graph the draws can't be listed"):
+        drop(x.to("meta"), rows=ids)
+    assert drop.key == fd.Key(3)
     apart = torch.compiler.disable(calls[1])
     y = torch.compile(lambda x: apart(2 * x) + 1, backend="eager")(x)
     assert torch.equal(y, apart(2 * x) + 1)
