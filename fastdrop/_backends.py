@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdrop._arrays import device, host
+from fastdrop._arrays.listed import SHORT, Listed
 from fastdrop._arrays.numbers import FULL, Rate, check_broadcast, checked_rates, rate
 from fastdrop._arrays.plan import (
     NO_AXES,
@@ -198,6 +199,10 @@ def fused(
 ) -> Any:
     """X after a pass with Bernoulli noise; arguments as in `planned` and `fuse`."""
     if type(x) is np.ndarray:
+        if type(window) is Listed and type(p) is float and shared_axes is NO_AXES and what.formula == "drop":
+            y = _rows_at_once(what, x, out, p, key, window.numbers)
+            if y is not None:
+                return y
         y, layout = None, _layout_unless_plain(x, shared_axes, window)
         if type(p) is float:
             beside = None if other is None else other[1]
@@ -245,6 +250,29 @@ def _at_once(
     draw = threshold, scale if what.scale is None else what.scale, *stream(key)
     cpu().one_call(what, how, flat_x, beside, added, flat_y, draw)
     return y
+
+
+def _rows_at_once(
+    what: Pass,
+    x: NDArray[Any],
+    out: Any,
+    p: float,
+    key: Key | SupportsIndex,
+    numbers: NDArray[np.int64] | None,
+) -> Any:
+    """Do dropout of rows with numbers in the fewest steps, or return None; see `_at_once`.
+
+    That is also if a number is wrong: other functions say so. The usual way takes 10 us longer, which is a
+    third of the time of 64 rows of 2,048 elements.
+    """
+    threshold, scale = rate(p)
+    if numbers is None or numbers.shape != x.shape[:1] or not 0 < threshold < FULL:
+        return None
+    pair = host.plain_pair(x, out)
+    if pair is None or not pair[3] or x.size < SHORT * numbers.size:
+        return None
+    draw = threshold, scale if what.scale is None else what.scale, *stream(key)
+    return pair[0] if cpu().drop_rows(*pair[1:3], numbers, draw) else None
 
 
 def _by_rates_at_once(

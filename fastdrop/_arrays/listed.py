@@ -17,10 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 
 RAGGED = 1 << 32  # the row length of the array that rows of any lengths belong to
 _SIGNED = np.dtype(np.int64)
-_MOST = 1 << 63  # indices are below this
+MOST = 1 << 63  # indices are below this
 # Rows of fewer draws than this are drawn one draw at a time. A row costs at least a tile, which takes as long
 # as some twenty draws.
-_SHORT = 16
+SHORT = 16
 
 Indices: TypeAlias = "ArrayLike | tuple[Sequence[int], tuple[ArrayLike, ...]]"
 
@@ -32,9 +32,18 @@ class Listed(NamedTuple):
     indices: Any = None
     offsets: Any = None
 
+    @property
+    def numbers(self) -> NDArray[np.int64] | None:
+        """The numbers of rows, unchecked, if they are all that was given, as an array of int64."""
+        rows, indices, offsets = self
+        alone = indices is None and offsets is None
+        return rows if alone and type(rows) is np.ndarray and rows.dtype is _SIGNED else None
+
     @classmethod
     def copied(cls, rows: Any, indices: Any, offsets: Any) -> Listed:
         """Return copies of arrays: the caller may change them before backward, or let `out` overlap them."""
+        if type(rows) is np.ndarray and indices is None and offsets is None:  # the usual case first
+            return cls(rows.copy())
         return cls(*map(_copied, (rows, indices, offsets)))
 
 
@@ -117,7 +126,7 @@ def found(listed: Listed, shape: tuple[int, ...], draws: tuple[int, ...]) -> Run
     if listed.offsets is not None:
         return _of_ragged_rows(listed.rows, listed.offsets, shape)
     starts, length = starts_of_rows(listed.rows, shape, draws), math.prod(draws[1:])
-    if length < _SHORT:
+    if length < SHORT:
         return Scattered((starts[:, None] + np.arange(length)).ravel())
     return Runs.of_length(length, starts)
 
@@ -143,7 +152,7 @@ def numbers_of_rows(rows: Any, count: int, length: int) -> NDArray[np.int64]:
 
     They must be integers of at least 0, and so small that all indices of rows of a length are below 2**63.
     """
-    return _numbers("rows", rows, (count,), _MOST // max(length, 1))
+    return _numbers("rows", rows, (count,), MOST // max(length, 1))
 
 
 def _of_ragged_rows(rows: Any, offsets: Any, shape: tuple[int, ...]) -> Runs | Scattered:
@@ -160,7 +169,7 @@ def _of_ragged_rows(rows: Any, offsets: Any, shape: tuple[int, ...]) -> Runs | S
     count = len(ends) - 1
     numbers = np.arange(count) if rows is None else numbers_of_rows(rows, count, RAGGED)
     starts = numbers * RAGGED
-    if shape[0] < _SHORT * count:
+    if shape[0] < SHORT * count:
         lengths = ends[1:] - ends[:-1]
         return Scattered(np.arange(shape[0]) + np.repeat(starts - ends[:-1], lengths))
     return Runs(ends, starts)
@@ -170,7 +179,7 @@ def _of_indices(indices: Any, shape: tuple[int, ...], draws: tuple[int, ...]) ->
     if draws != shape:
         raise ValueError(f"indices needs a draw for each element, got shared axes: {draws} for {shape}")
     if not isinstance(indices, tuple):
-        return Scattered(_numbers("indices", indices, shape, _MOST).ravel())
+        return Scattered(_numbers("indices", indices, shape, MOST).ravel())
     try:
         full, places = indices
         lengths = tuple(map(operator.index, full))
@@ -181,7 +190,7 @@ def _of_indices(indices: Any, shape: tuple[int, ...], draws: tuple[int, ...]) ->
             f"indices must be flat integers, or (full_shape, one array for each axis), got "
             f"{tuple(type(each).__name__ for each in indices)}"
         ) from None
-    if len(lengths) != len(places) or math.prod(lengths) > _MOST or min(lengths, default=0) < 0:
+    if len(lengths) != len(places) or math.prod(lengths) > MOST or min(lengths, default=0) < 0:
         raise ValueError(
             f"indices must have a full shape of at most 2**63 elements and an array for each axis, got "
             f"{lengths} and {len(places)} arrays"

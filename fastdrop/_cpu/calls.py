@@ -15,7 +15,7 @@ import numpy.ma  # imported here, since Numba would do it at its first call, whe
 from numpy.typing import NDArray
 
 from fastdrop._arrays.host import lanes_dtype
-from fastdrop._arrays.listed import Runs, Scattered
+from fastdrop._arrays.listed import MOST, Runs, Scattered
 from fastdrop._arrays.plan import Density, Pass
 from fastdrop._cpu import bernoulli, by_element, density, pool, scattered
 from fastdrop._cpu.bernoulli import NO_BIAS, NO_CYCLE, Units
@@ -57,6 +57,21 @@ def _drop_kernel() -> Any:
     def kernel(x, y, length, stride, start, threshold, scale, key, draw, far):
         rows, draws = (length, stride, start), (threshold, scale, key, draw)
         bernoulli.elements(formula, x, x, x, y, rows, NO_BIAS, draws, constants, far)
+
+    return jit(kernel)
+
+
+def _drop_rows_kernel() -> Any:
+    """Return the kernel of dropout of rows with numbers, which writes nothing if one isn't in [0, end)."""
+    formula, constants = formulas.affine, formulas.DROP
+
+    def kernel(x, y, numbers, length, end, threshold, scale, key, draw, far):
+        for number in numbers:
+            if np.uint64(number) >= np.uint64(end):
+                return False
+        draws = threshold, scale, key, draw
+        bernoulli.elements(formula, x, x, x, y, (numbers, length), NO_BIAS, draws, constants, far)
+        return True
 
     return jit(kernel)
 
@@ -184,7 +199,7 @@ def _scattered_noise_kernel(draw_name: str, name: str, start: float | None) -> A
     return jit(kernel, draw_name, name, start)
 
 
-_drop, _drop_by_row = _drop_kernel(), _drop_by_row_kernel()
+_drop, _drop_rows, _drop_by_row = _drop_kernel(), _drop_rows_kernel(), _drop_by_row_kernel()
 _scattered, _scattered_by_rates = _scattered_kernel(), _scattered_by_rates_kernel()
 _in_range, _repeat = _in_range_kernel(), _repeat_kernel()
 _masked = _masked_kernel()
@@ -229,6 +244,18 @@ def drop_row(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, k
         _drop(x, y, x.size, 0, start, threshold, scale, key, draw, distance(x.nbytes))
     else:
         _drop_in_pieces(x, y, start, threshold, scale, key, draw)
+
+
+def drop_rows(x: NDArray, y: NDArray, numbers: NDArray[np.int64], draw: Draw) -> bool:
+    """Do as `drop` for whole rows with numbers, in the fewest steps.
+
+    Return False, with nothing written, if a number is out of range, or if `drop` does it with more threads.
+    """
+    length = x.size // numbers.size
+    if x.size >= _BIG:
+        return False
+    done: bool = _drop_rows(x, y, numbers, length, MOST // length, *draw, distance(x.nbytes))
+    return done
 
 
 def _drop_in_pieces(

@@ -1,7 +1,7 @@
 """How kernels walk the rows of a flat array: where each lies, how long it is, and its first index.
 
-Rows come as a plain tuple: of `fastdrop._arrays.plan.Rows`, or of the arrays of
-`fastdrop._arrays.listed.Runs`. Numba chooses between the two when it compiles, by the tuple's type.
+Rows come as a plain tuple: of `fastdrop._arrays.plan.Rows`, of the arrays of `fastdrop._arrays.listed.Runs`,
+or of the numbers of rows and their length. Numba chooses among them when it compiles, by the tuple's type.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numba.extending import overload
 
 def count_rows(rows: tuple[Any, ...], size: int) -> int:
     """Return how many rows an array of a size has."""
-    raise NotImplementedError  # Numba takes one of the two below
+    raise NotImplementedError  # Numba takes one of those below
 
 
 def row_at(rows: tuple[Any, ...], row: int) -> tuple[int, int, int]:
@@ -27,8 +27,14 @@ def _listed(rows):
     return isinstance(rows.types[0], types.Array)
 
 
+def _numbered(rows):
+    return _listed(rows) and not isinstance(rows.types[1], types.Array)
+
+
 @overload(count_rows, jit_options={"forceinline": True})
 def _count_rows(rows, size):
+    if _numbered(rows):
+        return lambda rows, size: rows[0].size
     if _listed(rows):
         return lambda rows, size: rows[1].size
     return lambda rows, size: size // rows[0]
@@ -36,6 +42,14 @@ def _count_rows(rows, size):
 
 @overload(row_at, jit_options={"forceinline": True})
 def _row_at(rows, row):
+    if _numbered(rows):
+
+        def numbered(rows, row):
+            numbers, length = rows
+            return row * length, length, np.uint64(numbers[row]) * np.uint64(length)
+
+        return numbered
+
     if _listed(rows):
 
         def listed(rows, row):

@@ -29,6 +29,7 @@ from fastdrop._cpu.calls import Draw, Part, drop
 from fastdrop._cpu.calls import by_rate as by_rate
 from fastdrop._cpu.calls import check_rates as check_rates
 from fastdrop._cpu.calls import drop_row as drop_row
+from fastdrop._cpu.calls import drop_rows as drop_rows
 from fastdrop._cpu.calls import noise as noise
 from fastdrop._cpu.compiled import can_keep_code as can_keep_code
 from fastdrop._cpu.compiled import environment as environment
