@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from fastdrop._lanes.draws import GROUP, compare_digit, dropped, mirror, tile_words
+from fastdrop._lanes.draws import GROUP, compare_digit, dropped_of, mirror, tile_words
 from fastdrop._lanes.memory import load, load_where, store, store_where, store_words
 from fastdrop._lanes.vectors import (
     LANES,
@@ -25,7 +25,9 @@ from fastdrop._lanes.vectors import (
 )
 from fastdrop._stream.keys import TILE
 
-_MANY = 24  # a tile takes about as long as so many draws by themselves
+# A tile takes about as long as so many draws by themselves. From so many draws on, or for a threshold of so
+# few digits, it takes longer to find out which bits of the tile are needed than to decide all of them.
+_MANY, _MOST, _FEW = 16, 128, np.uint32(4)
 # Element 32k + 8w + b of a tile has bit k of word w of block b, and element 8w + b of a group has word w of
 # block b. Vectors have no division, so that it is done by these shifts and masks.
 _IN_TILE, _IN_GROUP = np.uint64(TILE.bit_length() - 1), np.uint64(GROUP.bit_length() - 1)
@@ -83,11 +85,19 @@ def drop(factors, indices, threshold, scale, key, draw):
     bits, by_bit = np.empty(GROUP, np.uint32), np.zeros(2, factors.dtype)  # a branch would often go wrong
     threshold, key, draw = np.uint32(threshold), np.uint64(key), np.uint64(draw)
     by_bit[0], at = scale, 0
+    many_planes = np.uint32(threshold << _FEW) != _NONE
     kept = splat(by_bit[0])
     while at < factors.size:
         count = _in_one_tile(indices, at, factors.size)
         if count:
-            d0, d1, d2, d3 = dropped(indices[at] >> _IN_TILE, threshold, key, draw)
+            some = many_planes and count < _MOST
+            bits[:] = _NONE if some else _ALL
+            if some:  # fewer planes are needed if only the bits of these draws have to be decided
+                for i in range(at, at + count):
+                    place = indices[i] & _PLACE
+                    bits[place & _ROW_PLACE] |= np.uint32(_ONE << np.uint32(place >> _IN_ROW))
+            u0, u1, u2, u3 = load(bits, 0), load(bits, LANES), load(bits, 2 * LANES), load(bits, 3 * LANES)
+            d0, d1, d2, d3 = dropped_of(indices[at] >> _IN_TILE, threshold, key, draw, u0, u1, u2, u3)
             store_words(bits, d0, d1, d2, d3)
             for i in range(at, at + count):
                 place = indices[i] & _PLACE

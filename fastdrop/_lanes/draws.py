@@ -76,6 +76,15 @@ def dropped(tile, threshold, key, draw, needed=_ALL):
     """Return which elements of a tile are dropped, as bits in the order of `digits`.
 
     Only the bits in `needed`, of each word, have to be right: fewer are decided sooner.
+    """
+    words = splat(needed)
+    return dropped_of(tile, threshold, key, draw, words, words, words, words)
+
+
+@njit(forceinline=True)
+def dropped_of(tile, threshold, key, draw, u0, u1, u2, u3):
+    """Do as `dropped`, where each word has bits of its own that have to be right.
+
     An antithetic key drops the elements with U >= 2**32 - threshold. They are found as the complement of
     those below 2**32 - threshold.
     """
@@ -83,7 +92,6 @@ def dropped(tile, threshold, key, draw, needed=_ALL):
     flipped = mirror(draw if threshold else np.uint64(0))
     if draw >> np.uint64(MIRROR_SHIFT):
         threshold = np.uint32(-threshold)
-    u0 = u1 = u2 = u3 = splat(needed)
     d0 = d1 = d2 = d3 = splat(_NONE)
     plane = np.uint64(0)
     while True:

@@ -86,14 +86,37 @@ def test_dtypes(name, dtype):
 @pytest.mark.parametrize("key", [KEY, KEY.antithetic(), fd.Key(3, (1 << 40) + 5)], ids=str)
 def test_dropout_of_indices_by_the_oracle(p, key):
     index = np.array([5, 1023, 1024, 5, 1 << 40, (1 << 63) - 1, 77, 78, 79, 8, 1025])
-    near = np.arange(3000, 3000 + 40)  # a tile that is drawn whole
-    index = np.concatenate([index, near, index[:3]])
+    # Tiles that are drawn whole: for some of its elements, or for so many that all are decided.
+    near, many = np.arange(3072, 3072 + 1000, 50), np.arange(6144, 6144 + 1000, 5)
+    index = np.concatenate([index, near, index[:3], many, near[::-1]])
     expected = [2**32 / (2**32 - naive.threshold(p)) if p < 1 else 0.0] * np.array(
         [naive.kept(int(i), p, key.seed, key.draw) for i in index]
     )
     assert same_bits(fd.dropout(np.ones(index.size), p, key, indices=index), expected)
     kept = expected > 0 if p < 1 else expected != expected
     assert (fd.keep_mask(index.size, p, key, indices=index) == kept).all()
+
+
+@pytest.mark.parametrize("p", [1e-9, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("key", [KEY, KEY.antithetic(), fd.Key(3, (1 << 40) + 5)], ids=str)
+@pytest.mark.parametrize("length", [16, 100, 1024, 1500])
+def test_dropout_of_rows_in_the_fewest_steps(p, dtype, key, length):
+    """One call of a kernel does rows with numbers of int64; with others they are listed first."""
+    ids = np.array([*IDS, (1 << 63) // length - 1])
+    x, out = normal(6, length, dtype=dtype), np.empty((6, length), dtype)
+    assert fd.dropout(x, p, key, rows=ids, out=out) is out
+    assert same_bits(out, fd.dropout(x, p, key, rows=ids.astype(np.uint64)))
+    for i, row in enumerate(ids[:4]):
+        window = ((row + 1, length), (row, 0))
+        assert same_bits(out[i : i + 1], fd.dropout(x[i : i + 1], p, key, window=window))
+    assert same_bits(fd.dropout_backward(x.reshape(6, 2, -1), p, key, rows=ids), out.reshape(6, 2, -1))
+    strided = np.repeat(ids, 2)[::2]
+    assert same_bits(fd.dropout(x, p, key, rows=strided), out)
+    memory = np.zeros(6 * length + 1, np.float64)  # where x and the numbers overlap what is written
+    y = memory[: 6 * length].view(dtype)[: 6 * length].reshape(6, length)
+    memory.view(np.int64)[:6] = ids
+    assert same_bits(fd.dropout(x, p, key, rows=memory.view(np.int64)[:6], out=y), out)
 
 
 def test_normals_of_indices_by_the_oracle():
@@ -264,6 +287,11 @@ def test_what_is_refused(options, error, message):
         out = np.full((3, 4), 7.0)
         with pytest.raises(error, match=message):
             function(np.ones((3, 4)), 0.5, KEY, out=out, **options)
+        assert (out == 7).all()
+    if options.keys() == {"rows"}:  # of rows so long that one call of a kernel does them
+        out = np.full((3, 40), 7.0)
+        with pytest.raises(error, match=message):
+            fd.dropout(np.ones((3, 40)), 0.5, KEY, out=out, **options)
         assert (out == 7).all()
 
 
