@@ -223,8 +223,8 @@ FAULTS = [
     Fault(
         "each chunk has the draws of the first",
         "dask.py",
-        "origin = tuple(start for start, _ in",
-        "origin = tuple(0 * start for start, _ in",
+        "tuple(start for start, _ in origin)",
+        "tuple(0 * start for start, _ in origin)",
         "tests/integrations/test_dask.py::test_bits_are_those_of_numpy",
     ),
     Fault(

@@ -193,8 +193,11 @@ class NoiseModule(torch.nn.Module):
         return {}
 
 
-def listed(**draws: Any) -> dict[str, Any]:
+def listed(rows: Any = None, indices: Any = None, offsets: Any = None) -> dict[str, Any]:
     """Those of a caller's rows, indices and offsets that aren't None."""
+    if rows is None and indices is None and offsets is None:  # the usual case first
+        return {}
+    draws = {"rows": rows, "indices": indices, "offsets": offsets}
     return {name: numbers for name, numbers in draws.items() if numbers is not None}
 
 
@@ -230,7 +233,7 @@ class DropoutModule(NoiseModule, _DropoutNd):
         if self._is_torch and self._key is None and not draws and _as_torch_has_it(input):
             return cast(Tensor, super().forward(input))
         name, rates, inplace = self._noise, (self.p,), self.inplace
-        numbers = placed(self._numbers(input), **draws)
+        numbers = placed(self._numbers(input), **draws) if draws else self._numbers(input)
         return self._with_key(
             input, lambda key: noise(input, name, rates, key, numbers, inplace=inplace), draws
         )
@@ -262,7 +265,7 @@ class ElementwiseModule(DropoutModule):
         """
         if torch.jit.is_scripting():
             return self._scripted(input)
-        return self._eager(input, listed(rows=rows, indices=indices, offsets=offsets))
+        return self._eager(input, listed(rows, indices, offsets))
 
 
 def _as_torch_has_it(input: Tensor) -> bool:

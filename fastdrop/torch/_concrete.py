@@ -144,7 +144,7 @@ class ConcreteDropout(NoiseModule):
         rows, indices, offsets
             As in `Dropout.forward`.
         """
-        draws = listed(rows=rows, indices=indices, offsets=offsets)
+        draws = listed(rows, indices, offsets)
         if not isinstance(input, torch.Tensor):
             return cast(Tensor, self._leaf(input, **draws))
         if not self.training:

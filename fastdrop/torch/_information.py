@@ -131,7 +131,7 @@ class InformationDropout(NoiseModule):
         """
         if torch.jit.is_scripting():
             return self._scripted(input)
-        return self._eager(input, listed(rows=rows, indices=indices, offsets=offsets))
+        return self._eager(input, listed(rows, indices, offsets))
 
     def _eager(self, input: Tensor, draws: dict[str, Any]) -> Tensor:
         if not isinstance(input, torch.Tensor):

@@ -111,7 +111,7 @@ class Dropout(ElementwiseModule, torch.nn.Dropout):
             y = dropped_at_random(input, self.p)
             if y is not None:
                 return y
-        return self._eager(input, listed(rows=rows, indices=indices, offsets=offsets))
+        return self._eager(input, listed(rows, indices, offsets))
 
 
 class _ChannelDropout(ElementwiseModule):
@@ -320,7 +320,7 @@ class GaussianNoise(NoiseModule):
         """Return the input plus noise in training, and itself in evaluation; rows as in `Dropout.forward`."""
         if torch.jit.is_scripting():
             return self._scripted(input)
-        return self._eager(input, listed(rows=rows, indices=indices, offsets=offsets))
+        return self._eager(input, listed(rows, indices, offsets))
 
     def _eager(self, input: Tensor, draws: dict[str, Any]) -> Tensor:
         if not isinstance(input, torch.Tensor):
@@ -384,7 +384,7 @@ class DropPath(DropoutModule):
         """
         if torch.jit.is_scripting():
             return self._scripted(input)
-        return self._eager(input, listed(rows=rows))
+        return self._eager(input, listed(rows))
 
     @property
     def _noise(self) -> str:  # type: ignore[override]
@@ -582,7 +582,7 @@ class Zoneout(NoiseModule):
         rows, indices, offsets
             As in `Dropout.forward`.
         """
-        draws = listed(rows=rows, indices=indices, offsets=offsets)
+        draws = listed(rows, indices, offsets)
         if (leaf := self._leaf(new, previous, **draws)) is not None:
             return leaf
         if not self.training:
@@ -657,7 +657,7 @@ class StandoutDropout(NoiseModule):
         rows, indices, offsets
             As in `Dropout.forward`.
         """
-        draws = listed(rows=rows, indices=indices, offsets=offsets)
+        draws = listed(rows, indices, offsets)
         if (leaf := self._leaf(h, a, **draws)) is not None:
             return leaf
         if self.training:
@@ -726,7 +726,7 @@ class TokenDropout(NoiseModule):
         """
         if torch.jit.is_scripting():
             return self._scripted(tokens)
-        return self._eager(tokens, listed(rows=rows))
+        return self._eager(tokens, listed(rows))
 
     def _eager(self, tokens: Tensor, draws: dict[str, Any]) -> Tensor:
         if not isinstance(tokens, torch.Tensor):
