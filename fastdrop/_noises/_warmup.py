@@ -215,6 +215,7 @@ def _calls(noise: Noise, dtype: str) -> Iterator[Callable[[], Any]]:
         yield partial(keep_mask, 9, np.full(9, 0.3), 0)
         yield partial(keep_mask, x.shape, 0.3, 0, **_listed(x))
         yield partial(keep_mask, x.shape, 0.3, 0, shared_axes=-1)
+        yield partial(noise.function, x, 0.3, 0, rows=np.arange(len(x)))
         yield partial(apply_mask, x, np.ones(x.shape, bool), 0.3)
     if noise.name == "gaussian_noise":
         yield partial(normal, 9, 0, dtype=x.dtype)
