@@ -212,7 +212,7 @@ HOSTILE = [
 def test_what_is_refused(noise):
     given = as_tensors(noise, arguments(noise, (3, 4)))
     for rows, error, message in HOSTILE:
-        if noise.name == "drop_path" and rows == [0, 1, 1 << 62]:
+        if noise.name == "drop_path" and str(1 << 62) in message:
             continue  # its rows have one draw each, and so may have any number below 2**63
         with pytest.raises(error, match=message):
             getattr(fdt, noise.name)(**given, key=KEY, rows=rows)
