@@ -142,10 +142,7 @@ def _bars(results: Results, size: int, threads: int) -> str:
 
 def _curves(results: Results, threads: int) -> str:
     m = results.machine
-    marks = {
-        "threads": m["parallel_from_elements"],
-        "past the caches": m["streaming_from_bytes"] // 4,
-    }
+    marks = {"past the caches": m["streaming_from_bytes"] // 4}
     among = plots.curves(plots.peers(results, 0.5, threads), "Time per element over size, all contenders")
     alone = plots.curves(plots.growth(results), "Time per element over size, fastdrop and the limits", marks)
     caption = "fastdrop by rate and threads, with a copy and a multiplication on one thread as the limits."

@@ -50,6 +50,22 @@ def threads_set_back():
 
 
 @pytest.fixture
+def in_pieces_of(monkeypatch, threads_set_back):
+    """Let every call be shared among so many threads, in pieces of about so many elements."""
+    from fastdrop._cpu import calls, helpers
+
+    def share(length, threads):
+        fd.set_num_threads(threads)
+        monkeypatch.setattr(calls, "SMALL", 0)
+        monkeypatch.setattr(helpers, "_threads_for", lambda ns: threads)
+        monkeypatch.setattr(helpers, "_step", lambda size, ns, threads, unit: -(-length // unit) * unit)
+        monkeypatch.setattr(helpers, "_LONGEST_PAUSE", 0)
+        monkeypatch.setattr(helpers, "_pause", 0)
+
+    return share
+
+
+@pytest.fixture
 def example(monkeypatch):
     """Import a module of the examples by name."""
     pytest.importorskip("mlxtend")

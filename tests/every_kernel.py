@@ -102,5 +102,5 @@ def is_of_use(name, dtype):
 
 def treat_as(far):
     """Let all arrays be treated as those in the caches, beyond them, or so far beyond that stores stream."""
-    calls._BIG = calls.FETCH_FROM = 1 << 62 if far == bernoulli.NEAR else 0
+    calls.SMALL = calls.FETCH_FROM = 1 << 62 if far == bernoulli.NEAR else 0
     calls.STREAM_FROM = 0 if far == bernoulli.PAST else 1 << 62

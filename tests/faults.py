@@ -127,10 +127,10 @@ FAULTS = [
     ),
     Fault(
         "a helper loses a piece of a shared call",
-        "_cpu/pool.py",
-        "            begun.append(working)\n",
-        "            begun.append(working)\n            todo and todo.pop()\n",
-        "tests/kernels/test_pool.py",
+        "_cpu/team.py",
+        "_add(_at(request, HELPED), _work(request))",
+        "_add(_at(request, HELPED), _add(_at(request, NEXT), 1) * 0 + _work(request))",
+        "tests/kernels/test_helpers.py",
     ),
     Fault(
         "the stamp of cached code leaves out a folder",

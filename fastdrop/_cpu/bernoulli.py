@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from fastdrop._cpu.rows import count_rows, row_at
+from fastdrop._cpu.rows import part_of_row, rows_between
 from fastdrop._lanes import draws, formulas
 from fastdrop._lanes.memory import (
     fence,
@@ -182,16 +182,17 @@ def _place_in_cycle(at, first, period):
 
 
 @njit(forceinline=True)
-def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far):
-    """Write a formula of x into y, where element i is dropped if U(i) < threshold; rows as `row_at` has them.
+def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far, begin, end):
+    """Write a formula of x into y, from `begin` to `end`; element i is dropped if U(i) < threshold.
 
-    After its period the array of biases goes on, from the first again, for the length of a tile. So the
-    biases of a tile are always neighbours.
+    Rows are as `rows_between` has them. After its period the array of biases goes on, from the first again,
+    for the length of a tile. So the biases of a tile are always neighbours.
     """
     cycle, draw = Cycle(*cycle), Draw(*draw)
     threshold = np.uint32(draw.threshold)
-    for row in range(count_rows(rows, y.size)):
-        base, length, index = row_at(rows, row)
+    first_row, after = rows_between(rows, begin, end)
+    for row in range(first_row, after):
+        base, length, index = part_of_row(rows, row, begin, end)
         tile, offset = index // np.uint64(TILE), np.int64(index % np.uint64(TILE))
         for t in range((offset + length + _TILE - 1) // _TILE):
             number = tile + np.uint64(t)
@@ -250,15 +251,15 @@ def _row_of_units(formula, x, other, bias, y, first, last, factors, factor, cons
 
 
 @njit(forceinline=True)
-def _pairs(formula, x, other, bias, y, factors, constants, far):
+def _pairs(formula, x, other, bias, y, factors, constants, far, begin, end):
     """Do units of two elements, as complex numbers are. A branch for each would cost more than it saves."""
-    unit = 0
-    while unit + LANES <= factors.size:
+    unit = begin
+    while unit + LANES <= end:
         scale = load(factors, unit)
         for at, scales in ((2 * unit, lower_twice(scale)), (2 * unit + LANES, upper_twice(scale))):
             _put(formula, x, other, bias, y, at, at, scales == 0, scales, constants, far)
         unit += LANES
-    for last in range(unit, factors.size):
+    for last in range(unit, end):
         _unit(formula, x, other, bias, y, 2 * last, 2 * last + 2, factors[last], constants, NEAR)
 
 
@@ -266,26 +267,27 @@ def _pairs(formula, x, other, bias, y, factors, constants, far):
 def draw_factors(factors, start, draw):
     """Write the factor of each unit: its scale, or 0 if it is dropped."""
     factors[:] = 1
-    rows = factors.size, _ZERO, start
-    elements(formulas.affine, factors, factors, factors, factors, rows, NO_BIAS, draw, formulas.DROP, _NEAR)
+    v, rows = factors, (factors.size, _ZERO, start)
+    elements(formulas.affine, v, v, v, v, rows, NO_BIAS, draw, formulas.DROP, _NEAR, _ZERO, v.size)
 
 
 @njit(forceinline=True)
-def units(formula, x, other, bias, y, factors, axes, constants, far):
+def units(formula, x, other, bias, y, factors, axes, constants, far, begin, end):
     """Write a formula of x into y: an element is scaled by its unit's factor, or dropped if that is 0.
 
-    x has the axes (outer, shared, inner), and factors have the axes (outer, inner).
+    x has the axes (outer, shared, inner), and factors have the axes (outer, inner). The units from `begin` to
+    `end` are done; if `inner` is not 1, the rows of so many neighbours.
     """
     axes = Units(*axes)
     shared, inner = axes.shared, axes.inner
     if inner == 1 and shared == 2:
-        _pairs(formula, x, other, bias, y, factors, constants, far)
+        _pairs(formula, x, other, bias, y, factors, constants, far, begin, end)
     elif inner == 1:
-        for unit in range(factors.size):
+        for unit in range(begin, end):
             first, last = unit * shared, (unit + 1) * shared
             _unit(formula, x, other, bias, y, first, last, factors[unit], constants, far)
     else:
-        for row in range(x.size // inner):
+        for row in range(begin, end):
             first, factor = row * inner, row // shared * inner
             _row_of_units(formula, x, other, bias, y, first, first + inner, factors, factor, constants, far)
     if far == PAST:
@@ -293,12 +295,12 @@ def units(formula, x, other, bias, y, factors, axes, constants, far):
 
 
 @njit(forceinline=True)
-def masked(x, keep, y, scale):
-    """Write x * scale into y where a byte of the mask is not 0, and +0 elsewhere."""
-    whole = y.size // LANES * LANES
-    for at in range(0, whole, LANES):
+def masked(x, keep, y, scale, begin, end):
+    """Write x * scale into y, from `begin` to `end`: where a byte of the mask is 0, +0."""
+    whole = begin + (end - begin) // LANES * LANES
+    for at in range(begin, whole, LANES):
         store(y, at, zero_where(load(keep, at) == np.uint8(0), load(x, at) * scale))
-    if whole < y.size:
-        inside = iota() < np.uint64(y.size - whole)
+    if whole < end:
+        inside = iota() < np.uint64(end - whole)
         v = load_where(x, whole, inside) * scale
         store_where(y, whole, zero_where(load_where(keep, whole, inside) == np.uint8(0), v), inside)

@@ -31,14 +31,14 @@ _FAR, _ZERO = np.int64(FAR), np.int64(0)
 
 
 @njit(forceinline=True)
-def in_range(p):
-    """Return whether all rates are in [0, 1]."""
-    outside, whole = splat(_NONE), p.size // LANES * LANES
-    for i in range(0, whole, LANES):
+def in_range(p, begin, end):
+    """Return whether the rates from `begin` to `end` are in [0, 1]."""
+    outside, whole = splat(_NONE), begin + (end - begin) // LANES * LANES
+    for i in range(begin, whole, LANES):
         q = load_double(p, i)
         outside = outside | where((q >= 0.0) & ((q < 1.0) | (q == 1.0)), 0, splat(_ONE))
     fine = not any_nonzero(outside)
-    for i in range(whole, p.size):
+    for i in range(whole, end):
         fine &= 0 <= p[i] <= 1
     return fine
 
@@ -175,18 +175,19 @@ def _apply(x, y, at, first, last, dropped, scales):
 
 
 @njit(forceinline=True)
-def elements(real, x, y, p, inner, phase, start, key, draw, scale):
-    """Write dropout of x into y, where element i has the rate (phase + i) // inner % p.size.
+def elements(real, x, y, p, inner, phase, start, key, draw, scale, begin, end):
+    """Write dropout of x into y, from `begin` to `end`; element i has the rate (phase + i) // inner % p.size.
 
     `real` is the type that x is computed in.
     """
     thresholds, planes = np.empty(_TILE, np.uint32), np.empty(_HALF * _ROW, np.uint32)
     scales = np.zeros(_TILE, real)
     key, draw, ready, cycle = np.uint64(key), np.uint64(draw), False, p.size * inner
-    first_tile, offset = np.uint64(start) // np.uint64(TILE), np.int64(np.uint64(start) % np.uint64(TILE))
-    for t in range((offset + x.size + _TILE - 1) // _TILE):
-        at = t * _TILE - offset
-        first, last = max(-at, 0), min(x.size - at, _TILE)
+    index = np.uint64(start) + np.uint64(begin)
+    first_tile, offset = index // np.uint64(TILE), np.int64(index % np.uint64(TILE))
+    for t in range((offset + end - begin + _TILE - 1) // _TILE):
+        at = begin + t * _TILE - offset
+        first, last = max(begin - at, 0), min(end - at, _TILE)
         if not ready:
             _read(p, inner, (phase + at + first) % cycle, first, last, thresholds, scales, scale)
             _into_planes(thresholds, planes, _HALF)
@@ -196,19 +197,17 @@ def elements(real, x, y, p, inner, phase, start, key, draw, scale):
 
 
 @njit(forceinline=True)
-def rows(x, y, p, first, length, start, key, draw, scale):
-    """Do as `elements`, where each row of a length has a rate: the first has the one at `first`."""
-    for row in range(y.size // length):
+def rows(x, y, p, first, length, start, key, draw, scale, begin, end):
+    """Do as `elements`, from the row `begin` to the row `end`: row r has the rate (first + r) % p.size."""
+    affine, layout = formulas.affine, (x.size, _ZERO, start)
+    for row in range(begin, end):
         threshold, own = _number_of(p[(first + row) % p.size], scale)
-        at = row * length
-        part, out = x[at : at + length], y[at : at + length]
+        at, after = row * length, (row + 1) * length
         if own == 0:
-            out[:] = 0
+            y[at:after] = 0
         else:
-            numbers, indices = (np.int64(threshold), own, key, draw), (length, _ZERO, start + at)
-            bernoulli.elements(
-                formulas.affine, part, part, part, out, indices, NO_BIAS, numbers, formulas.DROP, _FAR
-            )
+            draws = np.int64(threshold), own, key, draw
+            bernoulli.elements(affine, x, x, x, y, layout, NO_BIAS, draws, formulas.DROP, _FAR, at, after)
 
 
 @njit(forceinline=True)

@@ -1,44 +1,43 @@
 """Calls of the CPU kernels: which kernel, how many threads, and whether y is written past the caches.
 
-Each function takes flat arrays that kernels can work on. A kernel is compiled at its first call. Big arrays
-are cut into pieces, which threads share.
+Each function takes flat arrays that kernels can work on. A kernel is compiled at its first call. The work of
+a big call is cut into pieces, which threads share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.ma  # imported here, since Numba would do it at its first call, when a fork doesn't wait for it
+from numba import njit
 from numpy.typing import NDArray
 
 from fastdrop._arrays.host import lanes_dtype
 from fastdrop._arrays.listed import MOST, Runs, Scattered
 from fastdrop._arrays.plan import Density, Pass
-from fastdrop._cpu import bernoulli, by_element, density, pool, scattered
+from fastdrop._cpu import bernoulli, by_element, density, helpers, scattered
 from fastdrop._cpu.bernoulli import NO_BIAS, NO_CYCLE, Units
 from fastdrop._cpu.compiled import jit
+from fastdrop._cpu.team import in_pieces
 from fastdrop._lanes import formulas
 from fastdrop._lanes.draws import DENSITIES
-from fastdrop._stream.keys import TILE, signed
+from fastdrop._stream.keys import TILE
 
 Draw: TypeAlias = tuple[int, float, int, int]  # a `bernoulli.Draw`, as the plain tuple that kernels take
 
-# Threads share a call of so many elements, in pieces of so many: benchmarks/parallel_from.py measures both.
-PARALLEL_FROM = 1 << 22
+# Calls of fewer elements are done by one thread, without a thought.
+SMALL = 1 << 15
+# About how many ns an element takes, beside the bytes that it moves: where a threshold needs few digits,
+# where it needs many, with a rate of its own, for a density, and for a mask that is there.
+_FEW, _MANY, _OWN_RATE, _DENSITY, _MASKED = 0.1, 0.3, 1.0, 1.2, 0.1
+_LISTED = 10.0  # by what a draw takes longer whose index is listed
+_BYTE = 0.02  # ns for a byte of x and one of y
 _FEW_PLANES = (1 << 28) - 1  # a threshold with none of these bits needs at most four planes
-_PIECE = 1 << 19
-_BIG = 1 << 20  # `drop_row` and `elements` use threads and write past the caches only from here on
-# The same for noise with a density, which takes longer for each element. At this size two threads on two
-# cores took .71 of one thread's time with nothing in between, but 1.09 after a matrix product, whose threads
-# keep spinning.
-_DENSITY_PARALLEL_FROM = 1 << 20
-_DENSITY_PIECE = 1 << 16
 
 # From FETCH_FROM bytes of output on, kernels ask for x ahead. In a training step arrays of this size have
-# left the nearest caches; a call on arrays that are still there loses a tenth at most. From STREAM_FROM bytes
+# left the nearest caches; a call on arrays that are still there loses some hundredths. From STREAM_FROM bytes
 # on, y is written past the caches: input and output together exceed a last cache of 32 MiB. The sizes are
 # fixed, since virtual machines report the caches of their host.
 FETCH_FROM, STREAM_FROM = 1 << 18, 1 << 24
@@ -47,30 +46,42 @@ _DROP = Pass()
 
 _LONG = 4 * TILE  # so many neighbours with one rate, or whole tiles of them, are drawn with one threshold
 
-# The compiler treats the variables that a kernel takes from outside as constants, and leaves out the branches
-# that they don't take.
+# Each kernel hands the work of a range to `in_pieces`, as a function of what it was given. The last argument
+# of a kernel is the address of a request for helpers, or 0. The compiler treats the variables that a kernel
+# takes from outside as constants, and leaves out the branches that they don't take.
+
+
+def _piece_of_dropout() -> Any:
+    formula, constants = formulas.affine, formulas.DROP
+
+    @njit(forceinline=True)
+    def piece(given, begin, end):
+        x, y, rows, draw, far = given
+        bernoulli.elements(formula, x, x, x, y, rows, NO_BIAS, draw, constants, far, begin, end)
+
+    return piece
 
 
 def _drop_kernel() -> Any:
-    formula, constants = formulas.affine, formulas.DROP
+    piece = _piece_of_dropout()
 
-    def kernel(x, y, length, stride, start, threshold, scale, key, draw, far):
-        rows, draws = (length, stride, start), (threshold, scale, key, draw)
-        bernoulli.elements(formula, x, x, x, y, rows, NO_BIAS, draws, constants, far)
+    def kernel(x, y, length, stride, start, threshold, scale, key, draw, far, helpers):
+        rows, numbers = (length, stride, start), (threshold, scale, key, draw)
+        in_pieces(piece, (x, y, rows, numbers, far), y.size, helpers)
 
     return jit(kernel)
 
 
 def _drop_rows_kernel() -> Any:
-    """Return the kernel of dropout of rows with numbers, which writes nothing if one isn't in [0, end)."""
-    formula, constants = formulas.affine, formulas.DROP
+    """Return the kernel of dropout of rows with numbers, which writes nothing if one isn't in [0, limit)."""
+    piece = _piece_of_dropout()
 
-    def kernel(x, y, numbers, length, end, threshold, scale, key, draw, far):
+    def kernel(x, y, numbers, length, limit, threshold, scale, key, draw, far, helpers):
         for number in numbers:
-            if np.uint64(number) >= np.uint64(end):
+            if np.uint64(number) >= np.uint64(limit):
                 return False
-        draws = threshold, scale, key, draw
-        bernoulli.elements(formula, x, x, x, y, (numbers, length), NO_BIAS, draws, constants, far)
+        rows, draws = (numbers, length), (threshold, scale, key, draw)
+        in_pieces(piece, (x, y, rows, draws, far), y.size, helpers)
         return True
 
     return jit(kernel)
@@ -82,22 +93,38 @@ def _drop_by_element_kernel(dtype: np.dtype[Any]) -> Any:
     real = lanes_dtype(np.empty(0, dtype)).name
     computed = getattr(np, real)
 
-    def kernel(x, y, p, inner, phase, start, key, draw, scale):
-        by_element.elements(computed, x, y, p, inner, phase, start, key, draw, scale)
+    @njit(forceinline=True)
+    def piece(given, begin, end):
+        by_element.elements(computed, *given, begin, end)
+
+    def kernel(x, y, p, inner, phase, start, key, draw, scale, helpers):
+        in_pieces(piece, (x, y, p, inner, phase, start, key, draw, scale), y.size, helpers)
 
     return jit(kernel, real)
 
 
 def _drop_by_row_kernel() -> Any:
-    def kernel(x, y, p, first, length, start, key, draw, scale):
-        by_element.rows(x, y, p, first, length, start, key, draw, scale)
+    @njit(forceinline=True)
+    def piece(given, begin, end):
+        by_element.rows(*given, begin, end)
+
+    def kernel(x, y, p, first, length, start, key, draw, scale, helpers):
+        in_pieces(piece, (x, y, p, first, length, start, key, draw, scale), y.size // length, helpers)
 
     return jit(kernel)
 
 
 def _in_range_kernel() -> Any:
-    def kernel(p):
-        return by_element.in_range(p)
+    @njit(forceinline=True)
+    def piece(given, begin, end):
+        p, fine = given
+        if not by_element.in_range(p, begin, end):
+            fine[0] = False
+
+    def kernel(p, helpers):
+        fine = np.ones(1, np.bool_)
+        in_pieces(piece, (p, fine), p.size, helpers)
+        return fine[0]
 
     return jit(kernel)
 
@@ -113,28 +140,55 @@ def _repeat_kernel() -> Any:
 def _elements_kernel(name: str, activation: int) -> Any:
     formula, padding, number = formulas.in_family(name)
 
-    def kernel(x, other, bias, y, rows, cycle, draw, constants, far):
-        given = (*padding, *constants, number, activation)
-        bernoulli.elements(formula, x, other, bias, y, rows, cycle, draw, given, far)
+    @njit(forceinline=True)
+    def piece(given, begin, end):
+        x, other, bias, y, rows, cycle, draw, constants, far = given
+        own = (*padding, *constants, number, activation)
+        bernoulli.elements(formula, x, other, bias, y, rows, cycle, draw, own, far, begin, end)
+
+    def kernel(x, other, bias, y, rows, cycle, draw, constants, far, helpers):
+        in_pieces(piece, (x, other, bias, y, rows, cycle, draw, constants, far), y.size, helpers)
 
     return jit(kernel, name, activation)
 
 
 def _masked_kernel() -> Any:
-    def kernel(x, keep, y, scale):
-        bernoulli.masked(x, keep, y, scale)
+    @njit(forceinline=True)
+    def piece(given, begin, end):
+        bernoulli.masked(*given, begin, end)
+
+    def kernel(x, keep, y, scale, helpers):
+        in_pieces(piece, (x, keep, y, scale), y.size, helpers)
 
     return jit(kernel)
+
+
+@njit(forceinline=True)
+def _count_of_units(x, factors, axes):
+    """Return how many units there are; if their elements are no neighbours, how many rows of neighbours."""
+    return factors.size if Units(*axes).inner == 1 else x.size // Units(*axes).inner
+
+
+def _piece_of_units(name: str, activation: int) -> Any:
+    formula, padding, number = formulas.in_family(name)
+
+    @njit(forceinline=True)
+    def piece(given, begin, end):
+        x, other, bias, y, factors, axes, constants, far = given
+        own = (*padding, *constants, number, activation)
+        bernoulli.units(formula, x, other, bias, y, factors, axes, own, far, begin, end)
+
+    return piece
 
 
 @cache
 def _units_kernel(name: str, activation: int) -> Any:
     """Return the kernel that scales units by factors that were drawn before."""
-    formula, padding, number = formulas.in_family(name)
+    piece = _piece_of_units(name, activation)
 
-    def kernel(x, other, bias, y, factors, axes, constants, far):
-        given = (*padding, *constants, number, activation)
-        bernoulli.units(formula, x, other, bias, y, factors, axes, given, far)
+    def kernel(x, other, bias, y, factors, axes, constants, far, helpers):
+        count = _count_of_units(x, factors, axes)
+        in_pieces(piece, (x, other, bias, y, factors, axes, constants, far), count, helpers)
 
     return jit(kernel, name, activation)
 
@@ -142,49 +196,61 @@ def _units_kernel(name: str, activation: int) -> Any:
 @cache
 def _drawn_units_kernel(name: str, activation: int) -> Any:
     """Return the kernel that draws the factors of units, and then scales the units."""
-    formula, padding, number = formulas.in_family(name)
+    piece = _piece_of_units(name, activation)
 
-    def kernel(x, other, bias, y, factors, axes, draw, constants, far):
+    def kernel(x, other, bias, y, factors, axes, draw, constants, far, helpers):
         bernoulli.draw_factors(factors, Units(*axes).start, draw)
-        given = (*padding, *constants, number, activation)
-        bernoulli.units(formula, x, other, bias, y, factors, axes, given, far)
+        count = _count_of_units(x, factors, axes)
+        in_pieces(piece, (x, other, bias, y, factors, axes, constants, far), count, helpers)
 
     return jit(kernel, name, activation)
 
 
+def _noise_kernel(draw_name: str, formula: Any, *variant: Any) -> Any:
+    noise = DENSITIES[draw_name]
+
+    @njit(forceinline=True)
+    def piece(given, begin, end):
+        x, y, rows, numbers, key, draw = given  # a tuple of the two functions and these would be slow
+        density.elements(noise, formula, x, y, rows, numbers, key, draw, begin, end)
+
+    def kernel(x, y, rows, numbers, key, draw, helpers):
+        in_pieces(piece, (x, y, rows, numbers, key, draw), y.size, helpers)
+
+    return jit(kernel, draw_name, *variant)
+
+
 @cache
 def _density_kernel(draw_name: str, name: str) -> Any:
-    noise, formula = DENSITIES[draw_name], getattr(formulas, name)
-
-    def kernel(x, y, rows, numbers, key, draw):
-        density.elements(noise, formula, x, y, rows, numbers, key, draw)
-
-    return jit(kernel, draw_name, name)
+    return _noise_kernel(draw_name, getattr(formulas, name), name)
 
 
 @cache
 def _factors_kernel(draw_name: str, name: str, start: float) -> Any:
     """Return the kernel that makes factors, or terms, of draws whose numbers are in x."""
-    noise, formula = DENSITIES[draw_name], formulas.by_number(getattr(formulas, name), start)
-
-    def kernel(x, y, rows, numbers, key, draw):
-        density.elements(noise, formula, x, y, rows, numbers, key, draw)
-
-    return jit(kernel, draw_name, name, start)
+    return _noise_kernel(draw_name, formulas.by_number(getattr(formulas, name), start), name, start)
 
 
 def _scattered_kernel() -> Any:
-    def kernel(factors, indices, threshold, scale, key, draw):
-        scattered.drop(factors, indices, threshold, scale, key, draw)
+    @njit(forceinline=True)
+    def piece(given, begin, end):
+        scattered.drop(*given, begin, end)
+
+    def kernel(factors, indices, threshold, scale, key, draw, helpers):
+        in_pieces(piece, (factors, indices, threshold, scale, key, draw), factors.size, helpers)
 
     return jit(kernel)
 
 
 def _scattered_by_rates_kernel() -> Any:
-    def kernel(factors, indices, thresholds, scales, key, draw):
-        scattered.drop_by_rates(factors, indices, thresholds, scales, key, draw)
+    @njit(forceinline=True)
+    def piece(given, begin, end):
+        scattered.drop_by_rates(*given, begin, end)
 
-    return jit(kernel)
+    def kernel(factors, indices, thresholds, scales, key, draw, helpers):
+        in_pieces(piece, (factors, indices, thresholds, scales, key, draw), factors.size, helpers)
+
+    return jit(kernel, "rates")
 
 
 @cache
@@ -193,10 +259,15 @@ def _scattered_noise_kernel(draw_name: str, name: str, start: float | None) -> A
     noise, formula = DENSITIES[draw_name], getattr(formulas, name)
     own = formula if start is None else formulas.by_number(formula, start)
 
-    def kernel(x, y, indices, numbers, key, draw):
-        scattered.noise_of(noise, own, x, y, indices, numbers, key, draw)
+    @njit(forceinline=True)
+    def piece(given, begin, end):
+        x, y, indices, numbers, key, draw = given
+        scattered.noise_of(noise, own, x, y, indices, numbers, key, draw, begin, end)
 
-    return jit(kernel, draw_name, name, start)
+    def kernel(x, y, indices, numbers, key, draw, helpers):
+        in_pieces(piece, (x, y, indices, numbers, key, draw), y.size, helpers)
+
+    return jit(kernel, draw_name, name, start, "listed")
 
 
 _drop, _drop_rows, _drop_by_row = _drop_kernel(), _drop_rows_kernel(), _drop_by_row_kernel()
@@ -218,10 +289,26 @@ class Part(NamedTuple):
     period: int
     y: NDArray[Any]
 
-    def cut(self, at: int, end: int) -> Part:
-        """Return the elements in [at, end); a bias with a period stays as it is."""
-        bias = self.bias[at:end] if self.period == NO_CYCLE else self.bias
-        return Part(self.x[at:end], self.other[at:end], bias, self.period, self.y[at:end])
+
+def _bernoulli(threshold: int) -> float:
+    """Return about how many ns an element takes whose draw has a threshold."""
+    return _MANY if threshold & _FEW_PLANES else _FEW
+
+
+def _share(
+    kernel: Any, given: tuple[Any, ...], size: int, y: NDArray, ns: float, unit: int = TILE, phase: int = 0
+) -> Any:
+    """Call a kernel with helpers, if the call is worth them, and return what it returns.
+
+    Its work is [0, size), and pieces end at multiples of the unit after the phase. An element of y takes
+    about so many ns.
+    """
+    request = helpers.request(size, y.size * (ns + _BYTE * y.itemsize), unit, phase)
+    if request is None:
+        return kernel(*given, 0)
+    found = kernel(*given, request.ctypes.data)
+    helpers.heed(request)
+    return found
 
 
 def drop(
@@ -232,41 +319,37 @@ def drop(
         elements(_DROP, x, x, x, NO_CYCLE, y, rows, (threshold, scale, key, draw))
         return
     length, stride, start = rows
-    if stride:
-        _drop(x, y, length, stride, start, threshold, scale, key, draw, distance(x.nbytes))
-    else:
+    if not stride:
         drop_row(x, y, start, threshold, scale, key, draw)
+        return
+    given = x, y, length, stride, start, threshold, scale, key, draw, distance(x.nbytes)
+    if x.size < SMALL:
+        _drop(*given, 0)
+    else:
+        _share(_drop, given, x.size, y, _bernoulli(threshold), max(length, 1))
 
 
 def drop_row(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: int, draw: int) -> None:
     """Do as `drop`, where indices follow each other from `start` on: plain dropout, in the fewest steps."""
-    if x.size < _BIG:
-        _drop(x, y, x.size, 0, start, threshold, scale, key, draw, distance(x.nbytes))
+    if x.size < SMALL:
+        _drop(x, y, x.size, 0, start, threshold, scale, key, draw, distance(x.nbytes), 0)
     else:
-        _drop_in_pieces(x, y, start, threshold, scale, key, draw)
+        place = start % TILE
+        given = x, y, x.size, 0, start, threshold, scale, key, draw, _far(y, place)
+        _share(_drop, given, x.size, y, _bernoulli(threshold), TILE, place)
 
 
 def drop_rows(x: NDArray, y: NDArray, numbers: NDArray[np.int64], draw: Draw) -> bool:
     """Do as `drop` for whole rows with numbers, in the fewest steps.
 
-    Return False, with nothing written, if a number is out of range, or if `drop` does it with more threads.
+    Return False, with nothing written, if a number is out of range.
     """
     length = x.size // numbers.size
-    if x.size >= _BIG:
-        return False
-    done: bool = _drop_rows(x, y, numbers, length, MOST // length, *draw, distance(x.nbytes))
+    given = x, y, numbers, length, MOST // length, *draw, distance(x.nbytes)
+    done: bool = (
+        _drop_rows(*given, 0) if x.size < SMALL else _share(_drop_rows, given, x.size, y, _bernoulli(draw[0]))
+    )
     return done
-
-
-def _drop_in_pieces(
-    x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: int, draw: int
-) -> None:
-    def piece(at: int, end: int) -> None:
-        part, first = x[at:end], signed(start + at)
-        _drop(part, y[at:end], part.size, 0, first, threshold, scale, key, draw, far)
-
-    far = _far(y, start % TILE)
-    _share(piece, x.size, _parallel_from(threshold), _PIECE)
 
 
 def _far(y: NDArray, place: int = 0, run: int = 16) -> int:
@@ -287,19 +370,6 @@ def distance(nbytes: int, address: int = 1) -> int:
     return bernoulli.FAR if nbytes >= FETCH_FROM else bernoulli.NEAR
 
 
-def _parallel_from(threshold: int) -> int:
-    """Return from how many elements on threads share a call: more if few planes make memory the limit."""
-    return PARALLEL_FROM if threshold & _FEW_PLANES else 2 * PARALLEL_FROM
-
-
-def _share(piece: Callable[[int, int], None], size: int, parallel_from: int, step: int) -> None:
-    """Do [0, size) by one call of `piece`, or from a size on in pieces of `step` that threads share."""
-    if size < parallel_from:
-        piece(0, size)
-    else:
-        pool.share(lambda at: piece(at, min(at + step, size)), range(0, size, step))
-
-
 def elements(
     what: Pass,
     x: NDArray[Any],
@@ -314,36 +384,17 @@ def elements(
 
     The rows are `Rows`, or `Runs`.
     """
-    if y.size < _BIG:
-        kernel = _elements_kernel(what.formula, what.activation)
-        kernel(x, other, bias, y, tuple(rows), (period, 0), draw, what.constants, distance(y.nbytes))
-    else:
-        _elements_in_pieces(what, Part(x, other, bias, period, y), rows, draw)
-
-
-def _elements_in_pieces(what: Pass, part: Part, rows: tuple[Any, ...], draw: Draw) -> None:
     kernel = _elements_kernel(what.formula, what.activation)
-
-    def piece(at: int, end: int) -> None:
-        x, other, bias, period, y = part.cut(at, end)
-        phase = 0 if period == NO_CYCLE else at % period
-        kernel(x, other, bias, y, _cut(rows, at, end), (period, phase), draw, what.constants, far)
-
-    if isinstance(rows, Runs):
-        far, parallel_from = _far(part.y, run=1), _parallel_from(draw[0])
-    else:
-        _, stride, start = rows
-        far = _far(part.y, start % TILE, 1 if stride else 16)
-        parallel_from = NO_CYCLE if stride else _parallel_from(draw[0])
-    _share(piece, part.y.size, parallel_from, _PIECE)
-
-
-def _cut(rows: tuple[Any, ...], at: int, end: int) -> tuple[Any, ...]:
-    """Return the rows of the elements in [at, end); of `Rows` with a stride these are all."""
-    if isinstance(rows, Runs):
-        return tuple(rows.cut(at, end))
-    length, stride, start = rows
-    return min(length, end - at), stride, signed(start + at)
+    if y.size < SMALL:
+        kernel(x, other, bias, y, tuple(rows), (period, 0), draw, what.constants, distance(y.nbytes), 0)
+        return
+    unit, phase, run = TILE, 0, 1
+    if not isinstance(rows, Runs):
+        length, stride, start = rows
+        unit, phase, run = (length, 0, 1) if stride else (TILE, start % TILE, 16)
+    far = _far(y, phase, run)
+    given = x, other, bias, y, tuple(rows), (period, 0), draw, what.constants, far
+    _share(kernel, given, y.size, y, _bernoulli(draw[0]), unit, phase)
 
 
 def by_rate(
@@ -356,39 +407,27 @@ def by_rate(
     """
     numbers = key, draw, scale
     if (inner >= _LONG or inner % TILE == 0) and phase % inner == 0 and x.size % inner == 0:
-
-        def rows(at: int, end: int) -> None:
-            first, begin = (phase + at) // inner % p.size, signed(start + at)
-            _drop_by_row(x[at:end], y[at:end], p, first, inner, begin, *numbers)
-
-        _share(rows, x.size, _PIECE, max(1, _PIECE // inner) * inner)
+        given = x, y, p, phase // inner % p.size, inner, start, *numbers
+        _share(_drop_by_row, given, x.size // inner, y, _MANY, 1)
         return
     kernel = _drop_by_element_kernel(x.dtype)
-    if x.size < _PIECE:
-        kernel(x, y, p, inner, phase, start, *numbers)
-        return
-
-    def piece(at: int, end: int) -> None:
-        kernel(x[at:end], y[at:end], p, inner, phase + at, signed(start + at), *numbers)
-
-    _share(piece, x.size, 0, _PIECE)
+    given = x, y, p, inner, phase, start, *numbers
+    if x.size < SMALL:
+        kernel(*given, 0)
+    else:
+        _share(kernel, given, x.size, y, _OWN_RATE, TILE, start % TILE)
 
 
 def check_rates(p: NDArray[Any]) -> None:
     """Raise an error unless all rates of a flat array are in [0, 1]."""
-    fine = []
-    if p.size < _PIECE:
-        fine.append(_in_range(p))
-    else:
-        _share(lambda at, end: fine.append(_in_range(p[at:end])), p.size, 0, _PIECE)
-    if not all(fine):
+    if not (_in_range(p, 0) if p.size < SMALL else _share(_in_range, (p,), p.size, p, 0.0)):
         wrong = p[~((p >= 0) & (p <= 1))]
         raise ValueError(f"p must be in [0, 1], got {wrong[0]} in an array")
 
 
 def masked(x: NDArray, keep: NDArray[np.bool_], y: NDArray, scale: float) -> None:
     """Write x * scale into y where a mask is set, and +0 elsewhere; arrays are as in `Part`."""
-    _masked(x, keep.view(np.uint8), y, scale)
+    _share(_masked, (x, keep.view(np.uint8), y, scale), y.size, y, _MASKED)
 
 
 def repeated(bias: NDArray[Any]) -> NDArray[Any]:
@@ -401,9 +440,13 @@ def repeated(bias: NDArray[Any]) -> NDArray[Any]:
 def drawn_units(what: Pass, part: Part, factors: NDArray[Any], axes: Units, draw: Draw) -> None:
     """Draw a factor for each unit, write it to `factors`, and do a pass with them; see `units`."""
     x, other, bias, _, y = part
-    if x.size < PARALLEL_FROM:
+    if factors.size < SMALL:
         kernel, far = _drawn_units_kernel(what.formula, what.activation), _far_of_units(y, axes)
-        kernel(x, other, bias, y, factors, tuple(axes), draw, what.constants, far)
+        given = x, other, bias, y, factors, tuple(axes), draw, what.constants, far
+        if x.size < SMALL:
+            kernel(*given, 0)
+        else:
+            _share_units(kernel, given, y, axes)
         return
     factors[:] = 1
     drop_row(factors, factors, axes.start, *draw)
@@ -418,21 +461,17 @@ def units(what: Pass, part: Part, factors: NDArray[Any], axes: Units) -> None:
     """
     x, other, bias, _, y = part
     kernel, far = _units_kernel(what.formula, what.activation), _far_of_units(y, axes)
-    if x.size < PARALLEL_FROM:
-        kernel(x, other, bias, y, factors, tuple(axes), what.constants, far)
-        return
-    shared, inner, start = axes
-    outer = factors.size // inner
-    # Pieces are cut along the outer axis, or along the shared one if the outer one has length 1.
-    size = shared * inner if outer > 1 else inner
+    given = x, other, bias, y, factors, tuple(axes), what.constants, far
+    if x.size < SMALL:
+        kernel(*given, 0)
+    else:
+        _share_units(kernel, given, y, axes)
 
-    def piece(first: int, last: int) -> None:
-        x, other, bias, _, y = part.cut(first * size, last * size)
-        mine = factors[first * inner : last * inner] if outer > 1 else factors
-        layout = shared if outer > 1 else last - first, inner, start
-        kernel(x, other, bias, y, mine, layout, what.constants, far)
 
-    _share(piece, x.size // size, 0, max(1, _PIECE // size))
+def _share_units(kernel: Any, given: tuple[Any, ...], y: NDArray[Any], axes: Units) -> None:
+    """Call a kernel of units, with helpers if that is worth it; pieces are cut between units, or rows."""
+    row = axes.shared if axes.inner == 1 else axes.inner
+    _share(kernel, given, y.size // row, y, _FEW, 1)
 
 
 def _far_of_units(y: NDArray[Any], axes: Units) -> int:
@@ -446,50 +485,37 @@ def noise(what: Density, x: NDArray, y: NDArray, rows: tuple[Any, ...], key: int
 
     If each draw has a number of its own, x holds these numbers, and y gets the factors or terms.
     """
-    numbers = what.numbers
-    by_draw = type(numbers[0]) is not float and what.by_draw
+    by_draw = type(what.numbers[0]) is not float and what.by_draw
+    numbers = () if by_draw else what.numbers
+    ns, unit, phase = _DENSITY, TILE, 0
     if isinstance(rows, Scattered):
-        start = what.start if by_draw else None
-        scattered_kernel = _scattered_noise_kernel(what.draw, what.formula, start)
-        indices = rows.indices.view(np.uint64)
-
-        def few(at: int, end: int) -> None:
-            scattered_kernel(x[at:end], y[at:end], indices[at:end], () if by_draw else numbers, key, draw)
-
-        _share(few, y.size, _DENSITY_PARALLEL_FROM, _DENSITY_PIECE)
-        return
-    if by_draw:
-        kernel, numbers = _factors_kernel(what.draw, what.formula, what.start), ()
+        kernel = _scattered_noise_kernel(what.draw, what.formula, what.start if by_draw else None)
+        given: tuple[Any, ...] = x, y, rows.indices.view(np.uint64), numbers, key, draw
+        ns += _LISTED
     else:
-        kernel = _density_kernel(what.draw, what.formula)
-    if y.size < _DENSITY_PARALLEL_FROM or (len(rows) == 3 and rows[1]):
-        kernel(x, y, tuple(rows), numbers, key, draw)
-        return
-
-    def piece(at: int, end: int) -> None:
-        kernel(x[at:end], y[at:end], _cut(rows, at, end), numbers, key, draw)
-
-    _share(piece, y.size, 0, _DENSITY_PIECE)
+        if by_draw:
+            kernel = _factors_kernel(what.draw, what.formula, what.start)
+        else:
+            kernel = _density_kernel(what.draw, what.formula)
+        given = x, y, tuple(rows), numbers, key, draw
+        if not isinstance(rows, Runs):
+            length, stride, start = rows
+            unit, phase = (length, 0) if stride else (TILE, start % TILE)
+    if y.size < SMALL:
+        kernel(*given, 0)
+    else:
+        _share(kernel, given, y.size, y, ns, unit, phase)
 
 
 def scattered_factors(factors: NDArray, place: Scattered, draw: Draw) -> None:
     """Write the factor of each listed draw: the scale, or 0 if it is dropped."""
-    indices = place.indices.view(np.uint64)
-
-    def piece(at: int, end: int) -> None:
-        _scattered(factors[at:end], indices[at:end], *draw)
-
-    _share(piece, factors.size, _PIECE, _DENSITY_PIECE)
+    given = factors, place.indices.view(np.uint64), *draw
+    _share(_scattered, given, factors.size, factors, _LISTED)
 
 
 def scattered_factors_by_rates(
     factors: NDArray, place: Scattered, rates: tuple[NDArray, NDArray], key: int, draw: int
 ) -> None:
     """Do as `scattered_factors`, with a threshold and a scale for each draw."""
-    indices, (thresholds, scales) = place.indices.view(np.uint64), rates
-
-    def piece(at: int, end: int) -> None:
-        own = thresholds[at:end], scales[at:end]
-        _scattered_by_rates(factors[at:end], indices[at:end], *own, key, draw)
-
-    _share(piece, factors.size, _PIECE, _DENSITY_PIECE)
+    given = factors, place.indices.view(np.uint64), *rates, key, draw
+    _share(_scattered_by_rates, given, factors.size, factors, _LISTED)

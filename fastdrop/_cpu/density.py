@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from fastdrop._cpu.bernoulli import between
-from fastdrop._cpu.rows import count_rows, row_at
+from fastdrop._cpu.rows import part_of_row, rows_between
 from fastdrop._lanes.draws import GROUP, blocks_of
 from fastdrop._lanes.memory import load_where, load_wide, store, store_where
 from fastdrop._lanes.vectors import LANES, iota, join, lower_half, upper_half
@@ -29,12 +29,13 @@ def _put_part(formula, x, y, at, noise, numbers, place, first, last):
 
 
 @njit(forceinline=True)
-def elements(noise, formula, x, y, rows, numbers, key, draw):
-    """Write a formula of x and the noise into y; rows are as `row_at` has them."""
+def elements(noise, formula, x, y, rows, numbers, key, draw, begin, end):
+    """Write a formula of x and the noise into y, from `begin` to `end`; rows as `rows_between` has them."""
     none = load_where(x, 0, iota() < np.uint64(0))
     like = join(none, none)
-    for row in range(count_rows(rows, y.size)):
-        base, length, index = row_at(rows, row)
+    first_row, after = rows_between(rows, begin, end)
+    for row in range(first_row, after):
+        base, length, index = part_of_row(rows, row, begin, end)
         group, offset = index // np.uint64(GROUP), np.int64(index % np.uint64(GROUP))
         for g in range((offset + length + GROUP - 1) // GROUP):
             z0, z1 = noise(blocks_of(group + np.uint64(g)), np.uint64(key), np.uint64(draw), like)

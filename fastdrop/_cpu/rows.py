@@ -9,18 +9,27 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numba.core import types
 from numba.extending import overload
 
 
-def count_rows(rows: tuple[Any, ...], size: int) -> int:
-    """Return how many rows an array of a size has."""
+def rows_between(rows: tuple[Any, ...], begin: int, end: int) -> tuple[int, int]:
+    """Return the first row that has elements in [begin, end), and the one after the last."""
     raise NotImplementedError  # Numba takes one of those below
 
 
-def row_at(rows: tuple[Any, ...], row: int) -> tuple[int, int, int]:
-    """Return where a row begins, how long it is, and the index of its first element."""
+def _row_at(rows: tuple[Any, ...], row: int) -> tuple[int, int, int]:
+    """Return where a row begins, where it ends, and the index of its first element."""
     raise NotImplementedError
+
+
+@njit(forceinline=True)
+def part_of_row(rows, row, begin, end):
+    """Return where a row begins within [begin, end), how long it is there, and its first index there."""
+    first, last, index = _row_at(rows, row)
+    inside = max(first, begin)
+    return inside, min(last, end) - inside, index + np.uint64(inside - first)
 
 
 def _listed(rows):
@@ -31,36 +40,41 @@ def _numbered(rows):
     return _listed(rows) and not isinstance(rows.types[1], types.Array)
 
 
-@overload(count_rows, jit_options={"forceinline": True})
-def _count_rows(rows, size):
+@overload(rows_between, jit_options={"forceinline": True})
+def _rows_between(rows, begin, end):
     if _numbered(rows):
-        return lambda rows, size: rows[0].size
+        return lambda rows, begin, end: (begin // rows[1], (end + rows[1] - 1) // rows[1])
     if _listed(rows):
-        return lambda rows, size: rows[1].size
-    return lambda rows, size: size // rows[0]
+
+        def listed(rows, begin, end):
+            offsets = rows[0]
+            if begin == 0 and end == offsets[-1]:
+                return 0, offsets.size - 1
+            return np.searchsorted(offsets, begin, "right") - 1, np.searchsorted(offsets, end, "left")
+
+        return listed
+    return lambda rows, begin, end: (begin // rows[0], (end + rows[0] - 1) // rows[0])
 
 
-@overload(row_at, jit_options={"forceinline": True})
-def _row_at(rows, row):
+@overload(_row_at, jit_options={"forceinline": True})
+def _one_row_at(rows, row):
     if _numbered(rows):
 
         def numbered(rows, row):
             numbers, length = rows
-            return row * length, length, np.uint64(numbers[row]) * np.uint64(length)
+            return row * length, (row + 1) * length, np.uint64(numbers[row]) * np.uint64(length)
 
         return numbered
-
     if _listed(rows):
 
         def listed(rows, row):
             offsets, starts = rows
-            first = offsets[row]
-            return first, offsets[row + 1] - first, np.uint64(starts[row])
+            return offsets[row], offsets[row + 1], np.uint64(starts[row])
 
         return listed
 
     def evenly(rows, row):
         length, stride, start = rows
-        return row * length, length, np.uint64(start) + np.uint64(row) * np.uint64(stride)
+        return row * length, (row + 1) * length, np.uint64(start) + np.uint64(row) * np.uint64(stride)
 
     return evenly

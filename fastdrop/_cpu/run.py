@@ -385,6 +385,9 @@ def sum_rows(plan: Plan, like: Any) -> NDArray[Any]:
 def mask(plan: Plan, keep: NDArray[Any], scale: float) -> None:
     """Scale the elements that a mask keeps, and drop the others; the mask broadcasts to x."""
     shape, plan = plan.x.shape, _in_lanes(plan)
+    if keep.shape == plan.x.shape and keep.flags.c_contiguous and plan.x.size and _fit(plan):
+        calls.masked(plan.x.ravel(), keep.ravel(), plan.y.ravel(), scale)
+        return
     keep = np.broadcast_to(keep, shape).reshape(shape + (1,) * (plan.x.ndim - len(shape)))
     for part, kept, target, _ in pieces(plan.x, keep, plan.y, fit=True):
         calls.masked(part, np.ascontiguousarray(kept), target, scale)

@@ -68,27 +68,27 @@ def _below(index, thresholds, key, draw):
 
 
 @njit(forceinline=True)
-def _in_one_tile(indices, at, size):
+def _in_one_tile(indices, at, end):
     """Return how many draws from one on are in its tile, or 0 if they are too few for drawing it."""
     tile = indices[at] >> _IN_TILE
-    if at + _MANY > size or indices[at + _MANY - 1] >> _IN_TILE != tile:
+    if at + _MANY > end or indices[at + _MANY - 1] >> _IN_TILE != tile:
         return 0
     count = 1
-    while at + count < size and indices[at + count] >> _IN_TILE == tile:
+    while at + count < end and indices[at + count] >> _IN_TILE == tile:
         count += 1
     return count if count >= _MANY else 0
 
 
 @njit(forceinline=True)
-def drop(factors, indices, threshold, scale, key, draw):
-    """Write the factor of each draw: the scale, or 0 if it is dropped."""
+def drop(factors, indices, threshold, scale, key, draw, begin, end):
+    """Write the factor of each draw from `begin` to `end`: the scale, or 0 if it is dropped."""
     bits, by_bit = np.empty(GROUP, np.uint32), np.zeros(2, factors.dtype)  # a branch would often go wrong
     threshold, key, draw = np.uint32(threshold), np.uint64(key), np.uint64(draw)
-    by_bit[0], at = scale, 0
+    by_bit[0], at = scale, begin
     many_planes = np.uint32(threshold << _FEW) != _NONE
     kept = splat(by_bit[0])
-    while at < factors.size:
-        count = _in_one_tile(indices, at, factors.size)
+    while at < end:
+        count = _in_one_tile(indices, at, end)
         if count:
             some = many_planes and count < _MOST
             bits[:] = _NONE if some else _ALL
@@ -103,7 +103,7 @@ def drop(factors, indices, threshold, scale, key, draw):
                 place = indices[i] & _PLACE
                 factors[i] = by_bit[bits[place & _ROW_PLACE] >> np.uint32(place >> _IN_ROW) & _ONE]
         else:
-            count = min(LANES, factors.size - at)
+            count = min(LANES, end - at)
             inside = iota() < np.uint64(count)
             below = _below(load_where(indices, at, inside), splat(threshold), key, draw)
             store_where(factors, at, zero_where(below != _NONE, kept), inside)
@@ -111,11 +111,11 @@ def drop(factors, indices, threshold, scale, key, draw):
 
 
 @njit(forceinline=True)
-def drop_by_rates(factors, indices, thresholds, scales, key, draw):
+def drop_by_rates(factors, indices, thresholds, scales, key, draw, begin, end):
     """Do as `drop`, where each draw has a threshold and a scale."""
     key, draw = np.uint64(key), np.uint64(draw)
-    for at in range(0, factors.size, LANES):
-        count = min(LANES, factors.size - at)
+    for at in range(begin, end, LANES):
+        count = min(LANES, end - at)
         inside = iota() < np.uint64(count)
         own = load_where(thresholds, at, inside)
         below = _below(load_where(indices, at, inside), own, key, draw)
@@ -130,15 +130,15 @@ def _noise_at(noise, index, key, draw, like):
 
 
 @njit(forceinline=True)
-def noise_of(noise, formula, x, y, indices, numbers, key, draw):
-    """Write a formula of x and the noise into y."""
+def noise_of(noise, formula, x, y, indices, numbers, key, draw, begin, end):
+    """Write a formula of x and the noise into y, from `begin` to `end`."""
     key, draw = np.uint64(key), np.uint64(draw)
     none = load_where(x, 0, iota() < np.uint64(0))
-    like, whole = join(none, none), y.size // LANES * LANES
-    for at in range(0, whole, LANES):
+    like, whole = join(none, none), begin + (end - begin) // LANES * LANES
+    for at in range(begin, whole, LANES):
         z = _noise_at(noise, load(indices, at), key, draw, like)
         store(y, at, formula(load(x, at), z, numbers))
-    if whole < y.size:
-        inside = iota() < np.uint64(y.size - whole)
+    if whole < end:
+        inside = iota() < np.uint64(end - whole)
         z = _noise_at(noise, load_where(indices, whole, inside), key, draw, like)
         store_where(y, whole, formula(load_where(x, whole, inside), z, numbers), inside)

@@ -31,7 +31,6 @@ def info() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": fd.get_num_threads(),
         "compiled_code": str(compiled.directory()),
-        "parallel_from_elements": calls.PARALLEL_FROM,
         "streaming_from_bytes": calls.STREAM_FROM,
     }
 

@@ -71,13 +71,9 @@ def _part(job, x, y, number, count):
     first, last = parts * number // threads, parts * (number + 1) // threads
     at, end = first * step, min(last * step, job.size)
     if at < end:
-        x, y = x[at:end], y[at:end]
-        start = job.start + (at if single else first * job.stride)
-        layout = (end - at if single else job.length), job.stride, start
-        draw = job.threshold, job.scale, job.key, job.draw
-        bernoulli.elements(
-            formulas.affine, x, x, x, y, layout, bernoulli.NO_BIAS, draw, formulas.DROP, job.far
-        )
+        layout, draw = (job.length, job.stride, job.start), (job.threshold, job.scale, job.key, job.draw)
+        formula, constants = formulas.affine, formulas.DROP
+        bernoulli.elements(formula, x, x, x, y, layout, bernoulli.NO_BIAS, draw, constants, job.far, at, end)
 
 
 @cache

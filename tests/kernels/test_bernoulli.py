@@ -37,7 +37,7 @@ def by_kernel(kernel, x, p, start=0, key=KEY, out=None):
 
 def one_row(kernel, far):
     """A compiled kernel as `calls.drop_row`."""
-    return lambda x, y, *numbers: kernel(x, y, x.size, 0, *numbers, far)
+    return lambda x, y, *numbers: kernel(x, y, x.size, 0, *numbers, far, 0)
 
 
 def by_reference(x, p, start=0, key=KEY):
@@ -82,11 +82,8 @@ def test_a_million_and_seven():
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 @pytest.mark.parametrize("piece", [1000, 1024, 4099])
-def test_threads_and_pieces_give_the_same_bits(threads, piece, monkeypatch, threads_set_back):
-    monkeypatch.setattr(calls, "PARALLEL_FROM", 1)
-    monkeypatch.setattr(calls, "_BIG", 1)
-    monkeypatch.setattr(calls, "_PIECE", piece)
-    fd.set_num_threads(threads)
+def test_threads_and_pieces_give_the_same_bits(threads, piece, in_pieces_of):
+    in_pieces_of(piece, threads)
     x = sample(50_003)
     for start in (0, 1000, 2**64 - x.size):
         assert by_kernel(calls.drop_row, x, 0.3, start).tobytes() == by_reference(x, 0.3, start).tobytes()
@@ -105,10 +102,9 @@ def test_fetching_ahead_and_streaming_stores_give_the_same_bits(start, dtype, fa
     assert out.tobytes() == by_reference(x, 0.3, start).tobytes()
 
 
-def test_big_outputs_stream_past_the_cache_unless_misaligned(monkeypatch):
+def test_big_outputs_stream_past_the_cache_unless_misaligned(monkeypatch, in_pieces_of):
     monkeypatch.setattr(calls, "STREAM_FROM", 0)
-    monkeypatch.setattr(calls, "_BIG", 0)
-    monkeypatch.setattr(calls, "PARALLEL_FROM", 50_000)
+    in_pieces_of(20_000, 2)
     raw = np.zeros(50_008, np.float32)
     x = sample(50_000)
     for shift in range(4):

@@ -73,14 +73,12 @@ def test_bigger_arrays_and_a_broadcast_input(shared, dtype):
     )
 
 
-@pytest.mark.usefixtures("threads_set_back")
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("shared", [(), (1,), (0,), (2,), (0, 2)])
-def test_threads_streaming_and_blocks_give_the_same_bits(threads, shared, monkeypatch):
-    for name, value in {"PARALLEL_FROM": 1, "_PIECE": 5000, "_BIG": 1, "STREAM_FROM": 1}.items():
-        monkeypatch.setattr(cpu_calls, name, value)
+def test_threads_streaming_and_blocks_give_the_same_bits(threads, shared, monkeypatch, in_pieces_of):
+    monkeypatch.setattr(cpu_calls, "STREAM_FROM", 1)
     monkeypatch.setattr(run, "_UNITS", 3000)
-    fd.set_num_threads(threads)
+    in_pieces_of(5000, threads)
     x = normal(13, 21, 260)
     for p in (0.3, np.linspace(0, 1, 1 if 2 in shared else 260)):
         assert same_bits(
@@ -112,15 +110,12 @@ def test_scalar_p_and_an_array_filled_with_it_give_the_same_bits():
     assert same_bits(fd.dropout(x, np.array(0.1), KEY), fd.dropout(x, 0.1, KEY))
 
 
-@pytest.mark.usefixtures("threads_set_back")
 @pytest.mark.parametrize("pieces", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rates_by_sample_and_channel_on_both_sides_of_a_row_of_its_own(dtype, pieces, monkeypatch):
+def test_rates_by_sample_and_channel_on_both_sides_of_a_row_of_its_own(dtype, pieces, in_pieces_of):
     """Long runs of one rate, and whole tiles, are rows of their own; others are read for each element."""
     if pieces:
-        for name in ("PARALLEL_FROM", "_BIG", "_PIECE"):
-            monkeypatch.setattr(cpu_calls, name, 700)
-        fd.set_num_threads(3)
+        in_pieces_of(700, 3)
     shapes = (
         *(((5, n), (5, 1)) for n in (2, 256, TILE - 1, TILE, TILE + 1, 1500, cpu_calls._LONG + 1)),
         *(((13, n), (n,)) for n in (2, 8, 9, 256, 512, 768)),  # some repeat with each tile, some don't

@@ -19,7 +19,7 @@ RED = 0xA5
 
 @pytest.fixture(autouse=True)
 def sizes_set_back(monkeypatch):
-    for name in ("_BIG", "FETCH_FROM", "STREAM_FROM"):
+    for name in ("SMALL", "FETCH_FROM", "STREAM_FROM"):
         monkeypatch.setattr(cpu_calls, name, getattr(cpu_calls, name))
 
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from arrays import same_bits
 
-import fastdrop as fd
 from fastdrop import Key
 from fastdrop._arrays.plan import Density, Rows
 from fastdrop._backends import density
@@ -82,14 +81,11 @@ def test_every_cut_gives_the_same_bits(dtype):
             assert same_bits(part, whole[start : start + size].copy())
 
 
-@pytest.mark.usefixtures("threads_set_back")
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("piece", [1000, 1024, 4099])
-def test_threads_and_pieces_give_the_same_bits(threads, piece, monkeypatch):
+def test_threads_and_pieces_give_the_same_bits(threads, piece, in_pieces_of):
     expected = by_kernel(50_003, np.float32)
-    monkeypatch.setattr(calls, "_DENSITY_PARALLEL_FROM", 1)
-    monkeypatch.setattr(calls, "_DENSITY_PIECE", piece)
-    fd.set_num_threads(threads)
+    in_pieces_of(piece, threads)
     assert same_bits(by_kernel(50_003, np.float32), expected)
 
 

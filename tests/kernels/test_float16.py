@@ -18,7 +18,9 @@ def dropped(monkeypatch):
 
     def call(x, scale):
         y = np.empty_like(x)
-        kernel(x.view(np.int16), y.view(np.int16), x.size, 0, 0, 1, scale, *stream(fd.Key(1)), bernoulli.NEAR)
+        kernel(
+            x.view(np.int16), y.view(np.int16), x.size, 0, 0, 1, scale, *stream(fd.Key(1)), bernoulli.NEAR, 0
+        )
         return y
 
     return call
@@ -44,7 +46,7 @@ def test_the_processor_s_own_conversion_gives_the_same_bits(dropped):
     x = np.arange(1 << 16).astype(np.uint16).view(np.float16)
     for scale in (1.0, 4 / 3, 2.0**-20):
         y = np.empty_like(x)
-        numbers = 0, 0, 1, scale, *stream(fd.Key(1)), bernoulli.NEAR
+        numbers = 0, 0, 1, scale, *stream(fd.Key(1)), bernoulli.NEAR, 0
         calls._drop(x.view(np.int16), y.view(np.int16), x.size, *numbers)
         assert same(dropped(x, scale), y)
 

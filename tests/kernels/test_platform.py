@@ -86,7 +86,7 @@ from fastdrop._stream.keys import stream
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
 kernel, x = numba.njit(calls._drop.py_func, nogil=True), np.ones(10, np.float32)
-kernel(x, x.copy(), 10, 0, 0, 1 << 30, 4 / 3, *stream(fd.Key(1)), bernoulli.NEAR)
+kernel(x, x.copy(), 10, 0, 0, 1 << 30, 4 / 3, *stream(fd.Key(1)), bernoulli.NEAR, 0)
 (code,) = kernel.inspect_llvm().values()
 triple = "aarch64-unknown-linux-gnu"
 code = re.sub("target triple = .*", f'target triple = "{triple}"', re.sub("target datalayout = .*", "", code))

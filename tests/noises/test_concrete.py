@@ -160,7 +160,7 @@ def test_gradients_are_pytorchs(t):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
-def test_same_bits_for_layouts_windows_and_threads(layout, dtype, monkeypatch):
+def test_same_bits_for_layouts_windows_and_threads(layout, dtype, in_pieces_of):
     x = normal(7, 40, 33, dtype=dtype)
     for shared in ((), 1):
         whole = fd.concrete_dropout(x, 1.0, KEY, shared_axes=shared)
@@ -174,10 +174,7 @@ def test_same_bits_for_layouts_windows_and_threads(layout, dtype, monkeypatch):
         assert same_bits(out, whole)
 
     whole = fd.concrete_dropout(x, 1.0, KEY)
-    from fastdrop._cpu import calls
-
-    monkeypatch.setattr(calls, "_DENSITY_PARALLEL_FROM", 1)
-    monkeypatch.setattr(calls, "_DENSITY_PIECE", 1000)
+    in_pieces_of(1000, 2)
     assert same_bits(fd.concrete_dropout(x, 1.0, KEY), whole)
 
 

@@ -11,7 +11,6 @@ from arrays import LAYOUTS, frozen, normal, same_bits
 from scipy import stats
 
 import fastdrop as fd
-from fastdrop._cpu import calls
 from fastdrop._noises import drop_connect as module
 from fastdrop._noises.drop_connect import (
     DropConnect,
@@ -161,15 +160,12 @@ def test_antithetic_masks_are_complements():
     np.testing.assert_allclose(sum(pair) / 2, x @ weight + bias, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.usefixtures("threads_set_back")
 @pytest.mark.parametrize("per_example", [True, False])
-def test_threads_do_not_change_bits(per_example, monkeypatch):
-    for name, value in {"PARALLEL_FROM": 1, "_PIECE": 5000, "_BIG": 1}.items():
-        monkeypatch.setattr(calls, name, value)
+def test_threads_do_not_change_bits(per_example, in_pieces_of):
     arrays = dense(40, 100, 30)
     results = []
     for threads in (1, 2, 5):
-        fd.set_num_threads(threads)
+        in_pieces_of(5000, threads)
         results.append(everything(arrays, 0.3, per_example))
     for other in results[1:]:
         assert all(same_bits(a, b) for a, b in zip(results[0], other, strict=True))

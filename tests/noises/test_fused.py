@@ -161,15 +161,13 @@ def test_layouts_shared_axes_rates_and_windows():
     assert same_bits(narrow, fd.bias_act_dropout(x, bias, 0.3, KEY)[:, :, 4:20].copy())
 
 
-@pytest.mark.usefixtures("threads_set_back")
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_threads_streaming_and_pieces_give_the_same_bits(threads, monkeypatch):
+def test_threads_streaming_and_pieces_give_the_same_bits(threads, monkeypatch, in_pieces_of):
     x, r, bias = normal(70, 1030), normal(70, 1030, seed=1), normal(1030, seed=2)
     expected = fd.dropout_add(x, r, 0.3, KEY), fd.bias_act_dropout(x, bias, 0.3, KEY)
-    for name, value in {"PARALLEL_FROM": 1, "_PIECE": 5000, "_BIG": 1, "STREAM_FROM": 1}.items():
-        monkeypatch.setattr(cpu_calls, name, value)
+    monkeypatch.setattr(cpu_calls, "STREAM_FROM", 1)
     monkeypatch.setattr(run, "_UNITS", 3000)
-    fd.set_num_threads(threads)
+    in_pieces_of(5000, threads)
     assert same_bits(fd.dropout_add(x, r, 0.3, KEY), expected[0])
     assert same_bits(fd.bias_act_dropout(x, bias, 0.3, KEY), expected[1])
 

@@ -40,7 +40,7 @@ def test_it_is_the_formula(dtype, alpha):
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("alpha", [0.4, np.linspace(0, 1, 33)], ids=np.shape)
 @pytest.mark.parametrize("shared", [(), 1])
-def test_same_bits_for_layouts_windows_and_threads(layout, dtype, alpha, shared, monkeypatch):
+def test_same_bits_for_layouts_windows_and_threads(layout, dtype, alpha, shared, monkeypatch, in_pieces_of):
     x = normal(7, 40, 33, dtype=dtype)
     whole = fd.information_dropout(x, alpha, KEY, shared_axes=shared)
     laid = frozen(LAYOUTS[layout](x))
@@ -56,10 +56,9 @@ def test_same_bits_for_layouts_windows_and_threads(layout, dtype, alpha, shared,
     np.testing.assert_allclose(
         whole.astype(np.float64), near, rtol=3 * float(ml_dtypes.finfo(dtype).eps) + 4e-6
     )
-    from fastdrop._cpu import calls, run
+    from fastdrop._cpu import run
 
-    monkeypatch.setattr(calls, "_DENSITY_PARALLEL_FROM", 1)
-    monkeypatch.setattr(calls, "_DENSITY_PIECE", 1000)
+    in_pieces_of(1000, 2)
     monkeypatch.setattr(run, "_UNITS", 3000)
     assert same_bits(fd.information_dropout(x, alpha, KEY, **options), whole)
 

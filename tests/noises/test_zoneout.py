@@ -95,15 +95,13 @@ def test_what_is_not_chosen_vanishes():
             assert not gradients[1 - int(p)].any()
 
 
-@pytest.mark.usefixtures("threads_set_back")
-def test_threads_streaming_and_pieces_give_the_same_bits(monkeypatch):
+def test_threads_streaming_and_pieces_give_the_same_bits(monkeypatch, in_pieces_of):
     new, previous = normal(70, 1030), normal(70, 1030, seed=1)
     expected = fd.zoneout(new, previous, 0.3, KEY), *fd.zoneout_backward(new, 0.3, KEY)
-    for name, value in {"PARALLEL_FROM": 1, "_PIECE": 5000, "_BIG": 1, "STREAM_FROM": 1}.items():
-        monkeypatch.setattr(calls, name, value)
+    monkeypatch.setattr(calls, "STREAM_FROM", 1)
     monkeypatch.setattr(run, "_UNITS", 3000)
     for threads in (1, 5):
-        fd.set_num_threads(threads)
+        in_pieces_of(5000, threads)
         got = fd.zoneout(new, previous, 0.3, KEY), *fd.zoneout_backward(new, 0.3, KEY)
         assert all(same_bits(a, b) for a, b in zip(got, expected, strict=True))
 
