@@ -196,6 +196,13 @@ def pointer(typingctx, address):
 
 
 @intrinsic
+def in_a_line(typingctx, array):
+    """Return how many elements a cache line of 64 bytes has: a constant, which `array.itemsize` is not."""
+    count = 64 * 8 // array.dtype.bitwidth
+    return types.intp(array), lambda context, *_: context.get_constant(types.intp, count)
+
+
+@intrinsic
 def prefetch(typingctx, array, index):
     """Ask the processor to fetch the cache line of an element, which will be read."""
 

@@ -19,7 +19,7 @@ def program(name, monkeypatch):
     return runpy.run_path(str(FOLDER / f"{name}.py"))
 
 
-@pytest.mark.parametrize("name", ["parallel_from"])
+@pytest.mark.parametrize("name", ["parallel_from", "stores"])
 def test_programs_of_sizes(name, monkeypatch, capsys):
     threads = fd.get_num_threads()
     program(name, monkeypatch)["main"](["--rounds", "1", "--powers", "5"])
