@@ -308,6 +308,7 @@ def fitting(name, dtype):
         "r_drop_loss": {"logits1": like, "logits2": like, "labels": np.arange(5) % 3},
         "importance_rates": {"importance": np.abs(like[:, 0])},
         "standout": {"h": like, "a": like, "g": like},
+        "local_reparameterization": {"mean": like, "g": like, "variance": np.abs(like) + 1},
     }
     return next((arrays for prefix, arrays in known.items() if name.startswith(prefix)), {})
 
