@@ -67,7 +67,7 @@ class Battery:
         darling = self.n * ((cumulative - edges) ** 2 / (edges * (1 - edges))).sum() / CELLS
         found["Anderson-Darling"] = darling, darling > 13
         chi = stats.chisquare(self.cells.reshape(MERGED, -1).sum(1))
-        found["chi-square"] = (chi.statistic, chi.pvalue), not 1e-6 < chi.pvalue < 1 - 1e-6
+        found["chi-square"] = (chi.statistic, MERGED - 1), not 1e-6 < chi.pvalue < 1 - 1e-6
         for at, number in zip(TAILS, self.beyond, strict=True):
             mean = 2 * special.ndtr(-at) * self.n
             outside = min(stats.poisson.cdf(number, mean), stats.poisson.sf(number - 1, mean)) < 5e-7
@@ -95,10 +95,11 @@ def main():
     for first in range(0, number, chunk):
         size = min(chunk, number - first) // 32 * 32
         battery.add(fd.normal(size, fd.Key(1), dtype=dtype, window=((number,), (first,))))
-    print("| test | found | expected |", "|---|---:|---:|", sep="\n")
+    print("| test | found | expected | |", "|---|---:|---:|---|", sep="\n")
     for name, (statistic, rejected) in battery.results().items():
-        found, expected = statistic if isinstance(statistic, tuple) else (statistic, "")
-        print(f"| {name} | {found:,.6g} | {expected} | {'REJECTED' if rejected else ''} |")
+        found = statistic if isinstance(statistic, tuple) else (statistic,)
+        cells = [f"{number:,.7g}" for number in found] + [""] * (2 - len(found))
+        print(f"| {name} | {' | '.join(cells)} | {'rejected' if rejected else ''} |")
     print(f"{battery.n:,} of {dtype}, largest {battery.largest:.4f}")
 
 
