@@ -80,7 +80,7 @@ WRONG = {
     "one key": ("p = 0.5", "bytes", lambda size, key: fd.keep_mask(size, 0.5, 1)),
     "more even than random": ("p = 0.5", "kept", even_mask),
     "an echo": (
-        "p = 0.1, listed",
+        "p = 0.1",
         "8 apart",
         lambda size, key: echo(fd.keep_mask(size, 0.1, key)),
     ),
