@@ -42,8 +42,6 @@ _FEW_PLANES = (1 << 28) - 1  # a threshold with none of these bits needs at most
 # fixed, since virtual machines report the caches of their host.
 FETCH_FROM, STREAM_FROM = 1 << 18, 1 << 24
 
-_DROP = Pass()
-
 _LONG = 4 * TILE  # so many neighbours with one rate, or whole tiles of them, are drawn with one threshold
 
 # Each kernel hands the work of a range to `in_pieces`, as a function of what it was given. The last argument
@@ -68,6 +66,16 @@ def _drop_kernel() -> Any:
     def kernel(x, y, length, stride, start, threshold, scale, key, draw, far, helpers):
         rows, numbers = (length, stride, start), (threshold, scale, key, draw)
         in_pieces(piece, (x, y, rows, numbers, far), y.size, helpers)
+
+    return jit(kernel)
+
+
+def _drop_runs_kernel() -> Any:
+    formula, constants = formulas.affine, formulas.DROP
+
+    def kernel(x, y, offsets, starts, threshold, scale, key, draw, far):
+        rows, draws = (offsets, starts), (threshold, scale, key, draw)
+        bernoulli.elements(formula, x, x, x, y, rows, NO_BIAS, draws, constants, far)
 
     return jit(kernel)
 
@@ -270,7 +278,8 @@ def _scattered_noise_kernel(draw_name: str, name: str, start: float | None) -> A
     return jit(kernel, draw_name, name, start, "listed")
 
 
-_drop, _drop_rows, _drop_by_row = _drop_kernel(), _drop_rows_kernel(), _drop_by_row_kernel()
+_drop, _drop_runs, _drop_rows = _drop_kernel(), _drop_runs_kernel(), _drop_rows_kernel()
+_drop_by_row = _drop_by_row_kernel()
 _scattered, _scattered_by_rates = _scattered_kernel(), _scattered_by_rates_kernel()
 _in_range, _repeat = _in_range_kernel(), _repeat_kernel()
 _masked = _masked_kernel()
@@ -316,7 +325,7 @@ def drop(
 ) -> None:
     """Write x * scale into y, and +0 where U(i) < threshold; arrays are as in `Part`."""
     if isinstance(rows, Runs):
-        elements(_DROP, x, x, x, NO_CYCLE, y, rows, (threshold, scale, key, draw))
+        _drop_runs_in_pieces(x, y, rows, (threshold, scale, key, draw))
         return
     length, stride, start = rows
     if not stride:
@@ -337,6 +346,15 @@ def drop_row(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, k
         place = start % TILE
         given = x, y, x.size, 0, start, threshold, scale, key, draw, _far(y, place)
         _share(_drop, given, x.size, y, _bernoulli(threshold), TILE, place)
+
+
+def _drop_runs_in_pieces(x: NDArray, y: NDArray, runs: Runs, draw: Draw) -> None:
+    def piece(at: int, end: int) -> None:
+        own = runs if end - at == x.size else runs.cut(at, end)
+        _drop_runs(x[at:end], y[at:end], *own, *draw, far)
+
+    far = _far(y, run=1)
+    _share(piece, x.size, _parallel_from(draw[0]), _PIECE)
 
 
 def drop_rows(x: NDArray, y: NDArray, numbers: NDArray[np.int64], draw: Draw) -> bool:

@@ -15,6 +15,7 @@ from every_noise import arguments
 import fastdrop as fd
 from fastdrop._arrays.listed import RAGGED, Runs, Scattered
 from fastdrop._arrays.plan import layout_of, where
+from fastdrop._cpu import calls
 from fastdrop._noises._noise import NOISES
 
 KEY = fd.Key(42)
@@ -243,6 +244,22 @@ def test_backward(noise):
             np.testing.assert_allclose(found[i], one, rtol=1e-5, atol=1e-5)
         else:
             assert same_bits(found[i], one)
+
+
+def test_pieces_that_threads_share(monkeypatch, threads_set_back):
+    x, ids = normal(30, 700), np.arange(30)[::-1] * 3
+    offsets = np.array([0, 5, 5, 9000, 21000])
+
+    def results():
+        options = {"rows": ids}, {"rows": ids.astype(np.uint64)}
+        found = [f(x, *a, 0.3, KEY, **o) for f, *a in ((fd.dropout,), (fd.dropout_add, x)) for o in options]
+        return [*found, fd.dropout(x.ravel(), 0.3, KEY, offsets=offsets)]
+
+    expected = results()
+    for name, value in (("_BIG", 0), ("PARALLEL_FROM", 1), ("_PIECE", 999)):
+        monkeypatch.setattr(calls, name, value)
+    fd.set_num_threads(2)
+    assert all(map(same_bits, results(), expected))
 
 
 HOSTILE = [
