@@ -160,3 +160,30 @@ def test_learned_numbers_take_no_schedule(kind):
 def test_arrays_of_numbers_may_be_bfloat16(call):
     numbers = np.array([0.25, 0.5, 0.75], ml_dtypes.bfloat16)
     assert np.array_equal(call(numbers), call(numbers.astype(np.float64)))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: fd.gaussian_noise(X, 10**400, 1), ValueError, "must be a float, got an int of 1329 bits"),
+        (
+            lambda: fd.keep_mask(3, 0.5, 1, window=((2**65,), (0,))),
+            ValueError,
+            r"at most 2\*\*64 elements",
+        ),
+        (lambda: fd.normal(3, 1, dtype="nothing"), TypeError, "must be a NumPy dtype, got 'nothing'"),
+        (
+            lambda: fd.ConcreteDropout(0.5, rng=1)(X, out=X),
+            ValueError,
+            "out must not overlap x",
+        ),
+        (
+            lambda: fd.Dropout().load_state_dict(fd.Dropout().state_dict() | {"p": abs}),
+            ValueError,
+            "p must be plain data, got",
+        ),
+    ],
+)
+def test_what_only_fuzzers_tried(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
