@@ -18,7 +18,7 @@ from fastdrop._arrays.host import lanes_dtype
 from fastdrop._arrays.listed import MOST, Runs, Scattered
 from fastdrop._arrays.plan import Density, Pass
 from fastdrop._cpu import bernoulli, by_element, density, helpers, scattered
-from fastdrop._cpu.bernoulli import NO_BIAS, NO_CYCLE, Units
+from fastdrop._cpu.bernoulli import NO_BIAS, Units
 from fastdrop._cpu.compiled import jit
 from fastdrop._cpu.team import in_pieces
 from fastdrop._lanes import formulas
@@ -71,11 +71,11 @@ def _drop_kernel() -> Any:
 
 
 def _drop_runs_kernel() -> Any:
-    formula, constants = formulas.affine, formulas.DROP
+    piece = _piece_of_dropout()
 
-    def kernel(x, y, offsets, starts, threshold, scale, key, draw, far):
+    def kernel(x, y, offsets, starts, threshold, scale, key, draw, far, helpers):
         rows, draws = (offsets, starts), (threshold, scale, key, draw)
-        bernoulli.elements(formula, x, x, x, y, rows, NO_BIAS, draws, constants, far)
+        in_pieces(piece, (x, y, rows, draws, far), y.size, helpers)
 
     return jit(kernel)
 
@@ -312,7 +312,9 @@ def _share(
     Its work is [0, size), and pieces end at multiples of the unit after the phase. An element of y takes
     about so many ns.
     """
-    request = helpers.request(size, y.size * (ns + _BYTE * y.itemsize), unit, phase)
+    request = None
+    if y.size >= SMALL:
+        request = helpers.request(size, y.size * (ns + _BYTE * y.itemsize), unit, phase)
     if request is None:
         return kernel(*given, 0)
     found = kernel(*given, request.ctypes.data)
@@ -325,17 +327,15 @@ def drop(
 ) -> None:
     """Write x * scale into y, and +0 where U(i) < threshold; arrays are as in `Part`."""
     if isinstance(rows, Runs):
-        _drop_runs_in_pieces(x, y, rows, (threshold, scale, key, draw))
+        runs = x, y, *rows, threshold, scale, key, draw, distance(x.nbytes)
+        _share(_drop_runs, runs, x.size, y, _bernoulli(threshold))
         return
     length, stride, start = rows
     if not stride:
         drop_row(x, y, start, threshold, scale, key, draw)
         return
     given = x, y, length, stride, start, threshold, scale, key, draw, distance(x.nbytes)
-    if x.size < SMALL:
-        _drop(*given, 0)
-    else:
-        _share(_drop, given, x.size, y, _bernoulli(threshold), max(length, 1))
+    _share(_drop, given, x.size, y, _bernoulli(threshold), max(length, 1))
 
 
 def drop_row(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: int, draw: int) -> None:
@@ -348,15 +348,6 @@ def drop_row(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, k
         _share(_drop, given, x.size, y, _bernoulli(threshold), TILE, place)
 
 
-def _drop_runs_in_pieces(x: NDArray, y: NDArray, runs: Runs, draw: Draw) -> None:
-    def piece(at: int, end: int) -> None:
-        own = runs if end - at == x.size else runs.cut(at, end)
-        _drop_runs(x[at:end], y[at:end], *own, *draw, far)
-
-    far = _far(y, run=1)
-    _share(piece, x.size, _parallel_from(draw[0]), _PIECE)
-
-
 def drop_rows(x: NDArray, y: NDArray, numbers: NDArray[np.int64], draw: Draw) -> bool:
     """Do as `drop` for whole rows with numbers, in the fewest steps.
 
@@ -364,9 +355,7 @@ def drop_rows(x: NDArray, y: NDArray, numbers: NDArray[np.int64], draw: Draw) ->
     """
     length = x.size // numbers.size
     given = x, y, numbers, length, MOST // length, *draw, distance(x.nbytes)
-    done: bool = (
-        _drop_rows(*given, 0) if x.size < SMALL else _share(_drop_rows, given, x.size, y, _bernoulli(draw[0]))
-    )
+    done: bool = _share(_drop_rows, given, x.size, y, _bernoulli(draw[0]))
     return done
 
 
@@ -430,15 +419,12 @@ def by_rate(
         return
     kernel = _drop_by_element_kernel(x.dtype)
     given = x, y, p, inner, phase, start, *numbers
-    if x.size < SMALL:
-        kernel(*given, 0)
-    else:
-        _share(kernel, given, x.size, y, _OWN_RATE, TILE, start % TILE)
+    _share(kernel, given, x.size, y, _OWN_RATE, TILE, start % TILE)
 
 
 def check_rates(p: NDArray[Any]) -> None:
     """Raise an error unless all rates of a flat array are in [0, 1]."""
-    if not (_in_range(p, 0) if p.size < SMALL else _share(_in_range, (p,), p.size, p, 0.0)):
+    if not _share(_in_range, (p,), p.size, p, 0.0):
         wrong = p[~((p >= 0) & (p <= 1))]
         raise ValueError(f"p must be in [0, 1], got {wrong[0]} in an array")
 
@@ -461,10 +447,7 @@ def drawn_units(what: Pass, part: Part, factors: NDArray[Any], axes: Units, draw
     if factors.size < SMALL:
         kernel, far = _drawn_units_kernel(what.formula, what.activation), _far_of_units(y, axes)
         given = x, other, bias, y, factors, tuple(axes), draw, what.constants, far
-        if x.size < SMALL:
-            kernel(*given, 0)
-        else:
-            _share_units(kernel, given, y, axes)
+        _share_units(kernel, given, y, axes)
         return
     factors[:] = 1
     drop_row(factors, factors, axes.start, *draw)
@@ -480,10 +463,7 @@ def units(what: Pass, part: Part, factors: NDArray[Any], axes: Units) -> None:
     x, other, bias, _, y = part
     kernel, far = _units_kernel(what.formula, what.activation), _far_of_units(y, axes)
     given = x, other, bias, y, factors, tuple(axes), what.constants, far
-    if x.size < SMALL:
-        kernel(*given, 0)
-    else:
-        _share_units(kernel, given, y, axes)
+    _share_units(kernel, given, y, axes)
 
 
 def _share_units(kernel: Any, given: tuple[Any, ...], y: NDArray[Any], axes: Units) -> None:
@@ -519,10 +499,7 @@ def noise(what: Density, x: NDArray, y: NDArray, rows: tuple[Any, ...], key: int
         if not isinstance(rows, Runs):
             length, stride, start = rows
             unit, phase = (length, 0) if stride else (TILE, start % TILE)
-    if y.size < SMALL:
-        kernel(*given, 0)
-    else:
-        _share(kernel, given, y.size, y, ns, unit, phase)
+    _share(kernel, given, y.size, y, ns, unit, phase)
 
 
 def scattered_factors(factors: NDArray, place: Scattered, draw: Draw) -> None:

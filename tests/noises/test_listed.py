@@ -15,7 +15,6 @@ from every_noise import arguments
 import fastdrop as fd
 from fastdrop._arrays.listed import RAGGED, Runs, Scattered
 from fastdrop._arrays.plan import layout_of, where
-from fastdrop._cpu import calls
 from fastdrop._noises._noise import NOISES
 
 KEY = fd.Key(42)
@@ -246,7 +245,7 @@ def test_backward(noise):
             assert same_bits(found[i], one)
 
 
-def test_pieces_that_threads_share(monkeypatch, threads_set_back):
+def test_pieces_that_threads_share(in_pieces_of):
     x, ids = normal(30, 700), np.arange(30)[::-1] * 3
     offsets = np.array([0, 5, 5, 9000, 21000])
 
@@ -256,9 +255,7 @@ def test_pieces_that_threads_share(monkeypatch, threads_set_back):
         return [*found, fd.dropout(x.ravel(), 0.3, KEY, offsets=offsets)]
 
     expected = results()
-    for name, value in (("_BIG", 0), ("PARALLEL_FROM", 1), ("_PIECE", 999)):
-        monkeypatch.setattr(calls, name, value)
-    fd.set_num_threads(2)
+    in_pieces_of(999, 2)
     assert all(map(same_bits, results(), expected))
 
 
