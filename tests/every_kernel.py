@@ -40,7 +40,7 @@ def units(shared, inner):
             factors = put(np.resize(np.array([0, 1, 2], lanes_dtype(a)), outer * inner))
             part = outer * shared * inner
             b[part:] = a[part:]
-            arrays = calls.Part(a[:part], a[:part], a[:part], calls.NO_CYCLE, b[:part])
+            arrays = calls.Part(a[:part], a[:part], a[:part], bernoulli.NO_CYCLE, b[:part])
             calls.units(Pass(), arrays, factors, calls.Units(shared, inner, 0))
 
     return call

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fastdrop._arrays.host import lanes_dtype
 from fastdrop._arrays.listed import MOST, Runs, Scattered
 from fastdrop._arrays.plan import Density, Pass
-from fastdrop._cpu import bernoulli, by_element, density, helpers, scattered
+from fastdrop._cpu import bernoulli, by_element, density, helpers, scattered, team
 from fastdrop._cpu.bernoulli import NO_BIAS, Units
 from fastdrop._cpu.compiled import jit
 from fastdrop._cpu.team import in_pieces
@@ -304,6 +304,11 @@ def _bernoulli(threshold: int) -> float:
     return _MANY if threshold & _FEW_PLANES else _FEW
 
 
+def ready_to_share() -> None:
+    """Compile what shares a call among threads."""
+    team.share_address(), team.serve(), team.dismiss()
+
+
 def _share(
     kernel: Any, given: tuple[Any, ...], size: int, y: NDArray, ns: float, unit: int = TILE, phase: int = 0
 ) -> Any:
@@ -317,7 +322,7 @@ def _share(
         request = helpers.request(size, y.size * (ns + _BYTE * y.itemsize), unit, phase)
     if request is None:
         return kernel(*given, 0)
-    found = kernel(*given, request.ctypes.data)
+    found = kernel(*given, request.__array_interface__["data"][0])
     helpers.heed(request)
     return found
 

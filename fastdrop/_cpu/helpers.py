@@ -10,7 +10,6 @@ kernel. Numba's loops also end a forked child (GNU OpenMP), or abort if two thre
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 from contextlib import suppress
@@ -59,7 +58,7 @@ def request(size: int, ns: float, unit: int, phase: int) -> NDArray[np.int64] | 
         with suppress(RuntimeError):  # no thread can be started while the interpreter ends
             _start(wanted)
     asked = np.zeros(team.LIST + wanted, np.int64)
-    asked[: team.RUN] = team.share_address(), _slots.ctypes.data, _reach, wanted, step, phase
+    asked[: team.RUN] = team.share_address(), _address(0), _reach, wanted, step, phase
     return asked
 
 
@@ -117,7 +116,7 @@ def _make_slots() -> None:
     words[:, team.STATE] = team.GONE
     for slot in words:
         slot[[team.WAKE, team.DONE]] = team.new_lock(), team.new_lock()
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(words))
+    team.keep_for_ever(words)
     _free[:] = reversed(range(_MOST))
     _slots = words
 
@@ -128,7 +127,7 @@ def _help(serve: Any, address: int, slot: int, free: list[int]) -> None:
 
 
 def _address(slot: int) -> int:
-    return int(_slots.ctypes.data) + slot * int(_slots.strides[0])
+    return int(_slots.__array_interface__["data"][0]) + slot * int(_slots.strides[0])
 
 
 def _rest() -> None:

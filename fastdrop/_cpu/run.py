@@ -31,6 +31,7 @@ from fastdrop._cpu.calls import check_rates as check_rates
 from fastdrop._cpu.calls import drop_row as drop_row
 from fastdrop._cpu.calls import drop_rows as drop_rows
 from fastdrop._cpu.calls import noise as noise
+from fastdrop._cpu.calls import ready_to_share as ready_to_share
 from fastdrop._cpu.compiled import can_keep_code as can_keep_code
 from fastdrop._cpu.compiled import environment as environment
 from fastdrop._stream.keys import signed

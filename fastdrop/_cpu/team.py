@@ -21,6 +21,7 @@ from llvmlite import ir
 from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from fastdrop._cpu.compiled import callback, jit
 
@@ -35,7 +36,7 @@ SLOT_WORDS = 16
 # The state of a helper that no call has claimed. REVOKED: it was woken for a call that is over by now.
 IDLE, REVOKED, GONE = 0, 1, 2
 # What is added to the address of a request, which is a multiple of 8, for the state of a helper of that call:
-# it is not woken yet, it does pieces, it was woken, or it does pieces and the caller sleeps until it is done.
+# it is not woken yet, it does pieces, it was woken, or the caller sleeps until it has done its pieces.
 _TO_WAKE, _AT_WORK, _WOKEN, _AWAITED = 0, 1, 2, 3
 _WORD = 8
 _SPINS = 4000  # looks at a helper that still works, some microseconds, before the caller sleeps
@@ -57,7 +58,7 @@ _release = _python("PyThread_release_lock", types.void, types.intp)
 
 
 def new_lock() -> int:
-    """Return the address of a new lock that is taken. It is never freed."""
+    """Return the address of a new lock, which is taken. It is never freed."""
     allocate, acquire = ctypes.pythonapi.PyThread_allocate_lock, ctypes.pythonapi.PyThread_acquire_lock
     allocate.restype, acquire.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int]
     address = allocate()
@@ -65,6 +66,11 @@ def new_lock() -> int:
         raise MemoryError("no lock for another thread")
     acquire(address, 1)
     return int(address)
+
+
+def keep_for_ever(words: NDArray[np.int64]) -> None:
+    """Let an array live as long as the process, since a thread that never ends may look at it."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(words))
 
 
 def _word(builder, address):
@@ -97,16 +103,6 @@ def _add(typingctx, address, value):
 
     def codegen(context, builder, sig, args):
         return builder.atomic_rmw("add", _word(builder, args[0]), args[1], "seq_cst")
-
-    return types.intp(types.intp, types.intp), codegen
-
-
-@intrinsic
-def _exchange(typingctx, address, value):
-    """Write a word, and return what it was."""
-
-    def codegen(context, builder, sig, args):
-        return builder.atomic_rmw("xchg", _word(builder, args[0]), args[1], "seq_cst")
 
     return types.intp(types.intp, types.intp), codegen
 
@@ -217,11 +213,17 @@ def _claim(request, state, claimed_state, claimed):
 
 
 @njit
+def _let_leave(slot):
+    """Let a helper end that sleeps and should."""
+    if _read(_at(slot, LEAVE)) and _turn(slot, IDLE, GONE):
+        _release(_read(_at(slot, WAKE)))
+
+
+@njit
 def _dismiss(slot, request):
     """Take the request back from a helper that has not begun, or wait for one that has."""
     if _turn(slot, request + _TO_WAKE, IDLE):
-        if _read(_at(slot, LEAVE)) and _turn(slot, IDLE, GONE):
-            _release(_read(_at(slot, WAKE)))
+        _let_leave(slot)
         return
     if _turn(slot, request + _WOKEN, REVOKED):
         return
@@ -230,6 +232,8 @@ def _dismiss(slot, request):
             return
     if _turn(slot, request + _AT_WORK, request + _AWAITED):
         _acquire(_read(_at(slot, DONE)), np.int32(1))
+        _write(slot, IDLE)  # not sooner, or another call could take this one's turn at the lock
+        _let_leave(slot)
 
 
 def _share(request, run, data, size):
@@ -263,7 +267,7 @@ def _serve(slot):
             if _turn(slot, state, request + _AT_WORK):
                 _wake_two(request)
                 _add(_at(request, HELPED), _work(request))
-                if _exchange(slot, IDLE) == request + _AWAITED:
+                if not _turn(slot, request + _AT_WORK, IDLE):
                     _release(_read(_at(slot, DONE)))
                 break
         if _read(_at(slot, LEAVE)) and _turn(slot, IDLE, GONE):

@@ -123,6 +123,7 @@ def steps(todo: list[Job], processes: SupportsIndex | None) -> Iterator[Job]:
     if count < 1:
         raise ValueError(f"processes must be at least 1, got {count}")
     count = min(count, len(todo))
+    cpu().ready_to_share()
     if count == 1 or not sys.executable or not cpu().can_keep_code():
         for job in todo:
             job.run()

@@ -7,7 +7,7 @@ from numba import njit
 
 import fastdrop as fd
 from fastdrop._arrays.plan import Density, Pass, Rows
-from fastdrop._cpu import calls
+from fastdrop._cpu import bernoulli, calls
 from fastdrop._cuda import lane, places
 from fastdrop._lanes import formulas
 from fastdrop._stream import reference
@@ -83,7 +83,7 @@ def test_the_error_of_normals_is_as_documented(key):
 def test_activations(name, activation):
     x, other = np.random.default_rng(0).normal(0, 4, (2, 64)).astype(np.float32)
     bias, expected = x[::-1].copy(), np.empty(64, np.float32)
-    arrays = calls.Part(x, other, bias, calls.NO_CYCLE, expected)
+    arrays = calls.Part(x, other, bias, bernoulli.NO_CYCLE, expected)
     calls.elements(Pass(name, activation=activation), *arrays, Rows(64, 0, 0), (0, 1.25, *stream(KEY)))
     element = lane.bernoulli(getattr(formulas, name), activation, True)
     constants = np.float32(0), np.float32(0)

@@ -101,7 +101,7 @@ def test_some_functions_in_one_process_or_several(processes, tmp_path):
     found = run(SOME.format(processes=processes), NUMBA_CACHE_DIR=str(tmp_path))
     assert (found.returncode, found.stderr) == (0, "")
     before, _, after = found.stdout.partition("and then\n")
-    assert "compiling the kernel elements drop 0 of float32\n" in before
+    assert "compiling the kernel drop_runs of float32, int64\n" in before
     assert "compiling the kernel units drop 0 of float32\n" in before
     assert "uint8" not in before
     assert after == "compiling the kernel drop of uint8\n"
