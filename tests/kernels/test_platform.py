@@ -107,5 +107,5 @@ def test_code_for_aarch64(tmp_path):
     assert code == 0, error
     for instruction in ("umull\tv", "prfm\t", "stnp\tq"):
         assert instruction in assembly
-    called = set(re.findall(r"\tbl\t(\w+)", assembly))
+    called = set(re.findall(r"\tbl\t(\w+)", assembly)) - set(re.findall(r"^(\w+):", assembly, re.MULTILINE))
     assert {name for name in called if not name.startswith(("Py", "NRT_", "numba_", "_ZN8fastdrop"))} == set()
