@@ -78,7 +78,9 @@ def request(threads, size, step=1, unit=1, phase=0):
 
 
 @pytest.fixture(autouse=True)
-def no_pause(monkeypatch, threads_set_back):
+def nobody_yet(monkeypatch, threads_set_back):
+    """No helpers of earlier calls, which a test would not count, and no pause that these have caused."""
+    helpers._rest()
     monkeypatch.setattr(helpers, "_pause", 0)
     monkeypatch.setattr(helpers, "_missed", 0)
 
