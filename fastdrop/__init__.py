@@ -5,8 +5,8 @@ from importlib import import_module as _import_module
 
 from fastdrop import moments as moments
 from fastdrop import schedules as schedules
-from fastdrop._cpu.pool import get_num_threads as get_num_threads
-from fastdrop._cpu.pool import set_num_threads as set_num_threads
+from fastdrop._cpu.threads import get_num_threads as get_num_threads
+from fastdrop._cpu.threads import set_num_threads as set_num_threads
 from fastdrop._noises._published import publish as _publish
 from fastdrop._noises._warmup import warmup as warmup
 from fastdrop._noises.adaptive import AdaptiveDropout as AdaptiveDropout

@@ -37,8 +37,8 @@ from fastdrop._arrays.plan import (
     layout_of,
     repetition,
 )
-from fastdrop._cpu.pool import alone as alone
-from fastdrop._cpu.pool import usable as usable
+from fastdrop._cpu.threads import alone as alone
+from fastdrop._cpu.threads import usable as usable
 from fastdrop._extras import how_to_install
 from fastdrop._stream.keys import Key, stream
 

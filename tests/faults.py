@@ -129,7 +129,7 @@ FAULTS = [
         "a helper loses a piece of a shared call",
         "_cpu/team.py",
         "_add(_at(request, HELPED), _work(request))",
-        "_add(_at(request, HELPED), _add(_at(request, NEXT), 1) * 0 + _work(request))",
+        "_add(_at(request, HELPED), _add(_at(request, NEXT_PIECE), 1) * 0 + _work(request))",
         "tests/kernels/test_helpers.py",
     ),
     Fault(

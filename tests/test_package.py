@@ -147,7 +147,7 @@ def test_a_wrong_import_is_seen(module, imported):
         ("fastdrop._noises.alpha", "fastdrop._backends.fuse"),
         ("fastdrop._backends", "fastdrop._cuda.run"),
         ("fastdrop.schedules", "fastdrop._arrays.numbers.rate"),
-        ("fastdrop.torch._openmp", "fastdrop._cpu.pool"),
+        ("fastdrop.torch._openmp", "fastdrop._cpu.threads"),
         ("fastdrop.torch.__init__", "fastdrop.torch._openmp"),
         ("fastdrop.torch._openmp", "torch.nn.functional"),
         ("fastdrop.autograd", "fastdrop"),

@@ -118,8 +118,9 @@ def fetch_ahead(x, other, at, count):
 
     Processors fetch ahead by themselves, but only to the end of a page, which a tile of float32 fills. So
     they fetched nothing while the bits of the next tile were drawn: without this function a call took twice
-    as long on arrays that had left the caches, on an Intel Xeon. On an AMD EPYC it gains nothing unless y is
-    written past the caches, and costs some hundredths. To ask for the lines of y too gained nothing.
+    as long on arrays that had left the caches, when it was written. On an AMD EPYC (Zen 3) it gains nothing
+    where y is not written past the caches, and costs some hundredths. To ask for the lines of y too gained
+    nothing.
     """
     for place in range(at + _TILE, at + _TILE + count, in_a_line(x)):
         _fetch(x, other, place)

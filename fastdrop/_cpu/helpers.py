@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdrop._cpu import team
-from fastdrop._cpu.pool import usable
+from fastdrop._cpu.threads import usable
 
 _MOST = 255  # helpers
 # In ns: the shortest call that is shared, the least work for each thread, and how long a piece should be.

@@ -27,7 +27,9 @@ from fastdrop._cpu.compiled import callback, jit
 
 # The words of a call's request, each of eight bytes. The counters have cache lines of their own.
 SHARE, SLOTS, COUNT, WANTED, STEP, PHASE, RUN, DATA, SIZE, CLAIMED = range(10)
-NEXT, WOKEN, HELPED, LIST = 16, 24, 32, 40  # from LIST on: the slots of the helpers that were claimed
+# The next piece, the place in the list of the next helper to wake, and how many pieces helpers did. From LIST
+# on there are the slots of the helpers that were claimed.
+NEXT_PIECE, NEXT_TO_WAKE, HELPED, LIST = 16, 24, 32, 40
 
 # The words of a helper's slot.
 STATE, WAKE, DONE, LEAVE = range(4)
@@ -134,7 +136,7 @@ def in_pieces(typingctx, piece, given, size, request):
     """Call ``piece(given, begin, end)`` for all of [0, size).
 
     It is one call if the request is 0. Else the request is the address of one, whose helpers do a part.
-    `given` is a tuple.
+    `given` is a tuple. A piece must raise no error, since nobody would hear of it.
     """
     run_sig = piece.get_call_type(typingctx, (given, types.intp, types.intp), {})
 
@@ -182,7 +184,7 @@ def _work(request):
     run, data = _read(_at(request, RUN)), _read(_at(request, DATA))
     done = 0
     while True:
-        begin = _add(_at(request, NEXT), 1) * step - phase
+        begin = _add(_at(request, NEXT_PIECE), 1) * step - phase
         if begin >= size:
             return done
         _run(run, data, max(begin, 0), min(begin + step, size))
@@ -191,7 +193,7 @@ def _work(request):
 
 @njit
 def _wake_two(request):
-    first, claimed = _add(_at(request, WOKEN), 2), _read(_at(request, CLAIMED))
+    first, claimed = _add(_at(request, NEXT_TO_WAKE), 2), _read(_at(request, CLAIMED))
     for k in range(first, min(first + 2, claimed)):
         slot = _read(_at(request, LIST + k))
         if _turn(slot, request + _TO_WAKE, request + _WOKEN):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdrop._cpu import words as kernels
-from fastdrop._cpu.pool import get_num_threads
+from fastdrop._cpu.threads import get_num_threads
 from fastdrop._noises.bernoulli import keep_mask
 from fastdrop._stream import reference
 from fastdrop._stream.keys import BERNOULLI, Key, stream

@@ -109,6 +109,14 @@ class NoiseModule(torch.nn.Module):
             return keys.key_tensor(0)  # nothing is recorded, and a fake tensor has a shape and no values
         return keys.next_key(self._key)
 
+    def _in_training(
+        self, input: Tensor, draws: Mapping[str, Any], noised: Callable[[Key | Tensor], Tensor]
+    ) -> Tensor:
+        """What a function makes of this forward's key in training, and the input itself in evaluation."""
+        if not isinstance(input, torch.Tensor):
+            return cast(Tensor, self._leaf(input, **draws))
+        return self._with_key(input, noised, draws) if self.training else input
+
     def _leaf(self, *inputs: Tensor, **draws: Any) -> Any:
         """The node that stands for this module in a graph of torch.fx, or None if no such graph is made."""
         for each in inputs:

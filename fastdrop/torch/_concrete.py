@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, SupportsIndex, TypeAlias, cast
+from typing import Any, SupportsIndex, TypeAlias
 
 import torch
 from torch.nn.functional import softplus
@@ -145,12 +145,10 @@ class ConcreteDropout(NoiseModule):
             As in `Dropout.forward`.
         """
         draws = listed(rows, indices, offsets)
-        if not isinstance(input, torch.Tensor):
-            return cast(Tensor, self._leaf(input, **draws))
-        if not self.training:
-            return input
         options = {"temperature": self.temperature, "shared_axes": self.shared_axes, **draws}
-        return self._with_key(input, lambda key: concrete_dropout(input, self.logit, key, **options), draws)
+        return self._in_training(
+            input, draws, lambda key: concrete_dropout(input, self.logit, key, **options)
+        )
 
     def regularizer(
         self, weight: Tensor, *, weight_scale: float, entropy_scale: float, features: int | None = None

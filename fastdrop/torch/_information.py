@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, SupportsIndex, TypeAlias, cast
+from typing import Any, SupportsIndex, TypeAlias
 
 import torch
 from numpy.typing import ArrayLike
@@ -134,12 +134,12 @@ class InformationDropout(NoiseModule):
         return self._eager(input, listed(rows, indices, offsets))
 
     def _eager(self, input: Tensor, draws: dict[str, Any]) -> Tensor:
-        if not isinstance(input, torch.Tensor):
-            return cast(Tensor, self._leaf(input, **draws))
-        if not self.training:
-            return input
-        alpha, options = self.log_alpha.exp(), {"shared_axes": self.shared_axes, **draws}
-        return self._with_key(input, lambda key: information_dropout(input, alpha, key, **options), draws)
+        def noised(key: Key | Tensor) -> Tensor:
+            return information_dropout(
+                input, self.log_alpha.exp(), key, shared_axes=self.shared_axes, **draws
+            )
+
+        return self._in_training(input, draws, noised)
 
     def regularizer(
         self,

@@ -323,12 +323,8 @@ class GaussianNoise(NoiseModule):
         return self._eager(input, listed(rows, indices, offsets))
 
     def _eager(self, input: Tensor, draws: dict[str, Any]) -> Tensor:
-        if not isinstance(input, torch.Tensor):
-            return self._leaf(input, **draws)
-        if not self.training:
-            return input
         options = {"inplace": self.inplace, **draws}
-        return self._with_key(input, lambda key: gaussian_noise(input, self.std, key, **options), draws)
+        return self._in_training(input, draws, lambda key: gaussian_noise(input, self.std, key, **options))
 
     def _arguments(self) -> dict[str, Any]:
         return {"std": self.std, "inplace": self.inplace}
@@ -729,12 +725,8 @@ class TokenDropout(NoiseModule):
         return self._eager(tokens, listed(rows))
 
     def _eager(self, tokens: Tensor, draws: dict[str, Any]) -> Tensor:
-        if not isinstance(tokens, torch.Tensor):
-            return self._leaf(tokens, **draws)
-        if not self.training:
-            return tokens
         options: dict[str, Any] = {"replacement": self.replacement, "protected": self.protected} | draws
-        return self._with_key(tokens, lambda key: token_dropout(tokens, self.p, key, **options), draws)
+        return self._in_training(tokens, draws, lambda key: token_dropout(tokens, self.p, key, **options))
 
     def _arguments(self) -> dict[str, Any]:
         return {"p": self.p, "replacement": self.replacement, "protected": self.protected}

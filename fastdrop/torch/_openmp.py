@@ -20,7 +20,8 @@ import torch
 from numba import carray, njit, types
 
 from fastdrop._arrays.numbers import FULL, rate
-from fastdrop._cpu import bernoulli, calls, pool
+from fastdrop._cpu import bernoulli, calls
+from fastdrop._cpu import threads as own_threads
 from fastdrop._cpu.compiled import callback, jit
 from fastdrop._lanes import formulas
 from fastdrop._lanes.memory import pointer
@@ -159,8 +160,8 @@ def _run(
 ) -> None:
     """Dropout of a tensor, written to an address."""
     size, team, threads = x.numel(), 1, 1
-    if size >= _SHARED_FROM and not pool.forked:  # a forked child hasn't its parent's threads
+    if size >= _SHARED_FROM and not own_threads.forked:  # a forked child hasn't its parent's threads
         team = torch.get_num_threads()
-        threads = min(team, pool.usable(), size // _PIECE)
+        threads = min(team, own_threads.usable(), size // _PIECE)
     kernel, work = _compiled(x.dtype)
     kernel(work, x.data_ptr(), y, size, *rows, *numbers, far, threads, team)

@@ -16,7 +16,7 @@ from tensors import normal, same, to_array  # noqa: E402
 
 import fastdrop as fd  # noqa: E402
 import fastdrop.torch as fdt  # noqa: E402
-from fastdrop._cpu import pool  # noqa: E402
+from fastdrop._cpu import threads  # noqa: E402
 from fastdrop._stream import reference  # noqa: E402
 from fastdrop.torch import _openmp  # noqa: E402
 from fastdrop.torch._keys import random_key  # noqa: E402
@@ -85,7 +85,7 @@ def test_threads_are_as_many_as_both_libraries_and_the_size_allow(team, used):
     team(4)
     for size in (32_767, 32_768, 65_536):
         fdt.dropout(torch.ones(size), 0.5, KEY)
-    with pool.alone():
+    with threads.alone():
         fdt.dropout(torch.ones(65_536), 0.5, KEY)
     assert used == [(1, 1), (2, 4), (3, 4), (1, 4)]
 

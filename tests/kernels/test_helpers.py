@@ -13,7 +13,7 @@ import pytest
 from numba import njit
 
 import fastdrop as fd
-from fastdrop._cpu import helpers, team
+from fastdrop._cpu import helpers, team, threads
 from fastdrop._cpu.team import in_pieces
 
 pytestmark = pytest.mark.timeout(180)  # what hangs here hangs for ever
@@ -137,13 +137,11 @@ def test_alone_is_alone_for_one_thread_and_a_time():
     def asks():
         return helpers.request(1 << 20, 1e9, 1024, 0) is not None
 
-    from fastdrop._cpu import pool
-
-    with pool.alone():
+    with threads.alone():
         assert not asks()
         with ThreadPoolExecutor(1) as other:
             assert other.submit(asks).result()
-        with pytest.raises(ZeroDivisionError), pool.alone():
+        with pytest.raises(ZeroDivisionError), threads.alone():
             1 / 0  # noqa: B018
         assert not asks()
     assert asks()
@@ -309,7 +307,7 @@ def test_where_no_thread_can_be_started_the_caller_does_it_all(monkeypatch):
 
 INTERRUPTED = """
 import random, signal, numpy as np, fastdrop as fd
-from fastdrop._cpu import helpers, team
+from fastdrop._cpu import helpers, team, threads
 fd.set_num_threads(3)
 helpers._LONGEST_PAUSE = 0
 signal.signal(signal.SIGALRM, signal.default_int_handler)
