@@ -46,13 +46,13 @@ from fastdrop._stream.keys import Key, stream
 class Backend(Protocol):
     """What the CPU's and CUDA's modules `run` both have: functions that do what a plan says."""
 
-    def fuse(self, what: Pass, plan: Plan, threshold: int, scale: float, key: tuple[int, int]) -> None:
+    def fuse(self, what: Pass, plan: Plan, threshold: int, scale: float, key: tuple[int, ...]) -> None:
         """Do a pass with one threshold and scale."""
 
-    def by_rates(self, what: Pass, plan: Plan, p: NDArray[Any], key: tuple[int, int]) -> None:
+    def by_rates(self, what: Pass, plan: Plan, p: NDArray[Any], key: tuple[int, ...]) -> None:
         """Do a pass with a rate for each draw: of float32 or float64, in C order, which broadcasts."""
 
-    def density(self, what: Density, plan: Plan, key: tuple[int, int]) -> None:
+    def density(self, what: Density, plan: Plan, key: tuple[int, ...]) -> None:
         """Do what a density says."""
 
     def sum_rows(self, plan: Plan, like: Any) -> Any:
@@ -86,9 +86,7 @@ def gpu() -> ModuleType:
 
 def of(x: Any) -> ModuleType:
     """Return the module for arrays of x's kind: `fastdrop._arrays.host`, or `device` if x is on a GPU."""
-    if type(x) is np.ndarray or not hasattr(x, "__cuda_array_interface__"):
-        return host
-    return device
+    return host if type(x) is np.ndarray or not device.is_there(x) else device
 
 
 def _backend(plan: Plan) -> Backend:
@@ -142,6 +140,8 @@ def _alike(arrays: ModuleType, x: Any, name: str, other: Any, name_of_x: str) ->
     """Return another array, or raise an error unless it is where x is, of x's shape and dtype."""
     _same_place(arrays, other, name)
     other = arrays.to_array(other)
+    if arrays is device:
+        device.check_device(other, x, name)
     if other.shape == x.shape and other.dtype == x.dtype:
         return other
     for what in ("shape", "dtype"):
@@ -168,19 +168,35 @@ def _bias(arrays: ModuleType, x: Any, bias: Any) -> Any:
     return arrays.as_bias(given, x)
 
 
+def words(key: Key | SupportsIndex) -> tuple[int, ...]:
+    """Return a key as backends take it; a third number is the address of its draw in a GPU's memory."""
+    address = getattr(key, "address", 0)  # of a key that a CUDA graph draws
+    return (*stream(key), address) if address else stream(key)
+
+
+def _words(plan: Plan, key: Key | SupportsIndex) -> tuple[int, ...]:
+    """Return a key as the backend of a plan takes it."""
+    found = words(key)
+    if len(found) > 2 and plan.arrays is host:
+        raise TypeError(
+            "a key that a CUDA graph drew is for arrays on a GPU, got one in memory; use another key"
+        )
+    return found
+
+
 def fuse(what: Pass, plan: Plan, p: Rate, key: Key | SupportsIndex) -> None:
     """Do a pass with Bernoulli noise of one rate, or of an array of rates that broadcasts to the draws."""
     if type(p) is not float:  # a float is the usual case, and must not wait for the checks of others
         if isinstance(p, np.ndarray):
             rates = _rates(plan, p)
             if rates.size != 1:
-                _backend(plan).by_rates(what, plan, rates, stream(key))
+                _backend(plan).by_rates(what, plan, rates, _words(plan, key))
                 return
             p = float(rates.flat[0])
         _refuse_device_rates(p)
     threshold, scale = rate(p)
     backend = cpu() if plan.arrays is host else gpu()
-    backend.fuse(what, plan, threshold, scale if what.scale is None else what.scale, stream(key))
+    backend.fuse(what, plan, threshold, scale if what.scale is None else what.scale, _words(plan, key))
 
 
 def fused(
@@ -331,7 +347,7 @@ def density(
     if by_draw:
         what = what.checked()
         check_broadcast(what.name, what.numbers[0], plan.layout.draws[: len(plan.x.shape)])
-    _backend(plan).density(what, plan, stream(key))
+    _backend(plan).density(what, plan, _words(plan, key))
     return plan.result
 
 

@@ -1,15 +1,84 @@
-"""Arrays on a GPU for tests: of a real one, or in the memory that CUDA's simulator takes for it."""
+"""Arrays on a GPU for tests: of a real one, or in this machine's memory, where kernels run as vectors of a CPU.
 
-import ctypes
+The kernels' work is compiled for the CPU with the 32 lanes of a warp in one vector, and started with the
+addresses and numbers that a launch has. What remains for a GPU alone are shuffles, votes and the launch.
+"""
+
 import sys
 import types
+from functools import cache
 
 import ml_dtypes
 import numpy as np
-from numba import config, cuda
 
-SIMULATED = bool(config.ENABLE_CUDASIM)
+from fastdrop._cpu.compiled import jit
+from fastdrop._cuda import kernels
+from fastdrop._lanes import disk
+
 TYPESTRS = {np.dtype(ml_dtypes.bfloat16): "<V2"}
+
+
+def on_a_gpu():
+    """Whether there is a GPU that can be used."""
+    try:
+        from numba import cuda
+
+        return bool(cuda.is_available()) and "numba_cuda" in sys.modules
+    except ImportError:
+        return False
+
+
+SIMULATED = not on_a_gpu()
+
+
+@cache
+def on_the_cpu(variant):
+    """The work of a kernel as a function of all its items, on vectors of a CPU."""
+    lanes = 1 if variant.work in kernels.OF_ONE_LANE else 32
+    work = kernels.made(variant, False, lanes)
+
+    def run(items, given):
+        for item in range(items):
+            work(item, *given)
+
+    return jit(run, *variant, disk.stamp_of(["_cuda"]))
+
+
+class Memory:
+    """What `fastdrop._cuda.driver.Memory` is, of this machine."""
+
+    def __init__(self, nbytes, device, stream):
+        self.array = np.full(nbytes, 0xEE, np.uint8)
+        self.pointer = self.array.ctypes.data
+
+
+class Driver(types.ModuleType):
+    """In place of `fastdrop._cuda.driver`: it notes what was started, and runs it at once."""
+
+    Memory = Memory
+
+    def __init__(self):
+        super().__init__("driver")
+        self.started = []
+
+    def device_of(self, pointer):
+        return 0
+
+    def upload(self, numbers, device, stream):
+        memory = Memory(numbers.nbytes, device, stream)
+        memory.array[:] = np.ascontiguousarray(numbers).ravel().view(np.uint8)
+        return memory
+
+    def start(self, variant, items, device, stream, *arguments):
+        self.started.append((variant, items, device, stream))
+        given, shapes = [], kernels.argument_types(variant)
+        assert len(arguments) == sum(len(shape) for shape in shapes)
+        for shape in shapes:
+            part, arguments = arguments[: len(shape)], arguments[len(shape) :]
+            kind = (np.float32, np.float64) if shape.count and shape.dtype != kernels.I64 else int
+            assert all(isinstance(number, kind) for number in part), (variant, part)
+            given.append(part)
+        on_the_cpu(variant)(items, tuple(given))
 
 
 class ndarray:  # noqa: N801, as CuPy has it
@@ -21,7 +90,12 @@ class ndarray:  # noqa: N801, as CuPy has it
         x = np.asarray(x)
         self.dtype, self.shape, self.ndim, self.about = x.dtype, x.shape, x.ndim, about
         raw = np.frombuffer(x.tobytes() or b"\0", np.uint8)
-        self.memory = raw.copy() if SIMULATED else cuda.to_device(raw)
+        if SIMULATED:
+            self.memory = raw.copy()
+        else:
+            from numba import cuda
+
+            self.memory = cuda.to_device(raw)
 
     @property
     def __cuda_array_interface__(self):
@@ -41,20 +115,28 @@ def empty_like(x):
 
 
 def install(monkeypatch):
-    """Let results be of this library, and the simulator find its memory."""
+    """Let results be of this library, and where there is no GPU let a CPU stand for it. Return the driver."""
     cupy = types.ModuleType("cupy")
     cupy.empty_like = empty_like
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    if SIMULATED:
-        from fastdrop._cuda import launch
+    if not SIMULATED:
+        from fastdrop._cuda import driver
 
-        monkeypatch.setattr(launch, "argument", _simulated)
-        monkeypatch.setattr(launch, "THREADS", 32)  # the simulator makes a thread of Python for each
+        return driver
+    driver = Driver()
+    stand_in(monkeypatch, driver)
+    return driver
 
 
-def _simulated(lanes):
-    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+def stand_in(monkeypatch, driver):
+    """Put another driver in the place of CUDA's."""
+    import fastdrop._cuda
+    from fastdrop import _backends
 
-    dtype = np.dtype(lanes.typestr)
-    memory = (ctypes.c_char * (lanes.size * dtype.itemsize)).from_address(lanes.pointer)
-    return FakeCUDAArray(np.frombuffer(memory, dtype))
+    monkeypatch.setitem(sys.modules, "fastdrop._cuda.driver", driver)
+    monkeypatch.setattr(fastdrop._cuda, "driver", driver, raising=False)
+    from fastdrop._cuda import launch, run
+
+    monkeypatch.setattr(launch, "driver", driver)
+    monkeypatch.setattr(run, "driver", driver)
+    monkeypatch.setattr(_backends, "gpu", lambda: run)

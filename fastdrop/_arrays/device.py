@@ -1,6 +1,7 @@
 """Arrays on a GPU: checks of arguments, and new arrays for results.
 
-Any library's array is taken that has `__cuda_array_interface__`. A result is an array of the same library.
+PyTorch's tensors are taken, and any library's array that has `__cuda_array_interface__`. A result is an array of
+the same library.
 This file has the functions of `fastdrop._arrays.host` under the same names.
 """
 
@@ -13,8 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # The types as which kernels take them: integers for 16-bit floats, reals for the parts of complex numbers.
+# bfloat16, for which NumPy has no name, is V2.
 _CARRIERS = {"float16": "<i2", "void16": "<u2", "complex64": "<f4", "complex128": "<f8"}
-_DTYPES = frozenset({"float32", "float64", *_CARRIERS})
+_DTYPES = {name: np.dtype(name) for name in ("float32", "float64", "float16", "complex64", "complex128")}
+_TYPESTRS = {dtype.str: dtype for dtype in _DTYPES.values()} | {"<V2": np.dtype("V2")}
+_DTYPES["bfloat16"] = _TYPESTRS["|V2"] = np.dtype("V2")
+
+UNKNOWN = -1  # the number of a GPU that isn't known
 
 
 class Elements(NamedTuple):
@@ -29,54 +35,94 @@ class Elements(NamedTuple):
         return Elements(self.pointer + at * int(self.typestr[-1]), size, self.typestr)
 
     @property
+    def itemsize(self) -> int:
+        """How many bytes an element has."""
+        return int(self.typestr[-1])
+
+    @property
     def real(self) -> type[np.floating]:
         """The type that kernels compute with."""
         return np.float64 if self.typestr == "<f8" else np.float32
 
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        return {
-            "shape": (self.size,),
-            "typestr": self.typestr,
-            "data": (self.pointer, False),
-            "strides": None,
-            "version": 2,  # it names no CUDA stream: kernels are launched on the stream of the array's owner
-        }
-
 
 class DeviceArray:
-    """A C-order array on a GPU: what kernels need to know of it, and the object that the caller gave.
+    """An array on a GPU in C order: what kernels need to know of it, and the object that the caller gave.
+
+    A PyTorch tensor is read by its own attributes, others by `__cuda_array_interface__`. An array that isn't in
+    C order is copied by its library.
+
+    Attributes
+    ----------
+    owner : object
+        The caller's array, or its copy in C order.
+    pointer : int
+        The address of the first element.
+    device : int
+        The number of the GPU, or `UNKNOWN` if only the driver knows it.
+    cuda_stream : int
+        The CUDA stream that the array's library works on now; 0 is the default stream.
 
     Raises
     ------
     TypeError
-        If it is of a dtype that isn't taken, or has a mask.
+        If it is of a dtype that isn't taken, has a mask, or is a tensor that needs a gradient.
     ValueError
-        If it isn't in C order.
+        If its library has no copy in C order.
     """
 
+    __slots__ = ("cuda_stream", "device", "dtype", "ndim", "owner", "pointer", "read_only", "shape", "size")
+
     def __init__(self, owner: Any) -> None:
-        about = owner.__cuda_array_interface__
         self.owner = owner
-        self.shape: tuple[int, ...] = tuple(about["shape"])
+        if is_tensor(owner):
+            self._read_tensor(owner)
+        else:
+            self._read_interface(owner, owner.__cuda_array_interface__)
         self.ndim, self.size = len(self.shape), math.prod(self.shape)
-        self.dtype = np.dtype(about["typestr"])  # V2 for bfloat16, for which NumPy has no name
+
+    def _read_tensor(self, x: Any) -> None:
+        torch = sys.modules["torch"]
+        if x.requires_grad and torch.is_grad_enabled():
+            raise TypeError(
+                "this function knows no gradients, got a tensor that requires one; use fastdrop.torch, or x.detach()"
+            )
+        name = str(x.dtype).removeprefix("torch.")
+        self.dtype = _DTYPES.get(name) or _refuse(name)
+        if not x.is_contiguous() or x.is_conj() or x.is_neg():
+            self.owner = x = x.resolve_conj().resolve_neg().contiguous()
+        self.shape, self.pointer, self.read_only = tuple(x.shape), x.data_ptr(), False
+        self.device = x.device.index or 0
+        self.cuda_stream = stream_of_tensors(self.device)
+
+    def _read_interface(self, owner: Any, about: dict[str, Any]) -> None:
+        self.shape, typestr = tuple(about["shape"]), about["typestr"]
+        self.dtype = _TYPESTRS.get(typestr) or _refuse(str(np.dtype(typestr)))
         self.pointer, self.read_only = about["data"]
-        self.cuda_stream: int = about.get("stream") or _cuda_stream_of(owner)
+        self.cuda_stream = about.get("stream") or 0
         if about.get("mask") is not None:
             raise TypeError("dropout takes no masked arrays; use x without its mask")
-        if self.dtype.name not in _DTYPES or not self.dtype.isnative:
-            allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
-            raise TypeError(f"dropout needs {allowed}, got {self.dtype} on a GPU")
         strides = about.get("strides")
-        if strides is not None and self.size and not self._in_c_order(strides):
+        if strides is not None and not self._in_c_order(strides):
+            self._copy(owner, strides)
+            return
+        number = getattr(getattr(owner, "device", None), "id", None)  # as CuPy's arrays have it
+        self.device = number if type(number) is int else UNKNOWN
+
+    def _copy(self, owner: Any, strides: tuple[int, ...]) -> None:
+        """Go on with a copy in C order."""
+        library = _library(owner)
+        if library != "cupy":
             raise ValueError(
                 f"arrays on a GPU must be in C order, got shape {self.shape} with strides {strides}; "
-                "use x.contiguous() in PyTorch, cupy.ascontiguousarray(x) in CuPy"
+                "use a copy in C order"
             )
+        self.owner = sys.modules[library].ascontiguousarray(owner)
+        self._read_interface(self.owner, self.owner.__cuda_array_interface__)
 
     def _in_c_order(self, strides: tuple[int, ...]) -> bool:
         step = self.dtype.itemsize
+        if not math.prod(self.shape):
+            return True
         for length, stride in zip(reversed(self.shape), reversed(strides), strict=True):
             if length > 1 and stride != step:
                 return False
@@ -95,15 +141,33 @@ class DeviceArray:
         return bool(self.pointer < other.pointer + others and other.pointer < self.pointer + mine)
 
 
-def _cuda_stream_of(owner: Any) -> int:
-    """Return the CUDA stream that an array's library works on now, if its interface does not say.
+def _refuse(dtype: str) -> Any:
+    allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
+    raise TypeError(f"dropout needs {allowed}, got {dtype} on a GPU")
 
-    0 is the default stream.
-    """
-    if _library(owner) != "torch":
-        return 0
-    stream: int = sys.modules["torch"].cuda.current_stream(owner.device).cuda_stream
+
+def is_tensor(x: Any) -> bool:
+    """Return whether an object is a PyTorch tensor."""
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return tensor is not None and isinstance(x, tensor)
+
+
+def stream_of_tensors(number: int) -> int:
+    """Return the CUDA stream that PyTorch works on now on a GPU."""
+    stream: int = sys.modules["torch"]._C._cuda_getCurrentRawStream(number)
     return stream
+
+
+def is_captured(x: Any) -> bool:
+    """Return whether PyTorch captures a CUDA graph of what is done with its tensor x now."""
+    return bool(sys.modules["torch"]._C._cuda_isCurrentStreamCapturing())
+
+
+def is_there(x: Any) -> bool:
+    """Return whether an object is an array on a GPU."""
+    if is_tensor(x):
+        return bool(x.is_cuda)
+    return hasattr(x, "__cuda_array_interface__")
 
 
 def _library(owner: Any) -> str:
@@ -139,8 +203,17 @@ def real_type(x: DeviceArray) -> np.dtype[Any]:
     return np.dtype(x.lanes.real)
 
 
+def check_device(other: DeviceArray, x: DeviceArray, name: str) -> None:
+    """Raise an error if two arrays are known to be on different GPUs."""
+    if UNKNOWN not in (other.device, x.device) and other.device != x.device:
+        raise ValueError(
+            f"{name} must be on x's GPU {x.device}, got one on GPU {other.device}; copy it there"
+        )
+
+
 def as_bias(bias: DeviceArray, x: DeviceArray) -> DeviceArray:
     """Return a bias, or raise an error unless its type is that of x's computation: nothing converts it."""
+    check_device(bias, x, "bias")
     if real_type(bias) != real_type(x):
         raise ValueError(f"bias must have x's dtype {x.dtype} or {real_type(x)}, got {bias.dtype}")
     return bias
@@ -152,8 +225,10 @@ def no_bias(x: DeviceArray) -> None:
 
 def empty_like(x: DeviceArray) -> DeviceArray:
     """Return a new array like x, of the library of x's owner."""
+    if is_tensor(x.owner):
+        return DeviceArray(sys.modules["torch"].empty_like(x.owner.detach()))
     library = _library(x.owner)
-    if library in ("cupy", "torch"):
+    if library == "cupy":
         return DeviceArray(sys.modules[library].empty_like(x.owner))
     if library in ("numba", "numba_cuda"):
         return DeviceArray(sys.modules["numba.cuda"].device_array_like(x.owner))
@@ -163,9 +238,12 @@ def empty_like(x: DeviceArray) -> DeviceArray:
 
 def device_output(out: Any, x: DeviceArray) -> DeviceArray:
     """Return `out` as a `DeviceArray`, or raise an error if x's result can't be written to it."""
-    if not hasattr(out, "__cuda_array_interface__"):
+    if not is_there(out):
         raise TypeError(f"out must be on a GPU as x is, got {type(out).__name__}")
     y = DeviceArray(out)
+    if y.owner is not out:
+        raise ValueError("out must be in C order, got an array that isn't; use a new array")
+    check_device(y, x, "out")
     for name in ("shape", "dtype"):
         got, allowed = getattr(y, name), getattr(x, name)
         if got != allowed:

@@ -1,29 +1,17 @@
-"""Compilation of the CPU kernels, and the cache on disk that keeps their machine code.
+"""Compilation of the CPU kernels, whose machine code is kept on disk (see `fastdrop._lanes.disk`).
 
-A kernel is compiled at its first call. Its code is kept in the user's cache directory, not beside the
-package, where it would outlive an uninstallation. If the cache is damaged, full or missing, kernels are
-compiled anew: that costs time, but no call fails.
+A kernel is compiled at its first call.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import pickle
-import shutil
-import sys
-import time
-import uuid
-import warnings
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import llvmlite
-import numba
 from llvmlite import binding
 from numba import config, njit
 from numba.core import sigutils, types
@@ -33,63 +21,9 @@ from numba.core.compiler import CompileResult
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
+from fastdrop._lanes import disk
+
 _log = logging.getLogger("fastdrop")
-_KEPT = 4  # folders of other versions that are kept, since environments of one user may differ
-_ABANDONED = 3600.0  # seconds after which a file that is half written belongs to a process that ended
-
-
-def _stamp() -> str:
-    """Return a name that changes with any source file that kernels use, and with the compiler.
-
-    Numba itself looks only at the file that defines a kernel. After a change to a function that the kernel
-    calls, it would run old machine code.
-    """
-    package = Path(__file__).parents[1]
-    folders = "_arrays", "_cpu", "_lanes", "_stream"
-    files = sorted(path for folder in folders for path in (package / folder).glob("*.py"))
-    versions = numba.__version__, llvmlite.__version__, sys.version
-    digest = hashlib.sha256(repr(versions).encode())
-    for path in (*files, package / "torch" / "_openmp.py"):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-_STAMP = _stamp()
-
-
-def directory() -> Path:
-    """Return the folder of this version's machine code, which need not exist.
-
-    It is in NUMBA_CACHE_DIR, or else in the user's cache directory as the system has it.
-    """
-    return _of_all_versions() / _STAMP
-
-
-def _of_all_versions() -> Path:
-    if config.CACHE_DIR:
-        return Path(config.CACHE_DIR, "fastdrop")
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA")
-        return Path(local or Path.home() / "AppData" / "Local") / "fastdrop" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "fastdrop"
-    given = os.environ.get("XDG_CACHE_HOME", "")  # which the standard ignores unless it is absolute
-    return Path(given if os.path.isabs(given) else Path.home() / ".cache") / "fastdrop"
-
-
-def can_keep_code() -> bool:
-    """Return whether code can be kept on disk, as far as is known without writing some."""
-    try:
-        folder = directory()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
-        return False
-    return os.access(folder, os.W_OK)
-
-
-def environment() -> dict[str, str]:
-    """Return the environment variables by which another process uses the same folder."""
-    return {"NUMBA_CACHE_DIR": os.path.abspath(config.CACHE_DIR)} if config.CACHE_DIR else {}
 
 
 def jit(kernel: Callable, *variant: Any) -> Any:
@@ -113,13 +47,6 @@ def callback(kernel: Callable, signature: Any, *variant: Any) -> Any:
     return compiled
 
 
-@cache
-def _warn(why: str) -> None:
-    """Warn that kernels are not kept on disk: once for each reason, since it is the same for all kernels."""
-    text = f"fastdrop compiles its kernels anew in each process: {why}; set NUMBA_CACHE_DIR to a directory"
-    warnings.warn(f"{text} that can be written", RuntimeWarning, stacklevel=2)
-
-
 class _Cache(NullCache):
     """A cache for one kernel, in place of Numba's: each of its signatures has a file.
 
@@ -135,7 +62,7 @@ class _Cache(NullCache):
 
     @property
     def cache_path(self) -> str:
-        return str(directory())
+        return str(disk.directory())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the code of a signature if it is on disk and undamaged, else None; then it is compiled.
@@ -148,19 +75,15 @@ class _Cache(NullCache):
             return found._replace(signature=found.signature.replace(args=sig), metadata=None)
         try:
             path, key = self._place(sig, target_context.codegen())
-            data = path.read_bytes()
-        except (OSError, RuntimeError):
-            data = b""
-        if data:
+        except RuntimeError:
+            path, key = None, b""
+        if path is not None and (code := disk.read(path, key)) is not None:
             try:
-                symbols, payload = pickle.loads(_undamaged(key, data))
+                symbols, payload = pickle.loads(code)
                 _resolve(symbols, target_context)
-                found = CompileResult._rebuild(target_context, *payload)
-                _mark_used(path.parent)
-                return found
-            except Exception:  # to read a damaged file may raise anything
-                with suppress(OSError):
-                    path.unlink()
+                return CompileResult._rebuild(target_context, *payload)
+            except Exception:  # to read what is none of Numba's code may raise anything
+                disk.delete(path)
         _log.info("compiling the kernel %s", self._described(sig))
         return None
 
@@ -171,20 +94,14 @@ class _Cache(NullCache):
         try:
             path, key = self._place(sig, compiled.codegen)
         except RuntimeError:
-            _warn("the user has no directory for caches")
+            disk.warn("the user has no directory for caches")
             return
-        code = dumps((_symbols(compiled.library), compiled._reduce()))
-        try:
-            _write(path, hashlib.sha256(key + code).digest() + code)
-        except OSError as error:
-            _warn(f"{error.strerror} in {path.parent}")
-        else:
-            _discard_stale(path.parent)
+        disk.write(path, key, dumps((_symbols(compiled.library), compiled._reduce())))
 
     def _place(self, sig: Any, codegen: Any) -> tuple[Path, bytes]:
         """Return the file of a signature, and what its code is for as bytes."""
         key = repr((sig, codegen.magic_tuple(), self._variant)).encode()
-        return directory() / f"{self._name}-{hashlib.sha256(key).hexdigest()[:24]}.code", key
+        return disk.directory() / f"{self._name}-{hashlib.sha256(key).hexdigest()[:24]}.code", key
 
     def _described(self, sig: Any) -> str:
         """Return what people read: the kernel's name, its variant and the dtypes of its arrays."""
@@ -196,14 +113,6 @@ class _Cache(NullCache):
 def _writable(sig: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the types of arguments, with arrays that can be written in place of read-only ones."""
     return tuple(each.copy(readonly=False) if isinstance(each, types.Array) else each for each in sig)
-
-
-def _undamaged(key: bytes, data: bytes) -> bytes:
-    """Return the code in a file's bytes, or raise an error unless it is undamaged and for this key."""
-    digest, code = data[:32], data[32:]
-    if digest != hashlib.sha256(key + code).digest():
-        raise ValueError("damaged, or of another signature")
-    return code
 
 
 def _symbols(library: Any) -> list[str]:
@@ -222,45 +131,3 @@ def _resolve(symbols: Iterable[str], target_context: Any) -> None:
         if all(binding.address_of_symbol(name) for name in symbols):
             return
         prepare(target_context)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file that others see whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}.tmp")
-    for attempt in (1, 2):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-            return
-        except FileNotFoundError:  # another process has discarded the folder
-            if attempt == 2:
-                raise
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
-
-
-@cache
-def _mark_used(folder: Path) -> None:
-    """Let the folder be the last that is discarded."""
-    with suppress(OSError):
-        os.utime(folder)
-
-
-@cache
-def _discard_stale(folder: Path) -> None:
-    """Discard the folders of other versions but those that were used last, and what was never finished.
-
-    A process that uses a folder that vanishes compiles anew. This runs once in a process that compiles.
-    """
-    with suppress(OSError):
-        used = [(each.stat().st_mtime, each) for each in folder.parent.iterdir() if each != folder]
-        for _, old in sorted(used, reverse=True)[_KEPT:]:
-            gone = old.with_name(f"{old.name}.{uuid.uuid4().hex[:8]}.old")
-            old.rename(gone)  # at once, so that no process finds a part of it
-            shutil.rmtree(gone, ignore_errors=True)
-        for unfinished in folder.glob("*.tmp"):
-            if time.time() - unfinished.stat().st_mtime > _ABANDONED:
-                unfinished.unlink()

@@ -32,8 +32,8 @@ from fastdrop._cpu.calls import drop_row as drop_row
 from fastdrop._cpu.calls import drop_rows as drop_rows
 from fastdrop._cpu.calls import noise as noise
 from fastdrop._cpu.calls import ready_to_share as ready_to_share
-from fastdrop._cpu.compiled import can_keep_code as can_keep_code
-from fastdrop._cpu.compiled import environment as environment
+from fastdrop._lanes.disk import can_keep_code as can_keep_code
+from fastdrop._lanes.disk import environment as environment
 from fastdrop._stream.keys import signed
 
 _UNITS = 1 << 16  # so many units' factors stay in the cache

@@ -1,4 +1,4 @@
-"""The CUDA kernels: one for each formula, on 1-D arrays of a GPU.
+"""The CUDA kernels: what a warp does with one part of the work, and the types of its arguments.
 
 Masks equal those of the CPU bit for bit: both are made of integers by the same functions. Numbers are
 promised to be within 2 ulp of the CPU's. In fact they are equal too, but for the payloads of NaNs: kernels
@@ -7,206 +7,568 @@ compiler contracts nothing, since each product has its rounding spelled out (see
 `make cuda-check` tests that no kernel has a contracted or approximate instruction. In float32 the normals of
 either machine are at most 2 eps of their radius away from the exact ones (tests/kernels/test_lane.py).
 
-Of Bernoulli noise a thread does one word of a Philox block, which is every 32nd element of a tile. So a warp
-does a tile, and reads and writes 32 neighbours at a time. Four threads of a warp compute the same block. That
-costs 2.5 instructions for each element and plane. There is room for 70 while the warp waits for memory
-(`benchmarks/gpu.py` has the account), and it gives four times as many threads, which small arrays lack.
-Planes are drawn until all elements of a warp are decided. Of noise with a density a thread does one block.
+A warp does a tile of Bernoulli noise. It asks for its data first, by 16 bytes a lane and access, then draws
+the bits, four digits of U at a time (`fastdrop._cuda.warp`), then finishes its elements. Where a tile isn't
+whole or an address no multiple of 16, it works element by element, 32 neighbours at once. A tile has its bits
+in the order "lane is column, bit is row", which suits single elements; for 16 bytes they are transposed.
+
+Elements that share draws get theirs in two steps: `drops` or `noise` makes an array of factors, one for each
+draw, and `spread` applies it.
+
+Each function here returns the work of one warp as a function: of its number, and of arguments in tuples, which
+`TYPES` has. Addresses are numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import cuda
+from numba import njit
+from numba.core import types
 
-from fastdrop._cuda import lane, places
-from fastdrop._cuda.places import ROW
+from fastdrop._cuda import access, lane, places, warp
+from fastdrop._cuda.access import itemsize
 from fastdrop._lanes import formulas
+from fastdrop._lanes.vectors import lane as one_lane
+from fastdrop._lanes.vectors import splat_like, value, where, wide
+from fastdrop._stream.keys import MIRROR_SHIFT, TILE
 
-# Places are unsigned where they index an array: of signed ones Numba would check whether they are negative.
-_FOUR_ROWS = np.uint64(4 * ROW)
-_1, _2, _3 = np.uint64(ROW), np.uint64(2 * ROW), np.uint64(3 * ROW)
+NOISE_TILE = 128  # elements of four groups of noise with a density, which a warp does
+SPREAD_TILE_BYTES = 2048  # of the elements that a warp does of an array whose draws are made
+_OF_TWO = "add", "replace", "activate_add", "differentiate"  # the formulas that read another array
+
+I32, I64, U32 = types.int32, types.int64, types.uint32
+_1, _8, _32 = np.uint32(1), np.uint32(8), np.uint32(32)
+_draw_at = access.number_at(I64)
 
 
-@cache
-def elements_kernel(name: str, activation: int = 0, biased: bool = False) -> Any:
-    """Return the kernel of a formula of Bernoulli noise, with a draw for each element."""
-    element = lane.bernoulli(getattr(formulas, name), activation, biased)
+def real_of(carrier: types.Type) -> types.Type:
+    """Return the type that elements are computed in."""
+    return types.float64 if carrier == types.float64 else types.float32
 
-    @cuda.jit
-    def kernel(x, other, bias, y, layout, threshold, scale, constants, key, draw):
-        items, groups, length, stride, start, period, phase = layout
-        period = period if biased else 0  # without a bias it is a constant to the compiler
-        for item in range(cuda.grid(1), items, cuda.gridsize(1)):
-            block, word, place, k, count = places.bits_of(item, groups, length, stride, start)
-            if count <= 0:
-                continue
-            sets = lane.after(lane.dropped(block, word, 0xFFFFFFFF, threshold, key, draw), k)
-            at = np.uint64(place)
-            b0, step = places.bias_at(at, phase, period), places.bias_step(ROW, period)
-            # Four reads come before the first write, since the compiler can't move a read before a write.
-            for _ in range(count >> 2):
-                b1 = places.next_bias(b0, step, period)
-                b2 = places.next_bias(b1, step, period)
-                b3 = places.next_bias(b2, step, period)
-                v0 = element(x[at], other[at], bias[b0], lane.bit(sets, 0), scale, constants)
-                v1 = element(x[at + _1], other[at + _1], bias[b1], lane.bit(sets, 1), scale, constants)
-                v2 = element(x[at + _2], other[at + _2], bias[b2], lane.bit(sets, 2), scale, constants)
-                v3 = element(x[at + _3], other[at + _3], bias[b3], lane.bit(sets, 3), scale, constants)
-                y[at], y[at + _1], y[at + _2], y[at + _3] = v0, v1, v2, v3
-                at, sets, b0 = at + _FOUR_ROWS, lane.after(sets, 4), places.next_bias(b3, step, period)
-            for _ in range(count & 3):
-                y[at] = element(x[at], other[at], bias[b0], lane.bit(sets, 0), scale, constants)
-                at, sets, b0 = at + _1, lane.after(sets, 1), places.next_bias(b0, step, period)
 
-    return kernel
+@njit(forceinline=True)
+def _key(key, draw, address):
+    """Return key and draw word; if there is an address, a captured graph has drawn the draw that is there."""
+    return key, _draw_at(address, 0) if address else draw
 
 
 @cache
-def _unit_index(listed: bool) -> Any:
-    """Return a function for the index of a unit by its number.
+def _finish(formula: Any, activation: int, bias_carrier: Any, count: int) -> Callable[..., Any]:
+    """Return a function that applies a formula to so many elements of a lane, the first of which bit 0 drops."""
+    biased = bias_carrier is not None
+    if count == 1:
+        read = access.take(bias_carrier or I32)
 
-    If indices are listed, `starts` has that of every `length` units; else the number is the index.
+        @njit(forceinline=True)
+        def finish_one(x, other, bits, scale, constants, bias, at, period):
+            v = x[0]
+            dropped = (bits & _1) != 0
+            if biased:
+                b, at = read(bias, at, access.everywhere(at)), places.following(at, period)
+            else:
+                b = splat_like(0.0, v)
+            return (formula(v, other[0], b, dropped, scale, (*constants, activation)),), at
+
+        return finish_one
+    half = count // 2
+    finish_half, shift = _finish(formula, activation, bias_carrier, half), np.uint32(half)
+
+    @njit(forceinline=True)
+    def finish(x, other, bits, scale, constants, bias, at, period):
+        y, at = finish_half(x[:half], other[:half], bits, scale, constants, bias, at, period)
+        z, at = finish_half(x[half:], other[half:], bits >> shift, scale, constants, bias, at, period)
+        return y + z, at
+
+    return finish
+
+
+class Variant(NamedTuple):
+    """What one kernel is compiled for.
+
+    Attributes
+    ----------
+    work : str
+        A function of this module.
+    carrier : Type
+        The type of the elements.
+    names : tuple of str
+        A formula, or a distribution and a formula.
+    activation : int
+        The place of the activation in `ACTIVATIONS`.
+    bias : Type or None
+        The type of the bias, if there is one.
+    by_number : bool
+        Whether draws have rates, or numbers, of their own.
+    listed : bool
+        Whether rows have starts that a caller listed.
+    count : int
+        How many numbers the formula takes.
     """
 
-    @cuda.jit(device=True)
-    def index_of(starts, length, number):
-        if listed:
-            row, place = places.listed_row(number, length)
-            return np.uint64(starts[row]) + place
-        return number
+    work: str
+    carrier: Any
+    names: tuple[str, ...] = ()
+    activation: int = 0
+    bias: Any = None
+    by_number: bool = False
+    listed: bool = False
+    count: int = 2
 
-    return index_of
+
+def made(variant: Variant, in_pairs: bool = True, lanes: int = 1) -> Any:
+    """Return the work of a variant as a function, for lanes of a GPU or all of a CPU."""
+    return globals()[variant.work](variant, in_pairs, lanes)
 
 
-@cache
-def units_kernel(
-    name: str, activation: int = 0, biased: bool = False, by_unit: bool = False, listed: bool = False
-) -> Any:
-    """Return the kernel of a formula of Bernoulli noise, with a draw, and by_unit a rate, for each unit."""
-    element, index_of = lane.bernoulli(getattr(formulas, name), activation, biased), _unit_index(listed)
+def argument_types(variant: Variant) -> tuple[Any, ...]:
+    """Return the types of the arguments after the number of the work."""
+    real = real_of(variant.carrier)
+    integers, reals = _SHAPES[variant.work]
+    found = [types.UniTuple(I64, count) for count in integers]
+    return *found, types.UniTuple(real, variant.count + reals)
 
-    @cuda.jit(device=True)
-    def strip(x, other, bias, y, at, step, count, period, phase, dropped, scale, constants):
-        b, bias_step = places.bias_at(at, phase, period), places.bias_step(step, period)
-        for _ in range(count):
-            y[at] = element(x[at], other[at], bias[b], dropped, scale, constants)
-            at, b = at + step, places.next_bias(b, bias_step, period)
 
-    @cuda.jit
-    def one_rate(x, other, bias, y, starts, layout, axes, strides, threshold, scale, constants, key, draw):
-        items, start, length, period, phase = layout
-        period = period if biased else 0
-        for item in range(cuda.grid(1), items, cuda.gridsize(1)):
-            at, step, count, unit, _ = places.strip_of(item, axes, strides, strides)
-            index = index_of(starts, length, np.uint64(start) + unit)
-            dropped = lane.unit_dropped(index, threshold, key, draw)
-            strip(x, other, bias, y, at, step, count, period, phase, dropped, scale, constants)
-
-    @cuda.jit
-    def rates(
-        x,
-        other,
-        bias,
-        y,
-        starts,
-        layout,
-        axes,
-        strides,
-        rate_strides,
-        thresholds,
-        scales,
-        constants,
-        key,
-        draw,
-    ):
-        items, start, length, period, phase = layout
-        period = period if biased else 0
-        for item in range(cuda.grid(1), items, cuda.gridsize(1)):
-            at, step, count, unit, rate = places.strip_of(item, axes, strides, rate_strides)
-            threshold, scale = thresholds[rate], scales[rate]
-            index = index_of(starts, length, np.uint64(start) + unit)
-            dropped = scale == 0 or lane.unit_dropped(index, threshold, key, draw)
-            strip(x, other, bias, y, at, step, count, period, phase, dropped, scale, constants)
-
-    return rates if by_unit else one_rate
+# how many addresses or integers each tuple of arguments has, and how many reals beside the formula's numbers
+_SHAPES = {
+    "drops": ((4, 7, 4, 5), 1),
+    "noise": ((2, 5, 3, 4), 0),
+    "listed_draws": ((1, 2, 4, 4), 1),
+    "spread": ((5, 7), 0),
+    "sums": ((2, 3), 1),
+}
+OF_ONE_LANE = "listed_draws", "sums"  # works that are those of a lane, not of a warp
 
 
 @cache
-def noise_kernel(draw: str, name: str) -> Any:
-    """Return the kernel of a formula of noise with a density, with a draw for each element."""
-    noise, element = lane.DENSITIES[draw], lane.continuous(getattr(formulas, name))
+def _rates(lanes: int) -> tuple[Any, Any]:
+    """Return a function for the place of an element's rate, and one for the bits of a tile by elements' rates."""
+    threshold_of, (_, uniforms), inlined = access.take_integer(I64), warp.drawn(lanes), warp.inlined(lanes)
 
-    @cuda.jit
-    def kernel(x, y, layout, numbers, key, draw):
-        items, groups, length, stride, start = layout
-        for item in range(cuda.grid(1), items, cuda.gridsize(1)):
-            block, place, first, end = places.group_of(item, groups, length, stride, start)
-            z0, z1, z2, z3 = noise(block, key, draw, numbers[0])
-            if first <= place < end:
-                y[np.uint64(place)] = element(x[np.uint64(place)], z0, numbers)
-            if first <= place + 8 < end:
-                y[np.uint64(place + 8)] = element(x[np.uint64(place + 8)], z1, numbers)
-            if first <= place + 16 < end:
-                y[np.uint64(place + 16)] = element(x[np.uint64(place + 16)], z2, numbers)
-            if first <= place + 24 < end:
-                y[np.uint64(place + 24)] = element(x[np.uint64(place + 24)], z3, numbers)
+    @inlined
+    def place(first, offset, inner, count):
+        """Return the place of the rate `offset` elements after one at `first` of the rates' period."""
+        period = inner * count
+        if period < 1 << 31:
+            at = places.wrapped(offset + np.uint32(first), np.uint32(period))
+            return wide(places.divided(at, np.uint32(inner))[0])
+        at = places.wrapped(wide(offset) + np.uint64(first), np.uint64(period))
+        return places.divided(at, np.uint64(inner))[0]
 
-    return kernel
+    @inlined
+    def dropped(tile, key, draw, numbers, thresholds, first, inner, count, low, high):
+        """Return the bits of a tile as `dropped_words` does, of elements `low` to below `high` at least."""
+        one, none = splat_like(_1, numbers), splat_like(np.uint32(0), numbers)
+        mirrored = np.uint64(draw) >> np.uint64(MIRROR_SHIFT) != 0
+        words, u = none, uniforms(tile, key, draw, numbers)
+        for row in range(32):
+            offset = numbers + np.uint32(32 * row)
+            valid = (offset >= low) & (offset < high)
+            t, mine = threshold_of(thresholds, place(first, offset, inner, count), valid), wide(u[0])
+            below = where(mine < t, one, none)
+            if mirrored:
+                below = where(mine + t >= np.uint64(lane.FULL), one, none)
+            words, u = words | (below << np.uint32(row)), u[1:] + u[:1]
+        return words
 
-
-@cache
-def listed_noise_kernel(draw: str, name: str) -> Any:
-    """Return the kernel of noise with a density whose draws have listed indices, one for each element."""
-    drawn, element = lane.draw_at(lane.DENSITIES[draw]), lane.continuous(getattr(formulas, name))
-    index_of = _unit_index(True)
-
-    @cuda.jit
-    def kernel(x, y, starts, layout, numbers, key, draw):
-        items, length = layout
-        for item in range(cuda.grid(1), items, cuda.gridsize(1)):
-            z = drawn(index_of(starts, length, np.uint64(item)), key, draw, numbers[0])
-            y[np.uint64(item)] = element(x[np.uint64(item)], z, numbers)
-
-    return kernel
+    return place, dropped
 
 
 @cache
-def noise_units_kernel(draw: str, name: str, by_unit: bool = False, listed: bool = False) -> Any:
-    """Return the kernel of noise with a density, with a draw, and by_unit a number, for each unit."""
-    multiplies, formula = name != "shift", getattr(formulas, name)
-    factor = lane.unit_factor(lane.DENSITIES[draw], formula, multiplies, by_unit)
-    element, index_of = lane.with_factor(multiplies), _unit_index(listed)
+def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
+    """Return the work of a formula of Bernoulli noise with a draw for each element.
 
-    @cuda.jit
-    def kernel(x, y, starts, layout, axes, strides, rate_strides, rates, numbers, key, draw):
-        items, start, length = layout
-        for item in range(cuda.grid(1), items, cuda.gridsize(1)):
-            at, step, count, unit, rate = places.strip_of(item, axes, strides, rate_strides)
-            index = index_of(starts, length, np.uint64(start) + unit)
-            f = factor(index, rates[rate], numbers, key, draw)
-            for _ in range(count):
-                y[at] = element(x[at], f)
-                at += step
+    Item n is group n of tiles, as `places.row_of` counts them. If draws have rates of their own, element i has
+    threshold and scale number (phase + i) // inner % count.
+    """
+    (name,), carrier, by_rate = variant.names, variant.carrier, variant.by_number
+    formula = lane.factor if name == "factor" else getattr(formulas, name)
+    two, biased = name in _OF_TWO, variant.bias is not None
+    size, real = itemsize(carrier), real_of(carrier)
+    quad, accesses = 16 // size, 2 * size  # elements of an access, and accesses of a tile
+    inlined, (dropped_words, _) = warp.inlined(lanes), warp.drawn(lanes)
+    numbers_of, row_of = warp.lane_numbers(lanes), places.row_of(TILE, variant.listed)
+    take, put = access.take(carrier), access.put(carrier)
+    take_four, put_four = access.take_words(4), access.put_words(4)
+    unpack, pack = access.unpacked(carrier), access.packed(carrier, in_pairs)
+    finish = _finish(formula, variant.activation, variant.bias, quad)
+    finish_one = _finish(formula, variant.activation, variant.bias, 1)
+    ask_twice = accesses >= 8 and not two  # whether registers can hold twice as much before the bits come
+    number_at, scale_of = access.number_at(real), access.take(real)
+    threshold_at, zeros = access.number_at(I64), access.zeros(real)
+    rate_place, dropped_by_rates = _rates(lanes)
 
-    return kernel
+    @inlined
+    def ask(address, numbers):
+        a, b = take_four(address, numbers), take_four(address, numbers + _32)
+        return a, b, take_four(address, numbers + np.uint32(64)), take_four(address, numbers + np.uint32(96))
+
+    @inlined
+    def write(x, other, y, access_number, turned, numbers, scale, constants, bias, b0, period):
+        """Finish and write the elements of one access of the tile."""
+        column = numbers * np.uint32(quad)
+        row = (column >> np.uint32(5)) + np.uint32(quad) * access_number
+        bits = warp.from_lane(turned, row) >> (column & np.uint32(31))
+        at = column
+        if biased:
+            at = places.wrapped(column + access_number * np.uint32(32 * quad) + b0, period)
+        done, _ = finish(unpack(x), unpack(other), bits, scale, constants, bias, at, period)
+        put_four(y, numbers + access_number * _32, pack(done))
+
+    @inlined
+    def write_four(x, other, y, first, *given):
+        write(x[0], other[0], y, first, *given)
+        write(x[1], other[1], y, first + _1, *given)
+        write(x[2], other[2], y, first + np.uint32(2), *given)
+        write(x[3], other[3], y, first + np.uint32(3), *given)
+
+    @inlined
+    def whole(x, other, y, tile, threshold, key, draw, numbers, scale, constants, bias, b0, period):
+        """Do a whole tile at addresses that are multiples of 16."""
+        x0 = ask(x, numbers)
+        x1 = ask(x + 2048, numbers) if ask_twice else x0
+        o0 = ask(other, numbers) if two else x0
+        turned = warp.transposed_bits(dropped_words(tile, threshold, key, draw, numbers), numbers)
+        given = turned, numbers, scale, constants, bias, b0, period
+        write_four(x0, o0, y, np.uint32(0), *given)
+        if accesses >= 8:
+            if not ask_twice:
+                x1 = ask(x + 2048, numbers)
+            o1 = ask(other + 2048, numbers) if two else x1
+            write_four(x1, o1, y, np.uint32(4), *given)
+        if accesses == 16:
+            x2 = ask(x + 4096, numbers)
+            o2 = ask(other + 4096, numbers) if two else x2
+            write_four(x2, o2, y, np.uint32(8), *given)
+            x3 = ask(x + 6144, numbers)
+            o3 = ask(other + 6144, numbers) if two else x3
+            write_four(x3, o3, y, np.uint32(12), *given)
+
+    @inlined
+    def row(k, x, other, y, low, high, words, numbers, scale, constants, bias, b0, period, rates):
+        """Do the elements of row k of a tile, from number `low` to below `high` of the tile."""
+        offset = numbers + np.uint32(32 * k)
+        valid = (offset >= low) & (offset < high)
+        v = take(x, offset, valid)
+        o = take(other, offset, valid) if two else v
+        at = places.wrapped(offset + b0, period) if biased else offset
+        factor = scale
+        if by_rate:
+            scales, first, inner, count = rates
+            factor = scale_of(scales, rate_place(first, offset, inner, count), valid)
+        done, _ = finish_one((v,), (o,), words >> np.uint32(k), factor, constants, bias, at, period)
+        put(y, offset, valid, done[0])
+
+    @njit
+    def work(item, arrays, layout, drawn, rates, reals):
+        (x, other, bias, y), (starts, groups, length, stride, start, period, phase) = arrays, layout
+        tile, at, low, high = row_of(item, starts, groups, length, stride, start)
+        if high <= low:
+            return
+        threshold = drawn[0]
+        key, draw = _key(*drawn[1:])
+        numbers, moved, constants = numbers_of(), at * size, reals[1:]
+        scale = splat_like(reals[0], zeros(numbers))
+        x, y, other = x + moved, y + moved, other + moved
+        b0, last = np.uint32(0), np.uint32(period)
+        if biased:
+            b0 = np.uint32((at + phase) % period)
+        first, mixed = 0, False
+        thresholds, scales, inner, count, rate_phase = rates
+        if by_rate:
+            whole_period = inner * count
+            i = rate_phase + at
+            mixed = (i + low) // inner != (i + high - 1) // inner
+            rate = (i + low) // inner % count
+            first, threshold = i % whole_period, threshold_at(thresholds, rate)
+            scale = splat_like(number_at(scales, rate), scale)
+        if low == 0 and high == TILE and (x | y | other) & 15 == 0 and not mixed:
+            whole(x, other, y, tile, threshold, key, draw, numbers, scale, constants, bias, b0, last)
+            return
+        lower, upper = np.uint32(low), np.uint32(high)
+        words = dropped_words(tile, 0 if mixed else threshold, key, draw, numbers)
+        if by_rate and mixed:
+            given = thresholds, first, inner, count, lower, upper
+            words = dropped_by_rates(tile, key, draw, numbers, *given)
+        for k in range(low >> 5, (high + 31) >> 5):
+            given_rates = scales, first, inner, count
+            row(k, x, other, y, lower, upper, words, numbers, scale, constants, bias, b0, last, given_rates)
+
+    return work
 
 
 @cache
-def sums_kernel() -> Any:
-    """Return the kernel of sums over rows, in which a thread does each column."""
+def noise(variant: Variant, in_pairs: bool, lanes: int) -> Any:
+    """Return the work of a formula of noise with a density, with a draw for each element.
 
-    @cuda.jit
-    def kernel(y, total, rows):
-        for column in range(cuda.grid(1), total.size, cuda.gridsize(1)):
-            at = np.uint64(column)
-            s, lost = lane.nothing(total[at])
-            for _ in range(rows):
-                s, lost = lane.added(s, lost, y[at])
-                at += np.uint64(total.size)
-            total[np.uint64(column)] = lane.total(s, total[np.uint64(column)])
+    Item n is group n of 128 elements, as `places.row_of` counts them. If draws have numbers of their own, that
+    of element i is number (phase + i) // inner % count of an array of reals.
+    """
+    (distribution, name), carrier, by_number = variant.names, variant.carrier, variant.by_number
+    real = real_of(carrier)
+    formula = _density_formula(name, by_number)
+    size, half = itemsize(carrier), itemsize(carrier) == 2
+    inlined, numbers_of, row_of = (
+        warp.inlined(lanes),
+        warp.lane_numbers(lanes),
+        places.row_of(NOISE_TILE, variant.listed),
+    )
+    take, put, number_of = access.take(carrier), access.put(carrier), access.take(real)
+    words = 2 if half else 4
+    take_words, put_words = access.take_words(words), access.put_words(words)
+    unpack, pack = access.unpacked(carrier), access.packed(carrier, in_pairs)
+    drawn, among_four, number_place = lane.DENSITIES[distribution], warp.transposition(1, 2), _rates(lanes)[0]
+    two, zeros = size == 8, access.zeros(real)  # elements of 8 bytes come by two accesses
 
-    return kernel
+    @inlined
+    def whole(x, y, block, key, draw, numbers, given):
+        """Do 128 elements: four neighbouring lanes have one number each of their 16 elements, and exchange them."""
+        low, high = (numbers & _1) != 0, (numbers & np.uint32(2)) != 0
+        four = (numbers & np.uint32(24)) + ((numbers & np.uint32(3)) << _1) + ((numbers >> np.uint32(2)) & _1)
+        if two:
+            x0 = unpack(take_words(x, four << _1)) + unpack(take_words(x, (four << _1) + _1))
+        else:
+            x0 = unpack(take_words(x, four))
+        a, b, c, d = among_four(*drawn(block, key, draw, x0[0]), low, high)
+        u, v = formula(x0[0], a, given), formula(x0[1], b, given)
+        w, z = formula(x0[2], c, given), formula(x0[3], d, given)
+        if two:
+            put_words(y, four << _1, pack((u, v)))
+            put_words(y, (four << _1) + _1, pack((w, z)))
+        else:
+            put_words(y, four, pack((u, v, w, z)))
+
+    @inlined
+    def one(x, y, offset, z, given, rates, low, high):
+        valid = (offset >= low) & (offset < high)
+        v = take(x, offset, valid)
+        if by_number:
+            array, first, inner, count = rates
+            given_here = (number_of(array, number_place(first, offset, inner, count), valid),)
+            put(y, offset, valid, formula(v, z, given_here))
+        else:
+            put(y, offset, valid, formula(v, z, given))
+
+    @njit
+    def work(item, arrays, layout, keys, rates, given):
+        group, at, low, high = row_of(item, *layout)
+        if high <= low:
+            return
+        key, draw = _key(*keys)
+        numbers, (x, y) = numbers_of(), arrays
+        x, y = x + at * size, y + at * size
+        block = wide(numbers) + np.uint64(group) * np.uint64(lane.BLOCKS_OF_NOISE)
+        if low == 0 and high == NOISE_TILE and (x | y) & (4 * words - 1) == 0 and not by_number:
+            whole(x, y, block, key, draw, numbers, given)
+            return
+        array, inner, count, phase = rates
+        first = (phase + at) % (inner * count) if by_number else 0
+        row, lower, upper = (array, first, inner, count), np.uint32(low), np.uint32(high)
+        offset = ((numbers & np.uint32(24)) << np.uint32(2)) + (numbers & np.uint32(7))
+        z0, z1, z2, z3 = drawn(block, key, draw, zeros(numbers))
+        one(x, y, offset, z0, given, row, lower, upper)
+        one(x, y, offset + np.uint32(8), z1, given, row, lower, upper)
+        one(x, y, offset + np.uint32(16), z2, given, row, lower, upper)
+        one(x, y, offset + np.uint32(24), z3, given, row, lower, upper)
+
+    return work
+
+
+def _density_formula(name: str, by_number: bool) -> Any:
+    """Return a formula of noise with a density.
+
+    A name with `_factor` at its end is that of the factor or term of the formula, for which x isn't needed.
+    """
+    plain = name.removesuffix("_factor")
+    formula, start = getattr(formulas, plain), 0.0 if plain == "shift" else 1.0
+    if name != plain:
+        return lane.factor_of(formula, start)
+    return lane.by_factor(formula, start) if by_number else formula
+
+
+@cache
+def listed_draws(variant: Variant, in_pairs: bool, lanes: int) -> Any:
+    """Return the work of one lane that makes the factor of a draw whose index a caller listed.
+
+    Indices follow each other in rows of a length, from starts on. Draw i has threshold and scale, or the
+    number of a formula, number i // inner % count of arrays, or those of the arguments.
+    """
+    real, by_number = real_of(variant.carrier), variant.by_number
+    put, bernoulli = access.store_at(real), variant.names == ("factor",)
+    start_at, threshold_at, number_at = access.number_at(I64), access.number_at(I64), access.number_at(real)
+    if not bernoulli:
+        distribution, name = variant.names
+        drawn, formula = lane.draw_at(lane.DENSITIES[distribution]), _density_formula(name, by_number)
+
+    @njit
+    def work(item, arrays, layout, drawn_by, rates, reals):
+        (y,), (starts, length), (thresholds, scales, inner, count) = arrays, layout, rates
+        key, draw = _key(*drawn_by[1:])
+        row = item // length
+        index = np.uint64(start_at(starts, row) + (item - row * length))
+        number, threshold = reals[0], drawn_by[0]
+        if by_number:
+            rate = item // inner % count
+            number = number_at(scales, rate)
+        if bernoulli:
+            if by_number:
+                threshold = threshold_at(thresholds, rate)
+            put(y, item, real(lane.DROPPED) if lane.unit_dropped(index, threshold, key, draw) else number)
+        else:
+            like = one_lane(real(0))
+            z = drawn(index, key, draw, like)
+            if by_number:
+                put(y, item, value(formula(like, z, (one_lane(number),))))
+            else:
+                put(y, item, value(formula(like, z, reals[1:])))
+
+    return work
+
+
+@cache
+def _times(multiplies: bool) -> Any:
+    @njit(forceinline=True)
+    def element(x, other, bias, factor, constants):
+        return x * factor if multiplies else x + factor
+
+    return element
+
+
+@cache
+def _kept(formula: Any, activation: int) -> Any:
+    @njit(forceinline=True)
+    def element(x, other, bias, factor, constants):
+        return formula(x, other, bias, factor < 0, factor, (*constants, activation))
+
+    return element
+
+
+@cache
+def _spread(element: Any, real: Any, bias_carrier: Any, count: int) -> Any:
+    """Return a function that applies factors to so many elements of a lane, which follow each other."""
+    biased = bias_carrier is not None
+    if count == 1:
+        factor_of, bias_of = access.take(real), access.take(bias_carrier or I32)
+
+        @njit(forceinline=True)
+        def spread_one(x, other, factors, place, axes, constants, bias, at, period):
+            (i, c, o), (_, outer, shared, inner) = place, axes
+            factor = factor_of(factors, o * inner + i, access.everywhere(i))
+            if biased:
+                b, at = bias_of(bias, at, access.everywhere(at)), places.following(at, period)
+            else:
+                b = splat_like(0.0, x[0])
+            none, after = splat_like(np.uint32(0), i), i + _1
+            i, c = where(after >= inner, none, after), where(after >= inner, c + _1, c)
+            c, o = where(c >= shared, none, c), where(c >= shared, places.following(o, outer), o)
+            return (element(x[0], other[0], b, factor, constants),), (i, c, o), at
+
+        return spread_one
+    half = count // 2
+    spread_half = _spread(element, real, bias_carrier, half)
+
+    @njit(forceinline=True)
+    def spread_both(x, other, factors, place, axes, constants, bias, at, period):
+        given = factors, place, axes, constants, bias, at, period
+        y, place, at = spread_half(x[:half], other[:half], *given)
+        z, place, at = spread_half(x[half:], other[half:], factors, place, axes, constants, bias, at, period)
+        return y + z, place, at
+
+    return spread_both
+
+
+@cache
+def spread(variant: Variant, in_pairs: bool, lanes: int) -> Any:
+    """Return the work that applies the factors of draws to the elements of an array that share them.
+
+    The array has axes (first, outer, shared, inner): elements along `first` and `shared` have one draw, which is
+    number o * inner + i. Item n is number n of parts of 2,048 bytes; an array has less than 2**31 elements.
+    """
+    (name,), carrier = variant.names, variant.carrier
+    real, size, biased = real_of(carrier), itemsize(carrier), variant.bias is not None
+    if name in ("times", "plus"):
+        element = _times(name == "times")
+    else:
+        element = _kept(getattr(formulas, name), variant.activation)
+    two, quad = name in _OF_TWO, 16 // size
+    part = np.int64(128 * quad)
+    numbers_of, inlined = warp.lane_numbers(lanes), warp.inlined(lanes)
+    take, put = access.take(carrier), access.put(carrier)
+    take_four, put_four = access.take_words(4), access.put_words(4)
+    unpack, pack = access.unpacked(carrier), access.packed(carrier, in_pairs)
+    finish, finish_one = (_spread(element, real, variant.bias, count) for count in (quad, 1))
+
+    @inlined
+    def place_of(i, axes):
+        first, outer, shared, inner = axes
+        row, i = places.divided(i, inner)
+        o, c = places.divided(row, shared)
+        return i, c, places.divided(o, outer)[1] if first > 1 else o
+
+    @inlined
+    def write(number, x, other, y, numbers, begin, factors, axes, constants, bias, b0, period):
+        access_number = numbers + np.uint32(32 * number)
+        offset = access_number * np.uint32(quad)
+        at = places.wrapped(offset + b0, period) if biased else offset
+        given = factors, place_of(offset + begin, axes), axes, constants, bias, at, period
+        put_four(y, access_number, pack(finish(unpack(x), unpack(other), *given)[0]))
+
+    @njit
+    def work(item, arrays, layout, constants):
+        (x, other, bias, y, factors), (size_of_all, first, outer, shared, inner, period, phase) = (
+            arrays,
+            layout,
+        )
+        begin = item * part
+        numbers, moved, count = numbers_of(), begin * size, min(size_of_all - begin, part)
+        x, y, other = x + moved, y + moved, other + moved
+        axes = np.uint32(first), np.uint32(outer), np.uint32(shared), np.uint32(inner)
+        b0, last, start = np.uint32(0), np.uint32(period), np.uint32(begin)
+        if biased:
+            b0 = np.uint32((begin + phase) % period)
+        if count == part and (x | y | other) & 15 == 0:
+            x0, x1 = take_four(x, numbers), take_four(x, numbers + _32)
+            x2, x3 = take_four(x, numbers + np.uint32(64)), take_four(x, numbers + np.uint32(96))
+            o0 = take_four(other, numbers) if two else x0
+            o1 = take_four(other, numbers + _32) if two else x1
+            o2 = take_four(other, numbers + np.uint32(64)) if two else x2
+            o3 = take_four(other, numbers + np.uint32(96)) if two else x3
+            given = y, numbers, start, factors, axes, constants, bias, b0, last
+            write(0, x0, o0, *given)
+            write(1, x1, o1, *given)
+            write(2, x2, o2, *given)
+            write(3, x3, o3, *given)
+            return
+        for k in range((count + 31) >> 5):
+            offset = numbers + np.uint32(32 * k)
+            valid = offset < np.uint32(count)
+            v = take(x, offset, valid)
+            o = take(other, offset, valid) if two else v
+            at = places.wrapped(offset + b0, last) if biased else offset
+            place = place_of(where(valid, offset, splat_like(np.uint32(0), offset)) + start, axes)
+            done, _, _ = finish_one((v,), (o,), factors, place, axes, constants, bias, at, last)
+            put(y, offset, valid, done[0])
+
+    return work
+
+
+@cache
+def sums(variant: Variant, in_pairs: bool, lanes: int) -> Any:
+    """Return the work of one lane that sums a column of rows: some rows of an array, into a row of totals."""
+    take, put = access.take(variant.carrier), access.put(variant.bias)
+
+    @njit
+    def work(item, arrays, layout, reals):
+        (y, total), (columns, rows, parts) = arrays, layout
+        part, column = item // columns, item % columns
+        sum_of, everywhere = one_lane(reals[0]), access.everywhere(one_lane(np.uint64(0)))
+        lost = sum_of
+        for row in range(part * rows // parts, (part + 1) * rows // parts):
+            element = take(y, one_lane(np.uint64(row * columns + column)), everywhere)
+            sum_of, lost = lane.added(sum_of, lost, element)
+        put(total, one_lane(np.uint64(item)), everywhere, sum_of)
+
+    return work

@@ -1,7 +1,7 @@
-"""Launches of the CUDA kernels: how many threads and blocks, which arguments, which CUDA stream.
+"""Launches of the CUDA kernels: which kernel, how many items of work, and its arguments in their order.
 
-This is the one file that starts kernels on a GPU. `fastdrop._cuda.run` cuts a plan into launches and calls
-the functions here; `fastdrop._cuda.kernels` has the kernels.
+`fastdrop._cuda.run` cuts a plan into launches and calls the functions here; `fastdrop._cuda.kernels` has the
+kernels, and `fastdrop._cuda.driver` starts them.
 """
 
 from __future__ import annotations
@@ -10,23 +10,26 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import cuda
-from numpy.typing import NDArray
+from numba.core import types
 
 from fastdrop._arrays.device import Elements
-from fastdrop._arrays.plan import Density, Pass, Rows
-from fastdrop._cuda import kernels
-from fastdrop._cuda.places import ROW
+from fastdrop._arrays.plan import Rows
+from fastdrop._cuda import driver
+from fastdrop._cuda.kernels import NOISE_TILE, SPREAD_TILE_BYTES, Variant
 from fastdrop._stream.keys import TILE
 
-THREADS = 256  # in a block
-BLOCKS = 1 << 16  # in a grid at most; if there is more work, each thread does several items of it
-_STRIP = 8  # elements of a unit that a thread does with one draw
-_GROUP = 32  # elements of eight Philox blocks of noise with a density
+CARRIERS = {"<f4": types.float32, "<f8": types.float64, "<i2": types.int16, "<u2": types.uint16}
+
+
+class Place(NamedTuple):
+    """Where a launch happens: the number of the device, and the CUDA stream."""
+
+    device: int
+    stream: int
 
 
 class Part(NamedTuple):
-    """The flat elements of a launch's arrays, and the CUDA stream of their library.
+    """The flat elements of a launch's arrays.
 
     If there is a bias, element i has its number at (phase + i) % bias.size. `other` is x if the formula does
     not need it.
@@ -34,130 +37,141 @@ class Part(NamedTuple):
 
     x: Elements
     other: Elements
+    y: Elements
     bias: Elements | None
     phase: int
-    y: Elements
-    cuda_stream: int
+
+    def of_bias(self) -> tuple[int, int, Any]:
+        """Return the address, the period and the type of the bias."""
+        if self.bias is None:
+            return self.x.pointer, 0, None
+        return self.bias.pointer, self.bias.size, CARRIERS[self.bias.typestr]
 
 
-class Units(NamedTuple):
-    """An array with axes (first, second, shared, inner), and the indices and rates of its units.
+class Numbers(NamedTuple):
+    """Draws' own numbers, on the GPU: draw i has number (phase + i) // inner % count.
 
-    A unit is the elements along the axis `shared`, which have one draw.
+    `thresholds` are those of rates, and `numbers` are scales, or what a formula takes.
     """
 
-    axes: tuple[int, int, int, int]
-    strides: tuple[int, int, int]  # of the units' indices, along first, second and inner
-    rate_strides: tuple[int, int, int]
-    start: int
-    starts: Any = None  # an array on the GPU, with the index of every `length` units, if these are listed
-    length: int = 1
-
-    def cut(self) -> tuple[int, tuple[int, ...]]:
-        """Return how many items of work there are, and the axes with how many strips the shared one has."""
-        first, second, shared, inner = self.axes
-        strips = -(-shared // _STRIP)
-        return first * second * strips * inner, (*self.axes, strips)
+    thresholds: int
+    numbers: int
+    inner: int
+    count: int
+    phase: int = 0
 
 
-def argument(lanes: Elements) -> Any:
-    """Return an array as kernels take it; it does not wait for the CUDA stream of the array's library."""
-    return cuda.as_cuda_array(lanes, sync=False)
+NONE = Numbers(0, 0, 1, 1)
 
 
-def upload(numbers: NDArray[Any], cuda_stream: int) -> Any:
-    """Return a flat copy of an array on the GPU."""
-    return cuda.to_device(np.ascontiguousarray(numbers).ravel(), stream=_numba_stream(cuda_stream))
+class Starts(NamedTuple):
+    """Listed draws, on the GPU: rows of a length have draws that follow each other from a start on."""
+
+    pointer: int
+    length: int
 
 
-def _numba_stream(pointer: int) -> Any:
-    return cuda.external_stream(pointer) if pointer else 0
+def _groups(rows: Rows | Starts, size: int, of: int) -> tuple[int, tuple[int, ...]]:
+    """Return how many groups of so many draws there are, and the layout of draws as kernels take it."""
+    count = size // rows.length
+    if isinstance(rows, Starts):
+        groups = (of - 1 + rows.length + of - 1) // of
+        return count * groups, (rows.pointer, groups, rows.length, 0, 0)
+    offset = rows.start % of if count == 1 else of - 1
+    groups = (offset + rows.length + of - 1) // of
+    return count * groups, (0, groups, *rows)
 
 
-def _launch(kernel: Any, items: int, cuda_stream: int, *arguments: Any) -> None:
-    """Start a kernel with a thread for each item of work, or as many as a grid may have; don't wait."""
-    blocks = min(-(-items // THREADS), BLOCKS)
-    kernel[blocks, THREADS, _numba_stream(cuda_stream)](*arguments)
+def _reals(real: type[np.floating], numbers: Sequence[float], least: int = 0) -> tuple[Any, ...]:
+    """Return numbers in the type that elements are computed in, filled up with zeros to at least so many."""
+    return tuple(map(real, (*numbers, *[0.0] * (least - len(numbers)))))
 
 
-def _groups(rows: Rows, count: int, size: int) -> int:
-    """Return in how many groups of a size the indices of a row lie, at most over `count` rows."""
-    offset = rows.start % size if count == 1 else size - 1
-    return (offset + rows.length + size - 1) // size
+def drops(
+    formula: str,
+    activation: int,
+    constants: Sequence[float],
+    part: Part,
+    rows: Rows | Starts,
+    rate: tuple[int, float] | Numbers,
+    key: tuple[int, ...],
+    place: Place,
+) -> None:
+    """Do a formula of Bernoulli noise where each element has a draw of its own.
+
+    The rate is a threshold with its scale, or one of each for draws.
+    """
+    by_number, y = isinstance(rate, Numbers), part.y
+    threshold, scale = (0, 1.0) if by_number else rate[:2]
+    bias, period, kind = part.of_bias()
+    listed = isinstance(rows, Starts)
+    variant = Variant("drops", CARRIERS[y.typestr], (formula,), activation, kind, by_number, listed)
+    items, layout = _groups(rows, y.size, TILE)
+    arrays = part.x.pointer, part.other.pointer, bias, y.pointer
+    drawn, own = (threshold, *key, 0)[:4], rate if by_number else NONE
+    reals = _reals(y.real, (scale, *constants), 3)
+    driver.start(variant, items, *place, *arrays, *layout, period, part.phase, *drawn, *own, *reals)
 
 
-def elements(what: Pass, part: Part, rows: Rows, draw: tuple[int, float, int, int]) -> None:
-    """Do a pass where each element has a draw of its own; `draw` is as the CPU's kernels take it."""
-    threshold, scale, key, word = draw
-    y, count = part.y, part.y.size // rows.length
-    groups = _groups(rows, count, TILE)
-    items, period = count * groups * ROW, 0 if part.bias is None else part.bias.size
-    layout = items, groups, *rows, period, part.phase
-    kernel = kernels.elements_kernel(what.formula, what.activation, part.bias is not None)
-    numbers = _numbers(y, what.constants, 2)
-    draws = threshold, y.real(scale), numbers, key, word
-    _launch(kernel, items, part.cuda_stream, *_arrays(part), layout, *draws)
+def noise(
+    names: tuple[str, str],
+    numbers: Sequence[float] | Numbers,
+    x: Elements,
+    y: Elements,
+    rows: Rows | Starts,
+    key: tuple[int, ...],
+    place: Place,
+) -> None:
+    """Do a formula of noise with a density where each element has a draw of its own."""
+    by_number, listed = isinstance(numbers, Numbers), isinstance(rows, Starts)
+    count = 1 if by_number else len(numbers)
+    variant = Variant("noise", CARRIERS[y.typestr], names, 0, None, by_number, listed, count)
+    items, layout = _groups(rows, y.size, NOISE_TILE)
+    _, *own = numbers if by_number else NONE
+    reals = _reals(y.real, (0.0,) if by_number else numbers)
+    driver.start(variant, items, *place, x.pointer, y.pointer, *layout, *(*key, 0)[:3], *own, *reals)
 
 
-def units(what: Pass, part: Part, where: Units, threshold: Any, scale: Any, key: tuple[int, int]) -> None:
-    """Do as `elements`, with a draw for each unit; threshold and scale may be arrays on the GPU."""
-    items, axes = where.cut()
-    period, by_unit = 0 if part.bias is None else part.bias.size, not isinstance(threshold, int)
-    layout = items, where.start, where.length, period, part.phase
-    starts, listed = _starts(where, part)
-    kernel = kernels.units_kernel(what.formula, what.activation, part.bias is not None, by_unit, listed)
-    places = (where.strides, where.rate_strides) if by_unit else (where.strides,)
-    rates = (threshold, scale) if by_unit else (threshold, part.y.real(scale))
-    numbers = _numbers(part.y, what.constants, 2)
-    arrays = *_arrays(part), starts
-    _launch(kernel, items, part.cuda_stream, *arrays, layout, axes, *places, *rates, numbers, *key)
+def listed_draws(
+    names: tuple[str, ...],
+    rate: tuple[int, float] | Numbers,
+    numbers: Sequence[float],
+    factors: Elements,
+    starts: Starts,
+    key: tuple[int, ...],
+    place: Place,
+) -> None:
+    """Make the factors of draws whose indices are listed; `rate` is as for `drops`, `numbers` as for `noise`."""
+    by_number = isinstance(rate, Numbers)
+    threshold, scale = (0, 1.0) if by_number else rate[:2]
+    count = 1 if by_number else len(numbers)
+    variant = Variant("listed_draws", CARRIERS[factors.typestr], names, 0, None, by_number, True, count)
+    own = (rate if by_number else NONE)[:4]
+    reals = _reals(factors.real, (scale, *numbers), 1 + count)
+    drawn = (threshold, *key, 0)[:4]
+    driver.start(variant, factors.size, *place, factors.pointer, *starts, *drawn, *own, *reals)
 
 
-def _starts(where: Units, part: Part) -> tuple[Any, bool]:
-    """Return the array of starts, or some array if there is none, and whether indices are listed."""
-    listed = where.starts is not None
-    return where.starts if listed else argument(part.x), listed
+def spread(
+    formula: str,
+    activation: int,
+    constants: Sequence[float],
+    part: Part,
+    factors: int,
+    axes: tuple[int, int, int, int],
+    place: Place,
+) -> None:
+    """Apply factors of draws to elements; `axes` are the lengths (first, outer, shared, inner)."""
+    y, (bias, period, kind) = part.y, part.of_bias()
+    variant = Variant("spread", CARRIERS[y.typestr], (formula,), activation, kind)
+    items = -(-y.size * y.itemsize // SPREAD_TILE_BYTES)
+    arrays = part.x.pointer, part.other.pointer, bias, y.pointer, factors
+    reals = _reals(y.real, constants, 2)
+    driver.start(variant, items, *place, *arrays, y.size, *axes, period, part.phase, *reals)
 
 
-def _arrays(part: Part) -> list[Any]:
-    return [argument(a) for a in (part.x, part.other, part.bias or part.x, part.y)]
-
-
-def noise(what: Density, part: Part, rows: Rows, key: tuple[int, int]) -> None:
-    """Write a formula of x and its noise into y, with a draw for each element."""
-    count = part.y.size // rows.length
-    groups = _groups(rows, count, _GROUP)
-    items = count * groups * 8
-    kernel, layout = kernels.noise_kernel(what.draw, what.formula), (items, groups, *rows)
-    numbers = _numbers(part.y, what.numbers)
-    _launch(kernel, items, part.cuda_stream, argument(part.x), argument(part.y), layout, numbers, *key)
-
-
-def listed_noise(what: Density, part: Part, starts: Any, length: int, key: tuple[int, int]) -> None:
-    """Do as `noise`, where every `length` elements have indices that follow each other from a start on."""
-    kernel, numbers = kernels.listed_noise_kernel(what.draw, what.formula), _numbers(part.y, what.numbers)
-    layout, arrays = (part.y.size, length), (argument(part.x), argument(part.y), starts)
-    _launch(kernel, part.y.size, part.cuda_stream, *arrays, layout, numbers, *key)
-
-
-def noise_units(what: Density, part: Part, where: Units, rates: Any, key: tuple[int, int]) -> None:
-    """Do as `noise`, with a draw for each unit; if rates are an array on the GPU they scale the draws."""
-    items, axes = where.cut()
-    x, y = argument(part.x), argument(part.y)
-    starts, listed = _starts(where, part)
-    kernel = kernels.noise_units_kernel(what.draw, what.formula, rates is not None, listed)
-    places = starts, (items, where.start, where.length), axes, where.strides, where.rate_strides
-    given = x if rates is None else rates
-    _launch(kernel, items, part.cuda_stream, x, y, *places, given, _numbers(part.y, what.numbers), *key)
-
-
-def sum_rows(y: Elements, total: Elements, cuda_stream: int) -> None:
-    """Write the sums over y's rows into `total`, which is a row; the order depends on the shape alone."""
-    arrays = argument(y), argument(total)
-    _launch(kernels.sums_kernel(), total.size, cuda_stream, *arrays, y.size // total.size)
-
-
-def _numbers(y: Elements, numbers: Sequence[float], least: int = 0) -> tuple[Any, ...]:
-    """Return numbers in the type that y is computed in, filled up with zeros to at least so many."""
-    filled = [*numbers, *[0.0] * (least - len(numbers))]
-    return tuple(y.real(number) for number in filled)
+def sums(y: Elements, total: Elements, rows: int, parts: int, place: Place) -> None:
+    """Write sums of an array's columns into an array of as many rows as there are parts of its rows."""
+    variant = Variant("sums", CARRIERS[y.typestr], (), 0, CARRIERS[total.typestr], count=0)
+    columns = total.size // parts
+    driver.start(variant, total.size, *place, y.pointer, total.pointer, columns, rows, parts, y.real(0))

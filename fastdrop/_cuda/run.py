@@ -3,66 +3,77 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdrop._arrays.device import DeviceArray, empty_like
+from fastdrop._arrays.device import UNKNOWN, DeviceArray, Elements, empty_like
+from fastdrop._arrays.listed import SHORT
 from fastdrop._arrays.numbers import thresholds_and_scales
-from fastdrop._arrays.plan import Density, Layout, Pass, Place, Plan, Rows, layout_of_parts
-from fastdrop._cuda import launch
-from fastdrop._cuda.launch import Part, Units
-from fastdrop._stream.keys import signed
+from fastdrop._arrays.plan import Density, Layout, Pass, Plan, Rows, layout_of_parts, repetition
+from fastdrop._cuda import driver, launch
+from fastdrop._cuda.launch import Numbers, Part, Place, Starts
+
+_MOST = 1 << 31  # so many elements and more are done by several launches of `spread`
+_PARTIAL = 1 << 17  # sums of columns are made in parts, so that about so many threads have work
+_ROWS = 32  # of a part at least
 
 
-class _Run(NamedTuple):
-    """Neighbouring axes along which both the units' indices and the places of their rates grow evenly."""
-
-    length: int
-    stride: int
-    rate_stride: int
-
-
-class _Launch(NamedTuple):
-    """One launch: where its elements begin, how many there are, their draws, and where their rates begin."""
-
-    at: int
-    size: int
-    where: Any  # `Units`, or `Rows` if each element has a draw of its own
-    rate: int
-
-
-_ONE = _Run(1, 0, 0)
-
-
-def fuse(what: Pass, plan: Plan, threshold: int, scale: float, key: tuple[int, int]) -> None:
+def fuse(what: Pass, plan: Plan, threshold: int, scale: float, key: tuple[int, ...]) -> None:
     """Do a pass with Bernoulli noise of one threshold and scale."""
-    if not plan.x.size:
-        return
-    by_unit = bool(plan.layout.shared) or plan.layout.listed
-    for each in _launches(plan, plan.layout, None, by_unit):
-        part = _part(plan, each)
-        if by_unit:
-            launch.units(what, part, each.where, threshold, scale, key)
-        else:
-            launch.elements(what, part, each.where, (threshold, scale, *key))
+    if plan.x.size:
+        _bernoulli(what, plan, (threshold, scale), key, [])
 
 
-def by_rates(what: Pass, plan: Plan, p: NDArray[Any], key: tuple[int, int]) -> None:
+def by_rates(what: Pass, plan: Plan, p: NDArray[Any], key: tuple[int, ...]) -> None:
     """Do a pass with a rate for each draw, from an array on the host."""
-    arrays = thresholds_and_scales(p.ravel(), np.dtype(plan.x.lanes.real), what.scale)
-    if not plan.x.size:
-        return
-    thresholds, scales = (launch.upload(a, plan.x.cuda_stream) for a in arrays)
-    for each in _launches(plan, plan.layout, p.shape, True):
-        part = _part(plan, each)
-        launch.units(what, part, each.where, thresholds[each.rate :], scales[each.rate :], key)
+    flat, inner = _repeating(p, plan.layout.draws)
+    arrays = thresholds_and_scales(flat, np.dtype(plan.x.lanes.real), what.scale)
+    if plan.x.size:
+        kept = [driver.upload(a, *_place(plan)) for a in arrays]
+        thresholds, scales = (memory.pointer for memory in kept)
+        _bernoulli(what, plan, Numbers(thresholds, scales, inner, flat.size), key, kept)
 
 
-def density(what: Density, plan: Plan, key: tuple[int, int]) -> None:
+def drop_tensor(
+    x: int,
+    y: int,
+    size: int,
+    typestr: str,
+    place: tuple[int, int],
+    rate: tuple[int, float],
+    key: tuple[int, ...],
+) -> None:
+    """Do dropout of elements at an address in C order, in the fewest steps."""
+    part = Part(Elements(x, size, typestr), Elements(x, size, typestr), Elements(y, size, typestr), None, 0)
+    launch.drops("drop", 0, (), part, Rows(size, 0, 0), rate, key, Place(*place))
+
+
+def _bernoulli(
+    what: Pass, plan: Plan, rate: tuple[int, float] | Numbers, key: tuple[int, ...], kept: list[Any]
+) -> None:
+    """Do a pass; `kept` holds memory on the GPU until all is launched."""
+    place, whole = _place(plan), _whole(plan)
+
+    def direct(at: int, size: int, rows: Rows | Starts) -> None:
+        part, own = _part(whole, at, size), _from(rate, at)
+        launch.drops(what.formula, what.activation, what.constants, part, rows, own, key, place)
+
+    def make(factors: Elements, at: int, rows: Rows | Starts) -> None:
+        own = _from(rate, at)
+        if isinstance(rows, Starts) and rows.length < SHORT:
+            launch.listed_draws(("factor",), own, (0.0, 0.0), factors, rows, key, place)
+        else:
+            part = Part(factors, factors, factors, None, 0)
+            launch.drops("factor", 0, (), part, rows, own, key, place)
+
+    _do(plan.layout, whole, place, kept, direct, make, (what.formula, what.activation, what.constants))
+
+
+def density(what: Density, plan: Plan, key: tuple[int, ...]) -> None:
     """Do what a density says: write x with its noise into y."""
     if not plan.x.size:
         return
@@ -71,97 +82,184 @@ def density(what: Density, plan: Plan, key: tuple[int, int]) -> None:
         first = first[..., None] if what.by_draw else first
         if not what.multiplies:  # the parts are independent, and each has half the variance
             layout, first = layout_of_parts(layout), first / math.sqrt(2)
-    by_unit = what.by_draw
-    by_draw = by_unit or bool(layout.shared)
-    if not by_draw and not isinstance(layout.place, Place):
-        starts, length = layout.place.even()
-        listed = launch.upload(starts, plan.x.cuda_stream)
-        whole = _part(plan, _Launch(0, plan.x.lanes.size, None, 0))
-        launch.listed_noise(what._replace(numbers=(first, *others)), whole, listed, length, key)
-        return
-    rates = launch.upload(first.astype(plan.x.lanes.real), plan.x.cuda_stream) if by_unit else None
-    plain = what._replace(numbers=(1.0,) if by_unit else (first, *others))
-    for each in _launches(plan, layout, first.shape if by_unit else None, by_draw):
-        part = _part(plan, each)
-        if by_draw:
-            launch.noise_units(plain, part, each.where, None if rates is None else rates[each.rate :], key)
+    place, whole, kept = _place(plan), _whole(plan), []
+    numbers: Sequence[float] | Numbers = (first, *others)
+    if what.by_draw:
+        flat, inner = _repeating(first, layout.draws)
+        kept.append(driver.upload(flat.astype(plan.x.lanes.real), *place))
+        numbers = Numbers(0, kept[0].pointer, inner, flat.size)
+
+    def direct(at: int, size: int, rows: Rows | Starts) -> None:
+        part = _part(whole, at, size)
+        launch.noise((what.draw, what.formula), _from(numbers, at), part.x, part.y, rows, key, place)
+
+    def make(factors: Elements, at: int, rows: Rows | Starts) -> None:
+        names, own = (what.draw, f"{what.formula}_factor"), _from(numbers, at)
+        if isinstance(rows, Starts) and rows.length < SHORT:
+            rate = own if isinstance(own, Numbers) else (0, 0.0)
+            launch.listed_draws(names, rate, () if rate is own else own, factors, rows, key, place)
         else:
-            launch.noise(plain, part, each.where, key)
+            launch.noise(names, own, factors, factors, rows, key, place)
+
+    _do(layout, whole, place, kept, direct, make, ("times" if what.multiplies else "plus", 0, ()))
 
 
 def sum_rows(plan: Plan, like: Any) -> Any:
     """Return the sums of y over all axes but the last, as an array of the library of `like`."""
     total = empty_like(DeviceArray(like))
-    if total.size:
-        launch.sum_rows(plan.y.lanes, total.lanes, plan.y.cuda_stream)
+    if not total.size:
+        return total.owner
+    y, place = plan.y.lanes, _place(plan)
+    rows = y.size // total.size
+    parts = max(min(rows // _ROWS, _PARTIAL // total.size), 1)
+    if parts == 1:
+        launch.sums(y, total.lanes, rows, 1, place)
+        return total.owner
+    memory = _scratch(parts * total.size, y, place)
+    partial = Elements(memory.pointer, parts * total.size, _typestr(y))
+    launch.sums(y, partial, rows, parts, place)
+    launch.sums(partial, total.lanes, parts, 1, place)
     return total.owner
 
 
-def _part(plan: Plan, each: _Launch) -> Part:
-    """Return the elements of one launch."""
-    x, y = (a.lanes.part(each.at, each.size) for a in (plan.x, plan.y))
-    other = x if plan.other is None else plan.other.lanes.part(each.at, each.size)
-    bias = None if plan.bias is None else plan.bias.lanes
-    return Part(x, other, bias, each.at, y, plan.x.cuda_stream)
+def _place(plan: Plan) -> Place:
+    number = plan.x.device
+    return Place(driver.device_of(plan.x.pointer) if number == UNKNOWN else number, plan.x.cuda_stream)
 
 
-def _runs(
-    shape: tuple[int, ...], place: Place, shared: frozenset[int], rates: tuple[int, ...] | None
-) -> list[_Run]:
-    """Return the axes of x as runs, in order; `rates` is the shape of an array of rates, if there is one."""
-    steps = np.broadcast_to(np.zeros(rates or (), np.int8), shape).strides  # in places of rates
-    strides = [0 if axis in shared else s for axis, s in enumerate(place.strides())]
-    runs: list[_Run] = []
-    for run in (_Run(*axis) for axis in zip(shape, strides, steps, strict=True)):
-        if run.length == 1:
-            continue
-        if runs and runs[-1][1:] == (run.stride * run.length, run.rate_stride * run.length):
-            run = _Run(runs.pop().length * run.length, *run[1:])
-        runs.append(run)
-    return runs
+def _whole(plan: Plan) -> Part:
+    """Return all elements of a plan's arrays."""
+    x = plan.x.lanes
+    other, bias = plan.other or plan.x, plan.bias
+    return Part(x, other.lanes, plan.y.lanes, None if bias is None else bias.lanes, 0)
 
 
-def _launches(plan: Plan, layout: Layout, rates: tuple[int, ...] | None, by_draw: bool) -> Iterator[_Launch]:
-    """Yield the launches for a layout; if it is listed, units have numbers, by which they look up indices."""
-    starts, length, place = None, 1, layout.place
-    if not isinstance(place, Place):
-        starts, length = place.even()
-        starts, place = launch.upload(starts, plan.x.cuda_stream), Place.whole(layout.draws)
-    outer, axes = _axes(layout.shape, place, layout.shared, rates, by_draw)
-    size = math.prod(run.length for run in axes)
-    for number, at in enumerate(np.ndindex(*(run.length for run in outer))):
-        steps = list(zip(at, outer, strict=True))
-        start = signed(place.first() + sum(i * run.stride for i, run in steps))
-        rate = sum(i * run.rate_stride for i, run in steps)
-        yield _Launch(number * size, size, _where(axes, start, by_draw, starts, length), rate)
+def _part(whole: Part, at: int, size: int) -> Part:
+    """Return the elements from the place `at` on."""
+    if not at and size == whole.y.size:  # the usual case first
+        return whole
+    x, other, y = (each.part(at, size) for each in whole[:3])
+    return Part(x, other, y, whole.bias, at)
+
+
+def _from(own: Any, at: int) -> Any:
+    """Return draws' own numbers from the draw number `at` on; other numbers are for all."""
+    return own._replace(phase=at) if at and isinstance(own, Numbers) else own
+
+
+def _repeating(numbers: NDArray[Any], draws: tuple[int, ...]) -> tuple[NDArray[Any], int]:
+    """Return numbers that broadcast to draws as flat ones, of which draw i has number i // inner % size."""
+    inner = repetition(numbers.shape, draws)
+    if inner:
+        return numbers.ravel(), inner
+    return np.broadcast_to(numbers, draws).ravel(), 1
+
+
+def _typestr(like: Elements) -> str:
+    """Return the type of the numbers that elements are computed in."""
+    return np.dtype(like.real).str
+
+
+def _scratch(count: int, like: Elements, place: Place) -> Any:
+    """Return memory for so many numbers of the type that elements are computed in."""
+    return driver.Memory(count * np.dtype(like.real).itemsize, *place)
+
+
+def _do(
+    layout: Layout,
+    whole: Part,
+    place: Place,
+    kept: list[Any],
+    direct: Callable[[int, int, Rows | Starts], None],
+    make: Callable[[Elements, int, Rows | Starts], None],
+    formula: tuple[str, int, Sequence[float]],
+) -> None:
+    """Do a pass over all elements, by launches of `direct` where each element has a draw of its own.
+
+    Else `make` makes the draws' factors first, in an array that the formula then takes.
+    """
+    listed = None
+    if layout.listed:
+        starts, length = layout.place.even()  # type: ignore[union-attr]
+        kept.append(driver.upload(starts, *place))
+        listed = Starts(kept[-1].pointer, length)
+    if not layout.shared and (listed is None or listed.length >= SHORT):
+        for at, size, rows in _rows(layout, listed):
+            direct(at, size, rows)
+        return
+    draws = layout.of_draws() if layout.shared else layout
+    memory = _scratch(draws.count, whole.y, place)
+    factors = Elements(memory.pointer, draws.count, _typestr(whole.y))
+    for at, size, rows in _rows(draws, listed):
+        make(factors.part(at, size), at, rows)
+    for at, first, axes in _spreads(layout.shape, layout.shared):
+        part = _part(whole, at, math.prod(axes))
+        launch.spread(*formula, part, factors.part(first, 0).pointer, axes, place)
+
+
+def _rows(layout: Layout, listed: Starts | None) -> Iterator[tuple[int, int, Rows | Starts]]:
+    """Yield the parts of an array whose draws one launch can find: where it begins, its size, and its draws."""
+    if listed is not None:
+        yield 0, layout.count, listed
+    elif isinstance(layout.only, Rows):  # the usual case
+        yield 0, layout.count, layout.only
+    else:
+        for where, rows in layout.blocks():
+            size = math.prod(layout.draws[len(where) :])
+            yield _flat(where, layout.draws) * size, size, rows
+
+
+def _flat(where: Sequence[int], shape: tuple[int, ...]) -> int:
+    """Return the number of a part by its indices along the first axes."""
+    number = 0
+    for index, length in zip(where, shape, strict=False):
+        number = number * length + index
+    return number
 
 
 @lru_cache(maxsize=1024)
-def _axes(
-    shape: tuple[int, ...],
-    place: Place,
-    shared_axes: frozenset[int],
-    rates: tuple[int, ...] | None,
-    by_draw: bool,
-) -> tuple[list[_Run], list[_Run]]:
-    """Return the axes that are looped over, and those of one launch: first, second, shared, inner."""
-    outer = _runs(shape, place, shared_axes, rates)
-    inner = _Run(1, 1, 0)
-    if outer and (outer[-1].stride == 1 or (by_draw and outer[-1][1:] != (0, 0))):
-        inner = outer.pop()
-    shared = outer.pop() if by_draw and outer and outer[-1][1:] == (0, 0) else _ONE
-    second = outer.pop() if outer else _ONE
-    first = outer.pop() if by_draw and outer else _ONE
-    return outer, [first, second, shared, inner]
+def _spreads(
+    shape: tuple[int, ...], shared: frozenset[int]
+) -> list[tuple[int, int, tuple[int, int, int, int]]]:
+    """Return the launches of `spread`: where elements and their draws begin, and the lengths of the axes."""
+    runs: list[list[int]] = []  # of neighbouring axes: 1 if they are shared else 0, and their length
+    for axis, length in enumerate(shape):
+        if length == 1:
+            continue
+        if runs and runs[-1][0] == (axis in shared):
+            runs[-1][1] *= length
+        else:
+            runs.append([int(axis in shared), length])
+    lengths = [1, 1, 1, 1]  # of the axes first, outer, shared, inner
+    for place, is_shared in ((3, 0), (2, 1), (1, 0), (0, 1)):
+        if runs and runs[-1][0] == is_shared:
+            lengths[place] = runs.pop()[1]
+    found = []
+    size, draws = math.prod(lengths), lengths[1] * lengths[3]
+    for where in np.ndindex(*(length for _, length in runs)):
+        at = first = 0
+        for index, (is_shared, length) in zip(where, runs, strict=True):
+            at, first = at * length + index, first if is_shared else first * length + index
+        for more, further, axes in _small_enough(*lengths):
+            found.append((at * size + more, first * draws + further, axes))
+    return found
 
 
-def _where(axes: list[_Run], start: int, by_draw: bool, starts: Any, length: int) -> Units | Rows:
-    """Return the indices of a launch's draws as `fastdrop._cuda.launch` takes them."""
-    first, second, _, inner = axes
-    if not by_draw:
-        return Rows(inner.length, signed(second.stride), start)
-    drawn = first, second, inner
-    strides = tuple(signed(run.stride) for run in drawn)
-    rates = tuple(run.rate_stride for run in drawn)
-    lengths = tuple(run.length for run in axes)
-    return Units(lengths, strides, rates, start, starts, length)  # type: ignore[arg-type]
+def _small_enough(
+    first: int, outer: int, shared: int, inner: int
+) -> Iterator[tuple[int, int, tuple[int, int, int, int]]]:
+    """Yield parts of an array that are small enough for one launch, as `_spreads` has them."""
+    if first * outer * shared * inner < _MOST:
+        yield 0, 0, (first, outer, shared, inner)
+        return
+    if first == shared == 1:  # then the draws have one axis, which can be cut anywhere
+        outer, inner = outer * inner, 1
+    lengths = [first, outer, shared, inner]
+    axis = next(axis for axis, length in enumerate(lengths) if length > 1)
+    step = math.prod(lengths[axis + 1 :])
+    many = max((_MOST - 1) // step, 1)
+    for begin in range(0, lengths[axis], many):
+        part = min(many, lengths[axis] - begin)
+        draws = begin * (inner if axis == 1 else 1) if axis in (1, 3) else 0
+        for more, further, axes in _small_enough(*lengths[:axis], part, *lengths[axis + 1 :]):
+            yield begin * step + more, draws + further, axes

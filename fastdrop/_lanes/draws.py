@@ -40,8 +40,14 @@ compare_digit = njit(forceinline=True)(philox.compare_digit)
 @njit(forceinline=True)
 def words(block, number, key, draw):
     """Return the four words of Philox blocks; number is the domain and the plane, as in counter word 2."""
+    return words_of(block, splat_like(number, block), key, draw)
+
+
+@njit(forceinline=True)
+def words_of(block, numbers, key, draw):
+    """Do as `words`, where each lane has a number of its own."""
     low_key, high_key = splat_like(key & _WORD, block), splat_like(key >> np.uint64(32), block)
-    c2 = splat_like(number | ((draw >> np.uint64(24)) & _HIGH_DRAW), block)
+    c2 = numbers | ((draw >> np.uint64(24)) & _HIGH_DRAW)
     high, c3 = block >> np.uint64(32), splat_like(draw & _WORD, block)
     w0, w1, w2, w3 = _philox4x32(block, high, c2, c3, low_key, high_key)
     return narrow(w0), narrow(w1), narrow(w2), narrow(w3)

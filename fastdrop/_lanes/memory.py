@@ -27,14 +27,16 @@ def _address(context, builder, array_type, array, index, count=LANES):
 HALF, BFLOAT = types.int16, types.uint16  # the types as which arrays of float16 and bfloat16 come
 
 
-def _in_lanes(dtype: types.Type, count: int = LANES) -> Vec:
+def in_lanes(dtype: types.Type, count: int = LANES) -> Vec:
+    """Return the type of lanes of an array's elements."""
     return Vec(types.float32 if dtype in (HALF, BFLOAT) else dtype, count)
 
 
-def _from_memory(builder, dtype, v, lanes=LANES):
+def from_memory(context, builder, dtype, v, lanes=LANES):
+    """Return lanes to compute with from lanes as an array holds them."""
     real = vector(ir.FloatType(), lanes)
     if dtype == HALF:
-        if not float16.in_hardware():
+        if context.target_name != "cuda" and not float16.in_hardware():
             return float16.to_float(builder, v, lanes)
         return builder.fpext(builder.bitcast(v, vector(ir.HalfType(), lanes)), real)
     if dtype == BFLOAT:
@@ -43,9 +45,10 @@ def _from_memory(builder, dtype, v, lanes=LANES):
     return v
 
 
-def _to_memory(builder, dtype, v, lanes=LANES):
+def to_memory(context, builder, dtype, v, lanes=LANES):
+    """Return lanes as an array holds them, rounded to its type."""
     if dtype == HALF:
-        if not float16.in_hardware():
+        if context.target_name != "cuda" and not float16.in_hardware():
             return float16.to_half(builder, v, lanes)
         return builder.bitcast(builder.fptrunc(v, vector(ir.HalfType(), lanes)), vector(I16, lanes))
     if dtype == BFLOAT:
@@ -67,23 +70,25 @@ def _round_to_bfloat(builder, v, lanes):
 @intrinsic
 def loaded(typingctx, element):
     """Return one lane from an element of an array."""
-    lane = Vec(_in_lanes(element).element, 1)
-    return lane(element), lambda context, builder, sig, args: _from_memory(builder, element, args[0], 1)
+    lane = Vec(in_lanes(element).element, 1)
+    return lane(element), lambda context, builder, sig, args: from_memory(
+        context, builder, element, args[0], 1
+    )
 
 
 @intrinsic
 def stored(typingctx, v, like):
     """Return one lane as an element of an array that has the type of `like`."""
-    return like(v, like), lambda context, builder, sig, args: _to_memory(builder, like, args[0], 1)
+    return like(v, like), lambda context, builder, sig, args: to_memory(context, builder, like, args[0], 1)
 
 
 def _load(name, count, doc):
     def load(typingctx, array, index):
         def codegen(context, builder, sig, args):
             pointer, align = _address(context, builder, sig.args[0], *args, count)
-            return _from_memory(builder, sig.args[0].dtype, builder.load(pointer, align=align), count)
+            return from_memory(context, builder, sig.args[0].dtype, builder.load(pointer, align=align), count)
 
-        return _in_lanes(array.dtype, count)(array, types.intp), codegen
+        return in_lanes(array.dtype, count)(array, types.intp), codegen
 
     load.__name__, load.__doc__ = name, doc
     return intrinsic(load)
@@ -97,7 +102,7 @@ def _store(name, nontemporal, doc):
     def store(typingctx, array, index, v):
         def codegen(context, builder, sig, args):
             pointer, align = _address(context, builder, sig.args[0], *args[:2], v.lanes)
-            value = _to_memory(builder, sig.args[0].dtype, args[2], v.lanes)
+            value = to_memory(context, builder, sig.args[0].dtype, args[2], v.lanes)
             written = builder.store(value, pointer, align=16 if nontemporal else align)
             if nontemporal:
                 written.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
@@ -167,9 +172,9 @@ def load_where(typingctx, array, index, mask):
         zero = ir.Constant(lanes, None)
         name = f"llvm.masked.load.{suffix(lanes)}.p0"
         loaded = call(builder, name, lanes, pointer, I32(align), args[2], zero)
-        return _from_memory(builder, sig.args[0].dtype, loaded)
+        return from_memory(context, builder, sig.args[0].dtype, loaded)
 
-    return _in_lanes(array.dtype)(array, types.intp, mask), codegen
+    return in_lanes(array.dtype)(array, types.intp, mask), codegen
 
 
 @intrinsic
@@ -178,7 +183,7 @@ def store_where(typingctx, array, index, v, mask):
 
     def codegen(context, builder, sig, args):
         pointer, align = _address(context, builder, sig.args[0], *args[:2])
-        value = _to_memory(builder, sig.args[0].dtype, args[2])
+        value = to_memory(context, builder, sig.args[0].dtype, args[2])
         name = f"llvm.masked.store.{suffix(value.type)}.p0"
         call(builder, name, ir.VoidType(), value, pointer, I32(align), args[3])
 

@@ -190,6 +190,13 @@ def narrow(typingctx, v):
 
 
 @intrinsic
+def wide(typingctx, v):
+    """Return uint32 lanes as uint64."""
+    double = vector(I64, v.lanes)
+    return Vec(types.uint64, v.lanes)(v), lambda context, builder, sig, args: builder.zext(args[0], double)
+
+
+@intrinsic
 def any_nonzero(typingctx, v):
     """Return whether any of eight lanes differs from 0."""
 

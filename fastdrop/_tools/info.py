@@ -14,7 +14,8 @@ def info() -> dict[str, Any]:
     """Return the versions, the processor and the threads, as plain data."""
     from llvmlite import binding
 
-    from fastdrop._cpu import calls, compiled
+    from fastdrop._cpu import calls
+    from fastdrop._lanes import disk
 
     features = binding.get_host_cpu_features()
     return {
@@ -30,7 +31,7 @@ def info() -> dict[str, Any]:
         ],
         "cores": os.cpu_count(),
         "threads": fd.get_num_threads(),
-        "compiled_code": str(compiled.directory()),
+        "compiled_code": str(disk.directory()),
         "streaming_from_bytes": calls.STREAM_FROM,
     }
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastdrop as fd
-from fastdrop._cpu.compiled import directory
+from fastdrop._lanes.disk import directory
 from fastdrop._stream import philox
 from fastdrop._stream import reference as slow
 from fastdrop._tools.progress import progress

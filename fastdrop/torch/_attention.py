@@ -117,7 +117,7 @@ def scaled_dot_product_attention(
     if noise_key is None and autograd.traced(query):
         drawn = keys.random_key_tensor()
     elif noise_key is None:
-        drawn = keys.drawn(keys.outside_transforms(keys.random_key))
+        drawn = keys.drawn(keys.outside_transforms(lambda: keys.random_key(query)))
     draws = autograd.placed((), rows)
     return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, drawn, draws)
 

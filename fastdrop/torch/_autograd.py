@@ -14,12 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch.autograd import forward_ad
 from torch.fx import Proxy
 
+from fastdrop._arrays import device
 from fastdrop._arrays.listed import Listed
-from fastdrop._arrays.numbers import Rate
+from fastdrop._arrays.numbers import FULL, Rate, rate
 from fastdrop._arrays.plan import where
-from fastdrop._backends import loading
-from fastdrop._stream.keys import Key, draw_of, stream
-from fastdrop.torch._keys import SEED, DrawnKey, key_of, key_tensor, plain_key, random_draw
+from fastdrop._backends import loading, words
+from fastdrop._stream.keys import Key
+from fastdrop.torch import _gpu
+from fastdrop.torch._keys import DrawnKey, key_of, key_tensor, plain_key, random_key
 from fastdrop.torch._noises import NOISES, PASSED, Numbers, NumbersWithDraws
 
 Tensor: TypeAlias = torch.Tensor
@@ -37,9 +39,11 @@ REAL = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
-def as_array(x: Tensor) -> NDArray[Any]:
-    """The tensor's memory as an array of floats."""
+def as_array(x: Tensor) -> Any:
+    """The tensor's memory as an array of floats; a tensor on a GPU is one itself."""
     check_device(x)
+    if device.is_there(x):
+        return x
     if x.dtype in _DTYPES:
         return _memory(x)
     if x.dtype is torch.bfloat16:
@@ -55,13 +59,13 @@ def integers_or_floats(x: Tensor) -> NDArray[Any]:
     if x.is_floating_point() or x.is_complex():
         return as_array(x)
     check_device(x)
-    return _memory(x)
+    return x if device.is_there(x) else _memory(x)
 
 
 def check_device(x: Tensor) -> None:
-    if not x.is_cpu:
+    if not (x.is_cpu or device.is_there(x)):
         raise NotImplementedError(
-            f"fastdrop.torch takes CPU tensors, got one on {x.device}; use x.cpu(), or torch.nn's dropout "
+            f"fastdrop.torch takes CPU and CUDA tensors, got one on {x.device}; use x.cpu(), or torch.nn's dropout "
             "there: fastdrop.torch.restore_dropout(model) puts it back"
         )
 
@@ -72,8 +76,10 @@ def _memory(x: Tensor) -> NDArray[Any]:
     return array
 
 
-def as_tensor(x: NDArray[Any]) -> Tensor:
-    """The array's memory as a tensor."""
+def as_tensor(x: Any) -> Tensor:
+    """The array's memory as a tensor, which it may be already."""
+    if isinstance(x, torch.Tensor):
+        return x
     if x.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(x)
@@ -88,13 +94,18 @@ def in_openmp() -> ModuleType:
     return _openmp
 
 
+def direct(x: Tensor) -> ModuleType:
+    """The module that drops a tensor in the fewest steps, where x is."""
+    return _gpu if device.is_there(x) else in_openmp()
+
+
 def run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool = False) -> Tensor:
     """A noise of tensors, without autograd: a new tensor of x's memory format, or x itself."""
     name, rates, key, numbers = settings
     if name == "dropout" and not numbers:
-        openmp = in_openmp()
-        if (drawn := openmp.drawn(rates[0])) and openmp.takes(x):
-            return openmp.dropout(x, (*drawn, *stream(key)), inplace)
+        quick = direct(x)
+        if (drawn := drawn_rate(rates[0])) and quick.takes(x):
+            return quick.dropout(x, (*drawn, *words(key)), inplace)
     if batched(x):
         return _run_batch(x, other, settings)
     if x.layout is not torch.strided or x.is_nested:
@@ -110,8 +121,16 @@ def run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool = Fal
     return y.copy_(run(x.resolve_conj().resolve_neg().contiguous(), other, settings, True))
 
 
+def drawn_rate(p: Any) -> tuple[int, float] | None:
+    """Threshold and scale of a rate, or None for an array and for 0 and 1, which need no random bits."""
+    if not isinstance(p, float):
+        return None
+    found = rate(p)
+    return found if 0 < found[0] < FULL else None
+
+
 def _of_arrays(
-    x: NDArray[Any], other: Tensor | None, settings: Settings, out: NDArray[Any] | None = None
+    x: Any, other: Tensor | None, settings: Settings, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
     """A noise of the first tensor's array and the second tensor."""
     name, rates, key, numbers = settings
@@ -238,18 +257,18 @@ class _AtRandom(torch.autograd.Function):
     """Dropout by a random draw, in few steps: for a small tensor these cost as much as its elements."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, p: float, draw: int, numbers: tuple[int, float, int, int]) -> Tensor:
-        ctx.settings = p, draw, numbers
-        y: Tensor = in_openmp().dropout(x, numbers)
+    def forward(ctx: Any, x: Tensor, p: float, key: Key, numbers: tuple[Any, ...]) -> Tensor:
+        ctx.settings = p, key, numbers
+        y: Tensor = direct(x).dropout(x, numbers)
         return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        p, draw, numbers = ctx.settings
-        openmp = in_openmp()
-        if torch.is_grad_enabled() or transformed() or not openmp.takes(g):
-            return noise(g, "dropout", (p,), Key(SEED, draw)), None, None, None
-        return openmp.dropout(g, numbers), None, None, None
+        p, key, numbers = ctx.settings
+        quick = direct(g)
+        if torch.is_grad_enabled() or transformed() or not quick.takes(g):
+            return noise(g, "dropout", (p,), key), None, None, None
+        return quick.dropout(g, numbers), None, None, None
 
 
 _at_random = super(torch.autograd.Function, _AtRandom).apply
@@ -259,14 +278,14 @@ def dropped_at_random(x: Tensor, p: float) -> Tensor | None:
     """Dropout by a `random_key` in fewer steps than `noise` takes, or None where only `noise` can do it."""
     if traced(x) or transformed():
         return None
-    openmp = in_openmp()
-    if not (drawn := openmp.drawn(p)) or not openmp.takes(x):
+    quick = direct(x)
+    if not (drawn := drawn_rate(p)) or not quick.takes(x):
         return None
-    draw = random_draw()
-    numbers = *drawn, *draw_of(SEED, draw)
+    key = random_key(x)
+    numbers = *drawn, *words(key)
     if x.requires_grad and torch.is_grad_enabled():
-        return _at_random(x, p, draw, numbers)
-    y: Tensor = openmp.dropout(x, numbers)
+        return _at_random(x, p, key, numbers)
+    y: Tensor = quick.dropout(x, numbers)
     return y
 
 
@@ -348,6 +367,11 @@ def plain_rates(rates: Sequence[Any]) -> tuple[Any, ...]:
 
 def plain_rate(p: Any) -> Any:
     """One of them. An array is copied, so that backward has the same one."""
+    if isinstance(p, torch.Tensor) and not p.is_cpu:
+        raise TypeError(
+            f"an array of rates must be on the CPU, where it is checked without waiting for the GPU, got one on "
+            f"{p.device}; copy it there once"
+        )
     given = as_array(p) if isinstance(p, torch.Tensor) and p.dtype is torch.bfloat16 else p
     given = given.numpy() if isinstance(given, torch.Tensor) else given
     return given.copy() if isinstance(given, np.ndarray) else given

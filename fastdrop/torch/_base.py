@@ -82,7 +82,12 @@ class NoiseModule(torch.nn.Module):
             check_traced(input, placed((), **draws))
             return noised(self._traced_key(input))
         if self._key is None:
-            return noised(keys.drawn(keys.outside_transforms(keys.random_key)))
+            return noised(keys.drawn(keys.outside_transforms(lambda: keys.random_key(input))))
+        if keys.captured(input):
+            raise RuntimeError(
+                "in a CUDA graph a module with rng would drop the same elements at every replay; leave rng out: "
+                "then each replay draws its own mask"
+            )
         if not self.recomputing:
             keys.refuse_recomputation()
         y = noised(keys.drawn(keys.outside_transforms(self._own_key)))
@@ -104,7 +109,7 @@ class NoiseModule(torch.nn.Module):
                 "after fastdrop.torch.restore_dropout(model)"
             )
         if self._key is None:
-            return keys.random_key_tensor()
+            return keys.device_draw(input.device) if input.is_cuda else keys.random_key_tensor()
         if isinstance(input, FakeTensor) and not torch.compiler.is_compiling() and get_proxy_mode() is None:
             return keys.key_tensor(0)  # nothing is recorded, and a fake tensor has a shape and no values
         return keys.next_key(self._key)

@@ -29,6 +29,8 @@ _THEIRS = torch._C.DispatchKey.CompositeImplicitAutograd
 # Where kernels are put, and whether they record for autograd there. Tensors made in inference mode, and calls
 # by kernels that have recorded already, go to the second.
 _KEYS = {"AutogradCPU": True, "CPU": False}
+if torch.version.cuda is not None:
+    _KEYS |= {"AutogradCUDA": True, "CUDA": False}
 
 
 class _Operator(NamedTuple):
@@ -84,8 +86,8 @@ def _kernel(name: str, records: bool) -> Kernel:
             if has_axes and _in_memory(x) and (_may_change(x) or not inplace):
                 axes = tuple(range(2, x.dim())) if by_channel else ()
                 if records:
-                    return autograd.noise(x, noise, (p,), random_key(), axes, inplace=inplace)
-                return autograd.run(x, None, (noise, (p,), random_key(), axes), inplace)
+                    return autograd.noise(x, noise, (p,), random_key(x), axes, inplace=inplace)
+                return autograd.run(x, None, (noise, (p,), random_key(x), axes), inplace)
         passed_on: Tensor = theirs(_THEIRS, x, p, train)
         return passed_on
 
@@ -110,7 +112,7 @@ def _attention_kernel() -> Callable[..., Tensor]:
         if 0 < dropout_p < 1:
             given = query, key, value, attn_mask, is_causal, enable_gqa
             if attention.is_ours(*given):
-                drawn = random_key()
+                drawn = random_key(query)
                 return attention.attention(
                     query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, drawn
                 )

@@ -8,6 +8,7 @@ from typing import Any, SupportsIndex, TypeAlias, TypeVar
 
 import torch
 
+from fastdrop._arrays import device
 from fastdrop._stream.keys import DRAW_BITS, Key, as_key_or_seed, signed
 
 Tensor: TypeAlias = torch.Tensor
@@ -91,7 +92,7 @@ def drawn(key: Key) -> Key:
 
 def check_tensor(key: Tensor) -> None:
     """Refuse a tensor that is no key."""
-    if key.dtype is not torch.int64 or key.dim() != 1 or len(key) < 2:
+    if key.dtype is not torch.int64 or key.dim() != 1 or (len(key) < 2 and not device.is_there(key)):
         got = f"a tensor of {key.dtype} with shape {tuple(key.shape)}"
         raise TypeError(f"key must be a Key, an int or what key_tensor returns, got {got}")
 
@@ -99,6 +100,8 @@ def check_tensor(key: Tensor) -> None:
 def key_of(tensor: Tensor) -> Key:
     """The key that `key_tensor` was given."""
     check_tensor(tensor)
+    if device.is_there(tensor) and len(tensor) == 1:
+        return DeviceKey(tensor)
     draw, *seed = tensor.tolist()
     if len(seed) == 1 and draw >= 0:  # the usual case first
         return Key(seed[0], draw)
@@ -138,9 +141,47 @@ def plain_key(key: Any) -> Any:
     return key_of(key) if isinstance(key, torch.Tensor) else key
 
 
-def random_key() -> Key:
-    """A key from torch's generator, which torch.manual_seed and checkpoint set."""
-    return Key(SEED, random_draw())
+def random_key(x: Tensor) -> Key:
+    """A key for a tensor from torch's generator, which torch.manual_seed and checkpoint set."""
+    return DeviceKey.drawn(x.device) if captured(x) else Key(SEED, random_draw())
+
+
+def captured(x: Tensor) -> bool:
+    """Whether what is done with a tensor goes into a CUDA graph, which will do it again and again."""
+    return device.is_there(x) and device.is_captured(x)
+
+
+class DeviceKey(Key):
+    """A random key whose draw is a number in a GPU's memory, which nobody here has seen.
+
+    A captured CUDA graph has the numbers that a kernel was given when it was captured. So the draw is one of
+    PyTorch's own operations there, of which each replay makes another number, and kernels read it. Forward and
+    backward share it.
+    """
+
+    __slots__ = ("address", "memory")
+    address: int
+    memory: Tensor
+
+    def __init__(self, memory: Tensor) -> None:
+        super().__init__(SEED)
+        object.__setattr__(self, "memory", memory)  # which is kept for as long as the key
+        object.__setattr__(self, "address", memory.data_ptr())
+
+    @classmethod
+    def drawn(cls, where: torch.device) -> DeviceKey:
+        """A new one on a GPU."""
+        return cls(device_draw(where))
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("fold_in", "split", "next", "antithetic"):
+            raise RuntimeError(f"a key that a CUDA graph draws has no {name}: its number isn't known")
+        return super().__getattribute__(name)
+
+
+def device_draw(where: torch.device) -> Tensor:
+    """The number of a random draw in the memory of a GPU, as a tensor that functions take as a key."""
+    return torch.randint(_DRAWS, (1,), dtype=torch.int64, device=where)
 
 
 _REMEMBERED = 1 << 17

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import fastdrop as fd
@@ -87,16 +88,21 @@ def _drop_block(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: O
     return fd.drop_block(x, p, key, block_size=sizes, shared_channels=bool(shared), out=out)
 
 
+def _zeros_like(g: Any) -> Any:
+    """Zeros where g is: in memory, or on a GPU."""
+    return np.zeros(g.shape, g.dtype) if isinstance(g, np.ndarray) else torch.zeros_like(g)
+
+
 def _zoneout_new(arrays: Arrays, rates: Rates, key: Key, axes: Numbers, out: Out) -> NDArray[Any]:
     """The part of a gradient that belongs to the new state."""
     (g,), (p,) = arrays, rates
-    return fd.zoneout(g, np.zeros(g.shape, g.dtype), p, key, out=out, **draws_of(axes))
+    return fd.zoneout(g, _zeros_like(g), p, key, out=out, **draws_of(axes))
 
 
 def _zoneout_previous(arrays: Arrays, rates: Rates, key: Key, axes: Numbers, out: Out) -> NDArray[Any]:
     """The part of a gradient that belongs to the previous state."""
     (g,), (p,) = arrays, rates
-    return fd.zoneout(np.zeros(g.shape, g.dtype), g, p, key, out=out, **draws_of(axes))
+    return fd.zoneout(_zeros_like(g), g, p, key, out=out, **draws_of(axes))
 
 
 def _standout(arrays: Arrays, rates: Rates, key: Key, numbers: Numbers, out: Out) -> NDArray[Any]:

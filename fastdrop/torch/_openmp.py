@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numba import carray, njit, types
 
-from fastdrop._arrays.numbers import FULL, rate
 from fastdrop._cpu import bernoulli, calls
 from fastdrop._cpu import threads as own_threads
 from fastdrop._cpu.compiled import callback, jit
@@ -112,14 +111,6 @@ def _compiled(dtype: torch.dtype) -> tuple[Any, int | None]:
     return jit(drop, name), callback(work, types.void(types.voidptr), name).address
 
 
-def drawn(p: Any) -> tuple[int, float] | None:
-    """Threshold and scale of a rate, or None for an array and for 0 and 1, which need no random bits."""
-    if not isinstance(p, float):
-        return None
-    found = rate(p)
-    return found if 0 < found[0] < FULL else None
-
-
 def takes(x: torch.Tensor) -> bool:
     """Whether a tensor's elements are in memory, in C order, aligned and of a dtype that is taken here."""
     try:
@@ -134,7 +125,7 @@ def takes(x: torch.Tensor) -> bool:
 def dropout(x: torch.Tensor, numbers: tuple[int, float, int, int], inplace: bool = False) -> torch.Tensor:
     """Dropout of a tensor that `takes` takes, into a new one or itself.
 
-    The numbers are threshold and scale, as `drawn` finds them, then Philox key and draw word.
+    The numbers are threshold and scale, then Philox key and draw word.
     """
     y = x if inplace else torch.empty_like(x)
     address = y.data_ptr()

@@ -13,7 +13,7 @@ from tensors import normal  # noqa: E402
 
 import fastdrop as fd  # noqa: E402
 import fastdrop.torch as fdt  # noqa: E402
-from fastdrop.torch import _autograd, _install, _keys  # noqa: E402
+from fastdrop.torch import _install, _keys  # noqa: E402
 
 nn, functional = torch.nn, torch.nn.functional
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -60,7 +60,6 @@ def drawn(monkeypatch):
 
     random_draw = _keys.random_draw
     monkeypatch.setattr(_keys, "random_draw", draw)
-    monkeypatch.setattr(_autograd, "random_draw", draw)
     return draws
 
 

@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch", reason="fastdrop.torch is of the extra fast
 transformers = pytest.importorskip("transformers", reason="transformers is of the extra test")
 
 import fastdrop.torch as fdt  # noqa: E402
-from fastdrop.torch import _autograd, _keys  # noqa: E402
+from fastdrop.torch import _keys  # noqa: E402
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 MODELS = {
@@ -69,7 +69,6 @@ def test_every_dropout_of_a_step_is_ours(name, monkeypatch):
         return random_draw()
 
     monkeypatch.setattr(_keys, "random_draw", draw)
-    monkeypatch.setattr(_autograd, "random_draw", draw)
     with fdt.install(), torch.profiler.profile() as profile:
         model(input_ids=TOKENS, labels=TOKENS)
     counts = {event.key: event.count for event in profile.key_averages()}

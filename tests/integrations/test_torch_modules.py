@@ -75,7 +75,7 @@ def test_seeds_of_torch_rule_over_modules_without_their_own(make):
 
 def test_random_draws_fill_48_bits():
     torch.manual_seed(0)
-    for draw in (lambda: random_key().draw, lambda: random_key_tensor()[0].item()):
+    for draw in (lambda: random_key(torch.ones(1)).draw, lambda: random_key_tensor()[0].item()):
         found = np.array([draw() for _ in range(200)])
         for numbers in (found, found ^ ((1 << 48) - 1)):  # each bit is 1 in some, and 0 in some
             assert np.bitwise_or.reduce(numbers) == (1 << 48) - 1

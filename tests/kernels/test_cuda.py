@@ -1,4 +1,4 @@
-"""The CUDA backend against reference and CPU: on a GPU if there is one, else in CUDA's simulator."""
+"""The CUDA backend against reference and CPU: on a GPU if there is one, else on vectors of this CPU."""
 
 import functools
 from collections.abc import Callable
@@ -10,29 +10,25 @@ import ml_dtypes
 import numpy as np
 import pytest
 from arrays import DTYPES, normal, same_bits
-from device_arrays import SIMULATED, empty_like, install, ndarray
+from device_arrays import empty_like, install, ndarray
 from every_layer import CASES
 from every_noise import FUNCTIONS, arguments
-from numba import cuda
 
 import fastdrop as fd
 from fastdrop._arrays.device import DeviceArray
 from fastdrop._arrays.plan import Density, Rows
 from fastdrop._cpu import calls as cpu_calls
-from fastdrop._cuda import launch
 from fastdrop._noises._noise import NOISES, Noise
 from fastdrop._noises.concrete import _numbers
 from fastdrop._stream.keys import stream
 
-RUNS = SIMULATED or cuda.is_available()
-pytestmark = pytest.mark.skipif(not RUNS, reason="NUMBA_ENABLE_CUDASIM is 0, or this GPU isn't usable")
 KEY = fd.Key(7, draw=3)
 BIG = ((1 << 33, 50), ((1 << 32) - 1, 7))
 
 
 @pytest.fixture(autouse=True)
-def library(monkeypatch):
-    install(monkeypatch)
+def driver(monkeypatch):
+    return install(monkeypatch)
 
 
 def near(got, expected, tolerance):
@@ -189,14 +185,6 @@ def test_shared_axes(call):
     check_call(call, x, KEY, shared_axes=(1, 3), window=window)
 
 
-@every_noise
-def test_a_grid_smaller_than_the_work(call, monkeypatch):
-    monkeypatch.setattr(launch, "BLOCKS", 1)
-    monkeypatch.setattr(launch, "THREADS", 32)
-    check_call(call, operands(call, 3000), KEY)
-    check_call(call, operands(call, 6, 30, 5), KEY, shared_axes=1)
-
-
 @pytest.mark.parametrize("shape", [(4, 1, 1), (6,), (1, 5, 1), (3, 4, 5, 6), (1,), (5, 6), (3, 1, 1, 6)])
 def test_rates_by_element(shape):
     p = np.random.default_rng(1).random(shape)
@@ -315,9 +303,11 @@ def test_slopes(dtype, key, function, number, what):
     """The kernels of learned numbers' gradients, which no function reaches yet, against a difference."""
     x, y, rows = normal(300, dtype=dtype), np.empty(300, dtype), Rows(100, 1 << 35, 17)
     cpu_calls.noise(what, x, y, rows, *stream(key))
+    from fastdrop._cuda import launch
+
     given, result = DeviceArray(ndarray(x)), empty_like(y)
-    part = launch.Part(given.lanes, given.lanes, None, 0, DeviceArray(result).lanes, 0)
-    launch.noise(what, part, rows, stream(key))
+    arrays, place = (given.lanes, DeviceArray(result).lanes), launch.Place(0, 0)
+    launch.noise((what.draw, what.formula), what.numbers, *arrays, rows, stream(key), place)
     assert same_bits(result.get(), y)
     window, x = ((300, 1 << 35), (0, 17)), x.reshape(3, 100)
     above, below = (function(x, number + d, key, window=window)[0] for d in (1e-5, -1e-5))
