@@ -74,9 +74,7 @@ def cpu() -> ModuleType:
 @cache
 def gpu() -> ModuleType:
     """Return CUDA's `Backend`, which is imported at the first call."""
-    from numba import config
-
-    if find_spec("numba_cuda") is None and not config.ENABLE_CUDASIM:
+    if find_spec("numba_cuda") is None:
         raise ImportError(f"arrays on a GPU need the extra cuda; {how_to_install('cuda')}")
     with loading:
         from fastdrop._cuda import run
@@ -179,7 +177,7 @@ def _words(plan: Plan, key: Key | SupportsIndex) -> tuple[int, ...]:
     found = words(key)
     if len(found) > 2 and plan.arrays is host:
         raise TypeError(
-            "a key that a CUDA graph drew is for arrays on a GPU, got one in memory; use another key"
+            "a key that a CUDA graph draws is for arrays on a GPU, got one in memory; use another"
         )
     return found
 

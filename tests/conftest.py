@@ -1,10 +1,4 @@
-"""What all tests share: CUDA's simulator, marks by place, hypothesis's profiles, and fixtures."""
-
-import os
-
-# Without a GPU the CUDA tests run in Numba's simulator. Numba reads this when it is first imported.
-if not os.path.exists("/dev/nvidiactl"):
-    os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
+"""What all tests share: marks by place, hypothesis's profiles, and fixtures."""
 
 import importlib
 import signal

@@ -1,4 +1,4 @@
-"""Arrays on a GPU for tests: of a real one, or in this machine's memory, where kernels run as vectors of a CPU.
+"""Arrays on a GPU for tests: of a real one, or in this machine's memory, where a CPU's vectors are warps.
 
 The kernels' work is compiled for the CPU with the 32 lanes of a warp in one vector, and started with the
 addresses and numbers that a launch has. What remains for a GPU alone are shuffles, votes and the launch.
@@ -13,7 +13,7 @@ import numpy as np
 
 from fastdrop._cpu.compiled import jit
 from fastdrop._cuda import kernels
-from fastdrop._lanes import disk
+from fastdrop._lanes import disk, formulas
 
 TYPESTRS = {np.dtype(ml_dtypes.bfloat16): "<V2"}
 
@@ -44,6 +44,19 @@ def on_the_cpu(variant):
     return jit(run, *variant, disk.stamp_of(["_cuda"]))
 
 
+def in_family(variant, arguments):
+    """A kernel and its arguments where one kernel does all formulas of a family, so that fewer are compiled.
+
+    Which one of them, and which activation, are two more numbers.
+    """
+    for name, formulas_of in (("affine", formulas.AFFINE), ("activated", formulas.ACTIVATED)):
+        if variant.work in ("drops", "spread") and variant.names[0] in formulas_of:
+            real = type(arguments[-1])
+            numbers = real(formulas_of.index(variant.names[0])), real(variant.activation)
+            return variant._replace(names=(name,), activation=-1, numbers=4), (*arguments, *numbers)
+    return variant, arguments
+
+
 class Memory:
     """What `fastdrop._cuda.driver.Memory` is, of this machine."""
 
@@ -71,6 +84,7 @@ class Driver(types.ModuleType):
 
     def start(self, variant, items, device, stream, *arguments):
         self.started.append((variant, items, device, stream))
+        variant, arguments = in_family(variant, arguments)
         given, shapes = [], kernels.argument_types(variant)
         assert len(arguments) == sum(len(shape) for shape in shapes)
         for shape in shapes:

@@ -1,8 +1,7 @@
 """Arrays on a GPU: checks of arguments, and new arrays for results.
 
-PyTorch's tensors are taken, and any library's array that has `__cuda_array_interface__`. A result is an array of
-the same library.
-This file has the functions of `fastdrop._arrays.host` under the same names.
+PyTorch's tensors are taken, and any library's array that has `__cuda_array_interface__`. A result is an array
+of the same library. This file has the functions of `fastdrop._arrays.host` under the same names.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ class Elements(NamedTuple):
 class DeviceArray:
     """An array on a GPU in C order: what kernels need to know of it, and the object that the caller gave.
 
-    A PyTorch tensor is read by its own attributes, others by `__cuda_array_interface__`. An array that isn't in
-    C order is copied by its library.
+    A PyTorch tensor is read by its own attributes, others by `__cuda_array_interface__`. An array that isn't
+    in C order is copied by its library.
 
     Attributes
     ----------
@@ -84,7 +83,8 @@ class DeviceArray:
         torch = sys.modules["torch"]
         if x.requires_grad and torch.is_grad_enabled():
             raise TypeError(
-                "this function knows no gradients, got a tensor that requires one; use fastdrop.torch, or x.detach()"
+                "this function knows no gradients, got a tensor that requires one; use fastdrop.torch, or "
+                "x.detach()"
             )
         name = str(x.dtype).removeprefix("torch.")
         self.dtype = _DTYPES.get(name) or _refuse(name)

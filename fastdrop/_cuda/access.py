@@ -26,7 +26,8 @@ _IN_GPU_MEMORY = 1  # the number of the address space in which a GPU's compiler 
 
 def itemsize(carrier: types.Type) -> int:
     """Return how many bytes an element has, of the type by which kernels know it."""
-    return int(carrier.bitwidth // 8)
+    width: int = getattr(carrier, "bitwidth")  # noqa: B009, of numbers alone
+    return width // 8
 
 
 def _addresses(builder: ir.IRBuilder, base: ir.Value, index: ir.Value, size: int, lanes: int) -> ir.Value:

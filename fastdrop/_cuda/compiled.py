@@ -1,4 +1,4 @@
-"""Compilation of the CUDA kernels to machine code of a GPU, which is kept on disk (see `fastdrop._lanes.disk`).
+"""Compilation of the CUDA kernels to machine code of a GPU, kept on disk (see `fastdrop._lanes.disk`).
 
 A kernel is compiled at its first use for each capability of a GPU. That needs no GPU.
 """
@@ -63,7 +63,7 @@ def _stamp() -> str:
 
 
 def cubin(variant: Variant, capability: tuple[int, int]) -> tuple[bytes, str]:
-    """Return the machine code of a kernel, from the disk if it is there, and the name by which it is started."""
+    """Return the machine code of a kernel, from the disk if it is there, and the name that starts it."""
     key = repr((variant, capability, _stamp())).encode()
     try:
         path = disk.directory() / f"cuda-{variant.work}-{hashlib.sha256(key).hexdigest()[:24]}.cubin"
@@ -71,8 +71,8 @@ def cubin(variant: Variant, capability: tuple[int, int]) -> tuple[bytes, str]:
         disk.warn("the user has no directory for caches")
         path = None
     if path is not None and (kept := disk.read(path, key)) is not None:
-        name, _, code = kept.partition(b"\n")
-        return code, name.decode()
+        start, _, code = kept.partition(b"\n")
+        return code, start.decode()
     _log.info("compiling the CUDA kernel %s %s of %s", variant.work, " ".join(variant.names), variant.carrier)
     text, name = ptx(variant, capability)
     code = assembled(text, capability)

@@ -15,8 +15,8 @@ in the order "lane is column, bit is row", which suits single elements; for 16 b
 Elements that share draws get theirs in two steps: `drops` or `noise` makes an array of factors, one for each
 draw, and `spread` applies it.
 
-Each function here returns the work of one warp as a function: of its number, and of arguments in tuples, which
-`TYPES` has. Addresses are numbers.
+The functions in `_SHAPES` return the work of one warp as a function: of its number, and of arguments in
+tuples. Addresses are numbers.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 from numba.core import types
+from numba.core.types.containers import UniTuple
 
 from fastdrop._cuda import access, lane, places, warp
 from fastdrop._cuda.access import itemsize
@@ -38,7 +39,8 @@ from fastdrop._stream.keys import MIRROR_SHIFT, TILE
 
 NOISE_TILE = 128  # elements of four groups of noise with a density, which a warp does
 SPREAD_TILE_BYTES = 2048  # of the elements that a warp does of an array whose draws are made
-_OF_TWO = "add", "replace", "activate_add", "differentiate"  # the formulas that read another array
+# the formulas that read another array, and the families that have some
+_OF_TWO = "add", "replace", "activate_add", "differentiate", "affine", "activated"
 
 I32, I64, U32 = types.int32, types.int64, types.uint32
 _1, _8, _32 = np.uint32(1), np.uint32(8), np.uint32(32)
@@ -57,11 +59,20 @@ def _key(key, draw, address):
 
 
 @cache
+def _with_activation(activation: int) -> Any:
+    """Return a function that appends the number of the activation to constants, if it isn't negative."""
+
+    if activation < 0:
+        return njit(forceinline=True)(lambda constants: constants)
+    return njit(forceinline=True)(lambda constants: (*constants, activation))
+
+
+@cache
 def _finish(formula: Any, activation: int, bias_carrier: Any, count: int) -> Callable[..., Any]:
-    """Return a function that applies a formula to so many elements of a lane, the first of which bit 0 drops."""
+    """Return a function that applies a formula to so many elements of a lane; bit 0 drops the first."""
     biased = bias_carrier is not None
     if count == 1:
-        read = access.take(bias_carrier or I32)
+        read, with_activation = access.take(bias_carrier or I32), _with_activation(activation)
 
         @njit(forceinline=True)
         def finish_one(x, other, bits, scale, constants, bias, at, period):
@@ -71,7 +82,7 @@ def _finish(formula: Any, activation: int, bias_carrier: Any, count: int) -> Cal
                 b, at = read(bias, at, access.everywhere(at)), places.following(at, period)
             else:
                 b = splat_like(0.0, v)
-            return (formula(v, other[0], b, dropped, scale, (*constants, activation)),), at
+            return (formula(v, other[0], b, dropped, scale, with_activation(constants)),), at
 
         return finish_one
     half = count // 2
@@ -98,14 +109,14 @@ class Variant(NamedTuple):
     names : tuple of str
         A formula, or a distribution and a formula.
     activation : int
-        The place of the activation in `ACTIVATIONS`.
+        The place of the activation in `ACTIVATIONS`; if negative, the last number of the formula is that.
     bias : Type or None
         The type of the bias, if there is one.
     by_number : bool
         Whether draws have rates, or numbers, of their own.
     listed : bool
         Whether rows have starts that a caller listed.
-    count : int
+    numbers : int
         How many numbers the formula takes.
     """
 
@@ -116,7 +127,7 @@ class Variant(NamedTuple):
     bias: Any = None
     by_number: bool = False
     listed: bool = False
-    count: int = 2
+    numbers: int = 2
 
 
 def made(variant: Variant, in_pairs: bool = True, lanes: int = 1) -> Any:
@@ -128,15 +139,15 @@ def argument_types(variant: Variant) -> tuple[Any, ...]:
     """Return the types of the arguments after the number of the work."""
     real = real_of(variant.carrier)
     integers, reals = _SHAPES[variant.work]
-    found = [types.UniTuple(I64, count) for count in integers]
-    return *found, types.UniTuple(real, variant.count + reals)
+    found = [UniTuple(I64, length) for length in integers]
+    return *found, UniTuple(real, variant.numbers + reals)
 
 
 # how many addresses or integers each tuple of arguments has, and how many reals beside the formula's numbers
 _SHAPES = {
     "drops": ((4, 7, 4, 5), 1),
     "noise": ((2, 5, 3, 4), 0),
-    "listed_draws": ((1, 2, 4, 4), 1),
+    "listed_draws": ((2, 2, 4, 4), 1),
     "spread": ((5, 7), 0),
     "sums": ((2, 3), 1),
 }
@@ -145,7 +156,7 @@ OF_ONE_LANE = "listed_draws", "sums"  # works that are those of a lane, not of a
 
 @cache
 def _rates(lanes: int) -> tuple[Any, Any]:
-    """Return a function for the place of an element's rate, and one for the bits of a tile by elements' rates."""
+    """Return a function for the place of an element's rate, and one for the bits of a tile by rates."""
     threshold_of, (_, uniforms), inlined = access.take_integer(I64), warp.drawn(lanes), warp.inlined(lanes)
 
     @inlined
@@ -181,8 +192,8 @@ def _rates(lanes: int) -> tuple[Any, Any]:
 def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     """Return the work of a formula of Bernoulli noise with a draw for each element.
 
-    Item n is group n of tiles, as `places.row_of` counts them. If draws have rates of their own, element i has
-    threshold and scale number (phase + i) // inner % count.
+    Item n is group n of tiles, as `places.row_of` counts them. If draws have rates of their own, element i
+    has threshold and scale number (phase + i) // inner % count.
     """
     (name,), carrier, by_rate = variant.names, variant.carrier, variant.by_number
     formula = lane.factor if name == "factor" else getattr(formulas, name)
@@ -304,8 +315,8 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
 def noise(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     """Return the work of a formula of noise with a density, with a draw for each element.
 
-    Item n is group n of 128 elements, as `places.row_of` counts them. If draws have numbers of their own, that
-    of element i is number (phase + i) // inner % count of an array of reals.
+    Item n is group n of 128 elements, as `places.row_of` counts them. If draws have numbers of their own,
+    that of element i is number (phase + i) // inner % count of an array of reals.
     """
     (distribution, name), carrier, by_number = variant.names, variant.carrier, variant.by_number
     real = real_of(carrier)
@@ -325,7 +336,7 @@ def noise(variant: Variant, in_pairs: bool, lanes: int) -> Any:
 
     @inlined
     def whole(x, y, block, key, draw, numbers, given):
-        """Do 128 elements: four neighbouring lanes have one number each of their 16 elements, and exchange them."""
+        """Do 128 elements; four neighbouring lanes exchange the numbers of their 16 elements."""
         low, high = (numbers & _1) != 0, (numbers & np.uint32(2)) != 0
         four = (numbers & np.uint32(24)) + ((numbers & np.uint32(3)) << _1) + ((numbers >> np.uint32(2)) & _1)
         if two:
@@ -391,13 +402,14 @@ def _density_formula(name: str, by_number: bool) -> Any:
 
 @cache
 def listed_draws(variant: Variant, in_pairs: bool, lanes: int) -> Any:
-    """Return the work of one lane that makes the factor of a draw whose index a caller listed.
+    """Return the work of one lane that does an element with a draw whose index a caller listed.
 
     Indices follow each other in rows of a length, from starts on. Draw i has threshold and scale, or the
     number of a formula, number i // inner % count of arrays, or those of the arguments.
     """
-    real, by_number = real_of(variant.carrier), variant.by_number
-    put, bernoulli = access.store_at(real), variant.names == ("factor",)
+    carrier, by_number, bernoulli = variant.carrier, variant.by_number, variant.names == ("factor",)
+    real = real_of(carrier)
+    take, put = access.take(carrier), access.put(carrier)
     start_at, threshold_at, number_at = access.number_at(I64), access.number_at(I64), access.number_at(real)
     if not bernoulli:
         distribution, name = variant.names
@@ -405,25 +417,26 @@ def listed_draws(variant: Variant, in_pairs: bool, lanes: int) -> Any:
 
     @njit
     def work(item, arrays, layout, drawn_by, rates, reals):
-        (y,), (starts, length), (thresholds, scales, inner, count) = arrays, layout, rates
+        (x, y), (starts, length), (thresholds, scales, inner, count) = arrays, layout, rates
         key, draw = _key(*drawn_by[1:])
         row = item // length
         index = np.uint64(start_at(starts, row) + (item - row * length))
-        number, threshold = reals[0], drawn_by[0]
+        number, threshold, at = reals[0], drawn_by[0], one_lane(np.uint64(item))
         if by_number:
             rate = item // inner % count
             number = number_at(scales, rate)
+        v = take(x, at, access.everywhere(at))
         if bernoulli:
             if by_number:
                 threshold = threshold_at(thresholds, rate)
-            put(y, item, real(lane.DROPPED) if lane.unit_dropped(index, threshold, key, draw) else number)
+            made = real(lane.DROPPED) if lane.unit_dropped(index, threshold, key, draw) else number
+            put(y, at, access.everywhere(at), splat_like(made, v))
         else:
-            like = one_lane(real(0))
-            z = drawn(index, key, draw, like)
+            z = drawn(index, key, draw, v)
             if by_number:
-                put(y, item, value(formula(like, z, (one_lane(number),))))
+                put(y, at, access.everywhere(at), formula(v, z, (one_lane(number),)))
             else:
-                put(y, item, value(formula(like, z, reals[1:])))
+                put(y, at, access.everywhere(at), formula(v, z, reals[1:]))
 
     return work
 
@@ -439,9 +452,11 @@ def _times(multiplies: bool) -> Any:
 
 @cache
 def _kept(formula: Any, activation: int) -> Any:
+    with_activation = _with_activation(activation)
+
     @njit(forceinline=True)
     def element(x, other, bias, factor, constants):
-        return formula(x, other, bias, factor < 0, factor, (*constants, activation))
+        return formula(x, other, bias, factor < 0, factor, with_activation(constants))
 
     return element
 
@@ -484,8 +499,9 @@ def _spread(element: Any, real: Any, bias_carrier: Any, count: int) -> Any:
 def spread(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     """Return the work that applies the factors of draws to the elements of an array that share them.
 
-    The array has axes (first, outer, shared, inner): elements along `first` and `shared` have one draw, which is
-    number o * inner + i. Item n is number n of parts of 2,048 bytes; an array has less than 2**31 elements.
+    The array has axes (first, outer, shared, inner): elements along `first` and `shared` have one draw, which
+    is number o * inner + i. Item n is number n of parts of 2,048 bytes; an array has fewer than 2**31
+    elements.
     """
     (name,), carrier = variant.names, variant.carrier
     real, size, biased = real_of(carrier), itemsize(carrier), variant.bias is not None

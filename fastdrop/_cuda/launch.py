@@ -49,7 +49,7 @@ class Part(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Draws' own numbers, on the GPU: draw i has number (phase + i) // inner % count.
+    """Draws' own numbers, on the GPU: draw i has number (phase + i) // inner % size.
 
     `thresholds` are those of rates, and `numbers` are scales, or what a formula takes.
     """
@@ -57,7 +57,7 @@ class Numbers(NamedTuple):
     thresholds: int
     numbers: int
     inner: int
-    count: int
+    size: int
     phase: int = 0
 
 
@@ -136,20 +136,21 @@ def listed_draws(
     names: tuple[str, ...],
     rate: tuple[int, float] | Numbers,
     numbers: Sequence[float],
-    factors: Elements,
+    x: Elements,
+    y: Elements,
     starts: Starts,
     key: tuple[int, ...],
     place: Place,
 ) -> None:
-    """Make the factors of draws whose indices are listed; `rate` is as for `drops`, `numbers` as for `noise`."""
+    """Do elements whose draws have listed indices; rates and numbers are as for `drops` and `noise`."""
     by_number = isinstance(rate, Numbers)
     threshold, scale = (0, 1.0) if by_number else rate[:2]
-    count = 1 if by_number else len(numbers)
-    variant = Variant("listed_draws", CARRIERS[factors.typestr], names, 0, None, by_number, True, count)
+    count = max(len(numbers), 1)
+    variant = Variant("listed_draws", CARRIERS[y.typestr], names, 0, None, by_number, True, count)
     own = (rate if by_number else NONE)[:4]
-    reals = _reals(factors.real, (scale, *numbers), 1 + count)
+    reals = _reals(y.real, (scale, *numbers), 1 + count)
     drawn = (threshold, *key, 0)[:4]
-    driver.start(variant, factors.size, *place, factors.pointer, *starts, *drawn, *own, *reals)
+    driver.start(variant, y.size, *place, x.pointer, y.pointer, *starts, *drawn, *own, *reals)
 
 
 def spread(
@@ -172,6 +173,6 @@ def spread(
 
 def sums(y: Elements, total: Elements, rows: int, parts: int, place: Place) -> None:
     """Write sums of an array's columns into an array of as many rows as there are parts of its rows."""
-    variant = Variant("sums", CARRIERS[y.typestr], (), 0, CARRIERS[total.typestr], count=0)
+    variant = Variant("sums", CARRIERS[y.typestr], (), 0, CARRIERS[total.typestr], numbers=0)
     columns = total.size // parts
     driver.start(variant, total.size, *place, y.pointer, total.pointer, columns, rows, parts, y.real(0))

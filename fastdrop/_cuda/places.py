@@ -28,7 +28,7 @@ def row_of(size: int, listed: bool) -> Any:
 
     @njit(forceinline=True)
     def found(item, starts, groups, length, stride, start):
-        """Return the group's number, the place of its first element, and which of its elements the row has."""
+        """Return the group's number, the place of its first element, and which elements the row has."""
         row = np.uint64(item) // np.uint64(groups)
         number = np.uint64(item) - row * np.uint64(groups)
         if listed:

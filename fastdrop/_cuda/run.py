@@ -65,7 +65,7 @@ def _bernoulli(
     def make(factors: Elements, at: int, rows: Rows | Starts) -> None:
         own = _from(rate, at)
         if isinstance(rows, Starts) and rows.length < SHORT:
-            launch.listed_draws(("factor",), own, (0.0, 0.0), factors, rows, key, place)
+            launch.listed_draws(("factor",), own, (), factors, factors, rows, key, place)
         else:
             part = Part(factors, factors, factors, None, 0)
             launch.drops("factor", 0, (), part, rows, own, key, place)
@@ -89,19 +89,22 @@ def density(what: Density, plan: Plan, key: tuple[int, ...]) -> None:
         kept.append(driver.upload(flat.astype(plan.x.lanes.real), *place))
         numbers = Numbers(0, kept[0].pointer, inner, flat.size)
 
-    def direct(at: int, size: int, rows: Rows | Starts) -> None:
-        part = _part(whole, at, size)
-        launch.noise((what.draw, what.formula), _from(numbers, at), part.x, part.y, rows, key, place)
-
-    def make(factors: Elements, at: int, rows: Rows | Starts) -> None:
-        names, own = (what.draw, f"{what.formula}_factor"), _from(numbers, at)
+    def noise(formula: str, x: Elements, y: Elements, at: int, rows: Rows | Starts) -> None:
+        names, own = (what.draw, formula), _from(numbers, at)
         if isinstance(rows, Starts) and rows.length < SHORT:
             rate = own if isinstance(own, Numbers) else (0, 0.0)
-            launch.listed_draws(names, rate, () if rate is own else own, factors, rows, key, place)
+            launch.listed_draws(names, rate, () if rate is own else own, x, y, rows, key, place)
         else:
-            launch.noise(names, own, factors, factors, rows, key, place)
+            launch.noise(names, own, x, y, rows, key, place)
 
-    _do(layout, whole, place, kept, direct, make, ("times" if what.multiplies else "plus", 0, ()))
+    def direct(at: int, size: int, rows: Rows | Starts) -> None:
+        part = _part(whole, at, size)
+        noise(what.formula, part.x, part.y, at, rows)
+
+    def make(factors: Elements, at: int, rows: Rows | Starts) -> None:
+        noise(f"{what.formula}_factor", factors, factors, at, rows)
+
+    _do(layout, whole, place, kept, direct, make, ("times" if what.multiplies else "plus", 0, ()), shortest=1)
 
 
 def sum_rows(plan: Plan, like: Any) -> Any:
@@ -173,17 +176,19 @@ def _do(
     direct: Callable[[int, int, Rows | Starts], None],
     make: Callable[[Elements, int, Rows | Starts], None],
     formula: tuple[str, int, Sequence[float]],
+    shortest: int = SHORT,
 ) -> None:
     """Do a pass over all elements, by launches of `direct` where each element has a draw of its own.
 
-    Else `make` makes the draws' factors first, in an array that the formula then takes.
+    Else `make` makes the draws' factors first, in an array that the formula then takes. That is also where
+    rows of listed draws are shorter than `shortest`.
     """
     listed = None
     if layout.listed:
         starts, length = layout.place.even()  # type: ignore[union-attr]
         kept.append(driver.upload(starts, *place))
         listed = Starts(kept[-1].pointer, length)
-    if not layout.shared and (listed is None or listed.length >= SHORT):
+    if not layout.shared and (listed is None or listed.length >= shortest):
         for at, size, rows in _rows(layout, listed):
             direct(at, size, rows)
         return
@@ -198,7 +203,7 @@ def _do(
 
 
 def _rows(layout: Layout, listed: Starts | None) -> Iterator[tuple[int, int, Rows | Starts]]:
-    """Yield the parts of an array whose draws one launch can find: where it begins, its size, and its draws."""
+    """Yield the parts of an array that one launch does: where each begins, its size, and its draws."""
     if listed is not None:
         yield 0, layout.count, listed
     elif isinstance(layout.only, Rows):  # the usual case
@@ -261,5 +266,6 @@ def _small_enough(
     for begin in range(0, lengths[axis], many):
         part = min(many, lengths[axis] - begin)
         draws = begin * (inner if axis == 1 else 1) if axis in (1, 3) else 0
-        for more, further, axes in _small_enough(*lengths[:axis], part, *lengths[axis + 1 :]):
+        a, b, c, d = (part if place == axis else length for place, length in enumerate(lengths))
+        for more, further, axes in _small_enough(a, b, c, d):
             yield begin * step + more, draws + further, axes

@@ -30,7 +30,7 @@ _MEMBERS, _CLAMP = I32(0xFFFFFFFF), I32(31)  # all lanes take part, and all 32 a
 
 @cache
 def lane_numbers(lanes: int) -> Any:
-    """Return a function that returns the numbers of a warp's lanes: of one lane on a GPU, of all 32 on a CPU."""
+    """Return a function for the numbers of a warp's lanes: of one lane on a GPU, of all 32 on a CPU."""
 
     @intrinsic
     def numbers(typingctx):
@@ -68,7 +68,7 @@ def _shuffle(builder: ir.IRBuilder, mode: int, v: ir.Value, operand: ir.Value) -
 
 @cache
 def butterfly(distance: int) -> Any:
-    """Return a function that returns what the lane has whose number differs in one bit, that of `distance`."""
+    """Return a function for what the lane has whose number differs in one bit, that of `distance`."""
 
     @intrinsic
     def exchanged(typingctx, v):
@@ -172,8 +172,8 @@ def _flip(rest, like):
 def _counters(tile, numbers):
     """Return the lanes' Philox blocks of a tile and their first planes, as counters have them.
 
-    Eight lanes compute the eight blocks of the tile for one digit of U, and the other lanes those for the next
-    three digits.
+    Eight lanes compute the eight blocks of the tile for one digit of U, and the other lanes those for the
+    next three digits.
     """
     block = wide(numbers & np.uint32(7)) + np.uint64(tile) * BLOCKS
     return block, wide(numbers >> np.uint32(3)) + np.uint64(BERNOULLI << DOMAIN_SHIFT)
@@ -204,7 +204,7 @@ def transposed_in_lane(typingctx, words):
 
 @cache
 def inlined(lanes: int) -> Any:
-    """Return a decorator that compiles a function: into what calls it on a GPU, else by itself, which is sooner."""
+    """Return a decorator that compiles a function: on a GPU into its callers, else by itself, sooner."""
     return njit(forceinline=True) if lanes == 1 else njit
 
 
@@ -215,14 +215,14 @@ def drawn(lanes: int) -> tuple[Any, Any]:
 
     @inlined_here
     def four_digits(block, plane, key, draw, numbers):
-        """Return four digits of U for each lane's elements; four lanes exchange words, so that each has its own."""
+        """Return four digits of U for each lane's elements, which four lanes exchange."""
         a, b, c, d = words_of(block, plane, np.uint64(key), np.uint64(draw))
         part = numbers >> np.uint32(3)  # the number of the lane's word in its block
         return _among_words(a, b, c, d, (part & _ONE) != 0, (part & np.uint32(2)) != 0)
 
     @inlined_here
     def dropped_words(tile, threshold, key, draw, numbers):
-        """Return which elements of a tile are dropped: lane l has those of column l, that of row k as bit k."""
+        """Return which elements of a tile are dropped: lane l has those of column l, row k as bit k."""
         none = splat_like(_NONE, numbers)
         if threshold == 0:
             return none
@@ -244,7 +244,7 @@ def drawn(lanes: int) -> tuple[Any, Any]:
 
     @inlined_here
     def uniforms(tile, key, draw, numbers):
-        """Return U of all elements of a tile, as 32 bits: lane l has those of column l, in the order of rows."""
+        """Return U of a tile's elements, of 32 bits each: lane l has column l, in the order of rows."""
         block, plane = _counters(tile, numbers)
         planes = four_digits(block, plane, key, draw, numbers)
         planes = planes + four_digits(block, plane + np.uint64(4), key, draw, numbers)

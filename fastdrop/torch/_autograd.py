@@ -65,8 +65,8 @@ def integers_or_floats(x: Tensor) -> NDArray[Any]:
 def check_device(x: Tensor) -> None:
     if not (x.is_cpu or device.is_there(x)):
         raise NotImplementedError(
-            f"fastdrop.torch takes CPU and CUDA tensors, got one on {x.device}; use x.cpu(), or torch.nn's dropout "
-            "there: fastdrop.torch.restore_dropout(model) puts it back"
+            f"fastdrop.torch takes CPU and CUDA tensors, got one on {x.device}; use x.cpu(), or torch.nn's "
+            "dropout there: fastdrop.torch.restore_dropout(model) puts it back"
         )
 
 
@@ -369,8 +369,8 @@ def plain_rate(p: Any) -> Any:
     """One of them. An array is copied, so that backward has the same one."""
     if isinstance(p, torch.Tensor) and not p.is_cpu:
         raise TypeError(
-            f"an array of rates must be on the CPU, where it is checked without waiting for the GPU, got one on "
-            f"{p.device}; copy it there once"
+            "an array of rates must be on the CPU, where it is checked without waiting for the GPU, got one "
+            f"on {p.device}; copy it there once"
         )
     given = as_array(p) if isinstance(p, torch.Tensor) and p.dtype is torch.bfloat16 else p
     given = given.numpy() if isinstance(given, torch.Tensor) else given
@@ -456,8 +456,8 @@ def _traced_noise(
     check_traced(x, numbers)
     if other is not None and bool(getattr(x, "is_meta", False)) is not bool(getattr(other, "is_meta", False)):
         raise RuntimeError(f"tensors must be on one device, got {x.device} and {other.device}")
-    for rate in rates:
-        check_one_number(rate)
+    for each in rates:
+        check_one_number(each)
     held = key if isinstance(key, torch.Tensor) else key_tensor(key)
     return _op(x, other, held, name, rates, numbers)
 

@@ -85,8 +85,8 @@ class NoiseModule(torch.nn.Module):
             return noised(keys.drawn(keys.outside_transforms(lambda: keys.random_key(input))))
         if keys.captured(input):
             raise RuntimeError(
-                "in a CUDA graph a module with rng would drop the same elements at every replay; leave rng out: "
-                "then each replay draws its own mask"
+                "in a CUDA graph a module with rng would drop the same elements at every replay; leave rng "
+                "out, so that each replay draws its own mask"
             )
         if not self.recomputing:
             keys.refuse_recomputation()

@@ -1,4 +1,4 @@
-"""Dropout of CUDA tensors in the fewest steps: `takes` and `dropout` are those of `_openmp` for tensors on a GPU."""
+"""Dropout of CUDA tensors in the fewest steps, by functions like those of `_openmp`."""
 
 from __future__ import annotations
 

@@ -155,8 +155,8 @@ class DeviceKey(Key):
     """A random key whose draw is a number in a GPU's memory, which nobody here has seen.
 
     A captured CUDA graph has the numbers that a kernel was given when it was captured. So the draw is one of
-    PyTorch's own operations there, of which each replay makes another number, and kernels read it. Forward and
-    backward share it.
+    PyTorch's own operations there, of which each replay makes another number, and kernels read it. Forward
+    and backward share it.
     """
 
     __slots__ = ("address", "memory")

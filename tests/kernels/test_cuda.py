@@ -185,6 +185,21 @@ def test_shared_axes(call):
     check_call(call, x, KEY, shared_axes=(1, 3), window=window)
 
 
+@pytest.mark.parametrize("most", [1000, 100, 7])
+def test_more_elements_than_a_launch_takes(most, monkeypatch):
+    """Arrays whose draws are shared are cut where they have 2**31 elements; here sooner."""
+    from fastdrop._cuda import run
+
+    monkeypatch.setattr(run, "_MOST", most)
+    run._spreads.cache_clear()
+    x = normal(3, 4, 5, 6)
+    for shared in (0, 1, (2, 3), (0, 2), (1, 3), (0, 1, 2, 3), (0, 2, 3)):
+        check(fd.dropout, x, 0.3, KEY, shared_axes=shared)
+        check(fd.gaussian_noise, x, 0.3, KEY, shared_axes=shared)
+    check(fd.dropout, normal(3, 40, dtype=np.complex64), 0.3, KEY)
+    run._spreads.cache_clear()
+
+
 @pytest.mark.parametrize("shape", [(4, 1, 1), (6,), (1, 5, 1), (3, 4, 5, 6), (1,), (5, 6), (3, 1, 1, 6)])
 def test_rates_by_element(shape):
     p = np.random.default_rng(1).random(shape)

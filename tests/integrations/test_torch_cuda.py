@@ -1,0 +1,282 @@
+"""fastdrop.torch on CUDA tensors: of a GPU where there is one, else by CPU tensors taken for such."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from device_arrays import SIMULATED, Driver, stand_in
+from torch.utils.checkpoint import checkpoint
+
+import fastdrop as fd
+import fastdrop.torch as fdt
+from fastdrop._arrays import device
+from fastdrop.torch import _keys
+
+KEY = fd.Key(7, draw=3)
+WHERE = "cpu" if SIMULATED else "cuda"
+
+
+@pytest.fixture(autouse=True)
+def driver(monkeypatch):
+    """What starts kernels; without a GPU every strided tensor is taken for one of its memory."""
+    if not SIMULATED:
+        from fastdrop._cuda import driver
+
+        return driver
+    found = Driver()
+    stand_in(monkeypatch, found)
+
+    def is_there(x):
+        return isinstance(x, torch.Tensor) and x.layout is torch.strided and not x.is_meta
+
+    monkeypatch.setattr(device, "is_there", is_there)
+    monkeypatch.setattr(device, "stream_of_tensors", lambda number: 0)
+    monkeypatch.setattr(device, "is_captured", lambda x: False)
+    return found
+
+
+def made(*shape, dtype=torch.float32, seed=0):
+    x = torch.from_numpy(np.random.default_rng(seed).normal(size=shape)).to(dtype)
+    return x.to(WHERE)
+
+
+def on_host(x):
+    """The values as an array, of bfloat16 as float32."""
+    x = x.detach().cpu()
+    return (x.float() if x.dtype is torch.bfloat16 else x).numpy()
+
+
+def as_on_host(function, *tensors, **options):
+    """What the NumPy function gives of the tensors' values, which are the bits that a GPU must give."""
+    import ml_dtypes
+
+    arrays = []
+    for x in tensors:
+        a = x.detach().cpu()
+        arrays.append(
+            a.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if a.dtype is torch.bfloat16 else a.numpy()
+        )
+    return np.asarray(function(*arrays, **options), dtype=None)
+
+
+def equal(y, expected):
+    return np.array_equal(on_host(y), expected.astype(on_host(y).dtype), equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["dropout", "gaussian_dropout", "gaussian_noise", "alpha_dropout"], ids=str)
+def test_functions_have_the_bits_of_numpy(name, dtype, driver):
+    x = made(3, 700, dtype=dtype)
+    ours, theirs = getattr(fdt, name), getattr(fd, name)
+    y = ours(x, 0.3, KEY)
+    assert y.dtype is dtype
+    assert y.device == x.device
+    assert equal(y, as_on_host(lambda a: theirs(a, 0.3, KEY), x))
+    assert equal(
+        ours(x, 0.3, KEY, shared_axes=1), as_on_host(lambda a: theirs(a, 0.3, KEY, shared_axes=1), x)
+    )
+    rows = [9, 0, 9]
+    assert equal(ours(x, 0.3, KEY, rows=rows), as_on_host(lambda a: theirs(a, 0.3, KEY, rows=rows), x))
+    before = x.clone()
+    assert ours(x, 0.3, KEY, inplace=True) is x
+    assert equal(x, on_host(y))
+    assert not equal(before, on_host(y))
+    if SIMULATED:
+        assert driver.started
+
+
+def test_gradients():
+    x = made(2, 600).requires_grad_()
+    for name, derivative in (
+        ("dropout", fd.dropout_backward),
+        ("gaussian_dropout", fd.gaussian_dropout_backward),
+    ):
+        y = getattr(fdt, name)(x, 0.3, KEY)
+        g = made(2, 600, seed=1)
+        (dx,) = torch.autograd.grad(y, x, g)
+        assert equal(dx, as_on_host(lambda a, derivative=derivative: derivative(a, 0.3, KEY), g))
+    y = fdt.dropout(x, 0.3, KEY)
+    (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    (again,) = torch.autograd.grad(dx.sum(), x)
+    kept = (y != 0).double() / 0.7
+    torch.testing.assert_close(again.double(), 2 * kept * kept, rtol=1e-5, atol=0)
+
+
+def test_other_noises():
+    new, old, g = (made(3, 40, seed=s).requires_grad_() for s in range(3))
+    y = fdt.zoneout(new, old, 0.3, KEY)
+    assert equal(y, as_on_host(lambda a, b: fd.zoneout(a, b, 0.3, KEY), new, old))
+    dnew, dold = torch.autograd.grad(y, (new, old), g.detach())
+    expected = fd.zoneout_backward(on_host(g), 0.3, KEY)
+    assert equal(dnew, expected[0])
+    assert equal(dold, expected[1])
+    assert equal(fdt.drop_path(new, 0.5, KEY), as_on_host(lambda a: fd.drop_path(a, 0.5, KEY), new))
+    p = np.linspace(0, 1, 40)
+    assert equal(fdt.dropout(new, p, KEY), as_on_host(lambda a: fd.dropout(a, p, KEY), new))
+    assert equal(fdt.dropout_add(new, old, 0.3, KEY), fd.dropout_add(on_host(new), on_host(old), 0.3, KEY))
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_bias_act_dropout(activation):
+    x, bias, residual = (
+        made(*shape, seed=s).requires_grad_() for s, shape in enumerate([(5, 70), (70,), (5, 70)])
+    )
+    y = fdt.bias_act_dropout(x, bias, 0.3, KEY, activation=activation, residual=residual)
+    given = [on_host(t) for t in (x, bias, residual)]
+    options = {"activation": activation}
+    assert equal(y, fd.bias_act_dropout(*given[:2], 0.3, KEY, residual=given[2], **options))
+    g = made(5, 70, seed=4)
+    dx, dbias, dresidual = torch.autograd.grad(y, (x, bias, residual), g)
+    expected, db = fd.bias_act_dropout_backward(on_host(g), *given[:2], 0.3, KEY, **options)
+    assert equal(dx, expected)
+    np.testing.assert_allclose(on_host(dbias), db, rtol=1e-5, atol=1e-6)
+    assert equal(dresidual, on_host(g))
+
+
+def test_memory_formats():
+    x = made(2, 5, 4, 6)
+    y = fdt.dropout(x, 0.5, KEY)
+    last = fdt.dropout(x.to(memory_format=torch.channels_last), 0.5, KEY)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(last, y)
+    assert torch.equal(
+        fdt.dropout(x.transpose(0, 3), 0.5, KEY), fdt.dropout(x.transpose(0, 3).contiguous(), 0.5, KEY)
+    )
+
+
+@pytest.mark.parametrize("rng", [None, 5])
+@pytest.mark.parametrize(
+    "kind",
+    [fdt.Dropout, fdt.Dropout2d, fdt.AlphaDropout, fdt.GaussianDropout, fdt.DropPath],
+    ids=lambda k: k.__name__,
+)
+def test_modules(kind, rng):
+    torch.manual_seed(1)
+    module, x = kind(0.5, rng=rng), made(4, 3, 8, 9).requires_grad_()
+    first, second = module(x), module(x)
+    assert not torch.equal(first, second)
+    (dx,) = torch.autograd.grad(first, x, torch.ones_like(first))
+    if kind is not fdt.AlphaDropout:
+        torch.testing.assert_close(dx * x, first)
+    assert module.eval()(x) is x
+    if rng is None:
+        torch.manual_seed(1)
+        assert torch.equal(module.train()(x), first)
+    else:
+        assert torch.equal(kind(0.5, rng=rng)(x), first)
+
+
+def test_checkpoint():
+    x, layer = made(64, 32).requires_grad_(), torch.nn.Linear(32, 32).to(WHERE)
+    model = torch.nn.Sequential(layer, fdt.Dropout(0.5), torch.nn.ReLU())
+    for reentrant in (False, True):
+        torch.manual_seed(3)
+        y = checkpoint(model, x, use_reentrant=reentrant)
+        (dx,) = torch.autograd.grad(y.sum(), x) if not reentrant else (None,)
+        torch.manual_seed(3)
+        plain = model(x)
+        assert torch.equal(y, plain)
+        if dx is not None:
+            assert torch.equal(dx, torch.autograd.grad(plain.sum(), x)[0])
+
+
+def test_replaced_modules():
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout(0.5)).to(WHERE)
+    x = made(4, 8)
+    torch.manual_seed(0)
+    swapped = copy.deepcopy(model)
+    fdt.replace_dropout(swapped)
+    y = swapped(x)
+    assert 0 < int((y == 0).sum()) < y.numel()
+
+
+class TestKeysThatAGraphDraws:
+    """In a captured graph the draw is a number in the GPU's memory, which each replay makes anew."""
+
+    def test_bits_are_those_of_the_number(self):
+        memory = torch.tensor([12345], dtype=torch.int64, device=WHERE)
+        key, plain = _keys.DeviceKey(memory), fd.Key(_keys.SEED, 12345)
+        x = made(2, 3000)
+        for name in ("dropout", "gaussian_dropout", "alpha_dropout"):
+            y = getattr(fdt, name)(x, 0.3, key)
+            assert torch.equal(y, getattr(fdt, name)(x, 0.3, plain))
+            shared = getattr(fdt, name)(x, 0.3, key, shared_axes=0)
+            assert torch.equal(shared, getattr(fdt, name)(x, 0.3, plain, shared_axes=0))
+            memory.fill_(12346)  # as a replay does
+            assert not torch.equal(y, getattr(fdt, name)(x, 0.3, key))
+            memory.fill_(12345)
+
+    def test_nobody_can_use_its_number(self):
+        key = _keys.DeviceKey.drawn(torch.device(WHERE))
+        for use in (
+            lambda: key.fold_in(1),
+            lambda: key.split(2),
+            lambda: key.next(),
+            lambda: key.antithetic(),
+        ):
+            with pytest.raises(RuntimeError, match="isn't known"):
+                use()
+        with pytest.raises(TypeError, match="in memory"):
+            fd.dropout_add(np.ones(3), np.ones(3), 0.5, key)
+
+    @pytest.mark.skipif(not SIMULATED, reason="the other test captures a graph")
+    def test_modules_draw_so_while_a_graph_is_captured(self, monkeypatch):
+        drawn = []
+        device_draw = _keys.device_draw
+
+        def draw(where):
+            drawn.append(device_draw(where))
+            return drawn[-1]
+
+        monkeypatch.setattr(device, "is_captured", lambda x: True)
+        monkeypatch.setattr(_keys, "device_draw", draw)
+        x = made(40, 50).requires_grad_()
+        for module in (fdt.Dropout(0.5), fdt.GaussianDropout(0.5), fdt.Dropout1d(0.5)):
+            y = module(x)
+            kept = drawn[-1].clone()
+            (dx,) = torch.autograd.grad(y, x, torch.ones_like(y), retain_graph=True)
+            torch.testing.assert_close(dx * x, y)
+            drawn[-1].fill_(99)  # a replay draws another number, and its backward pass has its forward's
+            (other,) = torch.autograd.grad(y, x, torch.ones_like(y))
+            assert not torch.equal(dx, other)
+            drawn[-1].copy_(kept)
+        with pytest.raises(RuntimeError, match="every replay"):
+            fdt.Dropout(0.5, rng=1)(x)
+
+    @pytest.mark.skipif(SIMULATED, reason="needs a GPU")
+    def test_replays_draw_different_masks_with_their_gradients(self):
+        x = torch.ones(1 << 14, device="cuda", requires_grad=True)
+        module = fdt.Dropout(0.5)
+        graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            module(x).sum().backward()
+        torch.cuda.synchronize()
+        x.grad = None
+        with torch.cuda.graph(graph):
+            y = module(x)
+            y.sum().backward()
+        masks = []
+        for _ in range(3):
+            x.grad = torch.zeros_like(x) if x.grad is None else x.grad.zero_()
+            graph.replay()
+            torch.cuda.synchronize()
+            masks.append(y.detach().clone())
+            assert torch.equal(x.grad, y.detach())
+        assert not torch.equal(masks[0], masks[1])
+        assert not torch.equal(masks[1], masks[2])
+
+
+def test_refusals():
+    x = made(4, 5).requires_grad_()
+    with pytest.raises(TypeError, match=r"fastdrop\.torch"):
+        fd.dropout(x, 0.5, 1)
+    with pytest.raises(TypeError, match="int64"):
+        fdt.dropout(made(4).long(), 0.5, 1)
+    for call in (
+        lambda: fdt.drop_block(made(1, 1, 9, 9), 0.5, 1),
+        lambda: fdt.standout_dropout(made(4), made(4), 1),
+    ):
+        with pytest.raises(TypeError, match="no arrays on a GPU"):
+            call()
