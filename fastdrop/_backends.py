@@ -172,29 +172,19 @@ def words(key: Key | SupportsIndex) -> tuple[int, ...]:
     return (*stream(key), address) if address else stream(key)
 
 
-def _words(plan: Plan, key: Key | SupportsIndex) -> tuple[int, ...]:
-    """Return a key as the backend of a plan takes it."""
-    found = words(key)
-    if len(found) > 2 and plan.arrays is host:
-        raise TypeError(
-            "a key that a CUDA graph draws is for arrays on a GPU, got one in memory; use another"
-        )
-    return found
-
-
 def fuse(what: Pass, plan: Plan, p: Rate, key: Key | SupportsIndex) -> None:
     """Do a pass with Bernoulli noise of one rate, or of an array of rates that broadcasts to the draws."""
     if type(p) is not float:  # a float is the usual case, and must not wait for the checks of others
         if isinstance(p, np.ndarray):
             rates = _rates(plan, p)
             if rates.size != 1:
-                _backend(plan).by_rates(what, plan, rates, _words(plan, key))
+                _backend(plan).by_rates(what, plan, rates, words(key))
                 return
             p = float(rates.flat[0])
         _refuse_device_rates(p)
     threshold, scale = rate(p)
     backend = cpu() if plan.arrays is host else gpu()
-    backend.fuse(what, plan, threshold, scale if what.scale is None else what.scale, _words(plan, key))
+    backend.fuse(what, plan, threshold, scale if what.scale is None else what.scale, words(key))
 
 
 def fused(
@@ -345,7 +335,7 @@ def density(
     if by_draw:
         what = what.checked()
         check_broadcast(what.name, what.numbers[0], plan.layout.draws[: len(plan.x.shape)])
-    _backend(plan).density(what, plan, _words(plan, key))
+    _backend(plan).density(what, plan, words(key))
     return plan.result
 
 

@@ -34,7 +34,7 @@ from fastdrop._cuda import access, lane, places, warp
 from fastdrop._cuda.access import itemsize
 from fastdrop._lanes import formulas
 from fastdrop._lanes.vectors import lane as one_lane
-from fastdrop._lanes.vectors import splat_like, value, where, wide
+from fastdrop._lanes.vectors import splat_like, where, wide
 from fastdrop._stream.keys import MIRROR_SHIFT, TILE
 
 NOISE_TILE = 128  # elements of four groups of noise with a density, which a warp does
@@ -61,7 +61,6 @@ def _key(key, draw, address):
 @cache
 def _with_activation(activation: int) -> Any:
     """Return a function that appends the number of the activation to constants, if it isn't negative."""
-
     if activation < 0:
         return njit(forceinline=True)(lambda constants: constants)
     return njit(forceinline=True)(lambda constants: (*constants, activation))

@@ -134,6 +134,8 @@ def _of_arrays(
 ) -> NDArray[Any]:
     """A noise of the first tensor's array and the second tensor."""
     name, rates, key, numbers = settings
+    if device.is_there(x) and not NOISES[name].on_gpu:
+        raise NotImplementedError(f"{name} takes no tensors on a GPU, got one on {x.device}; use x.cpu()")
     arrays = (x,) if other is None else (x, integers_or_floats(other))
     return NOISES[name].of_arrays(arrays, rates, key, numbers, out)
 

@@ -32,7 +32,7 @@ def dropout(
     Parameters
     ----------
     x : Tensor, any shape
-        On the CPU: float16, bfloat16, float32, float64, complex64 or complex128, of any layout.
+        On the CPU or a CUDA device: float16, bfloat16, float32, float64, complex64 or complex128, of any layout.
     p : float, Tensor or ndarray
         Probability to drop, in [0, 1]. An array as in `fastdrop.dropout`, on the CPU, that needs no gradient;
         not in a graph of `torch.compile`.
@@ -53,7 +53,7 @@ def dropout(
     Raises
     ------
     NotImplementedError
-        If x is not on the CPU.
+        If x is on another device.
     RuntimeError
         If x is to be changed in place, but is a leaf that requires grad.
     TypeError, ValueError

@@ -32,6 +32,7 @@ class Noise(NamedTuple):
     other_gradient: str = ""  # the same for the second tensor, or nothing where that has no gradient
     tangent: str = ""  # makes the output's tangent from the first tensor's, if `gradient` doesn't do it
     keeps_other: bool = False  # whether the derivatives need the second tensor
+    on_gpu: bool = True  # whether it takes tensors on a GPU
     # The output's shape, found from both tensors and the numbers, where it isn't that of the first tensor.
     shape: Callable[[Any, Any, Numbers], tuple[int, ...]] | None = None
 
@@ -145,16 +146,17 @@ NOISES: dict[str, Noise] = {
     **_elementwise(fd.gaussian_dropout),
     **_elementwise(fd.alpha_dropout, fd.alpha_dropout_backward),
     "gaussian_noise": Noise(_by_axes(fd.gaussian_noise), PASSED),
-    "drop_block": Noise(_drop_block, "drop_block"),
+    "drop_block": Noise(_drop_block, "drop_block", on_gpu=False),
     "zoneout": Noise(_by_axes(fd.zoneout), "zoneout_new", "zoneout_previous"),
     "zoneout_new": Noise(_zoneout_new, "zoneout_new"),
     "zoneout_previous": Noise(_zoneout_previous, "zoneout_previous"),
-    "standout_dropout": Noise(_standout, "standout_dropout", keeps_other=True),
+    "standout_dropout": Noise(_standout, "standout_dropout", keeps_other=True, on_gpu=False),
     "embedding_dropout": Noise(
         _embedding,
         "embedding_dropout_backward",
         tangent="embedding_dropout",
         keeps_other=True,
+        on_gpu=False,
         shape=lambda weight, tokens, numbers: (*tokens.shape, weight.shape[-1]),
     ),
     "embedding_dropout_backward": Noise(
@@ -162,8 +164,9 @@ NOISES: dict[str, Noise] = {
         "embedding_dropout",
         tangent="embedding_dropout_backward",
         keeps_other=True,
+        on_gpu=False,
         shape=lambda g, tokens, numbers: (numbers[0], g.shape[-1]),
     ),
-    "local_reparameterization": Noise(_local, PASSED, "times_normal"),
-    "times_normal": Noise(_times_normal, "times_normal"),
+    "local_reparameterization": Noise(_local, PASSED, "times_normal", on_gpu=False),
+    "times_normal": Noise(_times_normal, "times_normal", on_gpu=False),
 }

@@ -339,8 +339,8 @@ def test_keys_go_through_tensors(key):
 
 def test_errors_say_what_to_do():
     x = normal(4)
-    elsewhere = SimpleNamespace(is_cpu=False, device="cuda:0")  # no machine of the tests has such tensors
-    with pytest.raises(NotImplementedError, match=r"takes CPU tensors, got one on cuda:0; use x.cpu\(\)"):
+    elsewhere = SimpleNamespace(is_cpu=False, device="mps:0")  # no machine of the tests has such tensors
+    with pytest.raises(NotImplementedError, match=r"CPU and CUDA tensors, got one on mps:0; use x.cpu\(\)"):
         as_array(elsewhere)
     with pytest.raises(TypeError, match=r"got torch.int64; use x.float\(\)"):
         fdt.dropout(torch.arange(3), 0.5, KEY)

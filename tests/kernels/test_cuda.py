@@ -360,8 +360,6 @@ def test_noises_that_are_not_for_a_gpu_say_so(noise):
 
 def test_refusals():
     x = np.ones((4, 5), np.float32)
-    with pytest.raises(ValueError, match="C order"):
-        fd.dropout(ndarray(x, strides=(4, 16)), 0.5, 1)
     with pytest.raises(TypeError, match="int32"):
         fd.dropout(ndarray(x.astype(np.int32)), 0.5, 1)
     with pytest.raises(TypeError, match="on a GPU"):
