@@ -15,7 +15,14 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, data
 hypothesis.settings.register_profile("deep", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("ci")
 
-PLACES = {"torch": "torch", "dask": "dask", "test_cuda": "gpu", "test_lane": "gpu", "test_device": "gpu"}
+PLACES = {
+    "torch": "torch",
+    "dask": "dask",
+    "test_cuda": "gpu",
+    "test_lane": "gpu",
+    "test_device": "gpu",
+    "test_driver": "gpu",
+}
 
 
 def pytest_collection_modifyitems(items):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import distributions
 from typing import Any
 
 from numba import cuda, types
@@ -19,7 +19,7 @@ from fastdrop._lanes import disk
 
 _log = logging.getLogger("fastdrop")
 _SOURCES = "_cuda", "_lanes", "_stream"
-_COMPILERS = "numba", "numba-cuda", "cuda-core"
+_COMPILERS = "numba", "numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink"  # if they are there
 _PAIRS_FROM = (8, 0)  # the first capability with an instruction that rounds two numbers to 16 bits
 
 
@@ -59,7 +59,8 @@ def assembled(text: str, capability: tuple[int, int]) -> bytes:
 @cache
 def _stamp() -> str:
     """Return a name that changes with all that the kernels are compiled from and by."""
-    return disk.stamp_of(_SOURCES, *map(version, _COMPILERS))
+    installed = {each.metadata["Name"]: each.version for each in distributions()}
+    return disk.stamp_of(_SOURCES, *(installed.get(name, "") for name in _COMPILERS))
 
 
 def cubin(variant: Variant, capability: tuple[int, int]) -> tuple[bytes, str]:

@@ -32,7 +32,8 @@ def dropout(
     Parameters
     ----------
     x : Tensor, any shape
-        On the CPU or a CUDA device: float16, bfloat16, float32, float64, complex64 or complex128, of any layout.
+        On the CPU or a CUDA device: float16, bfloat16, float32, float64, complex64 or complex128, in any
+        memory format.
     p : float, Tensor or ndarray
         Probability to drop, in [0, 1]. An array as in `fastdrop.dropout`, on the CPU, that needs no gradient;
         not in a graph of `torch.compile`.

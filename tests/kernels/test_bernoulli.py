@@ -13,7 +13,8 @@ import pytest
 
 import fastdrop as fd
 from fastdrop import Key
-from fastdrop._cpu import bernoulli, calls, compiled
+from fastdrop._cpu import bernoulli, calls
+from fastdrop._lanes import disk
 from fastdrop._stream import reference
 from fastdrop._stream.keys import signed, stream
 
@@ -173,20 +174,20 @@ def test_a_change_of_the_sources_or_of_the_variant_changes_the_cache_s_file(monk
 
     before = path("drop")
     assert path("drop") == before != path("alpha")
-    monkeypatch.setattr(compiled, "_STAMP", "newer")
+    monkeypatch.setattr(disk, "_STAMP", "newer")
     assert path("drop") != before
 
 
 def test_the_stamp_covers_every_file_that_kernels_come_from(tmp_path, monkeypatch):
     package = tmp_path / "fastdrop"
     shutil.copytree(Path(fd.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(compiled, "__file__", str(package / "_cpu" / "compiled.py"))
-    stamps = {compiled._stamp()}
+    monkeypatch.setattr(disk, "__file__", str(package / "_lanes" / "disk.py"))
+    stamps = {disk._stamp()}
     names = "_cpu/compiled", "_lanes/special", "_stream/philox", "_arrays/plan", "torch/_openmp"
     for name in names:
         path = package / f"{name}.py"
         path.write_text(path.read_text() + "\n# newer\n")
-        stamps.add(compiled._stamp())
+        stamps.add(disk._stamp())
     assert len(stamps) == 1 + len(names)
 
 

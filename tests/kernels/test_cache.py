@@ -16,6 +16,7 @@ import pytest
 
 import fastdrop as fd
 from fastdrop._cpu import compiled as code
+from fastdrop._lanes import disk
 
 X = np.ones(3001, np.float32)
 BITS = fd.dropout(X, 0.1, 42).tobytes().hex()
@@ -35,8 +36,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 def directory(tmp_path, monkeypatch):
     """An empty cache of Numba's, for this process too."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    for name in ("_warn", "_discard_stale", "_mark_used"):  # which do their work once in a process
-        monkeypatch.setattr(code, name, getattr(code, name).__wrapped__)
+    for name in ("warn", "discard_stale", "mark_used"):  # which do their work once in a process
+        monkeypatch.setattr(disk, name, getattr(disk, name).__wrapped__)
     return tmp_path
 
 
@@ -150,7 +151,7 @@ def test_what_is_compiled_is_logged(directory, caplog):
 
 def other_version(name, days):
     """A folder of another version, which was used so many days ago."""
-    folder = code.directory().with_name(name)
+    folder = disk.directory().with_name(name)
     folder.mkdir(parents=True)
     (folder / "x.code").write_text("")
     os.utime(folder, (time.time() - 86400 * days,) * 2)
@@ -158,28 +159,28 @@ def other_version(name, days):
 
 
 def test_folders_of_other_versions_are_few(directory):
-    others = [other_version(f"v{days}", days) for days in range(1, code._KEPT + 4)]
+    others = [other_version(f"v{days}", days) for days in range(1, disk._KEPT + 4)]
     hits(compiled(), 1)
-    assert [folder.exists() for folder in others] == [True] * code._KEPT + [False] * 3
-    assert {each.name for each in code.directory().parent.iterdir()} == {
-        code.directory().name,
-        *(folder.name for folder in others[: code._KEPT]),
+    assert [folder.exists() for folder in others] == [True] * disk._KEPT + [False] * 3
+    assert {each.name for each in disk.directory().parent.iterdir()} == {
+        disk.directory().name,
+        *(folder.name for folder in others[: disk._KEPT]),
     }
 
 
 def test_a_folder_is_young_as_long_as_it_is_used(directory):
     hits(compiled(), 1)
-    os.utime(code.directory(), (0, 0))
+    os.utime(disk.directory(), (0, 0))
     hits(compiled(), 1)
-    assert time.time() - code.directory().stat().st_mtime < 60
+    assert time.time() - disk.directory().stat().st_mtime < 60
 
 
 def test_what_was_never_finished_is_removed_later(directory):
     hits(compiled(), 1)
-    old, young = code.directory() / "a.code.1.tmp", code.directory() / "b.code.2.tmp"
+    old, young = disk.directory() / "a.code.1.tmp", disk.directory() / "b.code.2.tmp"
     for path in (old, young):
         path.write_text("")
-    os.utime(old, (time.time() - 2 * code._ABANDONED,) * 2)
+    os.utime(old, (time.time() - 2 * disk._ABANDONED,) * 2)
     hits(compiled(), 1.5)
     assert (old.exists(), young.exists()) == (False, True)
 
@@ -190,7 +191,7 @@ def test_a_folder_that_another_process_discards_meanwhile_is_made_again(director
     def late(source, target):
         calls.append(target)
         if len(calls) == 1:
-            shutil.rmtree(code.directory())
+            shutil.rmtree(disk.directory())
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", late)
@@ -216,14 +217,14 @@ def test_the_user_s_cache_directory(platform, environment, expected, tmp_path, m
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value.format(home=tmp_path))
-    assert code.directory().parent == Path(expected.format(home=tmp_path))
+    assert disk.directory().parent == Path(expected.format(home=tmp_path))
 
 
 def test_a_user_without_a_home_is_told(monkeypatch):
     def home():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(code, "_warn", code._warn.__wrapped__)
+    monkeypatch.setattr(disk, "warn", disk.warn.__wrapped__)
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", home)
@@ -305,7 +306,7 @@ assert fd.keep_mask(9, 0.5, 0).size == 9
 
 
 def test_code_from_the_disk_needs_none_of_numba_s_modules_and_leaves_it_whole(tmp_path):
-    kept = code.directory()  # where this process has put it
+    kept = disk.directory()  # where this process has put it
     copies = tmp_path / "fastdrop" / kept.name
     copies.mkdir(parents=True)
     for path in kept.glob("drop-*.code"):

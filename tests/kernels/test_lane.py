@@ -1,15 +1,14 @@
-"""What CUDA's threads compute, in scalars, against the CPU's kernels on lanes, bit for bit."""
+"""What a GPU's warps draw, on vectors of the CPU, against the reference bit for bit."""
 
 import numpy as np
 import pytest
-from arrays import same_bits
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 
 import fastdrop as fd
-from fastdrop._arrays.plan import Density, Pass, Rows
-from fastdrop._cpu import bernoulli, calls
-from fastdrop._cuda import lane, places
-from fastdrop._lanes import formulas
+from fastdrop._cuda import lane, places, warp
+from fastdrop._lanes.vectors import lane as one_lane
+from fastdrop._lanes.vectors import value
 from fastdrop._stream import reference
 from fastdrop._stream.keys import stream
 
@@ -27,28 +26,6 @@ def test_masks(p, key):
     assert dropped != [lane.unit_dropped(i, round(0.3 * FULL), *stream(key)) for i in index]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("key", KEYS)
-def test_noise(dtype, key):
-    for draw, name, numbers in (
-        ("normal", "shift", (1.0,)),
-        ("normal", "exponential", (0.4,)),
-        ("normal", "exponential_slope", (0.4,)),
-        ("logistic", "concrete", None),
-    ):
-        expected, ours = np.empty(320, dtype), np.empty(320, dtype)
-        numbers = numbers or (10.0, 0.3, 1.1, 1.2, 0.1)
-        x = np.full(320, 0 if name == "shift" else 1, dtype)
-        calls.noise(Density(draw, name, numbers), x, expected, Rows(320, 0, 0), *stream(key))
-        element = lane.continuous(getattr(formulas, name))
-        typed = tuple(dtype(number) for number in numbers)
-        for block in range(80):
-            for word, z in enumerate(lane.DENSITIES[draw](block, *stream(key), dtype(0))):
-                at = 32 * (block // 8) + 8 * word + block % 8
-                ours[at] = element(x[at], z, typed)
-        assert same_bits(ours, expected)
-
-
 def drawn(noise, size, key, like):
     """Noise as threads draw it, a block each."""
 
@@ -56,7 +33,8 @@ def drawn(noise, size, key, like):
     def fill(out, key, draw, like):
         for block in range(out.size // 4):
             at = 32 * (block // 8) + block % 8
-            out[at], out[at + 8], out[at + 16], out[at + 24] = noise(block, key, draw, like)
+            a, b, c, d = noise(one_lane(np.uint64(block)), key, draw, one_lane(like))
+            out[at], out[at + 8], out[at + 16], out[at + 24] = value(a), value(b), value(c), value(d)
 
     out = np.empty(size, like.dtype)
     fill(out, *stream(key), like)
@@ -78,30 +56,74 @@ def test_the_error_of_normals_is_as_documented(key):
     assert 1 < (error / (eps * np.maximum(np.abs(exact), 1))).max() < 2
 
 
-@pytest.mark.parametrize("activation", range(5))
-@pytest.mark.parametrize("name", ["activate", "activate_add", "differentiate"])
-def test_activations(name, activation):
-    x, other = np.random.default_rng(0).normal(0, 4, (2, 64)).astype(np.float32)
-    bias, expected = x[::-1].copy(), np.empty(64, np.float32)
-    arrays = calls.Part(x, other, bias, bernoulli.NO_CYCLE, expected)
-    calls.elements(Pass(name, activation=activation), *arrays, Rows(64, 0, 0), (0, 1.25, *stream(KEY)))
-    element = lane.bernoulli(getattr(formulas, name), activation, True)
-    constants = np.float32(0), np.float32(0)
-    ours = [element(*three, False, np.float32(1.25), constants) for three in zip(x, other, bias, strict=True)]
-    assert same_bits(np.array(ours, np.float32), expected)
+@intrinsic
+def put_lanes(typingctx, array, v):
+    """Write all lanes to the beginning of an array."""
+
+    def codegen(context, builder, sig, args):
+        data = context.make_array(array)(context, builder, args[0]).data
+        builder.store(args[1], builder.bitcast(data, args[1].type.as_pointer()), align=4)
+
+    return types.void(array, v), codegen
+
+
+numbers_of, (dropped_words, uniforms) = warp.lane_numbers(32), warp.drawn(32)
+
+
+@njit
+def words_of_a_tile(out, tile, threshold, key, draw):
+    words = dropped_words(tile, threshold, key, draw, numbers_of())
+    put_lanes(out[0], words)
+    put_lanes(out[1], warp.transposed_bits(words, numbers_of()))
+
+
+@njit
+def first_rows(out, tile, key, draw):
+    u = uniforms(tile, key, draw, numbers_of())
+    put_lanes(out[0], u[0])
+    put_lanes(out[1], u[1])
+    put_lanes(out[2], u[31])
+
+
+@pytest.mark.parametrize("key", [*KEYS, fd.Key(5, draw=1 << 40)])
+@pytest.mark.parametrize("tile", [0, 5, 1 << 40])
+def test_a_warp_draws_a_tile(tile, key):
+    """As "lane is column, bit is row", and transposed."""
+    index = np.arange(1024, dtype=np.uint64) + np.uint64(tile) * np.uint64(1024)
+    u, bits = reference.uniforms(index, key), np.arange(32, dtype=np.uint32)
+    for p in (0, 2**-32, 0.1, 0.5, 0.75, 1 - 2**-32, 1):
+        out = np.zeros((2, 32), np.uint32)
+        words_of_a_tile(out, tile, round(p * FULL), *stream(key))
+        dropped = (u < round(p * FULL)).reshape(32, 32)
+        assert ((out[0] >> bits[:, None] & 1) == dropped).all()
+        assert ((out[1][:, None] >> bits & 1) == dropped).all()
+    if key in KEYS[:1]:  # a mirrored key has U's complement, which the caller of `uniforms` takes
+        out = np.zeros((3, 32), np.uint32)
+        first_rows(out, tile, *stream(key))
+        assert (out == u.reshape(32, 32)[[0, 1, 31]]).all()
+
+
+@njit
+def rows_of(out, items, groups, length, stride, start):
+    for item in range(items):
+        group, at, low, high = row_of(item, 0, groups, length, stride, start)
+        out[item] = np.int64(group), at, low, high
+
+
+row_of = places.row_of(1024, False)
 
 
 @pytest.mark.parametrize(
     ("length", "stride", "start", "rows"), [(5, 0, 3, 1), (2100, 0, 1000, 1), (40, 999, 7, 9)]
 )
-def test_every_element_has_one_thread(length, stride, start, rows):
+def test_every_element_has_one_warp(length, stride, start, rows):
     seen = np.zeros(rows * length, int)
     groups = (1023 + length + 1023) // 1024
-    for item in range(rows * groups * 32):
-        block, word, at, k, count = places.bits_of(item, groups, length, stride, start)
-        for i in range(max(count, 0)):
-            place = at + 32 * i
-            index = start + place // length * stride + place % length
-            assert index == 1024 * (block // 8) + 32 * (k + i) + 8 * word + block % 8
+    out = np.empty((rows * groups, 4), np.int64)
+    rows_of(out, len(out), groups, length, stride, start)
+    for group, at, low, high in out.tolist():
+        for offset in range(low, high):
+            place = at + offset
+            assert start + place // length * stride + place % length == 1024 * group + offset
             seen[place] += 1
     assert (seen == 1).all()

@@ -1,0 +1,158 @@
+"""How kernels are started, with a stub in the place of CUDA's driver: the Python before a launch."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numba.core import types
+
+from fastdrop._cuda import driver
+from fastdrop._cuda.kernels import Variant
+
+VARIANT = Variant("drops", types.float32, ("drop",))
+OF_ONE_LANE = Variant("sums", types.float32, (), 0, types.float32, numbers=0)
+
+
+class Error:
+    """One of the driver's results, which is false if nothing went wrong."""
+
+    def __init__(self, name="CUDA_SUCCESS"):
+        self.name = name
+
+    def __bool__(self):
+        return self.name != "CUDA_SUCCESS"
+
+
+class Stub:
+    """NVIDIA's two packages, as far as they are used, with 10 processors on each of two devices."""
+
+    def __init__(self):
+        self.current, self.capturing, self.launches, self.calls = 0, False, [], Counter()
+
+    # cuda.core
+    def Device(self, number):  # noqa: N802
+        capability = SimpleNamespace(major=9, minor=0)
+        properties = SimpleNamespace(multiprocessor_count=10)
+
+        def allocate(nbytes, stream):
+            assert self.current == number
+            return SimpleNamespace(handle=1000 + nbytes)
+
+        def set_current():
+            self.current = number
+
+        return SimpleNamespace(
+            compute_capability=capability, properties=properties, allocate=allocate, set_current=set_current
+        )
+
+    def LaunchConfig(self, grid, block):  # noqa: N802
+        self.calls["config"] += 1
+        return grid, block
+
+    @property
+    def ObjectCode(self):  # noqa: N802
+        self.calls["load"] += 1
+        return SimpleNamespace(from_cubin=lambda code: SimpleNamespace(get_kernel=lambda name: (code, name)))
+
+    @property
+    def Stream(self):  # noqa: N802
+        return SimpleNamespace(from_handle=lambda handle: ("stream", handle))
+
+    def launch(self, stream, config, kernel, *arguments):
+        self.launches.append((self.current, stream, config, kernel, arguments))
+        if arguments[-1] == "fails":
+            raise RuntimeError("a launch that fails")
+
+    # cuda.bindings.driver
+    CUpointer_attribute = SimpleNamespace(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL=9)
+    CUstreamCaptureStatus = SimpleNamespace(CU_STREAM_CAPTURE_STATUS_NONE=0)
+
+    def cuCtxGetDevice(self):  # noqa: N802
+        return (
+            (Error("CUDA_ERROR_INVALID_CONTEXT"), None) if self.current is None else (Error(), self.current)
+        )
+
+    def cuCtxGetCurrent(self):  # noqa: N802
+        return Error(), self.current
+
+    def cuCtxSetCurrent(self, context):  # noqa: N802
+        self.current = context
+
+    def cuPointerGetAttribute(self, attribute, pointer):  # noqa: N802
+        return (Error(), pointer // 1000) if pointer >= 1000 else (Error("CUDA_ERROR_INVALID_VALUE"), None)
+
+    def cuStreamIsCapturing(self, stream):  # noqa: N802
+        return Error(), int(self.capturing)
+
+    def cuMemcpyHtoDAsync(self, target, source, nbytes, stream):  # noqa: N802
+        self.calls["copied"] += nbytes
+        return (Error("CUDA_ERROR_ILLEGAL_ADDRESS" if stream == 66 else "CUDA_SUCCESS"),)
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    found = Stub()
+    for name in ("_device", "_kernel", "_config", "_stream"):
+        getattr(driver, name).cache_clear()
+    monkeypatch.setattr(driver, "_packages", lambda: (found, found))
+    monkeypatch.setattr(
+        driver, "cubin", lambda variant, capability: (b"code", f"{variant.work} {capability}")
+    )
+    yield found
+    for name in ("_device", "_kernel", "_config", "_stream"):
+        getattr(driver, name).cache_clear()
+
+
+def test_a_launch_on_the_current_device(stub):
+    driver.start(VARIANT, 3, 0, 77, 1, 2, np.float32(0.5))
+    kernel = b"code", "drops (9, 0)"
+    assert stub.launches == [(0, ("stream", 77), (3, 32), kernel, (3, 1, 2, np.float32(0.5)))]
+    driver.start(VARIANT, 3, 0, 77, 1, 2, np.float32(0.5))
+    assert stub.calls == {"config": 1, "load": 1}  # all that can be is remembered
+
+
+@pytest.mark.parametrize("before", [1, None])
+def test_another_device_is_made_current_and_put_back(stub, before):
+    stub.current = before
+    driver.start(VARIANT, 3, 0, 77, 1)
+    assert stub.launches[0][0] == 0
+    assert stub.current == before
+    with pytest.raises(RuntimeError, match="a launch that fails"):
+        driver.start(VARIANT, 3, 0, 77, "fails")
+    assert stub.current == before
+
+
+@pytest.mark.parametrize(
+    ("items", "variant", "grid", "block"),
+    [
+        (1, VARIANT, 1, 32),
+        (159, VARIANT, 159, 32),
+        (160, VARIANT, 20, 256),  # 5,120 lanes: two blocks for each processor
+        (161, VARIANT, 21, 256),
+        (1 << 40, VARIANT, 320, 256),  # the grid has an end, and threads go on to further items
+        (100, OF_ONE_LANE, 4, 32),
+    ],
+)
+def test_how_many_blocks(stub, items, variant, grid, block):
+    driver.start(variant, items, 0, 0, 1)
+    assert stub.launches[0][2] == (grid, block)
+
+
+def test_memory(stub):
+    stub.current = 1
+    assert driver.Memory(500, 0, 5).pointer == 1500
+    assert stub.current == 1
+    assert driver.upload(np.arange(6.0)[::2], 0, 5).pointer == 1024
+    assert stub.calls["copied"] == 24
+    with pytest.raises(RuntimeError, match="CUDA_ERROR_ILLEGAL_ADDRESS"):
+        driver.upload(np.ones(3), 0, 66)
+    stub.capturing = True
+    with pytest.raises(RuntimeError, match="while a CUDA graph is captured"):
+        driver.upload(np.ones(3), 0, 5)
+
+
+def test_the_device_of_an_address(stub):
+    assert driver.device_of(1500) == 1
+    with pytest.raises(ValueError, match="CUDA_ERROR_INVALID_VALUE"):
+        driver.device_of(3)
