@@ -1,62 +1,52 @@
-"""Compiles every CUDA kernel for every dtype without a GPU, and looks at what became of it.
+"""Compiles the CUDA kernels without a GPU, and looks at what became of them.
 
-Run it by `make cuda-check`, which makes an environment of its own. It fails where a kernel has local
-memory, spills, more than 64 registers, float64 that its arrays have not, or arithmetic of floats that isn't
-rounded as the CPU's: a product that may be contracted, an approximation, subnormal numbers made 0.
+Run it by `make cuda-check`, which makes an environment of its own. A variant is checked for each pair of what
+variants differ in: a formula and a dtype, a dtype and a bias, and so on. The program fails where a kernel has
+local memory, which is also what spilled registers go to, more registers or more 64-bit divisions than its
+family may have, lacks the wide loads and stores of whole tiles, reads global memory by instructions that
+don't know it to be global, has float64 that its arrays have not, or arithmetic of floats that isn't rounded
+as the CPU's: a product that may be contracted, an approximation, subnormal numbers made 0.
 
-Of 64-bit integers additions are cheap, and places need them: arrays may have more than 2**32 elements. A
-division takes some 80 instructions on the GPU, and a product three where its factors have more than 32 bits.
-So a family of kernels may have as many as places need, once for each thread's work (`PLACES`), and Philox's
-products of 32 bits to 64, 20 a block; in a loop over the elements of that work there must be neither.
+Then instructions are counted in the machine code (see `machine_code.py`) along the way of whole tiles, and
+compared with bounds and with what an H200 can issue while it copies: 63 for an element of float32, and 32 for
+one of 16 bits.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from itertools import combinations, product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
+import numba
 import numba.cuda.dispatcher
+from machine_code import Program, disassembled, resources
 from numba import cuda, types
 
 from fastdrop._arrays.plan import ACTIVATIONS
-from fastdrop._cuda import kernels
+from fastdrop._cuda import compiled
+from fastdrop._cuda.kernels import NOISE_TILE, SPREAD_TILE_BYTES, Variant, real_of
+from fastdrop._stream.keys import TILE
 
-CAPABILITIES = ((8, 0), (9, 0))
 CARRIERS = {
     "float16": types.int16,
     "bfloat16": types.uint16,
     "float32": types.float32,
     "float64": types.float64,
 }
-MOST_REGISTERS = 64
-PHILOX_PRODUCTS = 20
-PLACES = {  # the 64-bit divisions and products by which a family finds its places
-    "elements": (2, 6),
-    "units": (5, 12),
-    "rates": (5, 15),
-    "noise": (2, 4),
-    "noise of units": (5, 11),
-    "noise by units": (5, 14),
-    "listed units": (6, 13),
-    "listed rates": (6, 16),
-    "listed noise": (2, 3),
-    "listed noise of units": (6, 12),
-    "listed noise by units": (6, 15),
-    "sums": (1, 1),
-}
-BIAS_DIVISIONS = 2  # more of them, where there is a bias
-DIVISION, PRODUCT = r"(div|rem)\.[su]64", r"(mul|mad)\.(lo|hi)\.[su]64"
-INEXACT = r"mul\.f|mul\.ftz|.*\.(approx|full|ftz)\b"
-I64 = types.int64
+NAMES = {carrier: name for name, carrier in CARRIERS.items()}
+REALS = CARRIERS["float32"], CARRIERS["float64"]
+NEWEST, OLDEST = (9, 0), (8, 0)
+PROCESSES = 2
+AFFINE, ACTIVATED = ("drop", "alpha", "add", "replace"), ("activate", "activate_add", "differentiate")
 NUMBERS = {
     ("normal", "multiply"): 1,
     ("normal", "shift"): 1,
@@ -67,83 +57,125 @@ NUMBERS = {
 }
 
 
-def signatures(carrier: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-    """Name, kernel and argument types of all kernels for arrays of a type."""
-    a = carrier[::1]
-    real = types.float64 if carrier == types.float64 else types.float32
-    arrays, tail = (a, a, a, a), (types.UniTuple(real, 2), I64, I64)
-    axes, places = types.UniTuple(I64, 5), types.UniTuple(I64, 3)
-    for name, activation, biased in passes():
-        label = f"{name} {ACTIVATIONS[activation]}" if name.startswith(("act", "diff")) else name
-        label += " bias" * biased
-        kernel = kernels.elements_kernel(name, activation, biased)
-        yield f"elements {label}", kernel, (*arrays, types.UniTuple(I64, 7), I64, real, *tail)
-        for prefix, starts in (("", a), ("listed ", I64[::1])):
-            kernel = kernels.units_kernel(name, activation, biased, False, bool(prefix))
-            given = *arrays, starts, types.UniTuple(I64, 5), axes, places
-            yield f"{prefix}units {label}", kernel, (*given, I64, real, *tail)
-            kernel = kernels.units_kernel(name, activation, biased, True, bool(prefix))
-            yield f"{prefix}rates {label}", kernel, (*given, places, types.uint32[::1], real[::1], *tail)
-    for (draw, name), count in NUMBERS.items():
-        numbers = types.UniTuple(real, count), I64, I64
-        yield f"noise {name}", kernels.noise_kernel(draw, name), (a, a, types.UniTuple(I64, 5), *numbers)
-        given = a, a, I64[::1], types.UniTuple(I64, 2), *numbers
-        yield f"listed noise {name}", kernels.listed_noise_kernel(draw, name), given
-        for prefix, starts in (("", a), ("listed ", I64[::1])):
-            layout = starts, types.UniTuple(I64, 3), axes, places, places
-            kernel = kernels.noise_units_kernel(draw, name, False, bool(prefix))
-            yield f"{prefix}noise of units {name}", kernel, (a, a, *layout, a, *numbers)
-            if count == 1:
-                kernel = kernels.noise_units_kernel(draw, name, True, bool(prefix))
-                yield f"{prefix}noise by units {name}", kernel, (a, a, *layout, real[::1], *numbers)
-    yield "sums", kernels.sums_kernel(), (a, a, I64)
+class Family(NamedTuple):
+    """What the kernels of a family may have at most: registers, in float64 too, and divisions of 64 bits."""
+
+    registers: int
+    of_float64: int
+    divisions: int
 
 
-def passes() -> Iterator[tuple[str, int, bool]]:
-    """Formulas of Bernoulli noise, with the number of the activation, and whether there is a bias."""
-    for name in ("drop", "alpha", "add", "replace"):
-        yield name, 0, False
-    for activation in range(len(ACTIVATIONS)):
-        for name in ("activate", "activate_add", "differentiate"):
-            yield name, activation, True
-            yield name, activation, False
+FAMILIES = {
+    "drops": Family(80, 106, 1),
+    "drops by number": Family(88, 113, 15),
+    "noise": Family(64, 106, 1),
+    "noise by number": Family(64, 106, 15),
+    "listed draws": Family(64, 106, 10),
+    "spread": Family(80, 106, 0),
+    "sums": Family(64, 64, 5),
+}
+BIAS_DIVISIONS = 1  # more of them, where there is a bias
+DIVISION = r"(div|rem)\.[su]64"
+INEXACT = r"mul\.f|mul\.ftz|.*\.(approx|full|ftz)\b"
+GENERIC = r"(ld|st)\.(?!global|param|shared|local|const)"
+LOADS, STORES = r"ld\.global\.v[24]", r"st\.global\.v[24]"
+
+
+def variants() -> list[Variant]:
+    """A list of variants, in which each pair of what variants differ in comes once at least."""
+    return [v for family in (every_drop, every_noise, every_spread, every_sum) for v in pairwise(family())]
+
+
+def every_drop() -> Iterator[Variant]:
+    """Every kernel of Bernoulli noise with a draw for each element, of arrays and of factors."""
+    for carrier, by_number, listed in product(CARRIERS.values(), (False, True), (False, True)):
+        for name, activation, bias in passes(carrier):
+            yield Variant("drops", carrier, (name,), activation, bias, by_number, listed)
+        if carrier in REALS:
+            yield Variant("drops", carrier, ("factor",), 0, None, by_number, listed)
+
+
+def passes(carrier: Any) -> Iterator[tuple[str, int, Any]]:
+    """Formulas of Bernoulli noise, with the number of the activation, and the type of the bias."""
+    for name in AFFINE:
+        yield name, 0, None
+    for name, activation in product(ACTIVATED, range(len(ACTIVATIONS))):
+        for bias in dict.fromkeys((None, carrier, real_of(carrier))):
+            yield name, activation, bias
+
+
+def every_noise() -> Iterator[Variant]:
+    """Every kernel of noise with a density, and of draws whose indices are listed."""
+    for carrier, (names, count), listed in product(CARRIERS.values(), NUMBERS.items(), (False, True)):
+        for by_number in (False, True)[: 2 if count == 1 else 1]:
+            yield Variant("noise", carrier, names, 0, None, by_number, listed, count)
+    for real, (names, count), listed in product(REALS, NUMBERS.items(), (False, True)):
+        factor = names[0], f"{names[1]}_factor"
+        for by_number in (False, True)[: 2 if count == 1 else 1]:
+            work = "listed_draws" if listed else "noise"
+            yield Variant(work, real, factor, 0, None, by_number, listed, count)
+    for real, by_number in product(REALS, (False, True)):
+        yield Variant("listed_draws", real, ("factor",), 0, None, by_number, True)
+
+
+def every_spread() -> Iterator[Variant]:
+    """Every kernel that applies the factors of draws."""
+    for carrier in CARRIERS.values():
+        for name in ("times", "plus"):
+            yield Variant("spread", carrier, (name,))
+        for name, activation, bias in passes(carrier):
+            yield Variant("spread", carrier, (name,), activation, bias)
+
+
+def every_sum() -> Iterator[Variant]:
+    """The kernels that sum columns, which have the type of the total in place of a bias's."""
+    for carrier, total in product(CARRIERS.values(), CARRIERS.values()):
+        yield Variant("sums", carrier, (), 0, total, count=0)
+
+
+def pairwise(all_of_them: Iterable[Variant]) -> list[Variant]:
+    """A few variants that have all pairs of attributes: each in turn is the one with the most new pairs."""
+    rest = {variant: pairs(variant) for variant in all_of_them}
+    wanted, chosen = set().union(*rest.values()), []
+    while wanted:
+        best = max(rest, key=lambda variant: len(rest[variant] & wanted))
+        wanted -= rest.pop(best)
+        chosen.append(best)
+    return chosen
+
+
+def pairs(variant: Variant) -> set[Any]:
+    """The pairs of a variant's attributes; a formula and its activation are one of them."""
+    bias = None if variant.bias is None else "own" if variant.bias == variant.carrier else "real"
+    formula = variant.names, variant.activation
+    attributes = variant.carrier, formula, bias, variant.by_number, variant.listed
+    return set(combinations(enumerate((variant.work, *attributes)), 2))
+
+
+def family_of(variant: Variant) -> str:
+    """The family of a variant."""
+    name = variant.work.replace("_", " ")
+    return f"{name} by number" if f"{name} by number" in FAMILIES and variant.by_number else name
+
+
+def label(variant: Variant) -> str:
+    """What a variant is called in the table."""
+    words = [variant.work.replace("_", " "), *variant.names[-1:]]
+    words += [ACTIVATIONS[variant.activation]] if variant.names[:1] and variant.names[0] in ACTIVATED else []
+    words += [] if variant.bias is None else [f"+{NAMES[variant.bias]}"]
+    return " ".join([*words, *["by number"] * variant.by_number, *["listed"] * variant.listed])
 
 
 class _Device:
     """What Numba asks of a device before it compiles for it."""
 
-    compute_capability = (9, 0)
+    compute_capability = NEWEST
 
 
-def compiled(kernel: Any, arguments: tuple[Any, ...], capability: tuple[int, int]) -> str:
-    """The PTX of a kernel."""
+def without_gpu(capability: tuple[int, int]) -> None:
+    """Let Numba compile for a capability without a GPU."""
     _Device.compute_capability = capability
     numba.cuda.dispatcher.get_current_device = lambda: _Device
-    ptx: str = cuda.compile_ptx(kernel.py_func, arguments, cc=capability)[0]
-    return ptx
-
-
-def ptxas() -> str:
-    """The assembler of the environment, or of the machine."""
-    here = Path(sys.prefix).glob("lib/python*/site-packages/nvidia/*/bin/ptxas")
-    found = next(map(str, here), None) or shutil.which("ptxas")
-    if found is None:
-        raise SystemExit("needs ptxas; use pip install nvidia-cuda-nvcc")
-    return found
-
-
-def assembled(ptx: str, capability: tuple[int, int], folder: str) -> tuple[int, int, int]:
-    """Registers, bytes of stack, and bytes spilled."""
-    source = Path(folder) / "kernel.ptx"
-    source.write_text(ptx)
-    arch = f"-arch=sm_{capability[0]}{capability[1]}"
-    command = [ptxas(), arch, "-v", str(source), "-o", str(source.with_suffix(".cubin"))]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    numbers = [
-        re.findall(pattern, said)
-        for pattern in (r"Used (\d+) registers", r"(\d+) bytes stack", r"(\d+) bytes spill")
-    ]
-    return tuple(sum(map(int, found)) for found in numbers)  # type: ignore[return-value]
 
 
 def instructions(ptx: str) -> Counter[str]:
@@ -151,56 +183,36 @@ def instructions(ptx: str) -> Counter[str]:
     return Counter(re.findall(r"^\s+(?:@!?%p\d+ )?([a-z][\w.]+)", ptx, re.MULTILINE))
 
 
-def storing_loops(ptx: str) -> Iterator[str]:
-    """The innermost loops in which a kernel writes elements."""
-    lines, labels, loops = ptx.splitlines(), {}, []
-    for number, line in enumerate(lines):
-        if label := re.match(r"(\$L\w+):", line):
-            labels[label[1]] = number
-        jump = re.search(r"\bbra(?:\.uni)?\s+(\$L\w+);", line)
-        if jump and jump[1] in labels:
-            loops.append(range(labels[jump[1]], number + 1))
-    for loop in loops:
-        inner = any(other != loop and other[0] in loop and other[-1] in loop for other in loops)
-        text = "\n".join(lines[i] for i in loop)
-        if not inner and "st.global" in text:
-            yield text
-
-
 def count(pattern: str, ptx: str) -> int:
     """How many instructions match a pattern."""
     return sum(n for name, n in instructions(ptx).items() if re.match(pattern, name))
 
 
-def places(ptx: str, family: str, biased: bool, dtype: str) -> list[str]:
-    """What there is of 64-bit arithmetic that a family's places don't need."""
-    divisions, products = PLACES[family]
-    divisions += BIAS_DIVISIONS * biased
-    blocks = 0 if family == "sums" else 2 if "noise" in family and dtype == "float64" else 1
-    products += PHILOX_PRODUCTS * blocks
-    wrong = []
-    for what, pattern, most in (("divisions", DIVISION, divisions), ("products", PRODUCT, products)):
-        found = count(pattern, ptx)
-        wrong += [f"{found} 64-bit {what}"] if found > most else []
-        # A thread of these does one item after the other in its only loop, with places of its own for each.
-        items = family in ("noise", "listed noise")
-        in_loops = 0 if items else sum(count(pattern, loop) for loop in storing_loops(ptx))
-        wrong += [f"{in_loops} 64-bit {what} in loops"] if in_loops else []
-    return wrong
-
-
-def faults(ptx: str, registers: int, stack: int, spilled: int, dtype: str) -> list[str]:
-    """What else is wrong with a kernel."""
-    counts = instructions(ptx)
-    wrong = [f"{registers} registers"] if registers > MOST_REGISTERS else []
+def faults(ptx: str, family: str, dtype: str, biased: bool, registers: int, stack: int) -> list[str]:
+    """What is wrong with a kernel."""
+    allowed, counts = FAMILIES[family], instructions(ptx)
+    most = allowed.of_float64 if dtype == "float64" else allowed.registers
+    wrong = [f"{registers} registers"] if registers > most else []
     wrong += [f"{stack} bytes of stack"] if stack else []
-    wrong += [f"{spilled} bytes spilled"] if spilled else []
     wrong += ["local memory"] if ".local" in ptx else []
     # only a product that spells its rounding is safe from being made one fma with the addition after it
     wrong += [name for name in counts if re.match(INEXACT, name)]
+    wrong += [name for name in counts if re.match(GENERIC, name)]
     if dtype != "float64":
         wrong += [name for name in counts if ".f64" in name]
+    divisions = count(DIVISION, ptx)
+    if divisions > allowed.divisions + BIAS_DIVISIONS * biased:
+        wrong.append(f"{divisions} 64-bit divisions")
     return wrong
+
+
+def narrow(ptx: str, variant: Variant) -> list[str]:
+    """What of the wide accesses of whole tiles a kernel lacks, if it is one that has them."""
+    if variant.work not in ("drops", "noise", "spread") or (variant.work == "noise" and variant.by_number):
+        return []
+    factors = variant.work != "spread" and variant.names[-1].endswith("factor")  # which are written alone
+    wanted = {"wide stores": STORES} if factors else {"wide loads": LOADS, "wide stores": STORES}
+    return [f"no {what}" for what, pattern in wanted.items() if not count(pattern, ptx)]
 
 
 class Row(NamedTuple):
@@ -212,43 +224,108 @@ class Row(NamedTuple):
     capability: str
     registers: int
     stack: int
-    spilled: int
     ptx: int
-    wide: int
+    divisions: int
     wrong: str
 
     def __str__(self) -> str:
-        numbers = f"{self.registers:9} {self.stack:6} {self.spilled:6} {self.ptx:5} {self.wide:7}"
-        return f"{self.name:42} {self.dtype:9} {self.capability:4} {numbers}  {self.wrong}".rstrip()
+        numbers = f"{self.registers:9} {self.stack:6} {self.ptx:5} {self.divisions:9}"
+        return f"{self.name:48} {self.dtype:9} {self.capability:4} {numbers}  {self.wrong}".rstrip()
 
 
-def rows(dtype: str) -> list[Row]:
-    """What the table has of a dtype."""
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name, kernel, arguments in signatures(CARRIERS[dtype]):
-            family = next(f for f in sorted(PLACES, key=len, reverse=True) if name.startswith(f))
-            for capability in CAPABILITIES:
-                ptx = compiled(kernel, arguments, capability)
-                numbers = assembled(ptx, capability, folder)
-                wrong = faults(ptx, *numbers, dtype) + places(ptx, family, name.endswith("bias"), dtype)
-                cc = f"{capability[0]}.{capability[1]}"
-                counts = instructions(ptx).total(), count(r".*\.[bsu]64", ptx)
-                found.append(Row(family, name, dtype, cc, *numbers, *counts, ", ".join(wrong)))
-    return found
+def checked(variant: Variant, capability: tuple[int, int] = NEWEST) -> Row:
+    """What became of a variant, for a capability."""
+    without_gpu(capability)
+    ptx, _ = compiled.ptx(variant, capability)
+    numbers = resources(compiled.assembled(ptx, capability))
+    family, dtype, biased = family_of(variant), NAMES[variant.carrier], variant.bias is not None
+    wrong = faults(ptx, family, dtype, biased and variant.work != "sums", *numbers) + narrow(ptx, variant)
+    cc, counts = "{}.{}".format(*capability), (instructions(ptx).total(), count(DIVISION, ptx))
+    return Row(family, label(variant), dtype, cc, *numbers, *counts, ", ".join(wrong))
 
 
 def summary(table: Iterable[Row]) -> Iterator[str]:
-    """The most of each family and dtype: registers, bytes of stack, and bytes spilled."""
-    most: dict[tuple[str, str], dict[str, list[int]]] = {}
+    """The most of each family and dtype: registers, bytes of stack, and divisions."""
+    most: dict[tuple[str, str], list[int]] = {}
     for row in table:
-        cell = most.setdefault((row.family, row.dtype), {}).setdefault(row.capability, [0, 0, 0])
-        cell[:] = map(max, cell, (row.registers, row.stack, row.spilled))
-    heads = (f"  {capability[0]}.{capability[1]}: registers stack spills" for capability in CAPABILITIES)
-    yield f"{'most of a family':16} {'dtype':9}" + "".join(heads)
-    for (family, dtype), cells in most.items():
-        numbers = (f"       {r:9} {stack:5} {spilled:6}" for r, stack, spilled in cells.values())
-        yield f"{family:16} {dtype:9}" + "".join(numbers)
+        cell = most.setdefault((row.family, row.dtype), [0, 0, 0])
+        cell[:] = map(max, cell, (row.registers, row.stack, row.divisions))
+    yield f"{'most of a family':20} {'dtype':9} registers  stack divisions"
+    for (family, dtype), (registers, stack, divisions) in most.items():
+        yield f"{family:20} {dtype:9} {registers:9} {stack:6} {divisions:9}"
+
+
+class Case(NamedTuple):
+    """A case whose instructions are counted, with the most for an element of float32 and of 16 bits."""
+
+    name: str
+    work: str
+    names: tuple[str, ...]
+    rounds: int
+    bounds: tuple[float, float]
+    activation: int = 0
+    biased: bool = False
+    arrays: int = 1
+
+
+GELU = ACTIVATIONS.index("gelu")
+CASES = (
+    Case("drop p=.5", "drops", ("drop",), 1, (14, 15)),
+    Case("drop p=.1", "drops", ("drop",), 3, (20, 21)),
+    Case("add p=.1", "drops", ("add",), 3, (22, 24), arrays=2),
+    Case("gelu with bias p=.1", "drops", ("activate",), 3, (75, 75), GELU, True),
+    Case("gaussian", "noise", ("normal", "multiply"), 0, (78, 78)),
+    Case("spread", "spread", ("times",), 0, (30, 30)),
+)
+BUDGET = {"float32": 63, "float16": 32, "bfloat16": 32}
+
+
+class Counted(NamedTuple):
+    """Instructions of a case and dtype for each element, and what is wrong with them."""
+
+    case: str
+    dtype: str
+    each: float
+    bound: float
+    wrong: str
+
+    def __str__(self) -> str:
+        bounds = f"{self.bound:8.1f} {BUDGET[self.dtype]:8} {self.each / BUDGET[self.dtype]:9.2f}"
+        return f"{self.case:21} {self.dtype:9} {self.each:12.1f} {bounds}  {self.wrong}".rstrip()
+
+
+def counted(case: Case, dtype: str) -> Counted:
+    """Count the instructions of a whole tile, and its wide accesses."""
+    carrier, bits = CARRIERS[dtype], 64 if case.work == "noise" and dtype != "float32" else 128
+    size = carrier.bitwidth // 8
+    tile = {"drops": TILE, "noise": NOISE_TILE, "spread": SPREAD_TILE_BYTES // size}[case.work]
+    variant = Variant(
+        case.work, carrier, case.names, case.activation, count=1 if bits == 64 or case.work == "noise" else 2
+    )
+    variant = variant._replace(bias=real_of(carrier) if case.biased else None)
+    without_gpu(NEWEST)
+    ptx, name = compiled.ptx(variant, NEWEST)
+    program = Program(disassembled(compiled.assembled(ptx, NEWEST), name))
+    found = program.of_a_tile(bits, case.rounds)
+    stores = tile * size * 8 // bits // 32
+    each, bound = found.instructions / (tile // 32), case.bounds[dtype != "float32"]
+    wrong = [f"more than {bound}"] if each > bound else []
+    if (found.loads, found.stores) != (case.arrays * stores, stores):
+        wrong.append(f"{found.loads} wide loads and {found.stores} stores")
+    return Counted(case.name, dtype, each, bound, ", ".join(wrong))
+
+
+def check_the_cache() -> None:
+    """See that machine code is made without a GPU, kept in a file, and taken from there."""
+    variant = Variant("sums", types.float32, (), 0, types.float32, count=0)
+    without_gpu(NEWEST)
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(numba.config, "CACHE_DIR", folder):
+        code = compiled.cubin(variant, NEWEST)
+        with mock.patch.object(compiled, "ptx", side_effect=AssertionError("compiled a second time")):
+            again = compiled.cubin(variant, NEWEST)
+        (kept,) = Path(folder).rglob("*.cubin")
+        if not code == again or code[0] not in kept.read_bytes() or code[0][:4] != b"\x7fELF":
+            raise SystemExit("the machine code in the cache isn't what was compiled")
 
 
 def check_the_check() -> None:
@@ -263,28 +340,60 @@ def check_the_check() -> None:
         for k in range(i):
             y[k // y.size * k % i] = y[2]
 
-    ptx = compiled(bad, (types.float32[::1], I64), (9, 0))
-    with tempfile.TemporaryDirectory() as folder:
-        found = faults(ptx, *assembled(ptx, (9, 0), folder), "float32")
-    found += places(ptx, "sums", False, "float32")
-    for fault in ("local memory", ".f64", "mul.f64", "64-bit divisions in loops", "64-bit products in loops"):
+    without_gpu(NEWEST)
+    ptx = cuda.compile_ptx(bad.py_func, (types.float32[::1], types.int64), cc=NEWEST)[0]
+    used = resources(compiled.assembled(ptx, NEWEST))
+    found = faults(ptx, "spread", "float32", False, *used)
+    found += faults(ptx, "spread", "float32", False, 200, 0)
+    found += narrow(ptx, Variant("drops", types.float32, ("drop",)))
+    expected = (
+        "local memory",
+        "bytes of stack",
+        ".f64",
+        "mul.f64",
+        "64-bit divisions",
+        "200 registers",
+        "wide",
+    )
+    for fault in (*expected, "ld."):
         if not any(fault in one for one in found):
             raise SystemExit(f"the check doesn't see {fault}, only {found}")
 
 
 def main() -> int:
-    """Print a table, what is most in it, and return how many kernels are at fault."""
+    """Print tables and what is most in them, and return how many kernels are at fault."""
     check_the_check()
-    print(f"{'kernel':42} {'dtype':9} {'cc':4} registers  stack spills   PTX  64-bit", flush=True)
-    table = []
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        for part in pool.map(rows, CARRIERS):
-            print(*part, sep="\n", flush=True)
-            table += part
-    print(*summary(table), sep="\n")
-    bad = sum(bool(row.wrong) for row in table)
-    print(f"{bad} kernels at fault")
+    check_the_cache()
+    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
+        cases = [(case, dtype) for case in CASES for dtype in BUDGET]
+        numbers = [pool.submit(counted, *case) for case in cases]
+        kernels = [pool.submit(checked, variant) for variant in variants()]
+        few = [pool.submit(checked, variant, OLDEST) for variant in oldest()]
+        print(
+            f"{'instructions':21} {'dtype':9} {'an element':>12} {'at most':>8} {'budget':>8} of budget",
+            flush=True,
+        )
+        counts = [shown(each.result()) for each in numbers]
+        print(f"\n{'kernel':48} {'dtype':9} {'cc':4} registers  stack   PTX divisions", flush=True)
+        table = [shown(each.result()) for each in [*kernels, *few]]
+    print("", *summary(table), sep="\n")
+    bad = sum(bool(each.wrong) for each in [*counts, *table])
+    print(f"{len(table)} kernels, {bad} at fault")
     return bad
+
+
+def oldest() -> Iterator[Variant]:
+    """A few variants that are compiled for the oldest capability too."""
+    for carrier in CARRIERS.values():
+        yield Variant("drops", carrier, ("drop",))
+        yield Variant("noise", carrier, ("normal", "multiply"), count=1)
+    yield Variant("spread", CARRIERS["bfloat16"], ("activate",), GELU, CARRIERS["float32"])
+
+
+def shown(row: Any) -> Any:
+    """Print a row as soon as there is one."""
+    print(row, flush=True)
+    return row
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._arrays import device
 from fastdrop._arrays.hints import refuse_foreign
 from fastdrop._arrays.host import to_array
 from fastdrop._arrays.listed import Indices, Listed
@@ -703,7 +704,7 @@ class LearnedAlpha(LearnedLayer):
 
 def passed(x: ArrayLike) -> NDArray[Any]:
     """Return x itself, as evaluation does, or raise an error if training refuses objects of its kind."""
-    if type(x) is not np.ndarray and not hasattr(x, "__cuda_array_interface__"):
+    if type(x) is not np.ndarray and not device.is_there(x):
         refuse_foreign(x)
     return cast("NDArray[Any]", x)
 

@@ -1,7 +1,6 @@
 """The benchmark programs at their smallest size, so that they can't rot."""
 
 import json
-import os
 import runpy
 import subprocess
 import sys
@@ -67,12 +66,3 @@ def test_torch_steps_also_as_plain_data(monkeypatch, capsys):
     found = program("torch_steps", monkeypatch)
     found["run"](found["PARTS"][1:2], None, ["--rounds", "1", "--small"])
     assert capsys.readouterr().out.count("\n") == 1
-
-
-@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU: run benchmarks/gpu.py")
-def test_cuda_says_why_it_skips():
-    environment = dict(os.environ)
-    command = [sys.executable, "-W", "error", FOLDER / "gpu.py"]
-    printed = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert printed.returncode == 0, printed.stderr
-    assert printed.stdout.startswith("skipped: ")
