@@ -95,7 +95,7 @@ cuda-check: .venv-cuda/.done
 
 .venv-cuda/.done: pyproject.toml
 	$(PYTHON) -m venv .venv-cuda
-	.venv-cuda/bin/python -m pip install --quiet --editable '.[cuda]' nvidia-cuda-nvcc
+	.venv-cuda/bin/python -m pip install --quiet --editable '.[cuda]' nvidia-cuda-nvdisasm
 	@touch $@
 
 $(BIN)/python:
