@@ -70,7 +70,7 @@ FAMILIES = {
     "drops by number": Family(100, 128, 15),
     "noise": Family(56, 84, 1),
     "noise by number": Family(64, 64, 6),
-    "listed draws": Family(48, 56, 3),
+    "listed draws": Family(64, 64, 3),
     "spread": Family(80, 80, 0),
     "sums": Family(40, 40, 5),
 }
@@ -108,15 +108,12 @@ def passes(carrier: Any) -> Iterator[tuple[str, int, Any]]:
 
 
 def every_noise() -> Iterator[Variant]:
-    """Every kernel of noise with a density, and of draws whose indices are listed."""
+    """Every kernel of noise with a density, of arrays and of factors, and of draws listed one by one."""
     for carrier, (names, count), listed in product(CARRIERS.values(), NUMBERS.items(), (False, True)):
-        for by_number in (False, True)[: 2 if count == 1 else 1]:
-            yield Variant("noise", carrier, names, 0, None, by_number, listed, count)
-    for real, (names, count), listed in product(REALS, NUMBERS.items(), (False, True)):
-        factor = names[0], f"{names[1]}_factor"
-        for by_number in (False, True)[: 2 if count == 1 else 1]:
-            work = "listed_draws" if listed else "noise"
-            yield Variant(work, real, factor, 0, None, by_number, listed, count)
+        of_factors = [(names[0], f"{names[1]}_factor")] if carrier in REALS else []
+        for made, by_number in product([names, *of_factors], (False, True)[: 2 if count == 1 else 1]):
+            for work in ("noise", "listed_draws") if listed else ("noise",):
+                yield Variant(work, carrier, made, 0, None, by_number, listed, count)
     for real, by_number in product(REALS, (False, True)):
         yield Variant("listed_draws", real, ("factor",), 0, None, by_number, True)
 
@@ -133,7 +130,7 @@ def every_spread() -> Iterator[Variant]:
 def every_sum() -> Iterator[Variant]:
     """The kernels that sum columns, which have the type of the total in place of a bias's."""
     for carrier, total in product(CARRIERS.values(), CARRIERS.values()):
-        yield Variant("sums", carrier, (), 0, total, count=0)
+        yield Variant("sums", carrier, (), 0, total, numbers=0)
 
 
 def pairwise(all_of_them: Iterable[Variant]) -> list[Variant]:
@@ -305,7 +302,7 @@ def counted(case: Case, dtype: str) -> Counted:
     size = carrier.bitwidth // 8
     tile = {"drops": TILE, "noise": NOISE_TILE, "spread": SPREAD_TILE_BYTES // size}[case.work]
     numbers = NUMBERS.get(case.names, 2)
-    variant = Variant(case.work, carrier, case.names, case.activation, count=numbers)
+    variant = Variant(case.work, carrier, case.names, case.activation, numbers=numbers)
     variant = variant._replace(bias=carrier if case.biased else None)
     without_gpu(NEWEST)
     ptx, name = compiled.ptx(variant, NEWEST)
@@ -321,7 +318,7 @@ def counted(case: Case, dtype: str) -> Counted:
 
 def check_the_cache() -> None:
     """See that machine code is made without a GPU, kept in a file, and taken from there."""
-    variant = Variant("sums", types.float32, (), 0, types.float32, count=0)
+    variant = Variant("sums", types.float32, (), 0, types.float32, numbers=0)
     without_gpu(NEWEST)
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(numba.config, "CACHE_DIR", folder):
         code = compiled.cubin(variant, NEWEST)
@@ -390,7 +387,7 @@ def oldest() -> Iterator[Variant]:
     """A few variants that are compiled for the oldest capability too."""
     for carrier in CARRIERS.values():
         yield Variant("drops", carrier, ("drop",))
-        yield Variant("noise", carrier, ("normal", "multiply"), count=1)
+        yield Variant("noise", carrier, ("normal", "multiply"), numbers=1)
     yield Variant("spread", CARRIERS["bfloat16"], ("activate",), GELU, CARRIERS["float32"])
 
 
