@@ -7,8 +7,9 @@ values of an array p only then are checked. Blocks are done in one thread each, 
 
 An array p belongs to the whole array: a NumPy array, or a dask array with any chunks, as a bias or a residual
 may be. With `rows` each block gets the numbers of its own rows. Blocks are whole rows then, so that what
-comes back has one chunk along every axis but the first. `drop_block` isn't here, since its scale needs the
-whole mask. The extra ``dask`` installs what is needed.
+comes back has one chunk along every axis but the first. With `indices` each block gets those of its own
+elements, and with `offsets` the parts of rows that lie in it, so that chunks stay as they are. `drop_block`
+isn't here, since its scale needs the whole mask. The extra ``dask`` installs what is needed.
 
 Sums over several blocks, which are gradients of what blocks share (a bias, weights, a logit), are made in
 float64, block by block: they are NumPy's to rounding. So are the products of `drop_connect`.
@@ -38,9 +39,20 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 import fastdrop as fd
 from fastdrop._arrays.hints import checked_dtype, checked_shape
-from fastdrop._arrays.listed import starts_of_rows
+from fastdrop._arrays.listed import (
+    Listed,
+    Runs,
+    axes_of_indices,
+    check_flat,
+    check_own_draws,
+    check_shape,
+    flat_indices,
+    integers,
+    ragged_rows,
+    starts_of_rows,
+)
 from fastdrop._arrays.numbers import Rate, check_broadcast
-from fastdrop._arrays.plan import Axes, axes_in, integers_in, reduced, where
+from fastdrop._arrays.plan import Axes, axes_in, check_one_way, integers_in, reduced, where
 from fastdrop._backends import alone
 from fastdrop._extras import missing
 from fastdrop._noises._described import described_by
@@ -49,18 +61,21 @@ from fastdrop._stream.keys import Key, natural
 
 try:
     import dask.array as da
+    from dask import delayed
     from dask.base import tokenize
 except ModuleNotFoundError as error:
     raise missing(__name__, error) from None
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 Rows: TypeAlias = ArrayLike | da.Array | None  # integers
+Indices: TypeAlias = "ArrayLike | da.Array | tuple[Sequence[int], tuple[ArrayLike | da.Array, ...]] | None"
+_NOT_LISTED = Listed()
 
 _described_by = partial(
     described_by,
     words={
         "float or ndarray\n": "float, ndarray or dask array\n",
-        "array_like of int, optional": "ndarray or dask array of int, optional",
+        "array_like of int": "ndarray or dask array of int",
         "array_like": "dask array",
         "ndarray\n": "dask array\n",
         "ndarray of": "dask array of",
@@ -76,6 +91,8 @@ def dropout(
     *,
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return x with each element dropped with probability p and the others scaled by 1/(1 - p).
 
@@ -87,6 +104,13 @@ def dropout(
         The number of each row of x, shape ``x.shape[:1]``, as in `fastdrop.dropout`: a mask belongs to a
         sample, whatever the chunks and the order. Blocks are whole rows then: x's chunks are kept along the
         first axis alone. The numbers of a dask array are checked when they are computed.
+    indices : ndarray or dask array of int, or (full_shape, tuple of them), optional
+        The index of each element of x, of x's shape, as in `fastdrop.dropout`: flat, or by axis of an array
+        of `full_shape`. Chunks may be any, and those of x are kept. What a dask array holds is checked when
+        it is computed.
+    offsets : ndarray or dask array of int, optional
+        x is flat, and its row r is ``x[offsets[r]:offsets[r + 1]]``, as in `fastdrop.dropout`. A chunk may
+        end within a row. What a dask array holds is checked when it is computed.
 
     Returns
     -------
@@ -102,7 +126,7 @@ def dropout(
 
     Examples
     --------
-    >>> import dask.array as da, fastdrop as fd, fastdrop.dask
+    >>> import dask.array as da, numpy as np, fastdrop as fd, fastdrop.dask
     >>> fd.dask.dropout(da.ones((2, 4, 3), chunks=2), 0.5, fd.Key(42), shared_axes=1)[:, 0].compute()
     array([[0., 0., 2.],
            [2., 2., 2.]])
@@ -112,9 +136,16 @@ def dropout(
     >>> y = fd.dask.dropout(da.ones((3, 4), chunks=2), 0.5, fd.Key(42), rows=[3, 0, 3])
     >>> y.chunks, bool((y[0] == y[2]).all())
     (((2, 1), (4,)), True)
+
+    Entries (0, 1) and (2, 0) of a sparse matrix of three columns:
+
+    >>> entries, places = da.ones(2, chunks=1), (np.array([0, 2]), np.array([1, 0]))
+    >>> y = fd.dask.dropout(entries, 0.5, fd.Key(42), indices=((3, 3), places))
+    >>> np.array_equal(y.compute(), fd.dropout(np.ones((3, 3)), 0.5, fd.Key(42))[places])
+    True
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.dropout, x, rates={"p": p}, options=options, rows=rows)
+    return _lazily(fd.dropout, x, rates={"p": p}, options=options, listed=Listed(rows, indices, offsets))
 
 
 @_described_by(fd.dropout_backward)
@@ -125,6 +156,8 @@ def dropout_backward(
     *,
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return the gradient of `dropout`: the same function of g, whatever its chunks.
 
@@ -135,7 +168,9 @@ def dropout_backward(
     array([0., 0., 2., 2.])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.dropout_backward, g, rates={"p": p}, options=options, rows=rows)
+    return _lazily(
+        fd.dropout_backward, g, rates={"p": p}, options=options, listed=Listed(rows, indices, offsets)
+    )
 
 
 @_described_by(fd.keep_mask)
@@ -147,6 +182,8 @@ def keep_mask(
     shared_axes: Axes = (),
     chunks: Any = "auto",
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return the mask that `dropout` applies: True where an element is kept.
 
@@ -167,7 +204,9 @@ def keep_mask(
     """
     whole = _empty(shape, chunks, np.bool_)
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(_mask, whole, "keep_mask", rates={"p": p}, options=options, rows=rows)
+    return _lazily(
+        _mask, whole, "keep_mask", rates={"p": p}, options=options, listed=Listed(rows, indices, offsets)
+    )
 
 
 @_described_by(fd.gaussian_dropout)
@@ -178,6 +217,8 @@ def gaussian_dropout(
     *,
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return x times noise of mean 1 and variance p / (1 - p), bit for bit on one kind of machine.
 
@@ -188,7 +229,9 @@ def gaussian_dropout(
     array([ 1.975,  1.617, -0.197,  1.562])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.gaussian_dropout, x, rates={"p": p}, options=options, rows=rows)
+    return _lazily(
+        fd.gaussian_dropout, x, rates={"p": p}, options=options, listed=Listed(rows, indices, offsets)
+    )
 
 
 @_described_by(fd.gaussian_dropout_backward)
@@ -199,6 +242,8 @@ def gaussian_dropout_backward(
     *,
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return the gradient of `gaussian_dropout`: the same function of g.
 
@@ -209,7 +254,13 @@ def gaussian_dropout_backward(
     array([1.975, 1.617])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.gaussian_dropout_backward, g, rates={"p": p}, options=options, rows=rows)
+    return _lazily(
+        fd.gaussian_dropout_backward,
+        g,
+        rates={"p": p},
+        options=options,
+        listed=Listed(rows, indices, offsets),
+    )
 
 
 @_described_by(fd.gaussian_noise)
@@ -220,6 +271,8 @@ def gaussian_noise(
     *,
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return x plus normal noise of mean 0.
 
@@ -230,7 +283,9 @@ def gaussian_noise(
     array([ 0.098,  0.062, -0.12 ,  0.056])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.gaussian_noise, x, rates={"std": std}, options=options, rows=rows)
+    return _lazily(
+        fd.gaussian_noise, x, rates={"std": std}, options=options, listed=Listed(rows, indices, offsets)
+    )
 
 
 @_described_by(fd.gaussian_noise_backward)
@@ -241,6 +296,8 @@ def gaussian_noise_backward(
     *,
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return the gradient of `gaussian_noise` with respect to its input: g itself.
 
@@ -263,6 +320,8 @@ def normal(
     shared_axes: Axes = (),
     chunks: Any = "auto",
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return the standard normals that Gaussian noise is made of.
 
@@ -279,7 +338,7 @@ def normal(
     """
     whole = _empty(shape, chunks, dtype)
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(_normals, whole, "normal", options=options, rows=rows)
+    return _lazily(_normals, whole, "normal", options=options, listed=Listed(rows, indices, offsets))
 
 
 @_described_by(fd.local_reparameterization)
@@ -289,6 +348,8 @@ def local_reparameterization(
     key: Key | SupportsIndex,
     *,
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return normals of given means and variances: what a layer with Gaussian weights puts out.
 
@@ -305,7 +366,11 @@ def local_reparameterization(
     array([ 0.   ,  0.617, -2.393])
     """
     return _lazily(
-        fd.local_reparameterization, mean, rates={"variance": variance}, options={"key": key}, rows=rows
+        fd.local_reparameterization,
+        mean,
+        rates={"variance": variance},
+        options={"key": key},
+        listed=Listed(rows, indices, offsets),
     )
 
 
@@ -316,6 +381,8 @@ def local_reparameterization_backward(
     key: Key | SupportsIndex,
     *,
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> tuple[da.Array, da.Array]:
     """Return the gradients of `local_reparameterization` with respect to means and variances.
 
@@ -328,7 +395,11 @@ def local_reparameterization_backward(
     array([ 0.244,  0.154, -0.299])
     """
     parts = _lazily(
-        fd.local_reparameterization_backward, g, rates={"variance": variance}, options={"key": key}, rows=rows
+        fd.local_reparameterization_backward,
+        g,
+        rates={"variance": variance},
+        options={"key": key},
+        listed=Listed(rows, indices, offsets),
     )
     return g, _part(parts, 1)
 
@@ -341,6 +412,8 @@ def alpha_dropout(
     *,
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return x with elements set to SELU's limit, then scaled and shifted to keep its moments.
 
@@ -351,7 +424,7 @@ def alpha_dropout(
     array([-0.7792, -0.7792,  0.7792,  0.7792])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.alpha_dropout, x, options=options | {"p": p}, rows=rows)
+    return _lazily(fd.alpha_dropout, x, options=options | {"p": p}, listed=Listed(rows, indices, offsets))
 
 
 @_described_by(fd.alpha_dropout_backward)
@@ -362,6 +435,8 @@ def alpha_dropout_backward(
     *,
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return the gradient of `alpha_dropout` with respect to its input.
 
@@ -372,7 +447,9 @@ def alpha_dropout_backward(
     array([0.    , 0.    , 0.8864, 0.8864])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.alpha_dropout_backward, g, options=options | {"p": p}, rows=rows)
+    return _lazily(
+        fd.alpha_dropout_backward, g, options=options | {"p": p}, listed=Listed(rows, indices, offsets)
+    )
 
 
 @_described_by(fd.concrete_dropout)
@@ -384,6 +461,8 @@ def concrete_dropout(
     temperature: float = 0.1,
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return x times a relaxed dropout mask, which has a gradient with respect to its rate.
 
@@ -394,7 +473,7 @@ def concrete_dropout(
     array([0.013, 0.   , 0.   , 0.   , 1.949, 1.851])
     """
     options = {"logit": logit, "key": key, "temperature": temperature, "shared_axes": shared_axes}
-    return _lazily(fd.concrete_dropout, x, options=options, rows=rows)
+    return _lazily(fd.concrete_dropout, x, options=options, listed=Listed(rows, indices, offsets))
 
 
 @_described_by(fd.concrete_dropout_backward)
@@ -407,6 +486,8 @@ def concrete_dropout_backward(
     temperature: float = 0.1,
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> tuple[da.Array, da.Array]:
     """Return the gradients of `concrete_dropout` with respect to x and to the logit.
 
@@ -426,7 +507,9 @@ def concrete_dropout_backward(
     (array([0.013, 0.   , 0.   , 0.   , 1.949, 1.851]), -0.096)
     """
     options = {"logit": logit, "key": key, "temperature": temperature, "shared_axes": shared_axes}
-    parts = _lazily(fd.concrete_dropout_backward, g, like={"x": x}, options=options, rows=rows)
+    parts = _lazily(
+        fd.concrete_dropout_backward, g, like={"x": x}, options=options, listed=Listed(rows, indices, offsets)
+    )
     return _part(parts, 0), _total(parts, 1, ())
 
 
@@ -438,6 +521,8 @@ def information_dropout(
     *,
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return x times noise whose logarithm is normal, with mean 0 and standard deviation alpha.
 
@@ -448,7 +533,13 @@ def information_dropout(
     array([1.629, 1.361, 0.55 , 1.324])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.information_dropout, x, rates={"alpha": alpha}, options=options, rows=rows)
+    return _lazily(
+        fd.information_dropout,
+        x,
+        rates={"alpha": alpha},
+        options=options,
+        listed=Listed(rows, indices, offsets),
+    )
 
 
 @_described_by(fd.information_dropout_backward)
@@ -460,6 +551,8 @@ def information_dropout_backward(
     *,
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> tuple[da.Array, da.Array]:
     """Return the gradients of `information_dropout` with respect to x and to alpha.
 
@@ -480,7 +573,9 @@ def information_dropout_backward(
     """
     options = {"key": key, "shared_axes": shared_axes}
     call, rates = fd.information_dropout_backward, {"alpha": alpha}
-    parts = _lazily(call, g, rates=rates, like={"x": x}, options=options, rows=rows)
+    parts = _lazily(
+        call, g, rates=rates, like={"x": x}, options=options, listed=Listed(rows, indices, offsets)
+    )
     several: Any = alpha if _chunked(alpha) else None
     return _part(parts, 0), _total(parts, 1, ()) if several is None else _totals(parts, 1, several.shape)
 
@@ -495,6 +590,8 @@ def standout_dropout(
     beta: float = 0.0,
     inverted: bool = False,
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return h with each element kept with a probability that its pre-activation tells.
 
@@ -506,7 +603,9 @@ def standout_dropout(
     array([0., 0., 1., 1., 1., 1.])
     """
     options = {"key": key, "alpha": alpha, "beta": beta, "inverted": inverted}
-    return _lazily(fd.standout_dropout, h, like={"a": a}, options=options, rows=rows)
+    return _lazily(
+        fd.standout_dropout, h, like={"a": a}, options=options, listed=Listed(rows, indices, offsets)
+    )
 
 
 @_described_by(fd.standout_dropout_backward)
@@ -519,6 +618,8 @@ def standout_dropout_backward(
     beta: float = 0.0,
     inverted: bool = False,
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return the gradient of `standout_dropout` with respect to h.
 
@@ -529,7 +630,9 @@ def standout_dropout_backward(
     array([0., 0., 1., 1.])
     """
     options = {"key": key, "alpha": alpha, "beta": beta, "inverted": inverted}
-    return _lazily(fd.standout_dropout_backward, g, like={"a": a}, options=options, rows=rows)
+    return _lazily(
+        fd.standout_dropout_backward, g, like={"a": a}, options=options, listed=Listed(rows, indices, offsets)
+    )
 
 
 @_described_by(fd.drop_path)
@@ -568,7 +671,7 @@ def _by_path(
     """Return x, or a gradient, with whole samples dropped."""
     options = {"key": key, "shared_axes": path_axes(np.ndim(x), mode)}
     function = fd.dropout if scale_by_keep else unscaled_dropout
-    return _lazily(function, x, name, rates={"p": p}, options=options, rows=rows)
+    return _lazily(function, x, name, rates={"p": p}, options=options, listed=Listed(rows))
 
 
 @_described_by(fd.drop_path_backward)
@@ -601,6 +704,8 @@ def zoneout(
     *,
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return new with each element replaced, with probability p, by that of previous.
 
@@ -612,7 +717,14 @@ def zoneout(
     array([-1., -2.,  3.,  4.,  5.,  6.])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.zoneout, new, rates={"p": p}, like={"previous": previous}, options=options, rows=rows)
+    return _lazily(
+        fd.zoneout,
+        new,
+        rates={"p": p},
+        like={"previous": previous},
+        options=options,
+        listed=Listed(rows, indices, offsets),
+    )
 
 
 @_described_by(fd.zoneout_backward)
@@ -623,6 +735,8 @@ def zoneout_backward(
     *,
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> tuple[da.Array, da.Array]:
     """Return the gradients of `zoneout` with respect to new and to previous.
 
@@ -633,7 +747,9 @@ def zoneout_backward(
     (array([0., 0., 3., 4., 5., 6.]), array([1., 2., 0., 0., 0., 0.]))
     """
     options = {"key": key, "shared_axes": shared_axes}
-    parts = _lazily(fd.zoneout_backward, g, rates={"p": p}, options=options, rows=rows)
+    parts = _lazily(
+        fd.zoneout_backward, g, rates={"p": p}, options=options, listed=Listed(rows, indices, offsets)
+    )
     return _part(parts, 0), _part(parts, 1)
 
 
@@ -646,6 +762,8 @@ def dropout_add(
     *,
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return residual + dropout(x), block by block in one pass.
 
@@ -656,7 +774,14 @@ def dropout_add(
     array([0., 1., 4., 5., 6., 7.])
     """
     options = {"key": key, "shared_axes": shared_axes}
-    return _lazily(fd.dropout_add, x, rates={"p": p}, like={"residual": residual}, options=options, rows=rows)
+    return _lazily(
+        fd.dropout_add,
+        x,
+        rates={"p": p},
+        like={"residual": residual},
+        options=options,
+        listed=Listed(rows, indices, offsets),
+    )
 
 
 @_described_by(fd.dropout_add_backward)
@@ -667,6 +792,8 @@ def dropout_add_backward(
     *,
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> tuple[da.Array, da.Array]:
     """Return the gradients of `dropout_add`: that of `dropout`, and g itself.
 
@@ -678,7 +805,12 @@ def dropout_add_backward(
     """
     options = {"key": key, "shared_axes": shared_axes}
     return _lazily(
-        fd.dropout_backward, g, "dropout_add_backward", rates={"p": p}, options=options, rows=rows
+        fd.dropout_backward,
+        g,
+        "dropout_add_backward",
+        rates={"p": p},
+        options=options,
+        listed=Listed(rows, indices, offsets),
     ), g
 
 
@@ -693,6 +825,8 @@ def bias_act_dropout(
     residual: NDArray[Any] | da.Array | None = None,
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> da.Array:
     """Return dropout of an activation of x + bias, plus a residual, block by block in one pass.
 
@@ -711,7 +845,7 @@ def bias_act_dropout(
         like={"residual": residual},
         last={"bias": bias},
         options=options,
-        rows=rows,
+        listed=Listed(rows, indices, offsets),
     )
 
 
@@ -726,6 +860,8 @@ def bias_act_dropout_backward(
     activation: str = "relu",
     shared_axes: Axes = (),
     rows: Rows = None,
+    indices: Indices = None,
+    offsets: Rows = None,
 ) -> tuple[da.Array, da.Array | None]:
     """Return the gradients of `bias_act_dropout` with respect to x and to the bias.
 
@@ -753,7 +889,7 @@ def bias_act_dropout_backward(
         like={"x": x},
         last={"bias": bias},
         options={"key": key, "activation": activation, "shared_axes": shared_axes},
-        rows=rows,
+        listed=Listed(rows, indices, offsets),
     )
     if bias is None:
         return dx, None
@@ -781,7 +917,7 @@ def token_dropout(
     """
     words = tuple(protected) if isinstance(protected, Iterable) else protected
     options = {"key": key, "replacement": replacement, "protected": words}
-    return _lazily(fd.token_dropout, tokens, rates={"p": p}, options=options, rows=rows)
+    return _lazily(fd.token_dropout, tokens, rates={"p": p}, options=options, listed=Listed(rows))
 
 
 @_described_by(fd.embedding_dropout)
@@ -986,7 +1122,7 @@ def _lazily(
     like: Mapping[str, Any] = _NONE,
     last: Mapping[str, Any] = _NONE,
     options: Mapping[str, Any] = _NONE,
-    rows: Rows = None,
+    listed: Listed = _NOT_LISTED,
 ) -> da.Array:
     """The function's results for all blocks of x; what can be checked without them is checked now.
 
@@ -995,23 +1131,19 @@ def _lazily(
     blocks are whole rows.
     """
     x = _known(x, next(iter(signature(call).parameters)))
-    listed = {}
-    if rows is not None:
-        numbers = _numbers(rows, x.shape, x.chunks, options.get("shared_axes", ()))
-        listed["rows"] = numbers[(..., *(None,) * (x.ndim - 1))]  # as dask aligns the axes of blocks
-        x = x.rechunk(dict.fromkeys(range(1, x.ndim), -1))
+    x, of_draws, runs = _drawn(x, options.get("shared_axes", ()), listed)
     of_rates = {n: _aligned(n, a, x, options.get("shared_axes", ())) for n, a in rates.items() if _chunked(a)}
     beside = {n: _beside(n, a, x, 0) for n, a in like.items() if a is not None}
     beside |= {n: _beside(n, a, x, max(x.ndim - 1, 0)) for n, a in last.items() if a is not None}
-    blocks = of_rates | beside | listed
+    blocks = of_rates | beside | of_draws
     given = {n: a for n, a in (*rates.items(), *like.items(), *last.items()) if n not in blocks}
     same = {**options, **given}
     metas = {n: a._meta for n, a in beside.items()}
     metas |= {n: np.zeros((1,) * x.ndim, a.dtype) for n, a in of_rates.items()}  # any valid rates
     with np.errstate(all="ignore"):
         call(x._meta, **metas, **same, window=(x.shape, (0,) * x.ndim))
-    unique = f"{name or call.__name__}-{tokenize(call, x, blocks, same)}"
-    settings = {"call": call, "names": tuple(blocks), "options": same}
+    unique = f"{name or call.__name__}-{tokenize(call, x, blocks, same, runs)}"
+    settings = {"call": call, "names": tuple(blocks), "options": same, "runs": runs}
     alike = {"dtype": x.dtype, "meta": x._meta}
     return da.map_blocks(_block, x, *blocks.values(), **settings, name=unique, **alike)
 
@@ -1022,15 +1154,35 @@ def _block(
     call: Callable[..., Any],
     names: tuple[str, ...],
     options: dict[str, Any],
+    runs: Runs | None,
     block_info: Any,
 ) -> Any:
-    """The function's result for a block of the array, where it lies or for the rows that it has."""
+    """The function's result for a block of the array: where it lies, or for the draws that it has."""
     arrays, origin = dict(zip(names, others, strict=True)), block_info[0]["array-location"]
     window: Any = block_info[0]["shape"], tuple(start for start, _ in origin)
-    if "rows" in arrays:
+    if runs is not None:
+        window = runs.cut(*origin[0]).quickest()
+    elif "rows" in arrays:
         window = where(None, arrays.pop("rows").reshape(-1))
+    elif "indices" in arrays:
+        window = where(None, indices=arrays.pop("indices"))
     with alone():
         return call(x, **arrays, **options, window=window)
+
+
+def _drawn(x: da.Array, shared_axes: Axes, listed: Listed) -> tuple[da.Array, dict[str, da.Array], Any]:
+    """Return x and what says which draws its blocks have: arrays in their chunks, and `Runs` of the whole."""
+    check_one_way(None, *listed)
+    if listed.offsets is not None:
+        return x, {}, _runs(listed, x.shape)
+    if listed.indices is not None:
+        check_own_draws(x.shape, reduced(x.shape, axes_in(shared_axes, x.ndim)))
+        return x, {"indices": _indices(listed.indices, x)}, None
+    if listed.rows is None:
+        return x, {}, None
+    numbers = _numbers(listed.rows, x.shape, x.chunks, shared_axes)
+    numbers = numbers[(..., *(None,) * (x.ndim - 1))]  # as dask aligns the axes of blocks
+    return x.rechunk(dict.fromkeys(range(1, x.ndim), -1)), {"rows": numbers}, None
 
 
 def _numbers(rows: Any, shape: tuple[int, ...], chunks: Any, shared_axes: Axes = ()) -> da.Array:
@@ -1038,13 +1190,67 @@ def _numbers(rows: Any, shape: tuple[int, ...], chunks: Any, shared_axes: Axes =
 
     Those of a dask array aren't computed, so that only their shape and dtype are checked.
     """
-    if isinstance(rows, da.Array):
-        rows = _known(rows, "rows")
-        given = np.broadcast_to(np.zeros((), rows.dtype), rows.shape)
-    else:
-        given = rows = np.array(rows, subok=True)  # a copy, since the caller may change them
+    rows = _kept(rows, "rows")
+    given = _stand_in(rows) if isinstance(rows, da.Array) else rows
     starts_of_rows(given, shape, reduced(shape, axes_in(shared_axes, len(shape))))
     return da.asarray(rows).rechunk(chunks[:1])
+
+
+def _indices(indices: Any, x: da.Array) -> da.Array:
+    """Return the flat indices of x's elements in x's chunks, or raise an error if they don't fit it.
+
+    Those of dask arrays aren't computed, so that only their shapes and dtypes are checked.
+    """
+    axes = [(name, _kept(given, name), length) for name, given, length in axes_of_indices(indices)]
+    for name, given, length in axes:
+        if isinstance(given, da.Array):
+            integers(name, _stand_in(given))
+            check_shape(name, given.shape, x.shape)
+        else:
+            flat_indices([(name, given, length)], x.shape)
+    if not axes:
+        return da.zeros(x.shape, dtype=np.int64, chunks=x.chunks)
+    names, each, lengths = zip(*axes, strict=True)
+    settings = {
+        "names": names,
+        "lengths": lengths,
+        "dtype": np.int64,
+        "meta": np.empty((0,) * x.ndim, np.int64),
+    }
+    return da.map_blocks(_flat, *(da.asarray(given).rechunk(x.chunks) for given in each), **settings)
+
+
+def _flat(*given: Any, names: tuple[str, ...], lengths: tuple[int, ...]) -> NDArray[np.int64]:
+    return flat_indices(list(zip(names, given, lengths, strict=True)), given[0].shape)
+
+
+def _runs(listed: Listed, shape: tuple[int, ...]) -> Any:
+    """Return the rows of a flat array as dask hands them to blocks, or raise an error if they don't fit it.
+
+    Where they are dask arrays, they are checked when they are computed.
+    """
+    check_flat(shape)
+    rows = None if listed.rows is None else _kept(listed.rows, "rows")
+    offsets = _kept(listed.offsets, "offsets")
+    later = [
+        (name, array) for name, array in (("rows", rows), ("offsets", offsets)) if isinstance(array, da.Array)
+    ]
+    if not later:
+        return delayed(ragged_rows(rows, offsets, shape), pure=True, traverse=False)
+    for name, array in later:
+        integers(name, _stand_in(array))
+    return delayed(ragged_rows, pure=True)(rows, offsets, shape)
+
+
+def _kept(given: Any, name: str) -> Any:
+    """Return a dask array of known size, or a copy of what else was given, since the caller may change it."""
+    return _known(given, name) if isinstance(given, da.Array) else np.array(given, subok=True)
+
+
+def _stand_in(array: da.Array) -> NDArray[Any]:
+    """Return an array of the shape and dtype of a dask array, which takes neither memory nor time."""
+    make = np.empty if array.dtype.hasobject else np.zeros  # of objects it is a None, which is no integer
+    return np.broadcast_to(make((), array.dtype), array.shape)
 
 
 def _chunked(number: Any) -> bool:

@@ -94,8 +94,16 @@ class Runs(NamedTuple):
         lengths = self.offsets[1:] - self.offsets[:-1]
         if (lengths == lengths[0]).all():
             return self.starts, int(lengths[0])
-        first = np.repeat(self.starts - self.offsets[:-1], lengths)
-        return first + np.arange(self.offsets[-1]), 1
+        return self.each(), 1
+
+    def each(self) -> NDArray[np.int64]:
+        """Return the index of each element."""
+        first = np.repeat(self.starts - self.offsets[:-1], self.offsets[1:] - self.offsets[:-1])
+        return first + np.arange(self.offsets[-1])
+
+    def quickest(self) -> Runs | Scattered:
+        """Return what kernels are done with first: the rows, or each element's index if rows are short."""
+        return self if self.offsets[-1] >= SHORT * len(self.starts) else Scattered(self.each())
 
 
 class Scattered(NamedTuple):
@@ -122,9 +130,10 @@ def found(listed: Listed, shape: tuple[int, ...], draws: tuple[int, ...]) -> Run
     `draws` is the shape of its draws: 1 along shared axes.
     """
     if listed.indices is not None:
-        return _of_indices(listed.indices, shape, draws)
+        check_own_draws(shape, draws)
+        return Scattered(flat_indices(axes_of_indices(listed.indices), shape).ravel())
     if listed.offsets is not None:
-        return _of_ragged_rows(listed.rows, listed.offsets, shape)
+        return ragged_rows(listed.rows, listed.offsets, shape).quickest()
     starts, length = starts_of_rows(listed.rows, shape, draws), math.prod(draws[1:])
     if length < SHORT:
         return Scattered((starts[:, None] + np.arange(length)).ravel())
@@ -152,13 +161,13 @@ def numbers_of_rows(rows: Any, count: int, length: int) -> NDArray[np.int64]:
 
     They must be integers of at least 0, and so small that all indices of rows of a length are below 2**63.
     """
-    return _numbers("rows", rows, (count,), MOST // max(length, 1))
+    return numbers_below("rows", rows, (count,), MOST // max(length, 1))
 
 
-def _of_ragged_rows(rows: Any, offsets: Any, shape: tuple[int, ...]) -> Runs | Scattered:
-    if len(shape) != 1:
-        raise ValueError(f"offsets needs a flat array, got {len(shape)} axes; use x.ravel()")
-    ends = _integers("offsets", offsets)
+def ragged_rows(rows: Any, offsets: Any, shape: tuple[int, ...]) -> Runs:
+    """Return the rows of a flat array, by number or in order, or raise an error if they don't fit it."""
+    check_flat(shape)
+    ends = integers("offsets", offsets)
     rising = ends.ndim == 1 and ends.size > 0 and ends[0] == 0 and ends[-1] == shape[0]
     if not (rising and (ends[1:] >= ends[:-1]).all()):
         raise ValueError(f"offsets must rise from 0 to x's size {shape[0]}, got {_short(ends)}")
@@ -168,18 +177,25 @@ def _of_ragged_rows(rows: Any, offsets: Any, shape: tuple[int, ...]) -> Runs | S
         raise ValueError(f"offsets must make rows of at most 2**32 elements, got one of {longest}")
     count = len(ends) - 1
     numbers = np.arange(count) if rows is None else numbers_of_rows(rows, count, RAGGED)
-    starts = numbers * RAGGED
-    if shape[0] < SHORT * count:
-        lengths = ends[1:] - ends[:-1]
-        return Scattered(np.arange(shape[0]) + np.repeat(starts - ends[:-1], lengths))
-    return Runs(ends, starts)
+    return Runs(ends, numbers * RAGGED)
 
 
-def _of_indices(indices: Any, shape: tuple[int, ...], draws: tuple[int, ...]) -> Scattered:
+def check_flat(shape: tuple[int, ...]) -> None:
+    """Raise an error if an array that has offsets is not flat."""
+    if len(shape) != 1:
+        raise ValueError(f"offsets needs a flat array, got {len(shape)} axes; use x.ravel()")
+
+
+def check_own_draws(shape: tuple[int, ...], draws: tuple[int, ...]) -> None:
+    """Raise an error if elements of an array that has indices share their draws."""
     if draws != shape:
         raise ValueError(f"indices needs a draw for each element, got shared axes: {draws} for {shape}")
+
+
+def axes_of_indices(indices: Any) -> list[tuple[str, Any, int]]:
+    """Return each axis of the array that indices are of: its name, the caller's integers, and its length."""
     if not isinstance(indices, tuple):
-        return Scattered(_numbers("indices", indices, shape, MOST).ravel())
+        return [("indices", indices, MOST)]
     try:
         full, places = indices
         lengths = tuple(map(operator.index, full))
@@ -195,13 +211,20 @@ def _of_indices(indices: Any, shape: tuple[int, ...], draws: tuple[int, ...]) ->
             f"indices must have a full shape of at most 2**63 elements and an array for each axis, got "
             f"{lengths} and {len(places)} arrays"
         )
-    index: NDArray[np.int64] = np.zeros(shape, np.int64)
-    for axis, (length, place) in enumerate(zip(lengths, places, strict=True)):
-        index = index * length + _numbers(f"axis {axis} of indices", place, shape, length)
-    return Scattered(index.ravel())
+    names = (f"axis {axis} of indices" for axis in range(len(lengths)))
+    return list(zip(names, places, lengths, strict=True))
 
 
-def _integers(name: str, given: Any) -> NDArray[Any]:
+def flat_indices(axes: list[tuple[str, Any, int]], shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return the flat index of each element of an array, or raise an error if the integers don't fit it."""
+    index = None
+    for name, given, length in axes:
+        own = numbers_below(name, given, shape, length).view(np.uint64)
+        index = own if index is None else index * np.uint64(length) + own
+    return np.zeros(shape, np.int64) if index is None else index.view(np.int64)
+
+
+def integers(name: str, given: Any) -> NDArray[Any]:
     """Return a caller's integers as an array, or raise an error."""
     if isinstance(given, np.ma.MaskedArray):
         raise TypeError(f"{name} must be integers, got a masked array; use {name}.filled() or compressed()")
@@ -215,17 +238,22 @@ def _integers(name: str, given: Any) -> NDArray[Any]:
     return numbers
 
 
-def _numbers(name: str, given: Any, shape: tuple[int, ...], end: int) -> NDArray[np.int64]:
+def numbers_below(name: str, given: Any, shape: tuple[int, ...], end: int) -> NDArray[np.int64]:
     """Return a caller's integers in [0, end) as int64, or raise an error unless they have the shape."""
-    numbers = given if type(given) is np.ndarray and given.dtype is _SIGNED else _integers(name, given)
-    if numbers.shape != shape:
-        raise ValueError(f"{name} must have the shape {shape}, got {numbers.shape}")
+    numbers = given if type(given) is np.ndarray and given.dtype is _SIGNED else integers(name, given)
+    check_shape(name, numbers.shape, shape)
     signed = numbers if numbers.dtype is _SIGNED else numbers.astype(_SIGNED)
     # As unsigned numbers those below 0 are 2**63 and above, so that one look finds all that are wrong.
     if signed.size and int(np.maximum.reduce(signed.view(np.uint64), None)) >= end:
         wrong = int(numbers.min()) if numbers.min() < 0 else int(numbers.max())
         raise ValueError(f"{name} must be in [0, {end}), got {wrong}")
     return signed
+
+
+def check_shape(name: str, got: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Raise an error if a caller's integers don't have the shape that they must have."""
+    if got != shape:
+        raise ValueError(f"{name} must have the shape {shape}, got {got}")
 
 
 def _short(numbers: NDArray[Any]) -> str:

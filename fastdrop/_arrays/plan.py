@@ -21,9 +21,8 @@ from fastdrop._arrays.listed import Listed, Runs, Scattered, found
 from fastdrop._stream.keys import signed
 
 Window: TypeAlias = tuple[Sequence[int], Sequence[int]]
-Where: TypeAlias = (
-    Window | Listed | Runs | None
-)  # which draws an array has; None is those of an array by itself
+# Which draws an array has; None is those of an array by itself.
+Where: TypeAlias = Window | Listed | Runs | Scattered | None
 Axes: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
 # Asked for by `is`: `np.int64(0) == ()` is an empty array, which is no bool.
@@ -161,11 +160,16 @@ def where(window: Window | None, rows: Any = None, indices: Any = None, offsets:
     """
     if rows is None and indices is None and offsets is None:
         return window
+    check_one_way(window, rows, indices, offsets)
+    return cast(Window, Listed.copied(rows, indices, offsets))
+
+
+def check_one_way(window: Any, rows: Any, indices: Any, offsets: Any) -> None:
+    """Raise an error if a caller says in two ways which draws an array has."""
     listed = "rows and offsets" if indices is None else "indices"
     if window is not None or (indices is not None and not (rows is None and offsets is None)):
         other = "the others" if window is None else "window"
         raise ValueError(f"{listed} must be given alone, got {other} too; leave out {other}")
-    return cast(Window, Listed.copied(rows, indices, offsets))
 
 
 class Layout:
@@ -295,10 +299,10 @@ def layout_of(shape: tuple[int, ...], pairs: bool, shared_axes: Axes, window: Wh
     """Return the layout of an array; with `pairs`, of complex numbers, whose two parts share a draw."""
     if shared_axes is NO_AXES and window is None:  # the usual case comes first, since it is the fastest
         return _layout(shape, pairs, (), None)
-    if isinstance(window, (Listed, Runs)):  # not remembered: the next call has other indices
+    if isinstance(window, (Listed, Runs, Scattered)):  # not remembered: the next call has other indices
         axes = integers_in(shared_axes)
         shared = axes_in(axes, len(shape)) if axes else frozenset()
-        place = window if isinstance(window, Runs) else found(window, shape, reduced(shape, shared))
+        place = found(window, shape, reduced(shape, shared)) if isinstance(window, Listed) else window
         if pairs:
             return Layout((*shape, 2), place, shared | {len(shape)})
         return Layout(shape, place, shared)

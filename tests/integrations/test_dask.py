@@ -130,7 +130,7 @@ def check(case, found, expected):
             assert exact is None
         elif place in ROUNDED.get(CASES[case][0], ()):
             assert y.dtype == np.asarray(exact).dtype
-            np.testing.assert_allclose(y, exact, rtol=1e-5, atol=1e-5 * np.abs(exact).max())
+            np.testing.assert_allclose(y, exact, rtol=1e-5, atol=1e-5 * np.abs(exact).max(initial=0))
         else:
             assert same_bits(y, exact)
 
@@ -380,6 +380,278 @@ def test_rows_that_are_refused_when_they_are_computed():
         fdd.dropout(x, 0.3, KEY, rows=masked).compute()
 
 
+TAKES_INDICES = [case for case in CASES if "indices" in signature(getattr(fd, CASES[case][0])).parameters]
+PLACES = np.random.default_rng(5).integers(40, size=(3, *SHAPE))  # by axis of an array of 40 x 40 x 40
+FLAT = PLACES[0] * 1600 + PLACES[1] * 40 + PLACES[2]
+FULL = (40, 40, 40)
+INDICES = {
+    "array": lambda: FLAT.copy(),
+    "list": lambda: FLAT.tolist(),
+    "unsigned": lambda: FLAT.astype(np.uint16),
+    "one chunk": lambda: da.from_array(FLAT, chunks=-1),
+    "other chunks": lambda: da.from_array(FLAT, chunks=(2, 5, 3)),
+    "by axis": lambda: (FULL, tuple(PLACES)),
+    "by axis in chunks": lambda: (FULL, tuple(da.from_array(place, chunks=4) for place in PLACES)),
+    "by axis, of both kinds": lambda: (FULL, (PLACES[0].tolist(), da.asarray(PLACES[1]), PLACES[2])),
+}
+
+
+def is_shared(case):
+    return bool(np.size(CASES[case][1].get("shared_axes", ())))
+
+
+def test_functions_take_indices_as_those_of_arrays_do():
+    for name in fd.__all__:
+        lazy, function = getattr(fdd, name, None), getattr(fd, name)
+        if callable(lazy) and not isinstance(function, type):
+            own, others = signature(lazy).parameters, signature(function).parameters
+            for place in ("rows", "indices", "offsets"):
+                assert (place in own) == (place in others), (name, place)
+    assert len(TAKES_INDICES) > 30
+
+
+@pytest.mark.parametrize("case", TAKES_INDICES)
+def test_indices(case):
+    """They go with the elements of each block, for any chunks of the arrays and of the indices."""
+    kind = list(INDICES)[TAKES_INDICES.index(case) % len(INDICES)]
+    ignores = case == "gaussian_noise_backward"
+    if is_shared(case) and not ignores:
+        with pytest.raises(ValueError, match="indices needs a draw for each element, got shared axes"):
+            both(case, indices=FLAT)
+        return
+    with dask.config.set(scheduler=refuse):
+        first = next(iter(CASES[case][1]))
+        name, given_args = CASES[case]
+        chunked = in_chunks(given_args[first])
+        lazy = results(getattr(fdd, name)(**(given_args | {first: chunked}), indices=INDICES[kind]()))
+    expected = results(getattr(fd, name)(**given_args, indices=FLAT))
+    check(case, dask.compute(*lazy, scheduler="sync"), expected)
+    assert lazy[0].chunks == chunked.chunks
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("function", ["dropout", "gaussian_dropout"])
+def test_dtypes_with_indices(function, dtype):
+    x = normal(*SHAPE, dtype=dtype)
+    lazy = getattr(fdd, function)(da.from_array(x, chunks=CHUNKS), 0.3, KEY, indices=da.asarray(FLAT))
+    assert lazy.dtype == dtype
+    assert same_bits(lazy.compute(), getattr(fd, function)(x, 0.3, KEY, indices=FLAT))
+
+
+@pytest.mark.parametrize("kind", INDICES)
+def test_kinds_of_indices(kind):
+    indices = INDICES[kind]()
+    lazy = fdd.dropout(da.from_array(X, chunks=CHUNKS), RATES, KEY, indices=indices)
+    if kind == "array":
+        indices[:] = 0  # the caller's own, of which a copy was taken
+    assert lazy.chunks == CHUNKS
+    assert same_bits(lazy.compute(), fd.dropout(X, RATES, KEY, indices=FLAT))
+    mask = fdd.keep_mask(SHAPE, 0.3, KEY, chunks=CHUNKS, indices=INDICES[kind]())
+    assert same_bits(mask.compute(), fd.keep_mask(SHAPE, 0.3, KEY, indices=FLAT))
+    normals = fdd.normal(SHAPE, KEY, chunks=CHUNKS, indices=INDICES[kind]())
+    assert same_bits(normals.compute(), fd.normal(SHAPE, KEY, indices=FLAT))
+
+
+@settings(max_examples=examples(60))
+@given(data=st.data(), shape=st.lists(st.integers(0, 9), min_size=0, max_size=3))
+def test_indices_in_any_chunks(data, shape):
+    def chunks():
+        cuts = [sorted({0, n, *data.draw(st.lists(st.integers(0, n), max_size=3))}) for n in shape]
+        return tuple(tuple(b - a for a, b in pairwise(cut)) or (0,) for cut in cuts)
+
+    x, index = normal(*shape), np.random.default_rng(1).integers(1 << 62, size=shape)
+    lazy = fdd.dropout(
+        da.from_array(x, chunks=chunks()), 0.3, KEY, indices=da.from_array(index, chunks=chunks())
+    )
+    assert same_bits(lazy.compute(scheduler="sync"), fd.dropout(x, 0.3, KEY, indices=index))
+
+
+def test_an_entry_has_one_mask_however_it_is_stored():
+    dense = normal(60, 30)
+    at = np.nonzero(dense > 1)
+    order = np.random.default_rng(0).permutation(len(at[0]))
+    whole = fd.dropout(dense, 0.3, KEY)
+    row, column = (da.from_array(place[order], chunks=19) for place in at)
+    data = da.from_array(dense[at][order], chunks=23)
+    assert same_bits(
+        fdd.dropout(data, 0.3, KEY, indices=((60, 30), (row, column))).compute(), whole[at][order]
+    )
+    one, other = (fdd.dropout(data, 0.3, KEY, indices=i) for i in (order, order[::-1]))
+    assert one.name != other.name
+    assert one.name == fdd.dropout(data, 0.3, KEY, indices=order).name
+
+
+def test_indices_of_a_full_array_as_big_as_can_be():
+    last = np.full(3, (1 << 63) - 1)
+    for indices in (
+        last,
+        ((1 << 63,), (last,)),
+        ((1, 1 << 63), (np.zeros(3, int), last)),
+        ((1 << 31, 1 << 32), (last >> 32, last % (1 << 32))),
+    ):
+        expected = fd.dropout(np.ones(3), 0.5, KEY, indices=last)
+        assert same_bits(fd.dropout(np.ones(3), 0.5, KEY, indices=indices), expected)
+        assert same_bits(fdd.dropout(da.ones(3, chunks=2), 0.5, KEY, indices=indices).compute(), expected)
+    none = fdd.dropout(da.ones(3, chunks=2), 0.5, KEY, indices=((), ()))
+    assert same_bits(none.compute(), fd.dropout(np.ones(3), 0.5, KEY, indices=np.zeros(3, int)))
+
+
+LENGTHS = {"short": [1, 0, 2, 5, 0, 3], "long": [100, 0, 3000, 1, 70, 2000], "one": [40], "none": []}
+OFFSETS = {
+    "array": lambda ends: ends,
+    "list": np.ndarray.tolist,
+    "in chunks": lambda ends: da.from_array(ends, chunks=2),
+}
+
+
+def of_flat_arrays(size):
+    for noise in FUNCTIONS:
+        if noise.takes("offsets") and "dask" not in noise.lacks:
+            yield noise.name, arguments(noise, (size,))
+            if noise.backward:
+                g = normal(size, seed=9)
+                yield noise.backward.__name__, backward_arguments(noise, arguments(noise, (size,)), g)
+
+
+@pytest.mark.parametrize("kind", LENGTHS)
+def test_offsets(kind):
+    """Chunks may end within rows, and hold none of them."""
+    lengths = LENGTHS[kind]
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=int)])
+    size, ids = int(ends[-1]), np.array([7, 1, (1 << 31) - 1, 0, 7, 3])[: len(lengths)]
+    cuts = (0, 1, size // 3, size // 3, size // 2, size) if size > 1 else (0, size)
+    chunks = tuple(b - a for a, b in pairwise(cuts))
+    for n, (name, given_args) in enumerate(of_flat_arrays(size)):
+        first = next(iter(given_args))
+        changed = given_args | {"key": KEY, first: da.from_array(given_args[first], chunks=(chunks,))}
+        for rows in (None, ids):
+            how = list(OFFSETS)[n % len(OFFSETS)]
+            with dask.config.set(scheduler=refuse):
+                numbers = None if rows is None else OFFSETS[how](rows)
+                lazy = results(getattr(fdd, name)(**changed, offsets=OFFSETS[how](ends), rows=numbers))
+            expected = results(getattr(fd, name)(**given_args, key=KEY, offsets=ends, rows=rows))
+            check(name, dask.compute(*lazy, scheduler="sync"), expected)
+            assert lazy[0].chunks == (chunks,)
+
+
+@pytest.mark.parametrize("how", OFFSETS)
+def test_kinds_of_offsets(how):
+    ends = np.array([0, 20, 20, 50])
+    x, given_ends = da.from_array(normal(50), chunks=7), OFFSETS[how](ends.copy())
+    lazy = fdd.dropout(x, 0.3, KEY, offsets=given_ends)
+    assert lazy.name == fdd.dropout(x, 0.3, KEY, offsets=OFFSETS[how](ends)).name
+    assert lazy.name != fdd.dropout(x, 0.3, KEY, offsets=[0, 50]).name
+    if how != "in chunks":
+        given_ends[1] = 3  # the caller's own, of which a copy was taken
+    expected = fd.dropout(normal(50), 0.3, KEY, offsets=ends)
+    assert same_bits(lazy.compute(), expected)
+    mask = fdd.keep_mask(50, 0.3, KEY, chunks=9, offsets=OFFSETS[how](ends))
+    assert same_bits(mask.compute(), expected != 0)
+
+
+INDEX = np.zeros((3, 4), int)
+BAD_LISTS = [
+    ({"indices": np.zeros(3, int)}, ValueError, r"indices must have the shape \(3, 4\), got \(3,\)"),
+    (
+        {"indices": da.zeros((3, 1), dtype=int)},
+        ValueError,
+        r"indices must have the shape \(3, 4\), got \(3, 1\)",
+    ),
+    ({"indices": INDEX - 1}, ValueError, r"indices must be in \[0, 9223372036854775808\), got -1"),
+    ({"indices": np.full((3, 4), 1 << 63, np.uint64)}, ValueError, r"indices must be in \[0, 922"),
+    ({"indices": [[1 << 70] * 4] * 3}, ValueError, r"indices must be below 2\*\*63"),
+    ({"indices": INDEX * 1.0}, TypeError, "indices must be integers, got float64"),
+    ({"indices": da.zeros((3, 4))}, TypeError, "indices must be integers, got float64"),
+    ({"indices": da.zeros((3, 4), dtype=bool)}, TypeError, "indices must be integers, got bool"),
+    (
+        {"indices": da.zeros((3, 4), chunks=4, dtype=object)},
+        TypeError,
+        "indices must be integers, got object",
+    ),
+    ({"indices": "abc"}, TypeError, "indices must be integers"),
+    ({"indices": np.ma.masked_array(INDEX, INDEX)}, TypeError, "indices must be integers, got a masked"),
+    ({"indices": da.ones(9)[da.ones(9) > 0]}, ValueError, r"indices\.compute_chunk_sizes\(\)"),
+    ({"indices": INDEX, "rows": [1, 2, 3]}, ValueError, "indices must be given alone"),
+    ({"indices": da.zeros((3, 4), dtype=int), "offsets": [0, 12]}, ValueError, "indices must be given alone"),
+    ({"indices": (INDEX, INDEX)}, TypeError, "indices must be flat integers, or"),
+    ({"indices": ((5, 5), [INDEX, INDEX])}, TypeError, "indices must be flat integers, or"),
+    ({"indices": ((5, 5), (INDEX,))}, ValueError, "an array for each axis, got"),
+    ({"indices": ((5,), (INDEX + 5,))}, ValueError, r"axis 0 of indices must be in \[0, 5\), got 5"),
+    ({"indices": ((5, 4), (INDEX, da.zeros((3, 4))))}, TypeError, "axis 1 of indices must be integers"),
+    (
+        {"indices": ((5, 4), (INDEX, da.zeros(3, dtype=int)))},
+        ValueError,
+        r"axis 1 of indices must have the shape",
+    ),
+    ({"offsets": [0, 3]}, ValueError, "offsets needs a flat array, got 2 axes"),
+    ({"offsets": da.zeros(2, dtype=int)}, ValueError, "offsets needs a flat array, got 2 axes"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), BAD_LISTS, ids=[m for *_, m in BAD_LISTS])
+def test_lists_that_are_refused_at_once(options, error, message):
+    x = da.ones((3, 4), chunks=2)
+    with dask.config.set(scheduler=refuse):
+        for call in (fdd.dropout, fdd.gaussian_noise, fdd.dropout_backward):
+            with pytest.raises(error, match=message):
+                call(x, 0.3, KEY, **options)
+    if not any(isinstance(a, da.Array) for a in options.values()) and "da" not in repr(options):
+        with pytest.raises(error, match=message):  # as NumPy's
+            fd.dropout(np.ones((3, 4)), 0.3, KEY, **options)
+
+
+BAD_OFFSETS = [
+    ([0, 5], None, ValueError, "offsets must rise from 0 to x's size 6, got"),
+    ([1, 6], None, ValueError, "offsets must rise"),
+    ([0, 4, 3, 6], None, ValueError, "offsets must rise"),
+    ([], None, ValueError, "offsets must rise"),
+    ([0.0, 6.0], None, TypeError, "offsets must be integers, got float64"),
+    ([0, 6], [1, 2], ValueError, r"rows must have the shape \(1,\), got \(2,\)"),
+    ([0, 6], [1 << 31], ValueError, r"rows must be in \[0, 2147483648\), got 2147483648"),
+    ([0, 6], [1.0], TypeError, "rows must be integers, got float64"),
+]
+
+
+@pytest.mark.parametrize(("offsets", "rows", "error", "message"), BAD_OFFSETS)
+def test_offsets_that_are_refused(offsets, rows, error, message):
+    x = da.ones(6, chunks=4)
+    with dask.config.set(scheduler=refuse), pytest.raises(error, match=message):
+        fdd.dropout(x, 0.3, KEY, offsets=offsets, rows=rows)
+    with pytest.raises(error, match=message):
+        fdd.dropout(x, 0.3, KEY, offsets=da.from_array(np.array(offsets), chunks=1), rows=rows).compute()
+    later = None if rows is None else da.from_array(np.array(rows), chunks=1)
+    with pytest.raises(error, match=message):
+        fdd.dropout(x, 0.3, KEY, offsets=offsets, rows=later).compute()
+
+
+def test_lists_that_are_refused_when_they_are_computed():
+    x, index = da.ones((3, 4), chunks=2), np.zeros((3, 4), int)
+    index[2, 3] = -1
+    bad = da.from_array(index, chunks=3)
+    with pytest.raises(ValueError, match=r"indices must be in \[0, 9223372036854775808\), got -1"):
+        fdd.dropout(x, 0.3, KEY, indices=bad).compute()
+    with pytest.raises(ValueError, match=r"axis 1 of indices must be in \[0, 4\), got -1"):
+        fdd.dropout(x, 0.3, KEY, indices=((5, 4), (bad + 1, bad))).compute()
+    with pytest.raises(TypeError, match="indices must be integers, got a masked array"):
+        fdd.dropout(x, 0.3, KEY, indices=da.ma.masked_equal(bad, 0)).compute()
+
+
+def test_lists_are_not_computed_early():
+    x, never_index, flat = da.from_array(X, chunks=CHUNKS), never(FLAT), da.ones(50, chunks=7)
+    with dask.config.set(scheduler=refuse):
+        fdd.dropout(x, 0.3, KEY, indices=never_index)
+        fdd.dropout(x, 0.3, KEY, indices=(FULL, (never_index,) * 3))
+        fdd.dropout(flat, 0.3, KEY, offsets=never(np.zeros(4, int)), rows=never(np.zeros(3, int)))
+
+
+def test_lists_of_arrays_too_big_to_be_made():
+    """Only shapes and dtypes are looked at before dask computes a part."""
+    huge = da.ones((1 << 40, 1 << 10), chunks=(1 << 20, 1 << 10))
+    index = da.arange(1 << 40, chunks=1 << 20)[:, None] * (1 << 10) + da.arange(1 << 10)
+    part = fdd.dropout(huge, 0.5, KEY, indices=index)[(1 << 39) : (1 << 39) + 2, :40]
+    assert part.shape == (2, 40)
+
+
 def test_what_comes_after_does_not_change_the_mask():
     (lazy,), (expected,) = both("dropout")
     assert same_bits(lazy[2:5, ::2].rechunk(2).compute(scheduler="sync"), expected[2:5, ::2].copy())
@@ -467,6 +739,11 @@ def test_a_cluster_of_processes_gives_the_same_bits(client):
     for case in CASES:
         lazy, expected = both(case)
         check(case, dask.compute(*lazy), expected)
+    lazy = fdd.dropout(da.from_array(X, chunks=CHUNKS), 0.3, KEY, indices=da.from_array(FLAT, chunks=4))
+    assert same_bits(lazy.compute(), fd.dropout(X, 0.3, KEY, indices=FLAT))
+    ends = np.array([0, 20, 20, 50])
+    lazy = fdd.dropout(da.from_array(normal(50), chunks=7), 0.3, KEY, offsets=ends)
+    assert same_bits(lazy.compute(), fd.dropout(normal(50), 0.3, KEY, offsets=ends))
     size = 300_000
     lazy = fdd.dropout(da.ones(size, chunks=size // 11), 0.3, KEY)
     kept = client.persist(lazy)
