@@ -27,7 +27,7 @@ array([0., 2., 4.])
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
+from functools import reduce, wraps
 from inspect import signature
 from operator import add
 from typing import Any, SupportsIndex
@@ -107,6 +107,27 @@ def _self_adjoint(call: Callable[..., Any]) -> Callable[..., Any]:
     return traced
 
 
+def _learned(call: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a primitive as `_traced`, whose second argument is a number that is learned.
+
+    The gradient of the first argument is the same function of g, and that of the number is the second one
+    that `backward` returns, of which there is no derivative.
+    """
+    first, number, *_ = signature(call).parameters
+
+    @wraps(backward)
+    def slope(**arguments: Any) -> Any:
+        return np.asarray(backward(**arguments)[1])[()]
+
+    slope_of = _traced(slope, lambda g, /, **_: {}, by_element=False)
+
+    def rule(g: Any, /, **arguments: Any) -> dict[str, Any]:
+        return {first: traced(**{**arguments, first: g}), number: slope_of(g, **arguments)}
+
+    traced = _traced(call, rule)
+    return traced
+
+
 _dropout = _self_adjoint(fd.dropout)
 _gaussian_dropout = _self_adjoint(fd.gaussian_dropout)
 _drop_path = _self_adjoint(fd.drop_path)
@@ -126,36 +147,8 @@ def _zoneout_rule(g: Any, new: Any, previous: Any, **options: Any) -> dict[str, 
 _zoneout = _traced(fd.zoneout, _zoneout_rule)
 
 
-def _logit_backward(
-    g: Any, x: Any, logit: Any, key: Any, temperature: float, shared_axes: Any, window: Any
-) -> np.float64:
-    options: dict[str, Any] = {"temperature": temperature, "shared_axes": shared_axes, "window": window}
-    return np.float64(fd.concrete_dropout_backward(g, x, logit, key, **options)[1])
-
-
-_logit_gradient = _traced(_logit_backward, lambda g, /, **_: {}, by_element=False)
-
-
-def _concrete_rule(g: Any, x: Any, **options: Any) -> dict[str, Any]:
-    return {"x": _concrete_dropout(g, **options), "logit": _logit_gradient(g, x, **options)}
-
-
-_concrete_dropout = _traced(fd.concrete_dropout, _concrete_rule)
-
-
-def _alpha_backward(g: Any, x: Any, alpha: Any, key: Any, shared_axes: Any, window: Any) -> Any:
-    options: dict[str, Any] = {"shared_axes": shared_axes, "window": window}
-    return np.asarray(fd.information_dropout_backward(g, x, alpha, key, **options)[1])[()]
-
-
-_alpha_gradient = _traced(_alpha_backward, lambda g, /, **_: {})
-
-
-def _information_rule(g: Any, x: Any, **options: Any) -> dict[str, Any]:
-    return {"x": _information_dropout(g, **options), "alpha": _alpha_gradient(g, x, **options)}
-
-
-_information_dropout = _traced(fd.information_dropout, _information_rule)
+_concrete_dropout = _learned(fd.concrete_dropout, fd.concrete_dropout_backward)
+_information_dropout = _learned(fd.information_dropout, fd.information_dropout_backward)
 
 
 def _activation_backward(

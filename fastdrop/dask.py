@@ -510,7 +510,7 @@ def concrete_dropout_backward(
     parts = _lazily(
         fd.concrete_dropout_backward, g, like={"x": x}, options=options, listed=Listed(rows, indices, offsets)
     )
-    return _part(parts, 0), _total(parts, 1, ())
+    return _gradients(parts, logit)
 
 
 @_described_by(fd.information_dropout)
@@ -576,8 +576,7 @@ def information_dropout_backward(
     parts = _lazily(
         call, g, rates=rates, like={"x": x}, options=options, listed=Listed(rows, indices, offsets)
     )
-    several: Any = alpha if _chunked(alpha) else None
-    return _part(parts, 0), _total(parts, 1, ()) if several is None else _totals(parts, 1, several.shape)
+    return _gradients(parts, alpha)
 
 
 @_described_by(fd.standout_dropout)
@@ -1275,14 +1274,20 @@ def _aligned(name: str, numbers: Any, x: da.Array, shared_axes: Axes) -> da.Arra
     return numbers.rechunk(tuple(cuts))
 
 
-def _part(parts: da.Array, place: int) -> da.Array:
+def _gradients(parts: da.Array, number: Any) -> tuple[da.Array, da.Array]:
+    """Return the gradients of an array and of the number, or the array of them, that its noise has."""
+    whole = _totals(parts, 1, number.shape) if _chunked(number) else _total(parts, 1, ())
+    return _part(parts, 0), whole
+
+
+def _part(parts: da.Array, which: int) -> da.Array:
     """Return one array of a function that returns several, in the chunks of the parts."""
-    unique = f"{parts.name}-{place}"
+    unique = f"{parts.name}-{which}"
     alike = {"dtype": parts.dtype, "meta": parts._meta}
-    return da.map_blocks(_nth, parts, place=place, name=unique, **alike)
+    return da.map_blocks(_nth, parts, which=which, name=unique, **alike)
 
 
-def _total(parts: da.Array, place: int, shape: tuple[int, ...]) -> da.Array:
+def _total(parts: da.Array, which: int, shape: tuple[int, ...]) -> da.Array:
     """Return the sum over blocks, in float64, of one result of a function that returns several."""
     axes, new = tuple(range(parts.ndim)), tuple(range(parts.ndim, parts.ndim + len(shape)))
     each = da.blockwise(
@@ -1290,33 +1295,33 @@ def _total(parts: da.Array, place: int, shape: tuple[int, ...]) -> da.Array:
         axes + new,
         parts,
         axes,
-        place=place,
+        which=which,
         axes=parts.ndim,
         new_axes=dict(zip(new, shape, strict=True)),
         adjust_chunks=dict.fromkeys(axes, _one),
         dtype=np.float64,
-        name=f"{parts.name}-{place}",
+        name=f"{parts.name}-{which}",
     )
     return each.sum(axes)
 
 
-def _totals(parts: da.Array, place: int, shape: tuple[int, ...]) -> da.Array:
+def _totals(parts: da.Array, which: int, shape: tuple[int, ...]) -> da.Array:
     """As `_total` of a result that has a number for each of some numbers, which broadcast to the array."""
     padded = (1,) * (parts.ndim - len(shape)) + shape
     repeated = tuple(axis for axis, n in enumerate(padded) if n == 1)
     cuts = ((1,) * len(cut) if axis in repeated else cut for axis, cut in enumerate(parts.chunks))
-    unique, meta = f"{parts.name}-{place}", np.zeros((0,) * parts.ndim)
-    each = da.map_blocks(_nth, parts, place=place, chunks=tuple(cuts), name=unique, meta=meta)
+    unique, meta = f"{parts.name}-{which}", np.zeros((0,) * parts.ndim)
+    each = da.map_blocks(_nth, parts, which=which, chunks=tuple(cuts), name=unique, meta=meta)
     return each.sum(repeated, keepdims=True).reshape(shape)
 
 
-def _nth(parts: Any, place: int) -> Any:
-    return parts[place]
+def _nth(parts: Any, which: int) -> Any:
+    return parts[which]
 
 
-def _summand(parts: Any, place: int, axes: int) -> NDArray[np.float64]:
+def _summand(parts: Any, which: int, axes: int) -> NDArray[np.float64]:
     """Return a block's result with leading axes that number the blocks."""
-    found: NDArray[np.float64] = np.asarray(parts[place], np.float64)[(None,) * axes]
+    found: NDArray[np.float64] = np.asarray(parts[which], np.float64)[(None,) * axes]
     return found
 
 

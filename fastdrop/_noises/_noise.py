@@ -18,6 +18,9 @@ EVERY = (*REAL, "complex64", "complex128")
 PRODUCT = ("float32", "float64")  # what NumPy multiplies matrices of without a detour
 INTEGERS = ("int32", "int64")  # and every other integer
 
+# Arguments that say which draws belong to an array's elements, and where the result goes.
+OF_PLACES = ("shared_axes", "out", "window", "rows", "indices", "offsets")
+
 # The places where a noise can be found. A record gives a reason for each that it lacks.
 PLACES = (
     "backward",
@@ -104,6 +107,11 @@ class Noise:
     def needed(self) -> tuple[str, ...]:
         """Names of the arguments that have no default."""
         return tuple(name for name, given in self.arguments.items() if given.default is Parameter.empty)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the arguments with a default that are the noise's own: they say nothing of places."""
+        return tuple(name for name in self.arguments if name not in (*self.needed, *OF_PLACES))
 
     def takes(self, argument: str) -> bool:
         """Return whether the function has an argument, such as "window", "shared_axes" or "out"."""

@@ -26,7 +26,6 @@ from fastdrop.torch._noises import Numbers, NumbersWithDraws, draws_of
 
 Tensor: TypeAlias = torch.Tensor
 What: TypeAlias = tuple[str, Sequence[float], Numbers]  # a noise's name, its options and its axes
-OPTIONS = {"concrete_dropout": ("temperature",), "information_dropout": ()}  # what else each noise takes
 _ARGUMENTS = "Tensor x, Tensor number, Tensor key, str name, float[] options, int[] axes"
 
 
@@ -40,7 +39,7 @@ def _learned(
 def _run(x: Tensor, number: Tensor, key: Any, what: What) -> Tensor:
     """The noise of a tensor, without autograd."""
     name, options, axes = what
-    given = dict(zip(OPTIONS[name], options, strict=True))
+    given = dict(zip(NOISES[name].options, options, strict=True))
     return as_tensor(NOISES[name].function(as_array(x), _plain(number), key, **draws_of(axes), **given))
 
 
@@ -62,7 +61,7 @@ def _backward(
 def _run_backward(g: Tensor, x: Tensor, number: Tensor, key: Any, what: What) -> tuple[Tensor, Tensor]:
     """The gradients of a tensor and of the number."""
     name, options, axes = what
-    given = dict(zip(OPTIONS[name], options, strict=True))
+    given = dict(zip(NOISES[name].options, options, strict=True))
     backward: Any = NOISES[name].backward
     arrays = as_array(g), as_array(x), _plain(number)
     dx, slope = backward(*arrays, key, **draws_of(axes), **given)
