@@ -33,7 +33,7 @@ from fastdrop._arrays.plan import (
     Pass,
     Plan,
     Rows,
-    Where,
+    AnyWindow,
     layout_of,
     repetition,
 )
@@ -95,7 +95,7 @@ def planned(
     x: Any,
     out: Any = None,
     shared_axes: Axes = (),
-    window: Where = None,
+    window: AnyWindow = None,
     *,
     real: str = "",
     other: tuple[str, Any, str] | None = None,
@@ -194,7 +194,7 @@ def fused(
     p: Rate,
     key: Key | SupportsIndex,
     shared_axes: Axes = (),
-    window: Where = None,
+    window: AnyWindow = None,
     *,
     real: str = "",
     other: tuple[str, Any, str] | None = None,
@@ -220,7 +220,7 @@ def fused(
     return plan.result
 
 
-def _layout_unless_plain(x: NDArray[Any], shared_axes: Axes, window: Where) -> Layout | None:
+def _layout_unless_plain(x: NDArray[Any], shared_axes: Axes, window: AnyWindow) -> Layout | None:
     """Return the layout of an array of real numbers, or None if its elements have the draws 0, 1, 2, ..."""
     if shared_axes is NO_AXES and window is None:  # the usual case, which needs no look-up
         return None
@@ -319,7 +319,7 @@ def density(
     out: Any,
     key: Key | SupportsIndex,
     shared_axes: Axes = (),
-    window: Where = None,
+    window: AnyWindow = None,
     real: str = "",
 ) -> Any:
     """Return x with noise that has a density; its number may be an array that broadcasts to the draws."""

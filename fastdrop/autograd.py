@@ -37,7 +37,7 @@ import numpy as np
 import fastdrop as fd
 from fastdrop._arrays.host import column_sums
 from fastdrop._arrays.numbers import Rate
-from fastdrop._arrays.plan import Axes, Indices, Window, where
+from fastdrop._arrays.plan import Axes, Indices, Window, window_given
 from fastdrop._extras import missing
 from fastdrop._noises._described import described_by
 from fastdrop._noises.drop_block import Size
@@ -230,7 +230,7 @@ def dropout(
     >>> grad(lambda x: anp.sum(fd.autograd.dropout(x, 0.5, fd.Key(42)) ** 2))(anp.ones(4))
     array([0., 0., 8., 8.])
     """
-    return _dropout(x, p, key, shared_axes, where(window, rows, indices, offsets))
+    return _dropout(x, p, key, shared_axes, window_given(window, rows, indices, offsets))
 
 
 @described_by(fd.gaussian_dropout)
@@ -254,7 +254,7 @@ def gaussian_dropout(
     >>> grad(lambda x: anp.sum(fd.autograd.gaussian_dropout(x, 0.5, fd.Key(42))))(anp.ones(2)).round(3)
     array([1.975, 1.617])
     """
-    return _gaussian_dropout(x, p, key, shared_axes, where(window, rows, indices, offsets))
+    return _gaussian_dropout(x, p, key, shared_axes, window_given(window, rows, indices, offsets))
 
 
 @described_by(fd.gaussian_noise)
@@ -278,7 +278,7 @@ def gaussian_noise(
     >>> grad(lambda x: anp.sum(fd.autograd.gaussian_noise(x, 0.5, fd.Key(42))))(anp.ones(2))
     array([1., 1.])
     """
-    return _gaussian_noise(x, std, key, shared_axes, where(window, rows, indices, offsets))
+    return _gaussian_noise(x, std, key, shared_axes, window_given(window, rows, indices, offsets))
 
 
 @described_by(fd.alpha_dropout)
@@ -302,7 +302,7 @@ def alpha_dropout(
     >>> grad(lambda x: anp.sum(fd.autograd.alpha_dropout(x, 0.5, fd.Key(42))))(anp.ones(4)).round(4)
     array([0.    , 0.    , 0.8864, 0.8864])
     """
-    return _alpha_dropout(x, p, key, shared_axes, where(window, rows, indices, offsets))
+    return _alpha_dropout(x, p, key, shared_axes, window_given(window, rows, indices, offsets))
 
 
 @described_by(fd.concrete_dropout)
@@ -329,7 +329,9 @@ def concrete_dropout(
     >>> round(float(slope(0.0)), 3)
     -0.096
     """
-    return _concrete_dropout(x, logit, key, temperature, shared_axes, where(window, rows, indices, offsets))
+    return _concrete_dropout(
+        x, logit, key, temperature, shared_axes, window_given(window, rows, indices, offsets)
+    )
 
 
 @described_by(fd.information_dropout)
@@ -354,7 +356,7 @@ def information_dropout(
     >>> round(float(slope(0.5)), 3)
     2.515
     """
-    return _information_dropout(x, alpha, key, shared_axes, where(window, rows, indices, offsets))
+    return _information_dropout(x, alpha, key, shared_axes, window_given(window, rows, indices, offsets))
 
 
 @described_by(fd.standout_dropout)
@@ -383,7 +385,7 @@ def standout_dropout(
     >>> grad(lambda h: anp.sum(fd.autograd.standout_dropout(h, a, fd.Key(42)) ** 2))(anp.ones(4))
     array([0., 0., 2., 2.])
     """
-    return _standout_dropout(h, a, key, alpha, beta, inverted, where(window, rows, indices, offsets))
+    return _standout_dropout(h, a, key, alpha, beta, inverted, window_given(window, rows, indices, offsets))
 
 
 @described_by(fd.drop_path)
@@ -406,7 +408,7 @@ def drop_path(
     >>> grad(lambda x: anp.sum(fd.autograd.drop_path(x, 0.5, fd.Key(7))))(anp.ones((4, 1))).ravel()
     array([0., 2., 0., 2.])
     """
-    return _drop_path(x, p, key, mode, scale_by_keep, where(window, rows))
+    return _drop_path(x, p, key, mode, scale_by_keep, window_given(window, rows))
 
 
 @described_by(fd.drop_block)
@@ -457,7 +459,7 @@ def zoneout(
     >>> grad(loss, (0, 1))(anp.ones(4), anp.zeros(4))
     (array([0., 0., 1., 1.]), array([1., 1., 0., 0.]))
     """
-    return _zoneout(new, previous, p, key, shared_axes, where(window, rows, indices, offsets))
+    return _zoneout(new, previous, p, key, shared_axes, window_given(window, rows, indices, offsets))
 
 
 @described_by(fd.dropout_add)
@@ -484,7 +486,7 @@ def dropout_add(
     >>> grad(loss, (0, 1))(anp.ones(4), anp.zeros(4))
     (array([0., 0., 2., 2.]), array([1., 1., 1., 1.]))
     """
-    return _dropout_add(x, residual, p, key, shared_axes, where(window, rows, indices, offsets))
+    return _dropout_add(x, residual, p, key, shared_axes, window_given(window, rows, indices, offsets))
 
 
 @described_by(fd.bias_act_dropout)
@@ -513,7 +515,7 @@ def bias_act_dropout(
     array([0., 0., 2., 2.])
     """
     return _bias_act_dropout(
-        x, bias, p, key, activation, residual, shared_axes, where(window, rows, indices, offsets)
+        x, bias, p, key, activation, residual, shared_axes, window_given(window, rows, indices, offsets)
     )
 
 
@@ -540,7 +542,7 @@ def local_reparameterization(
     >>> dmean, dvariance.round(3)
     (array([1., 1.]), array([0.244, 0.154]))
     """
-    return _local_reparameterization(mean, variance, key, where(window, rows, indices, offsets))
+    return _local_reparameterization(mean, variance, key, window_given(window, rows, indices, offsets))
 
 
 @described_by(fd.embedding_dropout)
@@ -582,4 +584,4 @@ def drop_connect(
     array([[ 0., 10., 18.],
            [ 2.,  0., 10.]])
     """
-    return _drop_connect(x, weight, p, key, bias, per_example, where(window, rows))
+    return _drop_connect(x, weight, p, key, bias, per_example, window_given(window, rows))

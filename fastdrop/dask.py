@@ -52,7 +52,7 @@ from fastdrop._arrays.listed import (
     starts_of_rows,
 )
 from fastdrop._arrays.numbers import Rate, check_broadcast
-from fastdrop._arrays.plan import Axes, axes_in, check_one_way, integers_in, reduced, where
+from fastdrop._arrays.plan import Axes, axes_in, check_one_way, integers_in, reduced, window_given
 from fastdrop._backends import alone
 from fastdrop._extras import missing
 from fastdrop._noises._described import described_by
@@ -1162,9 +1162,9 @@ def _block(
     if runs is not None:
         window = runs.cut(*origin[0]).quickest()
     elif "rows" in arrays:
-        window = where(None, arrays.pop("rows").reshape(-1))
+        window = window_given(None, arrays.pop("rows").reshape(-1))
     elif "indices" in arrays:
-        window = where(None, indices=arrays.pop("indices"))
+        window = window_given(None, indices=arrays.pop("indices"))
     with alone():
         return call(x, **arrays, **options, window=window)
 
@@ -1424,7 +1424,7 @@ def _rows(
     options: dict[str, Any],
 ) -> Any:
     """The function's result for a block of rows; last comes where it begins, or the numbers of its rows."""
-    *given, place = arrays
-    window = where(None, place) if full is None else (full, (int(place[0]), 0))
+    *given, rows = arrays
+    window = window_given(None, rows) if full is None else (full, (int(rows[0]), 0))
     with alone():
         return call(**dict(zip(names, given, strict=True)), **options, window=window)

@@ -22,7 +22,7 @@ from fastdrop._stream.keys import signed
 
 Window: TypeAlias = tuple[Sequence[int], Sequence[int]]
 # Which draws an array has; None is those of an array by itself.
-Where: TypeAlias = Window | Listed | Runs | Scattered | None
+AnyWindow: TypeAlias = Window | Listed | Runs | Scattered | None
 Axes: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
 # Asked for by `is`: `np.int64(0) == ()` is an empty array, which is no bool.
@@ -153,7 +153,9 @@ class Place(NamedTuple):
             yield place, Rows(length or 1, signed(strides[axis - 1]), signed(start))
 
 
-def where(window: Window | None, rows: Any = None, indices: Any = None, offsets: Any = None) -> Window | None:
+def window_given(
+    window: Window | None, rows: Any = None, indices: Any = None, offsets: Any = None
+) -> Window | None:
     """Return the one way in which a caller says which draws an array has, or raise an error for two.
 
     A `Listed` is typed as a window, since functions hand it on to each other as one.
@@ -295,7 +297,7 @@ class Plan(NamedTuple):
         return self.out if self.out is not None else self.arrays.given(self.y)
 
 
-def layout_of(shape: tuple[int, ...], pairs: bool, shared_axes: Axes, window: Where) -> Layout:
+def layout_of(shape: tuple[int, ...], pairs: bool, shared_axes: Axes, window: AnyWindow) -> Layout:
     """Return the layout of an array; with `pairs`, of complex numbers, whose two parts share a draw."""
     if shared_axes is NO_AXES and window is None:  # the usual case comes first, since it is the fastest
         return _layout(shape, pairs, (), None)

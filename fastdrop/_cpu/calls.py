@@ -64,8 +64,8 @@ def _drop_kernel() -> Any:
     piece = _piece_of_dropout()
 
     def kernel(x, y, length, stride, start, threshold, scale, key, draw, far, helpers):
-        rows, numbers = (length, stride, start), (threshold, scale, key, draw)
-        in_pieces(piece, (x, y, rows, numbers, far), y.size, helpers)
+        rows, draws = (length, stride, start), (threshold, scale, key, draw)
+        in_pieces(piece, (x, y, rows, draws, far), y.size, helpers)
 
     return jit(kernel)
 
@@ -310,16 +310,16 @@ def ready_to_share() -> None:
 
 
 def _share(
-    kernel: Any, given: tuple[Any, ...], size: int, y: NDArray, ns: float, unit: int = TILE, phase: int = 0
+    kernel: Any, given: tuple[Any, ...], size: int, y: NDArray, ns: float, grain: int = TILE, phase: int = 0
 ) -> Any:
     """Call a kernel with helpers, if the call is worth them, and return what it returns.
 
-    Its work is [0, size), and pieces end at multiples of the unit after the phase. An element of y takes
+    Its work is [0, size), and pieces end at multiples of the grain after the phase. An element of y takes
     about so many ns.
     """
     request = None
     if y.size >= SMALL:
-        request = helpers.request(size, y.size * (ns + _BYTE * y.itemsize), unit, phase)
+        request = helpers.request(size, y.size * (ns + _BYTE * y.itemsize), grain, phase)
     if request is None:
         return kernel(*given, 0)
     found = kernel(*given, request.__array_interface__["data"][0])
@@ -400,13 +400,13 @@ def elements(
     if y.size < SMALL:
         kernel(x, other, bias, y, tuple(rows), (period, 0), draw, what.constants, distance(y.nbytes), 0)
         return
-    unit, phase, run = TILE, 0, 1
+    grain, phase, run = TILE, 0, 1
     if not isinstance(rows, Runs):
         length, stride, start = rows
-        unit, phase, run = (length, 0, 1) if stride else (TILE, start % TILE, 16)
+        grain, phase, run = (length, 0, 1) if stride else (TILE, start % TILE, 16)
     far = _far(y, phase, run)
     given = x, other, bias, y, tuple(rows), (period, 0), draw, what.constants, far
-    _share(kernel, given, y.size, y, _bernoulli(draw[0]), unit, phase)
+    _share(kernel, given, y.size, y, _bernoulli(draw[0]), grain, phase)
 
 
 def by_rate(
@@ -490,7 +490,7 @@ def noise(what: Density, x: NDArray, y: NDArray, rows: tuple[Any, ...], key: int
     """
     by_draw = type(what.numbers[0]) is not float and what.by_draw
     numbers = () if by_draw else what.numbers
-    ns, unit, phase = _DENSITY, TILE, 0
+    ns, grain, phase = _DENSITY, TILE, 0
     if isinstance(rows, Scattered):
         kernel = _scattered_noise_kernel(what.draw, what.formula, what.start if by_draw else None)
         given: tuple[Any, ...] = x, y, rows.indices.view(np.uint64), numbers, key, draw
@@ -503,8 +503,8 @@ def noise(what: Density, x: NDArray, y: NDArray, rows: tuple[Any, ...], key: int
         given = x, y, tuple(rows), numbers, key, draw
         if not isinstance(rows, Runs):
             length, stride, start = rows
-            unit, phase = (length, 0) if stride else (TILE, start % TILE)
-    _share(kernel, given, y.size, y, ns, unit, phase)
+            grain, phase = (length, 0) if stride else (TILE, start % TILE)
+    _share(kernel, given, y.size, y, ns, grain, phase)
 
 
 def scattered_factors(factors: NDArray, place: Scattered, draw: Draw) -> None:

@@ -37,11 +37,11 @@ _threads: WeakSet[threading.Thread] = WeakSet()  # those that were started and h
 _missed = _pause = 0  # calls in a row to which no helper came, and calls that ask for none because of that
 
 
-def request(size: int, ns: float, unit: int, phase: int) -> NDArray[np.int64] | None:
+def request(size: int, ns: float, grain: int, phase: int) -> NDArray[np.int64] | None:
     """Return a request for helpers, whose address a kernel takes; or None if the call is not worth it.
 
-    The work is [0, size) and takes about so many ns. Pieces end at multiples of the unit, less the phase,
-    which is below the unit. The request must live as long as the call.
+    The work is [0, size) and takes about so many ns. Pieces end at multiples of the grain, less the phase,
+    which is below the grain. The request must live as long as the call.
     """
     global _pause
     threads = _threads_for(ns)
@@ -50,7 +50,7 @@ def request(size: int, ns: float, unit: int, phase: int) -> NDArray[np.int64] | 
     if _pause:
         _pause -= 1
         return None
-    step = _step(size, ns, threads, unit)
+    step = _step(size, ns, threads, grain)
     wanted = min(threads, -(-(size + phase) // step)) - 1
     if wanted < 1:
         return None
@@ -67,10 +67,10 @@ def _threads_for(ns: float) -> int:
     return 1 if ns < _WORTH else min(usable(), int(ns / _EACH), _MOST + 1)
 
 
-def _step(size: int, ns: float, threads: int, unit: int) -> int:
+def _step(size: int, ns: float, threads: int, grain: int) -> int:
     """Return how long pieces should be: some for each thread, neither too short nor too long."""
     pieces = min(max(threads * _PIECES, ns / _PIECE_TO), ns / _PIECE_FROM)
-    return max(1, round(size / pieces / unit)) * unit
+    return max(1, round(size / pieces / grain)) * grain
 
 
 def heed(asked: NDArray[np.int64]) -> None:

@@ -19,7 +19,7 @@ from fastdrop._arrays.hints import refuse_foreign
 from fastdrop._arrays.host import to_array
 from fastdrop._arrays.listed import Indices, Listed
 from fastdrop._arrays.numbers import holds_reals, rate, reals
-from fastdrop._arrays.plan import Axes, Window, where
+from fastdrop._arrays.plan import Axes, Window, window_given
 from fastdrop._stream.keys import Key, Rng, as_key, as_key_or_seed
 from fastdrop.schedules import Constant, ScheduledRate, restored_schedule, schedule_state
 
@@ -337,7 +337,9 @@ class Forward(NamedTuple):
     def of(cls, plain: tuple[Any, ...]) -> Self:
         """Return the forward that `plain` made this of; a window has two parts, a `Listed` three."""
         key, value, shape, window, kept = plain
-        return cls(key, value, shape, where(None, *window) if window and len(window) == 3 else window, kept)
+        return cls(
+            key, value, shape, window_given(None, *window) if window and len(window) == 3 else window, kept
+        )
 
     def nbytes(self) -> int:
         """Return how many bytes its arrays have."""
@@ -578,7 +580,7 @@ class ElementwiseLayer(ArrayLayer):
             If training is neither a bool nor None, or as `fastdrop.dropout`; the key is then not advanced.
         """
         if rows is not None or indices is not None or offsets is not None:
-            window = where(window, rows, indices, offsets)
+            window = window_given(window, rows, indices, offsets)
         return self._forward(x, training, out, None if window is None else unchanging(window))
 
     __call__ = forward

@@ -18,11 +18,11 @@ EVERY = (*REAL, "complex64", "complex128")
 PRODUCT = ("float32", "float64")  # what NumPy multiplies matrices of without a detour
 INTEGERS = ("int32", "int64")  # and every other integer
 
-# Arguments that say which draws belong to an array's elements, and where the result goes.
-OF_PLACES = ("shared_axes", "out", "window", "rows", "indices", "offsets")
+# Arguments that many noises have: which draws belong to the elements, and where the result goes.
+COMMON = ("shared_axes", "out", "window", "rows", "indices", "offsets")
 
-# The places where a noise can be found. A record gives a reason for each that it lacks.
-PLACES = (
+# The forms in which a noise can be had. A record gives a reason for each that it lacks.
+FORMS = (
     "backward",
     "layer",
     "CUDA",
@@ -69,7 +69,7 @@ class Noise:
     moments : str
         Name of the function of its moments, in fastdrop.moments or fastdrop, if it isn't the noise's name.
     lacks : mapping of str to str
-        Those of `PLACES` where it is lacking on purpose, each with the reason.
+        Those of `FORMS` where it is lacking on purpose, each with the reason.
     """
 
     name: str
@@ -110,8 +110,8 @@ class Noise:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Names of the arguments with a default that are the noise's own: they say nothing of places."""
-        return tuple(name for name in self.arguments if name not in (*self.needed, *OF_PLACES))
+        """Names of the arguments with a default that are its own, and not `COMMON` to noises."""
+        return tuple(name for name in self.arguments if name not in (*self.needed, *COMMON))
 
     def takes(self, argument: str) -> bool:
         """Return whether the function has an argument, such as "window", "shared_axes" or "out"."""
@@ -140,11 +140,11 @@ def register(noise: Noise) -> None:
     Raises
     ------
     ValueError
-        If there is a record of that name already, or `lacks` names something that is not one of `PLACES`.
+        If there is a record of that name already, or `lacks` names something that is not one of `FORMS`.
     """
     if noise.name in _noises:
         raise ValueError(f"each noise must have one record, got a second of {noise.name!r}")
-    unknown = set(noise.lacks) - set(PLACES)
+    unknown = set(noise.lacks) - set(FORMS)
     if unknown:
-        raise ValueError(f"{noise.name} must lack some of {PLACES}, got {sorted(unknown)}")
+        raise ValueError(f"{noise.name} must lack some of {FORMS}, got {sorted(unknown)}")
     _noises[noise.name] = noise

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.numbers import FULL, rate
-from fastdrop._arrays.plan import Axes, Indices, Pass, Window, where
+from fastdrop._arrays.plan import Axes, Indices, Pass, Window, window_given
 from fastdrop._backends import fused
 from fastdrop._noises._layer import Forward
 from fastdrop._noises._noise import REAL, Noise, register
@@ -71,7 +71,7 @@ def alpha_dropout(
     >>> fd.alpha_dropout(np.zeros(4), 0.5, fd.Key(42)).round(4)
     array([-0.7792, -0.7792,  0.7792,  0.7792])
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     what = _passes(p)[0]
     return fused(what, x, out, p, key, shared_axes, window, real="alpha dropout")  # type: ignore[no-any-return]
 
@@ -126,7 +126,7 @@ def alpha_dropout_backward(
     >>> fd.alpha_dropout_backward(np.ones(4), 0.5, fd.Key(42)).round(4)
     array([0.    , 0.    , 0.8864, 0.8864])
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     what = _passes(p)[1]
     return fused(what, g, out, p, key, shared_axes, window, real="alpha dropout")  # type: ignore[no-any-return]
 

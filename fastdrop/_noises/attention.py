@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays.host import real_array, real_type, target, unmasked
 from fastdrop._arrays.listed import Listed, Runs, numbers_of_rows
 from fastdrop._arrays.numbers import rate, real
-from fastdrop._arrays.plan import Place, Window, where, window_of
+from fastdrop._arrays.plan import Place, Window, window_given, window_of
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.bernoulli import dropout
 from fastdrop._stream.keys import Key, as_key_or_seed, signed
@@ -132,7 +132,7 @@ def attention(
     True
     """
     weights = _Weights.of(
-        _inputs(q, k, v), p, key, attn_mask, is_causal, scale, enable_gqa, where(window, rows)
+        _inputs(q, k, v), p, key, attn_mask, is_causal, scale, enable_gqa, window_given(window, rows)
     )
     y = np.empty((*weights.shape[:-1], weights.v.width), weights.dtype)
     result = y if out is None else target(out, y)
@@ -195,7 +195,7 @@ def attention_backward(
     np.True_
     """
     weights = _Weights.of(
-        _inputs(q, k, v), p, key, attn_mask, is_causal, scale, enable_gqa, where(window, rows)
+        _inputs(q, k, v), p, key, attn_mask, is_causal, scale, enable_gqa, window_given(window, rows)
     )
     dy = weights.gradient(g)
     dq, dk, dv = weights.q.zeros(), weights.k.zeros(), weights.v.zeros()

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays import host
 from fastdrop._arrays.hints import checked_shape
 from fastdrop._arrays.numbers import FULL, Rate, rate
-from fastdrop._arrays.plan import NO_AXES, Axes, Indices, Pass, Plan, Window, layout_of, where
+from fastdrop._arrays.plan import NO_AXES, Axes, Indices, Pass, Plan, Window, layout_of, window_given
 from fastdrop._backends import cpu, fuse, fused, planned
 from fastdrop._noises._layer import ElementwiseLayer, Forward, RateLayer
 from fastdrop._noises._noise import Noise, register
@@ -132,7 +132,7 @@ def dropout(
     array([0., 0., 2.])
     """
     if rows is not None or indices is not None or offsets is not None:
-        window = where(window, rows, indices, offsets)
+        window = window_given(window, rows, indices, offsets)
     if shared_axes is NO_AXES and window is None and not isinstance(p, np.ndarray):
         pair = host.plain_pair(x, out)
         if pair is not None:  # the quick way, which small calls need
@@ -189,7 +189,7 @@ def dropout_backward(
     >>> fd.dropout_backward(np.full(4, 0.5), 0.75, key=7)
     array([0., 2., 0., 2.])
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     return dropout(g, p, key, shared_axes=shared_axes, out=out, window=window)
 
 
@@ -234,7 +234,7 @@ def keep_mask(
     >>> fd.keep_mask(8, 0.5, fd.Key(42), packed=True)
     array([63], dtype=uint8)
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     mask = np.ones(checked_shape(shape), np.uint8)
     layout = layout_of(mask.shape, False, shared_axes, window)
     fuse(UNSCALED, Plan(host, mask, mask, None, None, layout, None), p, key)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import real_array
 from fastdrop._arrays.numbers import rate, real
-from fastdrop._arrays.plan import Axes, Density, Indices, Window, where
+from fastdrop._arrays.plan import Axes, Density, Indices, Window, window_given
 from fastdrop._backends import density
 from fastdrop._noises._layer import Forward, LearnedLayer
 from fastdrop._noises._noise import REAL, Noise, register
@@ -76,7 +76,7 @@ def concrete_dropout(
     >>> fd.concrete_dropout(np.ones(6), 0.0, fd.Key(42)).round(3)
     array([0.013, 0.   , 0.   , 0.   , 1.949, 1.851])
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     what = Density("logistic", "concrete", _numbers(logit, temperature))
     return density(what, x, out, key, shared_axes, window, "concrete dropout")  # type: ignore[no-any-return]
 
@@ -125,7 +125,7 @@ def concrete_dropout_backward(
     >>> dx.round(3), round(dlogit, 3)
     (array([0.013, 0.   , 0.   , 0.   , 1.949, 1.851]), -0.096)
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     what = Density("logistic", "concrete_slope", _numbers(logit, temperature), "logit")
     slope = slopes(what, "concrete dropout", g, x, key, shared_axes, window)
     dx = concrete_dropout(

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays.host import PLAIN, target, to_array, unmasked
 from fastdrop._arrays.listed import Listed, Runs, numbers_of_rows
 from fastdrop._arrays.numbers import FULL, rate
-from fastdrop._arrays.plan import Window, where, window_of
+from fastdrop._arrays.plan import Window, window_given, window_of
 from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
 from fastdrop._noises._noise import PRODUCT, Noise, register
 from fastdrop._noises.bernoulli import dropout
@@ -105,7 +105,7 @@ def drop_connect(
     if bias is not None:
         arrays.append(bias := checked_array("bias", bias, weight.shape[1:], x.dtype))
     per_example = _varies(p) and per_example
-    examples = _examples(where(window, rows), x, weight.shape[1])
+    examples = _examples(window_given(window, rows), x, weight.shape[1])
     y = _output(out, (len(x), weight.shape[1]), arrays)
     if per_example:
         _product(x, weight, p, key, examples, y)
@@ -113,8 +113,8 @@ def drop_connect(
         np.matmul(x, dropout(weight, p, key), out=y)
     if bias is not None:
         if per_example:
-            place = examples.window(y.shape, y.shape)
-            y += dropout(np.broadcast_to(bias, y.shape), p, _bias_key(key), window=place)
+            own = examples.window(y.shape, y.shape)
+            y += dropout(np.broadcast_to(bias, y.shape), p, _bias_key(key), window=own)
         else:
             y += dropout(bias, p, _bias_key(key))
     return y
@@ -174,11 +174,11 @@ def drop_connect_backward(
     """
     x, weight = dense_arrays(x, weight)
     g = checked_array("g", g, (len(x), weight.shape[1]), x.dtype)
-    examples = _examples(where(window, rows), x, weight.shape[1])
+    examples = _examples(window_given(window, rows), x, weight.shape[1])
     if _varies(p) and per_example:
         dx, dweight = _product_backward(g, x, weight, p, key, examples)
-        place = examples.window(g.shape, g.shape)
-        dbias = dropout(g, p, _bias_key(key), window=place).sum(0) if bias else None
+        own = examples.window(g.shape, g.shape)
+        dbias = dropout(g, p, _bias_key(key), window=own).sum(0) if bias else None
         return dx, dweight, dbias
     dx, dweight = g @ dropout(weight, p, key).T, dropout(x.T @ g, p, key)
     return dx, dweight, dropout(g.sum(0), p, _bias_key(key)) if bias else None

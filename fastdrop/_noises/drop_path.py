@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.hints import refuse_foreign
 from fastdrop._arrays.numbers import FULL, Rate, rate
-from fastdrop._arrays.plan import Axes, Window, where
+from fastdrop._arrays.plan import Axes, Window, window_given
 from fastdrop._backends import fused
 from fastdrop._noises._layer import Forward
 from fastdrop._noises._noise import Noise, register
@@ -76,7 +76,7 @@ def drop_path(
            [0., 0., 0.],
            [2., 2., 2.]])
     """
-    window = where(window, rows)
+    window = window_given(window, rows)
     if type(x) is not np.ndarray:
         refuse_foreign(x)
     axes = _axes(np.ndim(x), mode)
@@ -136,7 +136,7 @@ def drop_path_backward(
     >>> fd.drop_path_backward(np.ones((4, 1)), 0.5, fd.Key(7)).ravel()
     array([0., 2., 0., 2.])
     """
-    window = where(window, rows)
+    window = window_given(window, rows)
     return drop_path(g, p, key, mode=mode, scale_by_keep=scale_by_keep, out=out, window=window)
 
 

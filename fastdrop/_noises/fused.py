@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.hints import refuse_foreign
 from fastdrop._arrays.numbers import Rate
-from fastdrop._arrays.plan import ACTIVATIONS, Axes, Indices, Pass, Window, where
+from fastdrop._arrays.plan import ACTIVATIONS, Axes, Indices, Pass, Window, window_given
 from fastdrop._backends import fuse, fused, of, planned, sum_rows
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.bernoulli import dropout_backward
@@ -70,7 +70,7 @@ def dropout_add(
     >>> fd.dropout_add(np.ones(6), np.arange(6.0), 0.5, fd.Key(42))
     array([0., 1., 4., 5., 6., 7.])
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     other = "residual", residual, "x"
     return fused(_ADD, x, out, p, key, shared_axes, window, other=other)  # type: ignore[no-any-return]
 
@@ -116,7 +116,7 @@ def dropout_add_backward(
     >>> fd.dropout_add_backward(np.ones(4), 0.5, fd.Key(42))
     (array([0., 0., 2., 2.]), array([1., 1., 1., 1.]))
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     arrays = of(g)
     checked = arrays.to_array(g)
     if out is not None and arrays.overlap(out, checked):
@@ -186,7 +186,7 @@ def bias_act_dropout(
     >>> fd.bias_act_dropout(x, None, 0, 1, activation="silu").round(3)
     array([[-0.142, -0.269,  0.731,  2.858]])
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     formula, other = ("activate", None) if residual is None else ("activate_add", ("residual", residual, "x"))
     what = Pass(formula, activation=_number_of(activation))
     _check_axis(x)
@@ -244,7 +244,7 @@ def bias_act_dropout_backward(
     >>> dx, dbias
     (array([[0., 0., 2., 2.]]), array([0., 0., 2., 2.]))
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     what, other = Pass("differentiate", activation=_number_of(activation)), ("g", g, "x")
     _check_axis(x)
     plan = planned(x, out, shared_axes, window, real=_REAL, other=other, biased=True, bias=bias)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastdrop._arrays import host
 from fastdrop._arrays.hints import checked_dtype, checked_shape
 from fastdrop._arrays.numbers import Rate, holds_reals, rate, real
-from fastdrop._arrays.plan import Axes, Density, Indices, Window, where
+from fastdrop._arrays.plan import Axes, Density, Indices, Window, window_given
 from fastdrop._backends import density, of
 from fastdrop._noises._layer import ElementwiseLayer, Forward
 from fastdrop._noises._noise import Noise, register
@@ -70,7 +70,7 @@ def gaussian_dropout(
     >>> fd.gaussian_dropout(np.ones(4, np.float32), 0.5, fd.Key(42)).round(3)
     array([ 1.975,  1.617, -0.197,  1.562], dtype=float32)
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     return noised("multiply", x, std_of(p), key, shared_axes, out, window)
 
 
@@ -103,7 +103,7 @@ def gaussian_dropout_backward(
     >>> np.array_equal(dx, fd.gaussian_dropout(g, 0.5, fd.Key(42)))
     True
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     return gaussian_dropout(g, p, key, shared_axes=shared_axes, out=out, window=window)
 
 
@@ -156,7 +156,7 @@ def gaussian_noise(
     >>> fd.gaussian_noise(np.zeros(4), 0.1, fd.Key(42)).round(3)
     array([ 0.098,  0.062, -0.12 ,  0.056])
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     return noised("shift", x, checked_std(std), key, shared_axes, out, window)
 
 
@@ -189,7 +189,7 @@ def gaussian_noise_backward(
     >>> fd.gaussian_noise_backward(np.ones(3), 0.1, fd.Key(42))
     array([1., 1., 1.])
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     arrays = of(g)
     given = arrays.to_array(g)
     if out is None:
@@ -241,7 +241,7 @@ def normal(
     >>> fd.normal(4, fd.Key(42)).round(3)
     array([ 0.975,  0.617, -1.197,  0.562])
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     zeros = np.zeros(checked_shape(shape), checked_dtype(dtype))
     return gaussian_noise(zeros, 1.0, key, shared_axes=shared_axes, out=zeros, window=window)
 

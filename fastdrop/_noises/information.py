@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.numbers import Rate, positive, real, reals
-from fastdrop._arrays.plan import Axes, Density, Indices, Window, where
+from fastdrop._arrays.plan import Axes, Density, Indices, Window, window_given
 from fastdrop._backends import density
 from fastdrop._noises._layer import Forward, LearnedAlpha
 from fastdrop._noises._noise import REAL, Noise, register
@@ -70,7 +70,7 @@ def information_dropout(
     >>> fd.information_dropout(np.ones(4), 0.5, fd.Key(42)).round(3)
     array([1.629, 1.361, 0.55 , 1.324])
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     what = Density("normal", "exponential", (checked_std(alpha, "alpha"),), "alpha")
     return density(what, x, out, key, shared_axes, window, _NAME)  # type: ignore[no-any-return]
 
@@ -118,7 +118,7 @@ def information_dropout_backward(
     >>> dx.round(3), round(dalpha, 3)
     (array([1.629, 1.361, 0.55 , 1.324]), 2.515)
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     what = Density("normal", "exponential_slope", (checked_std(alpha, "alpha"),), "alpha")
     each = slopes(what, _NAME, g, x, key, shared_axes, window)
     dx = information_dropout(g, alpha, key, shared_axes=shared_axes, out=out, window=window)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import real_array, target
 from fastdrop._arrays.numbers import holds_reals, real
-from fastdrop._arrays.plan import Indices, Pass, Window, where
+from fastdrop._arrays.plan import Indices, Pass, Window, window_given
 from fastdrop._backends import fuse, planned
 from fastdrop._noises._layer import Forward, NoiseLayer, passed, unchanging
 from fastdrop._noises._noise import REAL, Noise, register
@@ -82,7 +82,7 @@ def standout_dropout(
     >>> fd.standout_dropout(np.ones(6), a, fd.Key(42))
     array([0., 0., 1., 1., 1., 1.])
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     x = real_array(h, "standout")
     dropped = _kept(a, alpha, beta)
     np.subtract(1, dropped, out=dropped)
@@ -124,7 +124,7 @@ def standout_dropout_backward(
     >>> fd.standout_dropout_backward(np.ones(4), np.zeros(4), fd.Key(42))
     array([0., 0., 1., 1.])
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     options: dict[str, Any] = {"alpha": alpha, "beta": beta, "inverted": inverted}
     return standout_dropout(g, a, key, **options, out=out, window=window)
 
@@ -278,7 +278,7 @@ class StandoutDropout(NoiseLayer):
             trains = self._trains(training)
             if not trains and self.inverted:
                 return passed(h)
-            window = where(window, rows, indices, offsets)
+            window = window_given(window, rows, indices, offsets)
             given = None if window is None else unchanging(window)
             forward = self._begin(h, given, np.asarray(passed(a)))
             y = self._dropped(h, forward, out) if trains else self._expected(h, forward, out)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import real_type, target, to_array, unmasked
 from fastdrop._arrays.numbers import Rate
-from fastdrop._arrays.plan import Window, where
+from fastdrop._arrays.plan import Window, window_given
 from fastdrop._backends import cpu, planned
 from fastdrop._noises._noise import INTEGERS, Noise, register
 from fastdrop._noises.bernoulli import dropout, keep_mask
@@ -199,7 +199,7 @@ def token_dropout(
     >>> fd.token_dropout(tokens, 0.5, fd.Key(42), replacement=3, protected=(0, 1, 2))
     array([ 1,  3, 12, 15,  2,  0,  0,  0], dtype=uint16)
     """
-    window = where(window, rows)
+    window = window_given(window, rows)
     given = _integers(tokens)
     other = integer("replacement", replacement)
     limits = np.iinfo(given.dtype)

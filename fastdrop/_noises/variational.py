@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import to_array, unmasked
 from fastdrop._arrays.numbers import holds_reals, reals
-from fastdrop._arrays.plan import Indices, Window, where
+from fastdrop._arrays.plan import Indices, Window, window_given
 from fastdrop._noises._layer import Forward, LearnedAlpha
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.gaussian import (
@@ -73,7 +73,7 @@ def local_reparameterization(
     >>> np.array_equal(y, np.sqrt(variance) * fd.normal(3, fd.Key(42)))
     True
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     std = np.sqrt(_checked_variance(variance))
     m = to_array(mean)
     if m.dtype.kind == "c":
@@ -123,7 +123,7 @@ def local_reparameterization_backward(
     >>> np.allclose(dvariance, fd.normal(3, fd.Key(42)) / 4)
     True
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     g = to_array(g)
     v = _checked_variance(variance)
     if g.size and not v.all():

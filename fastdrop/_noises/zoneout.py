@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays import host
 from fastdrop._arrays.host import to_array
 from fastdrop._arrays.numbers import FULL, Rate, rate
-from fastdrop._arrays.plan import Axes, Indices, Pass, Window, where
+from fastdrop._arrays.plan import Axes, Indices, Pass, Window, window_given
 from fastdrop._backends import fuse, fused, planned
 from fastdrop._noises._layer import Forward, NoiseLayer, RateLayer, checked_axes, unchanging
 from fastdrop._noises._noise import Noise, register
@@ -75,7 +75,7 @@ def zoneout(
     >>> fd.zoneout(np.arange(1.0, 7), -np.arange(1.0, 7), 0.5, fd.Key(42))
     array([-1., -2.,  3.,  4.,  5.,  6.])
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     other = "previous", previous, "new"
     return fused(_REPLACE, new, out, p, key, shared_axes, window, other=other)  # type: ignore[no-any-return]
 
@@ -121,7 +121,7 @@ def zoneout_backward(
     >>> fd.zoneout_backward(np.arange(1.0, 7), 0.5, fd.Key(42))
     (array([0., 0., 3., 4., 5., 6.]), array([1., 2., 0., 0., 0., 0.]))
     """
-    window = where(window, rows, indices, offsets)
+    window = window_given(window, rows, indices, offsets)
     of_new = planned(g, out, shared_axes, window)
     # NumPy's zeros are pages that the system clears at their first use, which costs no pass of its own.
     zeros = np.zeros(of_new.x.shape, of_new.x.dtype) if of_new.arrays is host else dropout(g, 1.0, key)
@@ -223,7 +223,7 @@ class Zoneout(NoiseLayer, RateLayer):
         with self._lock:
             if not self._trains(training):
                 return _mean(new, previous, self._value, out)
-            window = where(window, rows, indices, offsets)
+            window = window_given(window, rows, indices, offsets)
             forward = self._begin(new, None if window is None else unchanging(window))
             y = zoneout(new, previous, self._value, out=out, **self._draws(forward))
             self._done(forward)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from importlib import import_module
 
 import fastdrop as fd
-from fastdrop._noises._noise import EVERY, INTEGERS, NOISES, PLACES, PRODUCT, REAL, Noise
+from fastdrop._noises._noise import EVERY, FORMS, INTEGERS, NOISES, PRODUCT, REAL, Noise
 
 _NOWHERE = "-"
 _INTEGRATIONS = ("autograd", "dask", "torch")
@@ -58,7 +58,7 @@ def table() -> str:
 
 
 def found(noise: Noise) -> dict[str, str]:
-    """What a noise is called in each place, of `PLACES`; "" where it isn't."""
+    """What a noise is called in each of `FORMS`; "" where it isn't."""
     name = noise.function.__name__
     modules = {each: import_module(f"fastdrop.{each}") for each in _INTEGRATIONS}
     both = (name,) if noise.backward is None else (name, noise.backward.__name__)
@@ -110,13 +110,13 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _reasons(noise: Noise) -> Iterator[str]:
-    """Why a noise is missing, with all the places that have one reason."""
+    """Why a noise is missing, with all the forms that have one reason."""
     by_reason: dict[str, list[str]] = {}
-    for place in PLACES:
-        if place in noise.lacks:
-            by_reason.setdefault(noise.lacks[place], []).append(place)
-    for reason, places in by_reason.items():
-        yield f"{', '.join(places)}: {reason}."
+    for form in FORMS:
+        if form in noise.lacks:
+            by_reason.setdefault(noise.lacks[form], []).append(form)
+    for reason, forms in by_reason.items():
+        yield f"{', '.join(forms)}: {reason}."
 
 
 def _beside(noises: list[Noise]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from torch.fx import Proxy
 from fastdrop._arrays import device
 from fastdrop._arrays.listed import Listed
 from fastdrop._arrays.numbers import FULL, Rate, rate
-from fastdrop._arrays.plan import where
+from fastdrop._arrays.plan import window_given
 from fastdrop._backends import loading, words
 from fastdrop._stream.keys import Key
 from fastdrop.torch import _gpu
@@ -339,7 +339,7 @@ def placed(numbers: Any, rows: Any = None, indices: Any = None, offsets: Any = N
     """A noise's integers, mostly shared axes, with the draws that a caller listed, if any."""
     if rows is None and indices is None and offsets is None:  # the usual case first
         return axes_of(numbers)
-    listed = cast(Listed, where(None, _as_arrays(rows), _as_arrays(indices), _as_arrays(offsets)))
+    listed = cast(Listed, window_given(None, _as_arrays(rows), _as_arrays(indices), _as_arrays(offsets)))
     return NumbersWithDraws(axes_of(numbers), listed)
 
 

@@ -14,7 +14,7 @@ from every_noise import arguments
 
 import fastdrop as fd
 from fastdrop._arrays.listed import RAGGED, Runs, Scattered
-from fastdrop._arrays.plan import layout_of, where
+from fastdrop._arrays.plan import layout_of, window_given
 from fastdrop._noises._noise import NOISES
 
 KEY = fd.Key(42)
@@ -348,7 +348,7 @@ def test_kinds_of_places():
     """Long rows are walked by kernels as rows; short ones are drawn one by one."""
 
     def place(shape, **given):
-        return layout_of(shape, False, (), where(None, **given)).place
+        return layout_of(shape, False, (), window_given(None, **given)).place
 
     assert isinstance(place((3, 500), rows=[0, 1, 2]), Runs)
     assert isinstance(place((3, 5), rows=[0, 1, 2]), Scattered)
