@@ -27,13 +27,13 @@ from fastdrop._arrays.listed import SHORT, Listed
 from fastdrop._arrays.numbers import FULL, Rate, check_broadcast, checked_rates, rate
 from fastdrop._arrays.plan import (
     NO_AXES,
+    AnyWindow,
     Axes,
     Density,
     Layout,
     Pass,
     Plan,
     Rows,
-    AnyWindow,
     layout_of,
     repetition,
 )
