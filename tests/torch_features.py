@@ -370,6 +370,66 @@ def _(drop):
     drop(torch.ones(2000, dtype=torch.int64))
 
 
+def profiled(run):
+    """The names of what a profile of a call shows."""
+    with torch.profiler.profile() as profile:
+        run()
+    return {event.key for event in profile.key_averages()}
+
+
+NAMED = "differs: as `fastdrop::dropout`"
+
+
+@feature("`torch.profiler` names it, forward and backward", ours=NAMED, rng=NAMED)
+def _(drop):
+    x, name = X.clone().requires_grad_(), f"{'aten' if type(drop) is nn.Dropout else 'fastdrop'}::dropout"
+    assert name in profiled(lambda: drop(X))
+    assert name in profiled(lambda: drop(x))
+    y = drop(x).sum()
+    own = name if name != "aten::dropout" else "fastdrop::dropout" if fdt.installed() else "MulBackward0"
+    assert own in profiled(y.backward)
+
+
+LEFT = "differs: as torch.nn's own, which `replace_dropout` leaves and names"
+
+
+@feature("dropout that isn't a module: transformers, attention, LSTM", ours=LEFT, rng=LEFT)
+def _(drop):
+    x = torch.ones(2, 64, 64)
+    attention = nn.MultiheadAttention(64, 2, P, batch_first=True)
+    models = {
+        nn.TransformerEncoderLayer(64, 2, 64, P, batch_first=True): (x,),
+        attention: (x, x, x),
+        nn.LSTM(64, 64, num_layers=2, dropout=P, batch_first=True): (x,),
+    }
+    for model, inputs in models.items():
+        if type(drop) is not nn.Dropout:
+            assert fdt.replace_dropout(model).left
+            continue
+        assert ("aten::bernoulli_" in profiled(lambda m=model, i=inputs: m(*i))) != bool(fdt.installed())
+        assert torch.equal(model.eval()(*inputs)[0], model(*inputs)[0])
+
+
+@feature("`Dropout1d`, `Dropout2d`, `Dropout3d`, `AlphaDropout`, `FeatureAlphaDropout`")
+def _(drop):
+    own = {"rng": 1} if getattr(drop, "key", None) is not None else {}
+    for name, axes in (
+        ("Dropout1d", 1),
+        ("Dropout2d", 2),
+        ("Dropout3d", 3),
+        ("AlphaDropout", 2),
+        ("FeatureAlphaDropout", 2),
+    ):
+        module = getattr(nn if type(drop) is nn.Dropout else fdt, name)(P, **own)
+        x = torch.ones(40, 60, *[2] * axes)
+        y = module(x).flatten(2)
+        assert 0.3 < (y == y.max()).float().mean() < 0.7
+        if name != "AlphaDropout":
+            assert (y == y[..., :1]).all()  # a channel has one draw
+        assert module.eval()(x) is x
+        assert torch.equal(torch.jit.script(module)(x), x)
+
+
 class Dropping(torch.utils.data.Dataset):
     """A data set whose items are dropped in the workers."""
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.autograd import forward_ad
+from torch.autograd.profiler import record_function
 from torch.fx import Proxy
 
 from fastdrop._arrays import device
@@ -100,7 +101,17 @@ def direct(x: Tensor) -> ModuleType:
 
 
 def run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool = False) -> Tensor:
-    """A noise of tensors, without autograd: a new tensor of x's memory format, or x itself."""
+    """A noise of tensors, without autograd: a new tensor of x's memory format, or x itself.
+
+    In profiles it goes by its name, as an operator of PyTorch's does.
+    """
+    if torch.autograd._profiler_enabled():
+        with record_function(f"fastdrop::{settings[0]}"):
+            return _run(x, other, settings, inplace)
+    return _run(x, other, settings, inplace)
+
+
+def _run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool) -> Tensor:
     name, rates, key, numbers = settings
     if name == "dropout" and not numbers:
         quick = direct(x)
@@ -116,9 +127,9 @@ def run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool = Fal
         return as_tensor(_of_arrays(as_array(x), other, settings))
     y = torch.empty_like(x)
     if y.is_contiguous():
-        return run(y.copy_(x), other, settings, True)
+        return _run(y.copy_(x), other, settings, True)
     # PyTorch copies between memory formats faster than our functions read arrays that are not in C order.
-    return y.copy_(run(x.resolve_conj().resolve_neg().contiguous(), other, settings, True))
+    return y.copy_(_run(x.resolve_conj().resolve_neg().contiguous(), other, settings, True))
 
 
 def drawn_rate(p: Any) -> tuple[int, float] | None:
@@ -261,8 +272,7 @@ class _AtRandom(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, key: Key, numbers: tuple[Any, ...]) -> Tensor:
         ctx.settings = p, key, numbers
-        y: Tensor = direct(x).dropout(x, numbers)
-        return y
+        return _dropped(direct(x), x, numbers)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -270,7 +280,7 @@ class _AtRandom(torch.autograd.Function):
         quick = direct(g)
         if torch.is_grad_enabled() or transformed() or not quick.takes(g):
             return noise(g, "dropout", (p,), key), None, None, None
-        return quick.dropout(g, numbers), None, None, None
+        return _dropped(quick, g, numbers), None, None, None
 
 
 _at_random = super(torch.autograd.Function, _AtRandom).apply
@@ -287,8 +297,15 @@ def dropped_at_random(x: Tensor, p: float) -> Tensor | None:
     numbers = *drawn, *words(key)
     if x.requires_grad and torch.is_grad_enabled():
         return _at_random(x, p, key, numbers)
-    y: Tensor = quick.dropout(x, numbers)
-    return y
+    return _dropped(quick, x, numbers)
+
+
+def _dropped(quick: ModuleType, x: Tensor, numbers: tuple[Any, ...]) -> Tensor:
+    """Dropout in the fewest steps, by its name in profiles."""
+    if torch.autograd._profiler_enabled():
+        with record_function("fastdrop::dropout"):
+            return cast(Tensor, quick.dropout(x, numbers))
+    return cast(Tensor, quick.dropout(x, numbers))
 
 
 @torch.library.custom_op(

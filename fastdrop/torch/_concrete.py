@@ -107,6 +107,8 @@ class ConcreteDropout(NoiseModule):
     """
 
     logit: torch.nn.Parameter
+    # Not annotated as ClassVar: TorchScript evaluates a class's annotations, and knows no such type.
+    __jit_unused_properties__ = [*NoiseModule.__jit_unused_properties__, "p"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -144,7 +146,11 @@ class ConcreteDropout(NoiseModule):
         rows, indices, offsets
             As in `Dropout.forward`.
         """
-        draws = listed(rows, indices, offsets)
+        if torch.jit.is_scripting():
+            return self._scripted(input)
+        return self._eager(input, listed(rows, indices, offsets))
+
+    def _eager(self, input: Tensor, draws: dict[str, Any]) -> Tensor:
         options = {"temperature": self.temperature, "shared_axes": self.shared_axes, **draws}
         return self._in_training(
             input, draws, lambda key: concrete_dropout(input, self.logit, key, **options)

@@ -149,6 +149,14 @@ def learned(
             )
         y: Tensor = _OfListedDraws.apply(x, number, plain_key(key), (name, options, axes))
         return y
+    if not traced(x) and _differentiated():
+        raise RuntimeError(f"torch.func doesn't differentiate {name}; use torch.autograd.grad")
     held = key if isinstance(key, torch.Tensor) else key_tensor(key)
     y = _learned(x, number, held, name, options, axes)
     return y
+
+
+def _differentiated() -> bool:
+    """Whether torch.func is at work on derivatives, which it can't take of operators like these."""
+    kinds, active = torch._C._functorch.TransformType, torch._C._functorch.get_interpreter_stack() or ()
+    return any(each.key() in (kinds.Grad, kinds.Jvp) for each in active)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
 from torch.nn import functional
 
 import fastdrop as fd
-from fastdrop._arrays.numbers import FULL, rate
+from fastdrop._arrays.numbers import rate
 from fastdrop._noises.drop_block import Size, sizes_of
 from fastdrop._noises.drop_path import path_axes
 from fastdrop._noises.gaussian import checked_std, std_of
@@ -578,19 +578,24 @@ class Zoneout(NoiseModule):
         rows, indices, offsets
             As in `Dropout.forward`.
         """
-        draws = listed(rows, indices, offsets)
+        if torch.jit.is_scripting():
+            return self._mean(self._scripted(new), previous)
+        return self._eager(new, previous, listed(rows, indices, offsets))
+
+    def _eager(self, new: Tensor, previous: Tensor, draws: dict[str, Any]) -> Tensor:
         if (leaf := self._leaf(new, previous, **draws)) is not None:
-            return leaf
+            return cast(Tensor, leaf)
         if not self.training:
+            _check_alike("previous", previous, "new", new)
             return self._mean(new, previous)
         return self._with_key(new, lambda key: zoneout(new, previous, self.p, key, **draws), draws)
 
     def _mean(self, new: Tensor, previous: Tensor) -> Tensor:
         """The mean of training's output, at the rate that its mask has, rounded once."""
-        _check_alike("previous", previous, "new", new)
-        share = round(self.p * FULL) / FULL  # not by `rate`, whose cache torch.compile warns of
-        if share in (0, 1):  # then a NaN in the other tensor leaves no trace
-            return previous if share else new
+        full = 4294967296.0  # TorchScript, which compiles this, knows no constants of other files
+        share = round(self.p * full) / full  # not by `rate`, whose cache torch.compile warns of
+        if share == 0.0 or share == 1.0:  # then a NaN in the other tensor leaves no trace
+            return previous if share == 1.0 else new
         wide = torch.promote_types(new.dtype, torch.float32)
         return (share * previous.to(wide) + (1 - share) * new.to(wide)).to(new.dtype)
 
@@ -653,16 +658,24 @@ class StandoutDropout(NoiseModule):
         rows, indices, offsets
             As in `Dropout.forward`.
         """
-        draws = listed(rows, indices, offsets)
+        if torch.jit.is_scripting():
+            return self._mean(self._scripted(h), a)
+        return self._eager(h, a, listed(rows, indices, offsets))
+
+    def _eager(self, h: Tensor, a: Tensor, draws: dict[str, Any]) -> Tensor:
         if (leaf := self._leaf(h, a, **draws)) is not None:
-            return leaf
+            return cast(Tensor, leaf)
         if self.training:
             options = self._arguments() | draws
             return self._with_key(h, lambda key: standout_dropout(h, a, key, **options), draws)
+        if not self.inverted and h.shape != a.shape:
+            raise ValueError(f"a must have h's shape {tuple(h.shape)}, got {tuple(a.shape)}")
+        return self._mean(h, a)
+
+    def _mean(self, h: Tensor, a: Tensor) -> Tensor:
+        """The mean of training's output, which TorchScript compiles too."""
         if self.inverted:
             return h
-        if h.shape != a.shape:
-            raise ValueError(f"a must have h's shape {tuple(h.shape)}, got {tuple(a.shape)}")
         kept = torch.sigmoid(self.alpha * a.detach().to(torch.float64) + self.beta)
         return (h * kept).to(h.dtype)
 

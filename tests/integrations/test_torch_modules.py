@@ -672,12 +672,36 @@ def test_modules_that_drop_one_tensor_are_scripted_for_evaluation(make, rng):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_information_and_token_dropout_are_scripted_for_evaluation():
-    for module, x in ((fdt.InformationDropout(0.5), X), (fdt.TokenDropout(0.5, replacement=0), X.long())):
-        script = torch.jit.script(module.eval())
-        assert torch.equal(script(x), x)
-        with pytest.raises(Exception, match="restore_dropout"):
-            script.train()(x)
+@pytest.mark.parametrize(
+    ("module", "inputs"),
+    [
+        (fdt.InformationDropout(0.5), (X,)),
+        (fdt.TokenDropout(0.5, replacement=0), (X.long(),)),
+        (fdt.ConcreteDropout(0.3, rng=1), (X,)),
+        (fdt.Zoneout(0.3), (X, -2 * X)),
+        (fdt.Zoneout(0.3, rng=1), (X.bfloat16(), -2 * X.bfloat16())),
+        (fdt.Zoneout(1), (X * torch.nan, X)),
+        (fdt.Zoneout(0.0), (X, X * torch.nan)),
+        (fdt.StandoutDropout(), (X, X - 1)),
+        (fdt.StandoutDropout(2.0, inverted=True, rng=1), (X, X - 1)),
+    ],
+    ids=str,
+)
+def test_other_modules_are_scripted_for_evaluation(module, inputs):
+    script = torch.jit.script(module.eval())
+    assert torch.equal(script(*inputs), module(*inputs))
+    with pytest.raises(Exception, match="restore_dropout"):
+        script.train()(*inputs)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("module", [fdt.ConcreteDropout(0.3), fdt.InformationDropout(0.3, rng=1)], ids=str)
+def test_torch_func_differentiates_no_learned_noise(module):
+    x, name = torch.ones(200), "torch.func doesn't differentiate .*; use torch.autograd.grad"
+    each = torch.vmap(torch.func.grad(lambda a: module(a).sum()), randomness="different")
+    for call in (torch.func.grad(lambda a: module(a).sum()), torch.func.jacfwd(module), each):
+        with pytest.raises(RuntimeError, match=name):
+            call(x if call is not each else x[None])
 
 
 def test_representations_of_stochastic_depth():
