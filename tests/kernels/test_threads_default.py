@@ -1,15 +1,17 @@
 """How many threads a process uses by default: what the machine and those who start it allow."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
+import fastdrop as fd
+from fastdrop._cpu import threads
+
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 SHOW = "import fastdrop as fd; print(fd.get_num_threads())"
-# The machine is made to have eight cores, so that limits below that are seen on any machine.
-EIGHT = f"import os; os.sched_getaffinity = lambda pid: set(range(8)); {SHOW}"
 
 
 def shown(script, **environment):
@@ -36,7 +38,17 @@ def test_one_core_by_affinity():
     assert shown(one) == ("1", "")
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="replaces what Linux asks for the cores")
+@pytest.fixture
+def eight(monkeypatch):
+    """Where nobody has asked for the number yet, and the machine has eight cores, more than the limits."""
+    monkeypatch.setattr(threads, "_count", None)
+    monkeypatch.setattr(threads, "_cores", lambda: 8)
+    for name in list(os.environ):
+        if name.endswith("_NUM_THREADS"):
+            monkeypatch.delenv(name)
+    return monkeypatch.setenv
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
@@ -50,16 +62,19 @@ def test_one_core_by_affinity():
         ({"OMP_NUM_THREADS": ""}, 8),
     ],
 )
-def test_the_least_of_all(environment, expected):
-    assert shown(EIGHT, **environment) == (str(expected), "")
+def test_the_least_of_all(environment, expected, eight):
+    for name, value in environment.items():
+        eight(name, value)
+    assert fd.get_num_threads() == expected
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "four", "1.5", ",2", "2;3"])
-def test_a_bad_value_is_ignored_with_a_warning(value):
-    number, warned = shown(SHOW, OMP_NUM_THREADS=value)
-    assert number == str(CORES)
-    assert f"OMP_NUM_THREADS must begin with an integer that is at least 1, got {value!r}" in warned
-    assert warned.count("RuntimeWarning") == 1
+def test_a_bad_value_is_ignored_with_a_warning(value, eight):
+    eight("OMP_NUM_THREADS", value)
+    message = f"OMP_NUM_THREADS must begin with an integer that is at least 1, got {value!r}"
+    with pytest.warns(RuntimeWarning, match=re.escape(message)) as warned:
+        assert [fd.get_num_threads() for _ in range(2)] == [8, 8]
+    assert len(warned) == 1
 
 
 def test_nothing_is_read_at_the_import_and_what_is_set_counts():
@@ -78,15 +93,16 @@ def work(n):
     fd.dropout(np.ones(1 << 20), 0.1, n)  # a big call
     return fd.get_num_threads(), sum(thread.name == "fastdrop" for thread in threading.enumerate())
 
-print(sorted(set(Parallel(n_jobs=8)(delayed(work)(n) for n in range(8)))))
+print(sorted(set(Parallel(n_jobs={count})(delayed(work)(n) for n in range({count})))))
 """
 
 
 def test_joblib_s_workers_share_the_cores():
-    """Eight workers on two cores start no threads beside their own."""
+    """Two workers on two cores start no threads beside their own, nor half as many workers as cores."""
     pytest.importorskip("joblib")
-    each = max(1, os.cpu_count() // 8)
-    assert shown(WORKERS)[0] == str([(each, each - 1)])
+    count = max(2, os.cpu_count() // 2)
+    each = max(1, os.cpu_count() // count)
+    assert shown(WORKERS.format(count=count))[0] == str([(each, each - 1)])
 
 
 def test_a_worker_of_a_dask_cluster_has_one_thread():
