@@ -32,9 +32,12 @@ PLACES = {
 def pytest_collection_modifyitems(items):
     """Mark tests and doctests by the names of their files and folders, and what opens a browser."""
     for item in items:
-        if "browser" in getattr(item, "fixturenames", ()):
+        fixtures = getattr(item, "fixturenames", ())
+        if "browser" in fixtures:
             item.add_marker("browser")
             item.add_marker("slow")
+        elif "built" in fixtures and "FASTDROP_MANUAL" not in os.environ:
+            item.add_marker("slow")  # it builds the manual, whose sources are tested too
         for place, mark in PLACES.items():
             if any(part.startswith((place, f"test_{place}")) for part in item.path.parts[-3:]):
                 item.add_marker(mark)

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import io
 import os
 import pkgutil
 import re
@@ -79,6 +80,62 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
+def slug(heading):
+    """The anchor that a heading has in a page."""
+    return re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def written_links(page):
+    """What a page of Markdown leads to within the manual, by links, cards and the contents."""
+    text = re.sub(r"^```(?!\{).*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"`[^`\n]+`", "", text)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        yield urlsplit(link)
+    names = re.findall(r"^:link: (\S+)$", text, re.MULTILINE)
+    for contents in re.findall(r"^```\{toctree\}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        names += [line.split("<")[-1].strip(">") for line in contents.splitlines() if line and line[0] != ":"]
+    for name in names:
+        yield urlsplit(name)
+
+
+def is_there(page, link):
+    """Whether a link that is written leads to a file, to one that the build makes, or to a heading."""
+    if link.scheme:
+        return True
+    target = (page.parent / link.path).resolve() if link.path else page
+    made = {DOCS / "reference" / f"{name}.rst" for name in MADE}
+    made |= {DOCS / "gallery" / "pages" / f"{path.stem}.md" for path in (ROOT / "examples").glob("*.py")}
+    made.add(DOCS / "gallery" / "pages" / "photograph.rst")
+    names = target, *map(target.with_suffix, (".md", ".rst"))
+    found = next((name for name in names if name in made or name.is_file()), None)
+    if found is None or not link.fragment:
+        return found is not None
+    headings = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+    return link.fragment in {slug(heading) for heading in headings}
+
+
+MADE = ("autograd", "bernoulli", "dask", "density", "moments", "others", "schedules", "torch")
+
+
+def test_every_link_of_a_page_leads_somewhere():
+    """As it is written: `test_every_link_and_anchor_leads_somewhere` looks at what is built."""
+    found = [(page, link) for page in PAGES[1:] for link in written_links(page)]
+    assert len(found) > 120
+    assert [(page.name, link.geturl()) for page, link in found if not is_there(page, link)] == []
+    page = DOCS / "guide" / "index.md"
+    for wrong in ("nowhere.md", "keys.md#nowhere", "../reference/nowhere.rst"):
+        assert not is_there(page, urlsplit(wrong)), wrong
+
+
+def test_every_page_is_in_the_contents():
+    led_to = {
+        (page.parent / link.path).resolve().with_suffix("")
+        for page in PAGES[1:]
+        for link in written_links(page)
+    }
+    assert [page.name for page in PAGES[1:] if page.with_suffix("") not in led_to] == ["index.md"]
+
+
 @pytest.fixture(scope="module")
 def pages(built):
     paths = [path for path in built.rglob("*.html") if "_static" not in path.parts]
@@ -148,6 +205,74 @@ def test_every_public_name_has_a_page_with_an_example(built, pages):
         assert ">>> " in "".join(by_title[name].words), name
         kind = f"{name}-class.html" if inspect.isclass(value) else f"{name}.html"
         assert (built / "reference" / "api" / kind).exists()
+
+
+@pytest.fixture
+def markup(monkeypatch):
+    """A function that returns what is wrong in a docstring's reStructuredText."""
+    docscrape = pytest.importorskip("numpydoc.docscrape_sphinx")
+    from docutils import nodes
+    from docutils.core import publish_doctree
+    from docutils.parsers.rst import Directive, directives, roles
+
+    class Block(Directive):
+        has_content, optional_arguments, final_argument_whitespace = True, 9, True
+
+        def run(self):
+            found = nodes.container()
+            self.state.nested_parse(self.content, self.content_offset, found)
+            return [found]
+
+    for name in ("seealso", "only"):  # Sphinx's own
+        monkeypatch.setitem(directives._directives, name, Block)
+    for name in ("obj", "py:obj"):
+        monkeypatch.setitem(roles._roles, name, roles.GenericRole(name, nodes.literal))
+
+    def wrong(value):
+        written = str(docscrape.get_doc_object(value, config={"show_class_members": False}))
+        said = io.StringIO()
+        settings = {"report_level": 2, "warning_stream": said, "halt_level": 5}
+        publish_doctree(written, settings_overrides=settings)
+        return said.getvalue()
+
+    return wrong
+
+
+@pytest.mark.filterwarnings("default::DeprecationWarning", "default::PendingDeprecationWarning")
+def test_every_public_docstring_is_well_formed_and_has_an_example(markup):
+    """As it is written: the build of the manual ends with an error where one isn't."""
+    count = 0
+    for full, value in public_names():
+        if not callable(value):
+            continue
+        assert ">>> " in (value.__doc__ or ""), full
+        inner = vars(value).values() if inspect.isclass(value) else ()
+        for each in (value, *(v for v in inner if inspect.isfunction(v) and v.__doc__)):
+            assert markup(each) == "", f"{full}: {each}"
+            count += 1
+    assert count > 200
+
+
+def test_a_fault_of_a_docstring_is_seen(markup):
+    def function():
+        """Return ``nothing.
+
+        Notes
+        -----
+        - a list
+        that ends without an empty line
+        """
+
+    assert "Inline literal start-string without end-string" in markup(function)
+    assert "Bullet list ends without a blank line" in markup(function)
+
+
+def test_the_reference_has_a_page_for_every_public_name(monkeypatch):
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(DOCS / "_ext")
+    public = importlib.import_module("public_names")
+    stems = {path.stem.removesuffix("-class") for path in public.pages()}
+    assert {name for name, _ in public_names()} | set(MADE) <= stems
 
 
 def test_every_example_has_a_page(built):

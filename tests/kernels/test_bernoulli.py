@@ -159,6 +159,7 @@ def test_python_threads_at_once_get_the_same_bits_and_live():
     assert_lived(start_crowd())
 
 
+@pytest.mark.slow  # `test_processes_that_compile_at_once` of the cache has the cheapest kernel
 def test_processes_that_compile_at_once_share_a_cache(tmp_path):
     crowds = [start_crowd(NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
     for crowd in crowds:

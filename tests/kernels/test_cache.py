@@ -18,13 +18,13 @@ import fastdrop as fd
 from fastdrop._cpu import compiled as code
 from fastdrop._lanes import disk
 
-X = np.ones(3001, np.float32)
-BITS = fd.dropout(X, 0.1, 42).tobytes().hex()
+# A call whose kernel compiles soonest.
+BITS = np.resize(np.array([2, 0, 0], np.float32), 31).tobytes().hex()
 SCRIPT = """
 import numpy as np, fastdrop as fd
 from fastdrop._cpu import calls
-y = fd.dropout(np.ones(3001, np.float32), 0.1, 42)
-print(y.tobytes().hex(), sum(calls._drop.stats.cache_hits.values()))
+y = fd.apply_mask(np.ones(31, np.float32), np.resize([True, False, False], 31), 0.5)
+print(y.tobytes().hex(), sum(calls._masked.stats.cache_hits.values()))
 """
 FULL = """
 import resource
@@ -247,23 +247,33 @@ def run(script, directory, **environment):
 TOGETHER = """
 import pathlib, time, fastdrop._cpu.calls
 pathlib.Path(r"{ready}", "{number}").touch()
-while len(list(pathlib.Path(r"{ready}").iterdir())) < 4:
+while len(list(pathlib.Path(r"{ready}").iterdir())) < 2:
     time.sleep(0.001)
 """
 
 
-@pytest.mark.slow
+def copy_code(cache, *names):
+    """Put code that this process has on the disk into another cache: the helpers', and some kernels'."""
+    kept = disk.directory()
+    copies = cache / "fastdrop" / kept.name
+    copies.mkdir(parents=True)
+    for name in ("share", "serve", "dismiss_for_good", *names):
+        for path in kept.glob(f"{name}-*.code"):
+            shutil.copy(path, copies)
+
+
 def test_processes_that_compile_at_once(tmp_path):
     cache, ready = tmp_path / "cache", tmp_path / "ready"
     ready.mkdir()
+    copy_code(cache)
 
     def start(number):
         script = TOGETHER.format(ready=ready, number=number) + SCRIPT
         return run(script, Path(fd.__file__).parents[1], NUMBA_CACHE_DIR=str(cache))
 
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(start, range(4)))
-    for found, hits in zip((*together, start(4)), (0, 0, 0, 0, 1), strict=True):
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(start, range(2)))
+    for found, hits in zip((*together, start(2)), (0, 0, 1), strict=True):
         assert (found.stdout, found.stderr) == (f"{BITS} {hits}\n", "")
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -284,10 +294,11 @@ def test_nothing_is_written_beside_the_package(tmp_path):
     package, home = tmp_path / "site" / "fastdrop", tmp_path / "home"
     shutil.copytree(Path(fd.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     before = sorted(package.rglob("*"))
+    copy_code(home)
     found = run(SCRIPT, package.parent, XDG_CACHE_HOME=str(home))
     assert (found.stdout, found.stderr) == (f"{BITS} 0\n", "")
     assert sorted(package.rglob("*")) == before
-    assert list(home.rglob("fastdrop/*/drop-*.code"))
+    assert list(home.rglob("fastdrop/*/masked-*.code"))
 
 
 COMPILED_LATER = """
@@ -301,16 +312,13 @@ def theirs(n):
     return found[-1]
 
 assert theirs(5) == 2
-assert fd.keep_mask(9, 0.5, 0).size == 9
+assert (fd.apply_mask(np.ones(9), np.full(9, True), 0.5) == 2).all()
 """
 
 
 def test_code_from_the_disk_needs_none_of_numba_s_modules_and_leaves_it_whole(tmp_path):
-    kept = disk.directory()  # where this process has put it
-    copies = tmp_path / "fastdrop" / kept.name
-    copies.mkdir(parents=True)
-    for path in kept.glob("drop-*.code"):
-        shutil.copy(path, copies)
+    fd.apply_mask(np.ones(31, np.float32), np.ones(31, np.bool_), 0.5)  # which puts it there
+    copy_code(tmp_path, "masked")
     lean = SCRIPT + "import sys; print('numba.np.linalg' in sys.modules)" + COMPILED_LATER
     found = run(lean, Path(fd.__file__).parents[1], NUMBA_CACHE_DIR=str(tmp_path))
     assert (found.stdout, found.stderr) == (f"{BITS} 1\nFalse\n", "")
