@@ -1,5 +1,7 @@
 """What all tests share: marks by place, hypothesis's profiles, and fixtures."""
 
+import os
+
 # Threads of PyTorch's that wait for each other in busy loops take the cores from those they wait for, where
 # several processes run tests: those of attention took ten times as long. OpenMP reads this when it is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
