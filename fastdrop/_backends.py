@@ -215,6 +215,11 @@ def fused(
             y = _by_rates_at_once(what, x, out, p, key, layout)
         if y is not None:
             return y
+    plain = what.formula == "drop" and shared_axes is NO_AXES and window is None
+    if type(p) is float and plain and device.is_there(x):
+        y = _on_gpu_at_once(what, x, out, p, key)
+        if y is not None:
+            return y
     plan = planned(x, out, shared_axes, window, real=real, other=other, biased=biased, bias=bias)
     fuse(what, plan, p, key)
     return plan.result
@@ -254,6 +259,18 @@ def _at_once(
     draw = threshold, scale if what.scale is None else what.scale, *stream(key)
     cpu().one_call(what, how, flat_x, beside, added, flat_y, draw)
     return y
+
+
+def _on_gpu_at_once(what: Pass, x: Any, out: Any, p: float, key: Key | SupportsIndex) -> Any:
+    """Do dropout of an array on a GPU in the fewest steps, or return None; see `_at_once`."""
+    threshold, scale = rate(p)
+    a = device.to_array(x)
+    if not a.size or a.dtype.kind == "c" or a.device == device.UNKNOWN:
+        return None
+    y = device.target(out, a)
+    numbers = threshold, scale if what.scale is None else what.scale, *words(key)
+    gpu().drop_at_once(a.pointer, y.pointer, a.size, a.lanes.typestr, a.device, a.cuda_stream, numbers)
+    return y.owner if out is None else out
 
 
 def _rows_at_once(

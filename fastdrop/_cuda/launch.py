@@ -7,6 +7,7 @@ kernels, and `fastdrop._cuda.driver` starts them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,6 +112,33 @@ def drops(
     drawn, own = (threshold, *key, 0)[:4], rate if by_number else NONE
     reals = _reals(y.real, (scale, *constants), 3)
     driver.start(variant, items, *place, *arrays, *layout, period, part.phase, *drawn, *own, *reals)
+
+
+@cache
+def _plain_drop(typestr: str) -> tuple[Variant, Any, Any]:
+    """Return the kernel of dropout for a type of elements, the type that computes them, and its 0."""
+    real = np.float64 if typestr == "<f8" else np.float32
+    return Variant("drops", CARRIERS[typestr], ("drop",)), real, real(0)
+
+
+def drop_at_once(
+    x: int,
+    y: int,
+    size: int,
+    typestr: str,
+    device: int,
+    stream: int,
+    numbers: tuple[Any, ...],
+) -> None:
+    """Do dropout of elements at an address, whose draws are 0, 1, 2, ..., in the fewest steps.
+
+    The numbers are threshold and scale, then what kernels need of the key.
+    """
+    variant, real, zero = _plain_drop(typestr)
+    (threshold, scale), tiles = numbers[:2], -(-size // TILE)
+    drawn = (threshold, *numbers[2:], 0)[:4]
+    layout = 0, tiles, size, 0, 0, 0, 0
+    driver.start(variant, tiles, device, stream, x, x, x, y, *layout, *drawn, *NONE, real(scale), zero, zero)
 
 
 def noise(

@@ -16,6 +16,7 @@ from fastdrop._arrays.numbers import thresholds_and_scales
 from fastdrop._arrays.plan import Density, Layout, Pass, Plan, Rows, layout_of_parts, repetition
 from fastdrop._cuda import driver, launch
 from fastdrop._cuda.launch import Numbers, Part, Place, Starts
+from fastdrop._cuda.launch import drop_at_once as drop_at_once
 
 _MOST = 1 << 31  # so many elements and more are done by several launches of `spread`
 _PARTIAL = 1 << 17  # sums of columns are made in parts, so that about so many threads have work
@@ -36,20 +37,6 @@ def by_rates(what: Pass, plan: Plan, p: NDArray[Any], key: tuple[int, ...]) -> N
         kept = [driver.upload(a, *_place(plan)) for a in arrays]
         thresholds, scales = (memory.pointer for memory in kept)
         _bernoulli(what, plan, Numbers(thresholds, scales, inner, flat.size), key, kept)
-
-
-def drop_tensor(
-    x: int,
-    y: int,
-    size: int,
-    typestr: str,
-    place: tuple[int, int],
-    rate: tuple[int, float],
-    key: tuple[int, ...],
-) -> None:
-    """Do dropout of elements at an address in C order, in the fewest steps."""
-    part = Part(Elements(x, size, typestr), Elements(x, size, typestr), Elements(y, size, typestr), None, 0)
-    launch.drops("drop", 0, (), part, Rows(size, 0, 0), rate, key, Place(*place))
 
 
 def _bernoulli(

@@ -28,7 +28,6 @@ def dropout(
     """
     y = x if inplace else torch.empty_like(x)
     number = x.device.index or 0
-    place, rate_of = (number, device.stream_of_tensors(number)), numbers[:2]
-    addresses = x.data_ptr(), y.data_ptr(), x.numel()
-    _backends.gpu().drop_tensor(*addresses, _TYPESTRS[x.dtype], place, rate_of, numbers[2:])
+    place = number, device.stream_of_tensors(number)
+    _backends.gpu().drop_at_once(x.data_ptr(), y.data_ptr(), x.numel(), _TYPESTRS[x.dtype], *place, numbers)
     return y
