@@ -40,7 +40,7 @@ from fastdrop._arrays.plan import (
 from fastdrop._cpu.threads import alone as alone
 from fastdrop._cpu.threads import usable as usable
 from fastdrop._extras import how_to_install
-from fastdrop._stream.keys import Key, stream
+from fastdrop._stream.keys import Key, draw_of, stream
 
 
 class Backend(Protocol):
@@ -131,7 +131,10 @@ def planned(
         return Plan(arrays, x, arrays.target(out, x), None, None, layout, out)
     beside = None if other is None else _alike(arrays, x, *other)
     y = arrays.target(out, x, beside)
-    return Plan(arrays, x, y, beside, _bias(arrays, x, bias) if biased else None, layout, out)
+    added = _bias(arrays, x, bias) if biased else None
+    if added is not None and arrays is device and y.overlaps(added):
+        raise ValueError("out must not overlap bias, which a GPU still reads; use a copy")
+    return Plan(arrays, x, y, beside, added, layout, out)
 
 
 def _alike(arrays: ModuleType, x: Any, name: str, other: Any, name_of_x: str) -> Any:
@@ -169,7 +172,7 @@ def _bias(arrays: ModuleType, x: Any, bias: Any) -> Any:
 def words(key: Key | SupportsIndex) -> tuple[int, ...]:
     """Return a key as backends take it; a third number is the address of its draw in a GPU's memory."""
     address = getattr(key, "address", 0)  # of a key that a CUDA graph draws
-    return (*stream(key), address) if address else stream(key)
+    return (*draw_of(key.seed, 0), address) if address else stream(key)  # type: ignore[union-attr]
 
 
 def fuse(what: Pass, plan: Plan, p: Rate, key: Key | SupportsIndex) -> None:

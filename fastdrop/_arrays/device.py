@@ -160,7 +160,9 @@ def stream_of_tensors(number: int) -> int:
 
 def is_captured(x: Any) -> bool:
     """Return whether PyTorch captures a CUDA graph of what is done with its tensor x now."""
-    return bool(sys.modules["torch"]._C._cuda_isCurrentStreamCapturing())
+    torch = sys.modules["torch"]
+    with torch.cuda.device(x.device):
+        return bool(torch._C._cuda_isCurrentStreamCapturing())
 
 
 def is_there(x: Any) -> bool:

@@ -19,7 +19,7 @@ from fastdrop._lanes import disk
 
 _log = logging.getLogger("fastdrop")
 _SOURCES = "_cuda", "_lanes", "_stream"
-_COMPILERS = "numba", "numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink"  # if they are there
+_COMPILERS = "numba", "numba-cuda", "llvmlite", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink"  # if there
 _PAIRS_FROM = (8, 0)  # the first capability with an instruction that rounds two numbers to 16 bits
 
 

@@ -1,12 +1,14 @@
 """The one door to CUDA's driver: it starts kernels, and has memory on a GPU for numbers and factors.
 
-Nothing here waits for the GPU. A launch needs the context of the array's device, which is made current where
+No launch waits for the GPU. It needs the context of the array's device, which is made current where
 it isn't, and put back. NVIDIA's packages are imported at the first call, since machines without a GPU lack
 them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import Any
 
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from fastdrop._cuda.compiled import cubin
 from fastdrop._cuda.kernels import OF_ONE_LANE, Variant
 
+_KEPT = 1 << 26  # bytes of a device's memory that the driver keeps for the next array of factors
 _LANES = 32  # of a warp
 _MOST, _FEWEST = 256, 32  # threads of a block: as few as a warp where there are not enough blocks for the GPU
 _BLOCKS = 32  # for each of the GPU's processors, at most; where there is more work, threads do several items
@@ -32,8 +35,13 @@ def _packages() -> tuple[Any, Any]:
 
 @cache
 def _device(number: int) -> tuple[tuple[int, int], int]:
-    """Return a device's capability, and how many processors it has."""
-    device = _packages()[0].Device(number)
+    """Return a device's capability, and how many processors it has. Let the driver keep what we give back."""
+    core, api = _packages()
+    device = core.Device(number)
+    error, pool = api.cuDeviceGetDefaultMemPool(number)
+    if not error:
+        threshold = api.CUmemPool_attribute.CU_MEMPOOL_ATTR_RELEASE_THRESHOLD
+        api.cuMemPoolSetAttribute(pool, threshold, api.cuuint64_t(_KEPT))
     return (
         (device.compute_capability.major, device.compute_capability.minor),
         int(device.properties.multiprocessor_count),
@@ -86,10 +94,18 @@ def start(variant: Variant, items: int, device: int, stream: int, *arguments: An
         kernel = _kernel(variant, device)
         core.launch(_stream(stream), _config(threads, device), kernel, items, *arguments)
         return
+    with _current(device):
+        start(variant, items, device, stream, *arguments)
+
+
+@contextmanager
+def _current(device: int) -> Iterator[Any]:
+    """Make a device's context the current one, and put the former one back; yield the driver's functions."""
+    core, api = _packages()
     _, before = api.cuCtxGetCurrent()
     core.Device(device).set_current()
     try:
-        start(variant, items, device, stream, *arguments)
+        yield api
     finally:
         api.cuCtxSetCurrent(before)
 
@@ -101,27 +117,33 @@ class Memory:
     """
 
     def __init__(self, nbytes: int, device: int, stream: int) -> None:
-        core, api = _packages()
-        _, before = api.cuCtxGetCurrent()
-        core.Device(device).set_current()
-        try:
-            self._buffer = core.Device(device).allocate(nbytes, stream=_stream(stream))
-        finally:
-            api.cuCtxSetCurrent(before)
-        self.pointer = int(self._buffer.handle)
+        with _current(device) as api:
+            error, pointer = api.cuMemAllocAsync(nbytes, stream)
+        if error:
+            raise RuntimeError(f"no {nbytes} bytes could be had on GPU {device}: {error.name}")
+        self.pointer, self._place = int(pointer), (device, stream)
+
+    def __del__(self) -> None:
+        if hasattr(self, "pointer"):
+            device, stream = self._place
+            with _current(device) as api:
+                api.cuMemFreeAsync(self.pointer, stream)
 
 
 def upload(numbers: NDArray[Any], device: int, stream: int) -> Memory:
-    """Return a copy of an array on the GPU."""
-    numbers, api = np.ascontiguousarray(numbers), _packages()[1]
-    _, capturing = api.cuStreamIsCapturing(stream)
-    if capturing != api.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE:
-        raise RuntimeError(
-            "arrays of rates and lists of draws can't be copied to the GPU while a CUDA graph is captured; "
-            "use one number, or call the function outside the graph"
-        )
-    memory = Memory(numbers.nbytes, device, stream)
-    (error,) = api.cuMemcpyHtoDAsync(memory.pointer, numbers.ctypes.data, numbers.nbytes, stream)
+    """Return a copy of an array on the GPU. The driver may wait for the stream before it copies much."""
+    numbers = np.ascontiguousarray(numbers)
+    with _current(device) as api:
+        error, capturing = api.cuStreamIsCapturing(stream)
+        if error:
+            raise RuntimeError(f"the CUDA stream {stream} can't be used: {error.name}")
+        if capturing != api.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE:
+            raise RuntimeError(
+                "arrays of rates and lists of draws can't be copied to the GPU while a CUDA graph is "
+                "captured; use one number, or call the function outside the graph"
+            )
+        memory = Memory(numbers.nbytes, device, stream)
+        (error,) = api.cuMemcpyHtoDAsync(memory.pointer, numbers.ctypes.data, numbers.nbytes, stream)
     if error:
         raise RuntimeError(f"copying {numbers.nbytes} bytes to the GPU failed: {error.name}")
     return memory

@@ -19,6 +19,7 @@ from fastdrop._cuda import driver
 from fastdrop._cuda.kernels import NOISE_TILE, SPREAD_TILE_BYTES, Variant
 from fastdrop._stream.keys import TILE
 
+_MOST_BIASES = 1 << 31  # whose places kernels count in 32 bits
 CARRIERS = {"<f4": types.float32, "<f8": types.float64, "<i2": types.int16, "<u2": types.uint16}
 
 
@@ -46,6 +47,8 @@ class Part(NamedTuple):
         """Return the address, the period and the type of the bias."""
         if self.bias is None:
             return self.x.pointer, 0, None
+        if self.bias.size >= _MOST_BIASES:
+            raise ValueError(f"a bias may have fewer than 2**31 elements on a GPU, got {self.bias.size}")
         return self.bias.pointer, self.bias.size, CARRIERS[self.bias.typestr]
 
 

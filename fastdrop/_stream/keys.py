@@ -316,6 +316,8 @@ def as_key_or_seed(key: object) -> Key:
     if type(key) is Key:
         return key
     if isinstance(key, Key):  # of a class of our own, that is good for one call and not to be kept
+        if hasattr(key, "address"):  # its draw is a number in a GPU's memory
+            raise TypeError("a key that a CUDA graph draws is for CUDA tensors alone; use another key")
         return Key(key.seed, key.draw)
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
         return Key(key)

@@ -71,7 +71,7 @@ def scaled_dot_product_attention(
     Raises
     ------
     NotImplementedError
-        If tensors aren't on the CPU.
+        If tensors are neither on the CPU nor on a CUDA device. There the plain formula is computed.
     RuntimeError, TypeError, ValueError
         As PyTorch's function, or `fastdrop.dropout` for p and key.
 
@@ -108,8 +108,8 @@ def scaled_dot_product_attention(
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
         )
-    if torch.is_autocast_enabled("cpu"):
-        low = torch.get_autocast_dtype("cpu")
+    if torch.is_autocast_enabled(query.device.type):
+        low = torch.get_autocast_dtype(query.device.type)
         query, key, value = (t.to(low) for t in (query, key, value))
         if attn_mask is not None and attn_mask.is_floating_point():
             attn_mask = attn_mask.to(low)
@@ -155,7 +155,11 @@ def attention(
 
 def takes(*tensors: Tensor) -> bool:
     """Whether blocks can be made of the tensors: plain ones in memory, that nothing but autograd looks at."""
-    return not any(map(autograd.traced, tensors)) and not autograd.transformed()
+    return (
+        all(t.is_cpu for t in tensors)
+        and not any(map(autograd.traced, tensors))
+        and not autograd.transformed()
+    )
 
 
 def is_ours(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, gqa: bool) -> bool:

@@ -22,7 +22,7 @@ from fastdrop._arrays.plan import window_given
 from fastdrop._backends import loading, words
 from fastdrop._stream.keys import Key
 from fastdrop.torch import _gpu
-from fastdrop.torch._keys import DrawnKey, key_of, key_tensor, plain_key, random_key
+from fastdrop.torch._keys import DeviceKey, DrawnKey, key_of, key_tensor, plain_key, random_key
 from fastdrop.torch._noises import NOISES, PASSED, Numbers, NumbersWithDraws
 
 Tensor: TypeAlias = torch.Tensor
@@ -173,7 +173,8 @@ def _not_dense(x: Tensor) -> TypeError:
 
 
 def _run_in_place(x: Tensor, other: Tensor | None, settings: Settings) -> Tensor:
-    if x.is_conj() or x.is_neg():  # which is not yet done in memory
+    # what is not yet done in memory, and what a GPU's kernels don't write to
+    if x.is_conj() or x.is_neg() or (device.is_there(x) and not x.is_contiguous()):
         return x.copy_(run(x, other, settings))
     array = as_array(x)
     _of_arrays(array, other, settings, array)
@@ -441,6 +442,8 @@ def noise(
         y = _Noise.apply(x, other, key, what, False)
         return x.copy_(y) if inplace else y
     key = plain_key(key)
+    if isinstance(key, DeviceKey) and key.memory.device != x.device:
+        raise ValueError(f"a key on {key.memory.device} is for tensors there, got one on {x.device}")
     wanted = x.requires_grad or (other is not None and other.requires_grad)
     if inplace or (wanted and torch.is_grad_enabled()) or forward_ad._current_level >= 0:
         y = _in_graph(x, other, key, what, inplace)

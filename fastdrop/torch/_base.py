@@ -109,7 +109,7 @@ class NoiseModule(torch.nn.Module):
                 "after fastdrop.torch.restore_dropout(model)"
             )
         if self._key is None:
-            return keys.device_draw(input.device) if input.is_cuda else keys.random_key_tensor()
+            return keys.traced_device_draw(input.device) if input.is_cuda else keys.random_key_tensor()
         if isinstance(input, FakeTensor) and not torch.compiler.is_compiling() and get_proxy_mode() is None:
             return keys.key_tensor(0)  # nothing is recorded, and a fake tensor has a shape and no values
         return keys.next_key(self._key)

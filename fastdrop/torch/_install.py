@@ -1,8 +1,8 @@
 """fastdrop's kernels under PyTorch's own dropout operators, for the whole process.
 
 PyTorch's dispatcher looks for an operator's kernel by what the tensors are. Its dropout operators have none
-for CPU tensors, but an implementation by other operators for tensors of every kind. So a kernel for CPU
-tensors takes nobody's place, and can pass on to that implementation whatever isn't ours.
+for CPU or CUDA tensors, but an implementation by other operators for tensors of every kind. So a kernel for
+these takes nobody's place, and can pass on to that implementation whatever isn't ours.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def _kernel(name: str, records: bool) -> Kernel:
                 axes = tuple(range(2, x.dim())) if by_channel else ()
                 if records:
                     return autograd.noise(x, noise, (p,), random_key(x), axes, inplace=inplace)
-                return autograd.run(x, None, (noise, (p,), random_key(x), axes), inplace)
+                return autograd.run(
+                    x if inplace else x.detach(), None, (noise, (p,), random_key(x), axes), inplace
+                )
         passed_on: Tensor = theirs(_THEIRS, x, p, train)
         return passed_on
 
@@ -166,8 +168,9 @@ class Installation:
 def install() -> Installation:
     """Put fastdrop's kernels under PyTorch's own dropout, for the whole process.
 
-    Then every dropout of CPU tensors is ours, wherever it hides: `torch.nn`'s modules, `torch.nn.functional`,
-    attention, recurrent networks, models of other libraries, TorchScript. Models stay as they are.
+    Then every dropout of CPU tensors is ours, and of CUDA tensors where PyTorch has CUDA, wherever it hides:
+    `torch.nn`'s modules, `torch.nn.functional`, attention, recurrent networks, models of other libraries,
+    TorchScript. Models stay as they are.
 
     Returns
     -------
@@ -197,7 +200,8 @@ def install() -> Installation:
     input is infinite or NaN. The gradient needs the key alone, and no mask is stored.
 
     What isn't ours goes on to PyTorch's own implementation, with its bits: fewer than 1,024 elements, other
-    dtypes than float16, bfloat16, float32 and float64, other layouts and devices, and all that is traced or
+    dtypes than float16, bfloat16, float32 and float64, other layouts and devices, attention on a GPU, and all
+    that is traced or
     transformed, as by `torch.func`, `make_fx` or `torch.compile`. In-place forms of views and of what is
     not contiguous do too.
 

@@ -44,6 +44,8 @@ def key_tensor(key: Key | SupportsIndex) -> Tensor:
     >>> fdt.dropout(torch.ones(6), 0.5, fdt.key_tensor(fd.Key(42)))
     tensor([0., 0., 2., 2., 2., 2.])
     """
+    if isinstance(key, DeviceKey):
+        return key.memory
     key = as_key_or_seed(key)
     seed, low = key.seed, []
     while seed >= 1 << 63:
@@ -87,12 +89,15 @@ def drawn(key: Key) -> Key:
     functorch = torch._C._functorch
     stack = functorch.get_interpreter_stack() or ()
     vmaps = frozenset(each.level() for each in stack if each.key() == functorch.TransformType.Vmap)
+    if vmaps and isinstance(key, DeviceKey):
+        raise RuntimeError("a CUDA graph can't capture a module's draws under vmap; use a loop over the rows")
     return DrawnKey(key, vmaps) if vmaps else key
 
 
 def check_tensor(key: Tensor) -> None:
     """Refuse a tensor that is no key."""
-    if key.dtype is not torch.int64 or key.dim() != 1 or (len(key) < 2 and not device.is_there(key)):
+    fewest = 1 if device.is_there(key) else 2
+    if key.dtype is not torch.int64 or key.dim() != 1 or len(key) < fewest:
         got = f"a tensor of {key.dtype} with shape {tuple(key.shape)}"
         raise TypeError(f"key must be a Key, an int or what key_tensor returns, got {got}")
 
@@ -182,6 +187,16 @@ class DeviceKey(Key):
 def device_draw(where: torch.device) -> Tensor:
     """The number of a random draw in the memory of a GPU, as a tensor that functions take as a key."""
     return torch.randint(_DRAWS, (1,), dtype=torch.int64, device=where)
+
+
+def traced_device_draw(where: torch.device) -> Tensor:
+    """The same for a graph of torch.compile, which must not draw again in its backward pass."""
+    if torch._functorch.config.activation_memory_budget < 1:
+        raise RuntimeError(
+            "a compiled model could draw the mask of dropout again in its backward pass, and get another; "
+            "leave torch._functorch.config.activation_memory_budget at 1"
+        )
+    return device_draw(where)
 
 
 _REMEMBERED = 1 << 17

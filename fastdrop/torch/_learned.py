@@ -8,6 +8,7 @@ from typing import Any, NoReturn, SupportsIndex, TypeAlias
 import numpy as np
 import torch
 
+from fastdrop._arrays import device
 from fastdrop._arrays.plan import axes_in
 from fastdrop._noises._noise import NOISES
 from fastdrop._stream.keys import Key
@@ -138,6 +139,8 @@ def learned(
 ) -> Tensor:
     """A noise of a tensor, by its name, with first derivatives with respect to both."""
     check_tensors(x=x, **{NOISES[name].rate: number})
+    if device.is_there(x) and number.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} learns on the CPU alone, got x on {x.device}; use x.cpu()")
     axes_in(tuple(axes), x.dim())  # raises an error that the operator would give in C++'s words
     if isinstance(axes, NumbersWithDraws):
         if traced(x) or traced(number):

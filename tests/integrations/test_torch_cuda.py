@@ -14,6 +14,7 @@ from fastdrop._arrays import device
 from fastdrop.torch import _keys
 
 KEY = fd.Key(7, draw=3)
+SIMULATED = SIMULATED or not torch.cuda.is_available()
 WHERE = "cpu" if SIMULATED else "cuda"
 
 
@@ -167,21 +168,32 @@ def test_modules(kind, rng):
         assert torch.equal(kind(0.5, rng=rng)(x), first)
 
 
+def test_in_place_in_any_memory_format():
+    x = made(2, 5, 4, 6).to(memory_format=torch.channels_last)
+    expected = fdt.dropout(x, 0.5, KEY)
+    assert fdt.dropout(x, 0.5, KEY, inplace=True) is x
+    assert torch.equal(x, expected)
+    other = made(6, 5).t()
+    assert torch.equal(
+        fdt.gaussian_dropout(other.clone(), 0.5, KEY, inplace=True), fdt.gaussian_dropout(other, 0.5, KEY)
+    )
+
+
 def test_checkpoint():
     x, layer = made(64, 32).requires_grad_(), torch.nn.Linear(32, 32).to(WHERE)
     model = torch.nn.Sequential(layer, fdt.Dropout(0.5), torch.nn.ReLU())
     for reentrant in (False, True):
         torch.manual_seed(3)
         y = checkpoint(model, x, use_reentrant=reentrant)
-        (dx,) = torch.autograd.grad(y.sum(), x) if not reentrant else (None,)
+        x.grad = None
+        y.sum().backward()
         torch.manual_seed(3)
         plain = model(x)
         assert torch.equal(y, plain)
-        if dx is not None:
-            assert torch.equal(dx, torch.autograd.grad(plain.sum(), x)[0])
+        assert torch.equal(x.grad, torch.autograd.grad(plain.sum(), x)[0])
 
 
-def test_replaced_modules():
+def test_replaced_modules(driver):
     model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout(0.5)).to(WHERE)
     x = made(4, 8)
     torch.manual_seed(0)
@@ -189,6 +201,8 @@ def test_replaced_modules():
     fdt.replace_dropout(swapped)
     y = swapped(x)
     assert 0 < int((y == 0).sum()) < y.numel()
+    assert type(swapped[1]) is fdt.Dropout
+    assert not SIMULATED or driver.started
 
 
 class TestKeysThatAGraphDraws:
@@ -209,6 +223,11 @@ class TestKeysThatAGraphDraws:
 
     def test_nobody_can_use_its_number(self):
         key = _keys.DeviceKey.drawn(torch.device(WHERE))
+        assert fdt.key_tensor(key) is key.memory
+        with pytest.raises(TypeError, match="for CUDA tensors alone"):
+            fd.Dropout(0.5, rng=1).key = key
+        with pytest.raises(TypeError, match="for CUDA tensors alone"):
+            fd.dropout(np.ones(3), 0.5, key)
         for use in (
             lambda: key.fold_in(1),
             lambda: key.split(2),
@@ -272,6 +291,8 @@ def test_refusals():
         fd.dropout(x, 0.5, 1)
     with pytest.raises(TypeError, match="int64"):
         fdt.dropout(made(4).long(), 0.5, 1)
+    with pytest.raises(NotImplementedError, match="learns on the CPU alone"):
+        fdt.ConcreteDropout(0.5)(made(4, 5))
     for call in (
         lambda: fdt.drop_block(made(1, 1, 9, 9), 0.5, 1),
         lambda: fdt.standout_dropout(made(4), made(4), 1),

@@ -273,7 +273,7 @@ GRADIENTS = {
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
 def test_a_module_does_what_the_function_does_by_a_key_from_torchs_generator(dtype, input, gradient, p):
     x = INPUTS[input](dtype).requires_grad_()
-    key = seeded(random_key)
+    key = seeded(lambda: random_key(x))
     after = torch.randint(1 << 40, ())
     y, expected = seeded(lambda: fdt.Dropout(p)(x)), fdt.dropout(x, p, key)
     assert torch.equal(torch.randint(1 << 40, ()), after)  # one draw was taken, whatever became of it

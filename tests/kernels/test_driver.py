@@ -35,16 +35,10 @@ class Stub:
         capability = SimpleNamespace(major=9, minor=0)
         properties = SimpleNamespace(multiprocessor_count=10)
 
-        def allocate(nbytes, stream):
-            assert self.current == number
-            return SimpleNamespace(handle=1000 + nbytes)
-
         def set_current():
             self.current = number
 
-        return SimpleNamespace(
-            compute_capability=capability, properties=properties, allocate=allocate, set_current=set_current
-        )
+        return SimpleNamespace(compute_capability=capability, properties=properties, set_current=set_current)
 
     def LaunchConfig(self, grid, block):  # noqa: N802
         self.calls["config"] += 1
@@ -82,10 +76,28 @@ class Stub:
     def cuPointerGetAttribute(self, attribute, pointer):  # noqa: N802
         return (Error(), pointer // 1000) if pointer >= 1000 else (Error("CUDA_ERROR_INVALID_VALUE"), None)
 
+    CUmemPool_attribute = SimpleNamespace(CU_MEMPOOL_ATTR_RELEASE_THRESHOLD=4)
+    cuuint64_t = int
+
+    def cuDeviceGetDefaultMemPool(self, number):  # noqa: N802
+        return Error(), f"pool {number}"
+
+    def cuMemPoolSetAttribute(self, pool, attribute, value):  # noqa: N802
+        self.calls[pool] = value
+
+    def cuMemAllocAsync(self, nbytes, stream):  # noqa: N802
+        self.calls["taken"] += self.current == 0
+        return (Error(), 1000 + nbytes) if nbytes < 1 << 40 else (Error("CUDA_ERROR_OUT_OF_MEMORY"), 0)
+
+    def cuMemFreeAsync(self, pointer, stream):  # noqa: N802
+        self.calls["given back"] += self.current == 0
+
     def cuStreamIsCapturing(self, stream):  # noqa: N802
+        assert self.current == 0
         return Error(), int(self.capturing)
 
     def cuMemcpyHtoDAsync(self, target, source, nbytes, stream):  # noqa: N802
+        assert self.current == 0
         self.calls["copied"] += nbytes
         return (Error("CUDA_ERROR_ILLEGAL_ADDRESS" if stream == 66 else "CUDA_SUCCESS"),)
 
@@ -109,7 +121,7 @@ def test_a_launch_on_the_current_device(stub):
     kernel = b"code", "drops (9, 0)"
     assert stub.launches == [(0, ("stream", 77), (3, 32), kernel, (3, 1, 2, np.float32(0.5)))]
     driver.start(VARIANT, 3, 0, 77, 1, 2, np.float32(0.5))
-    assert stub.calls == {"config": 1, "load": 1}  # all that can be is remembered
+    assert stub.calls == {"config": 1, "load": 1, "pool 0": 1 << 26}  # all that can be is remembered
 
 
 @pytest.mark.parametrize("before", [1, None])
@@ -141,12 +153,19 @@ def test_how_many_blocks(stub, items, variant, grid, block):
 
 def test_memory(stub):
     stub.current = 1
-    assert driver.Memory(500, 0, 5).pointer == 1500
+    memory = driver.Memory(500, 0, 5)
+    assert memory.pointer == 1500
+    assert stub.calls["given back"] == 0
+    del memory
+    assert stub.calls["taken"] == stub.calls["given back"] == 1
     assert stub.current == 1
+    with pytest.raises(RuntimeError, match="no 1099511627776 bytes.*CUDA_ERROR_OUT_OF_MEMORY"):
+        driver.Memory(1 << 40, 0, 5)
     assert driver.upload(np.arange(6.0)[::2], 0, 5).pointer == 1024
     assert stub.calls["copied"] == 24
     with pytest.raises(RuntimeError, match="CUDA_ERROR_ILLEGAL_ADDRESS"):
         driver.upload(np.ones(3), 0, 66)
+    assert stub.calls["taken"] == stub.calls["given back"] + 1
     stub.capturing = True
     with pytest.raises(RuntimeError, match="while a CUDA graph is captured"):
         driver.upload(np.ones(3), 0, 5)
