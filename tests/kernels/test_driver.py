@@ -159,7 +159,7 @@ def test_memory(stub):
     del memory
     assert stub.calls["taken"] == stub.calls["given back"] == 1
     assert stub.current == 1
-    with pytest.raises(RuntimeError, match="no 1099511627776 bytes.*CUDA_ERROR_OUT_OF_MEMORY"):
+    with pytest.raises(RuntimeError, match=r"no 1099511627776 bytes.*CUDA_ERROR_OUT_OF_MEMORY"):
         driver.Memory(1 << 40, 0, 5)
     assert driver.upload(np.arange(6.0)[::2], 0, 5).pointer == 1024
     assert stub.calls["copied"] == 24
