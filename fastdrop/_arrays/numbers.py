@@ -82,7 +82,8 @@ def thresholds_and_scales(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return what `rate` returns for each rate of an array, with scales of a dtype, or raise an error.
 
-    A scale that is given replaces those of kept elements.
+    A scale of 0 drops always: the threshold of a rate of 1 is no uint32. A scale that is given replaces
+    those of kept elements.
     """
     wrong = p[~((p >= 0) & (p <= 1))]
     if wrong.size:
@@ -92,7 +93,7 @@ def thresholds_and_scales(
     scales = np.divide(FULL, kept, out=np.zeros(p.shape), where=kept != 0)
     if scale is not None:
         scales = np.where(kept != 0, scale, 0)
-    return counts.astype(np.int64), scales.astype(dtype)
+    return np.minimum(counts, FULL - 1).astype(np.uint32), scales.astype(dtype)
 
 
 def positive(name: str, value: float) -> float:

@@ -155,10 +155,8 @@ def put_words(count: int) -> Any:
         lanes = index.lanes
 
         def codegen(context, builder, sig, args):
-            addresses, words = (
-                _addresses(builder, *args[:2], 4 * count, lanes),
-                [builder.extract_value(args[2], k) for k in range(count)],
-            )
+            addresses = _addresses(builder, *args[:2], 4 * count, lanes)
+            words = [builder.extract_value(args[2], k) for k in range(count)]
             if lanes == 1:
                 kind = ir.VectorType(I32, count)
                 written = ir.Constant(kind, ir.Undefined)
@@ -227,10 +225,8 @@ def packed(carrier: types.Type, in_pairs: bool) -> Any:
                 made = [_rounded_pair(builder, *pair) for pair in zip(given[::2], given[1::2], strict=True)]
             elif size == 2:
                 halves = [to_memory(context, builder, carrier, v, lanes) for v in given]
-                wide, shift = (
-                    [builder.zext(half, words) for half in halves],
-                    splatted(builder, I32(16), lanes),
-                )
+                wide = [builder.zext(half, words) for half in halves]
+                shift = splatted(builder, I32(16), lanes)
                 pairs = zip(wide[::2], wide[1::2], strict=True)
                 made = [builder.or_(a, builder.shl(b, shift)) for a, b in pairs]
             elif size == 4:
@@ -304,22 +300,6 @@ def number_at(kind: types.Type) -> Any:
         return kind(types.int64, types.int64), codegen
 
     return read
-
-
-@cache
-def store_at(kind: types.Type) -> Any:
-    """Return a function that writes a scalar as number `index` at an address."""
-
-    @intrinsic
-    def write(typingctx, address, index, number):
-        def codegen(context, builder, sig, args):
-            size, address = itemsize(kind), _addresses(builder, *args[:2], itemsize(kind), 1)
-            builder.store(args[2], _pointer(context, builder, address, args[2].type), align=size)
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.int64, kind), codegen
-
-    return write
 
 
 @cache

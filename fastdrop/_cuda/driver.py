@@ -1,8 +1,7 @@
 """The one door to CUDA's driver: it starts kernels, and has memory on a GPU for numbers and factors.
 
-No launch waits for the GPU. It needs the context of the array's device, which is made current where
-it isn't, and put back. NVIDIA's packages are imported at the first call, since machines without a GPU lack
-them.
+No launch waits for the GPU. It needs the context of the array's device, which is made current where it isn't,
+and put back. NVIDIA's packages are imported at the first call, since machines without a GPU lack them.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdrop._cuda.access import WARP
 from fastdrop._cuda.compiled import cubin
 from fastdrop._cuda.kernels import OF_ONE_LANE, Variant
 
 _KEPT = 1 << 26  # bytes of a device's memory that the driver keeps for the next array of factors
-_LANES = 32  # of a warp
 _MOST, _FEWEST = 256, 32  # threads of a block: as few as a warp where there are not enough blocks for the GPU
 _BLOCKS = 32  # for each of the GPU's processors, at most; where there is more work, threads do several items
 
@@ -90,7 +89,7 @@ def start(variant: Variant, items: int, device: int, stream: int, *arguments: An
     core, api = _packages()
     error, current = api.cuCtxGetDevice()
     if not error and int(current) == device:
-        threads = items if variant.work in OF_ONE_LANE else items * _LANES
+        threads = items if variant.work in OF_ONE_LANE else items * WARP
         kernel = _kernel(variant, device)
         core.launch(_stream(stream), _config(threads, device), kernel, items, *arguments)
         return

@@ -42,8 +42,8 @@ SPREAD_TILE_BYTES = 2048  # of the elements that a warp does of an array whose d
 # the formulas that read another array, and the families that have some
 _OF_TWO = "add", "replace", "activate_add", "differentiate", "affine", "activated"
 
-I32, I64, U32 = types.int32, types.int64, types.uint32
-_1, _8, _32 = np.uint32(1), np.uint32(8), np.uint32(32)
+I32, I64 = types.int32, types.int64
+_1, _32 = np.uint32(1), np.uint32(32)
 _draw_at = access.number_at(I64)
 
 

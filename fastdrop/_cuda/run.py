@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastdrop._arrays.device import UNKNOWN, DeviceArray, Elements, empty_like
 from fastdrop._arrays.listed import SHORT
-from fastdrop._arrays.numbers import thresholds_and_scales
+from fastdrop._arrays.numbers import FULL, thresholds_and_scales
 from fastdrop._arrays.plan import Density, Layout, Pass, Plan, Rows, layout_of_parts, repetition
 from fastdrop._cuda import driver, launch
 from fastdrop._cuda.launch import Numbers, Part, Place, Starts
@@ -32,9 +32,12 @@ def fuse(what: Pass, plan: Plan, threshold: int, scale: float, key: tuple[int, .
 def by_rates(what: Pass, plan: Plan, p: NDArray[Any], key: tuple[int, ...]) -> None:
     """Do a pass with a rate for each draw, from an array on the host."""
     flat, inner = _repeating(p, plan.layout.draws)
-    arrays = thresholds_and_scales(flat, np.dtype(plan.x.lanes.real), what.scale)
+    limits, factors = thresholds_and_scales(flat, np.dtype(plan.x.lanes.real), what.scale)
     if plan.x.size:
-        kept = [driver.upload(a, *_place(plan)) for a in arrays]
+        whole = np.where(
+            factors == 0, FULL, limits.astype(np.int64)
+        )  # kernels count a rate of 1 by its threshold
+        kept = [driver.upload(a, *_place(plan)) for a in (whole, factors)]
         thresholds, scales = (memory.pointer for memory in kept)
         _bernoulli(what, plan, Numbers(thresholds, scales, inner, flat.size), key, kept)
 

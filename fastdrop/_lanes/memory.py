@@ -67,21 +67,6 @@ def _round_to_bfloat(builder, v, lanes):
     return builder.trunc(chosen, vector(I16, lanes))
 
 
-@intrinsic
-def loaded(typingctx, element):
-    """Return one lane from an element of an array."""
-    lane = Vec(in_lanes(element).element, 1)
-    return lane(element), lambda context, builder, sig, args: from_memory(
-        context, builder, element, args[0], 1
-    )
-
-
-@intrinsic
-def stored(typingctx, v, like):
-    """Return one lane as an element of an array that has the type of `like`."""
-    return like(v, like), lambda context, builder, sig, args: to_memory(context, builder, like, args[0], 1)
-
-
 def _load(name, count, doc):
     def load(typingctx, array, index):
         def codegen(context, builder, sig, args):
