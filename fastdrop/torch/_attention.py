@@ -1,4 +1,4 @@
-"""Attention with dropout on the CPU, in blocks of rows: the matrix of weights is never whole in memory.
+"""Attention with dropout on the CPU, in blocks of rows: a big matrix of weights is never whole in memory.
 
 PyTorch's fast attention on CPUs takes no dropout, and its slow one makes the whole matrix several times. A
 mask is a function of the index here, so a block of the matrix can be dropped by itself, and again in the
@@ -27,12 +27,14 @@ from fastdrop.torch._noises import Numbers, window_of
 
 Tensor: TypeAlias = torch.Tensor
 
-# From so many weights of a head on calls of PyTorch's attention go by blocks. Heads of 128 x 128 and more
-# were measured, smaller ones not.
-_FROM = 1 << 12
+# From so many weights of a head on it goes by blocks. Whole matrices were faster up to 256 x 256, forward and
+# backward with 1, 32 and 64 heads in all, since nothing is made twice; from 384 x 384 on blocks were, but for
+# a single head.
+_FROM = 1 << 17
 # A block of the matrix has up to so many rows of each head, and so many bytes in all heads that are done
-# together: it is meant to stay in the caches between the passes over it. Other sizes were not measured.
-_ROWS, _BYTES = 128, 1 << 21
+# together: it is meant to stay in the caches between the passes over it. Of 2^19 to 2^22 bytes and 64 to 256
+# rows these were the fastest for 256, 1,024 and 2,048 places, or within a twentieth of it.
+_ROWS, _BYTES = 128, 1 << 20
 
 
 def scaled_dot_product_attention(
@@ -78,8 +80,9 @@ def scaled_dot_product_attention(
     Notes
     -----
     Weights are made in blocks of rows, by PyTorch's products and softmax, and dropped where they are. The
-    backward pass makes them again: it keeps inputs, output and key. 16-bit floats are computed in float32.
-    Second derivatives, `torch.func` and `torch.compile` take the plain formula, with the same mask.
+    backward pass makes them again: it keeps inputs and key. 16-bit floats are computed in float32. Below
+    131,072 weights a head, where that is slower, the plain formula is computed, and second derivatives,
+    `torch.func` and `torch.compile` take it too, with the same mask.
 
     References
     ----------
@@ -144,7 +147,8 @@ def attention(
     if mask is not None and mask.dim() < 2:
         mask = mask.reshape((1,) * (2 - mask.dim()) + tuple(mask.shape))
     tensors = [t for t in (query, key, value, mask) if t is not None]
-    if not takes(*tensors) or rate(p)[0] == FULL or (mask is not None and mask.requires_grad):
+    whole = _small(query, key) or (mask is not None and mask.requires_grad)
+    if whole or not takes(*tensors) or rate(p)[0] == FULL:
         return _formula(query, key, value, mask, p, noise_key, causal, scale, draws)
     batch = torch.broadcast_shapes(*(t.shape[:-2] for t in tensors))
     q, k, v = (t.expand(*batch, *t.shape[-2:]) for t in (query, key, value))
@@ -167,8 +171,7 @@ def is_ours(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, caus
     tensors = [t for t in (query, key, value, mask) if t is not None]
     if min(query.dim(), key.dim(), value.dim()) < 2 or 0 in (query.numel(), key.numel(), value.numel()):
         return False
-    small = query.shape[-2] * key.shape[-2] < _FROM
-    if small or not takes(*tensors) or (mask is not None and mask.requires_grad):
+    if _small(query, key) or not takes(*tensors) or (mask is not None and mask.requires_grad):
         return False
     if not all(t.layout is torch.strided and t.is_cpu and not t.is_nested for t in tensors):
         return False
@@ -179,6 +182,11 @@ def is_ours(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, caus
     except RuntimeError:
         return False  # PyTorch says why
     return True
+
+
+def _small(query: Tensor, key: Tensor) -> bool:
+    """Whether the matrix of a head is so small that it is made as a whole."""
+    return query.shape[-2] * key.shape[-2] < _FROM
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, gqa: bool) -> None:
@@ -257,7 +265,7 @@ class _Blocks:
         self.p, self.key, self.causal, self.scale, draws = settings
         self.batch, self.rows, self.columns = q.shape[:-2], q.shape[-2], k.shape[-2]
         self.dtype = torch.promote_types(q.dtype, torch.float32)
-        self.q, self.k, self.v = map(self.flat, (q, k, v))
+        self.q, self.k, self.v = self.flat(q) * self.scale, self.flat(k), self.flat(v)
         self.mask = mask
         threshold, kept = rate(self.p)
         self.numbers = threshold, kept, *stream(self.key)
@@ -291,7 +299,7 @@ class _Blocks:
         """The weights of a block before dropout."""
         head, last, row, end, columns = block
         q, k = self.q[head:last, row:end], self.k[head:last, :columns]
-        scores = torch.bmm(q, k.mT).mul_(self.scale)
+        scores = torch.bmm(q, k.mT)
         if self.causal and columns > row + 1:
             future = torch.ones(end - row, columns - row, dtype=torch.bool).triu_(1)
             scores[..., row:].masked_fill_(future, -math.inf)
@@ -317,26 +325,25 @@ class _Blocks:
             part.expand(*self.batch, *part.shape[-2:]).flatten(0, -3)[head:last] if mask.dim() > 2 else part
         )
 
-    def drop(self, weights: Tensor, block: _Block) -> Tensor:
-        """Drop a block's weights in place."""
+    def drop(self, weights: Tensor, into: Tensor, block: _Block) -> Tensor:
+        """Drop a block's weights into a tensor, which may be the same."""
         head, last, row, end, columns = block
         starts = self.starts[head:last] + row * self.columns
         openmp = autograd.in_openmp()
         if not openmp.takes(weights):  # another system or OpenMP library
             each_row = starts[:, None] + np.arange(end - row) * self.columns
-            array, runs = weights.numpy(), Runs.of_length(columns, each_row.ravel())
-            fd.dropout(array, self.p, self.key, out=array, window=cast(Window, runs))
-            return weights
-        if columns == self.columns and self.listed is None:
+            window = cast(Window, Runs.of_length(columns, each_row.ravel()))
+            fd.dropout(weights.numpy(), self.p, self.key, out=into.numpy(), window=window)
+        elif columns == self.columns and self.listed is None:
             # Then the rows of a head are one row, and whole heads together too.
             length, matrix = (end - row) * columns, self.rows * self.columns
             whole = length == matrix
             rows = weights.numel() if whole else length, 0 if whole else signed(matrix), int(starts[0])
-            openmp.drop_rows(weights, rows, self.numbers)
-            return weights
-        for first, each in zip(starts.tolist(), weights, strict=True):
-            openmp.drop_rows(each, (columns, signed(self.columns), first), self.numbers)
-        return weights
+            openmp.drop_rows(weights, into, rows, self.numbers)
+        else:
+            for first, each, dropped in zip(starts.tolist(), weights, into, strict=True):
+                openmp.drop_rows(each, dropped, (columns, signed(self.columns), first), self.numbers)
+        return into
 
 
 class _Attention(torch.autograd.Function):
@@ -356,7 +363,8 @@ class _Attention(torch.autograd.Function):
             into = y.view(-1, *y.shape[-2:])
             for block in blocks:
                 head, last, row, end, columns = block
-                weights = blocks.drop(blocks.softmax(block), block)
+                weights = blocks.softmax(block)
+                blocks.drop(weights, weights, block)
                 into[head:last, row:end] = torch.bmm(weights, blocks.v[head:last, :columns])
         return y
 
@@ -368,18 +376,21 @@ class _Attention(torch.autograd.Function):
                 return *_by_formula(ctx, g), None, None
             blocks = _Blocks(q, k, v, ctx.mask, ctx.settings)
             dy = blocks.flat(g)
-            dq, dk, dv = torch.empty_like(blocks.q), torch.zeros_like(blocks.k), torch.zeros_like(blocks.v)
+            dq = torch.empty_like(blocks.q)
+            # Transposed, so that their rows are as long as the block's, these products take 3/4 of the time.
+            dk, dv = (t.new_zeros(t.mT.shape) for t in (blocks.k, blocks.v))
             for block in blocks:
                 head, last, row, end, columns = block
                 weights, part = blocks.softmax(block), dy[head:last, row:end]
-                dropped = blocks.drop(weights.clone(), block)
-                dv[head:last, :columns].baddbmm_(dropped.mT, part)
+                dropped = blocks.drop(weights, torch.empty_like(weights), block)
+                dv[head:last, :, :columns].baddbmm_(part.mT, dropped)
                 slopes = torch.bmm(part, blocks.v[head:last, :columns].mT).mul_(dropped)
                 slopes.addcmul_(weights, slopes.sum(-1, keepdim=True), value=-1)
                 dq[head:last, row:end] = torch.bmm(slopes, blocks.k[head:last, :columns])
-                dk[head:last, :columns].baddbmm_(slopes.mT, blocks.q[head:last, row:end], alpha=blocks.scale)
+                dk[head:last, :, :columns].baddbmm_(blocks.q[head:last, row:end].mT, slopes)  # q is scaled
             dq *= blocks.scale
-            return *(d.to(t.dtype).view(t.shape) for d, t in ((dq, q), (dk, k), (dv, v))), None, None
+            found = (dq, q), (dk.mT.contiguous(), k), (dv.mT.contiguous(), v)
+            return *(d.to(t.dtype).view(t.shape) for d, t in found), None, None
 
 
 def _own(mask: Tensor) -> Tensor:

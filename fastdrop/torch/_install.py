@@ -192,7 +192,7 @@ def install() -> Installation:
     -----
     The operators are dropout, alpha_dropout, feature_dropout (which `torch.nn.Dropout1d` to 3d call),
     feature_alpha_dropout, and their forms that work in place, and scaled_dot_product_attention with dropout,
-    which then goes by blocks as `fastdrop.torch.scaled_dot_product_attention` does.
+    which then goes by blocks where `fastdrop.torch.scaled_dot_product_attention` does.
 
     Masks come from torch's generator, as PyTorch's do, so that `torch.manual_seed`, checkpoints and forked
     generators work as ever. But they are other masks than PyTorch's of the same seed: those of

@@ -134,12 +134,18 @@ def dropout(x: torch.Tensor, numbers: tuple[int, float, int, int], inplace: bool
     return y
 
 
-def drop_rows(x: torch.Tensor, rows: tuple[int, int, int], numbers: tuple[int, float, int, int]) -> None:
-    """Dropout of a tensor that `takes` takes, in place, whose rows have a length, a stride and a start.
+def drop_rows(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    rows: tuple[int, int, int],
+    numbers: tuple[int, float, int, int],
+) -> None:
+    """Dropout of a tensor that `takes` takes, whose rows have a length, a stride and a start, into another.
 
-    These say which draws belong to its elements, as in `fastdrop._arrays.plan.Rows`.
+    These say which draws belong to its elements, as in `fastdrop._arrays.plan.Rows`. Both lie alike, in the
+    caches, or are one.
     """
-    _run(x, x.data_ptr(), rows, numbers, bernoulli.NEAR)
+    _run(x, y.data_ptr(), rows, numbers, bernoulli.NEAR)
 
 
 def _run(

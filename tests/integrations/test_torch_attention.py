@@ -16,7 +16,14 @@ from fastdrop.torch import _attention, _openmp  # noqa: E402
 
 functional = torch.nn.functional
 KEY = fd.Key(42)
+SMALL = _attention._FROM
 CLOSE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+@pytest.fixture(autouse=True)
+def by_blocks(monkeypatch):
+    """Let small matrices go by blocks too."""
+    monkeypatch.setattr(_attention, "_FROM", 0)
 
 
 def tensors(q, k, v, dtype=torch.float64):
@@ -105,6 +112,20 @@ def test_it_is_the_formula_and_without_dropout_pytorchs(name, dtype):
         for ours, other in ((y, expected), *zip(found, right, strict=True)):
             size = other.abs().max().clamp(min=1)
             assert (ours.double() - other).abs().max() <= CLOSE[dtype] * size
+
+
+@pytest.mark.parametrize("name", ["plain", "causal", "two axes", "groups of heads and a mask"])
+def test_whole_matrices_are_the_same(name, monkeypatch):
+    *shapes, options = CASES[name]
+    inputs = [t.requires_grad_() for t in tensors(*shapes)]
+    found = []
+    for first in (0, 1 << 40):
+        monkeypatch.setattr(_attention, "_FROM", first)
+        y = fdt.scaled_dot_product_attention(*inputs, dropout_p=0.3, noise_key=KEY, **options)
+        found.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
+    blocks, whole = found
+    assert blocks[0].grad_fn.name() == "_AttentionBackward" != whole[0].grad_fn.name()
+    torch.testing.assert_close(blocks, whole, atol=1e-10, rtol=1e-10)
 
 
 def test_strides_do_not_matter():
@@ -258,7 +279,9 @@ def test_install_takes_attention_with_dropout(monkeypatch):
         functional.scaled_dot_product_attention(q, k, v, dropout_p=0.3)
         assert len(calls) == 1
         functional.scaled_dot_product_attention(q, k, v)
-        functional.scaled_dot_product_attention(q[..., :9, :], k[..., :9, :], v[..., :9, :], dropout_p=0.3)
+        with monkeypatch.context() as patch:
+            patch.setattr(_attention, "_FROM", SMALL)
+            functional.scaled_dot_product_attention(q, k, v, dropout_p=0.3)
         assert len(calls) == 1
         layer(normal(2, 80, 32)).sum().backward()
         assert len(calls) == 2
