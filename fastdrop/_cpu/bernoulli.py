@@ -14,6 +14,7 @@ from numba import njit
 
 from fastdrop._cpu.rows import part_of_row, rows_between
 from fastdrop._lanes import draws, formulas
+from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.memory import (
     fence,
     in_a_line,
@@ -75,7 +76,7 @@ class Units(NamedTuple):
     start: int
 
 
-@njit(forceinline=True)
+@inlined
 def _write(y, at, v, far):
     """Write neighbours to y, past the caches if they are too small for the arrays."""
     if far == PAST:
@@ -84,35 +85,35 @@ def _write(y, at, v, far):
         store(y, at, v)
 
 
-@njit(forceinline=True)
+@inlined
 def between(place, first, last):
     """Return which of eight neighbours from a place in the tile on are in [first, last)."""
     places = iota() + np.uint64(place)
     return (places >= np.uint64(first)) & (places < np.uint64(last))
 
 
-@njit(forceinline=True)
+@inlined
 def _put(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, far):
     """Apply the formula to eight neighbours from `at` on, whose biases are from `bias_at` on."""
     v = formula(load(x, at), load(other, at), load(bias, bias_at), dropped, scale, constants)
     _write(y, at, v, far)
 
 
-@njit(forceinline=True)
+@inlined
 def _put_wide(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, far):
     """Do as `_put`, for sixteen neighbours."""
     v = formula(load_wide(x, at), load_wide(other, at), load_wide(bias, bias_at), dropped, scale, constants)
     _write(y, at, v, far)
 
 
-@njit(forceinline=True)
+@inlined
 def _put_part(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, inside):
     """Do as `_put`, but only for those of the eight neighbours that are inside."""
     a, b, c = load_where(x, at, inside), load_where(other, at, inside), load_where(bias, bias_at, inside)
     store_where(y, at, formula(a, b, c, dropped, scale, constants), inside)
 
 
-@njit(forceinline=True)
+@inlined
 def fetch_ahead(x, other, at, count):
     """Ask the processor to fetch `count` elements, from those on that lie a tile after `at`.
 
@@ -126,7 +127,7 @@ def fetch_ahead(x, other, at, count):
         _fetch(x, other, place)
 
 
-@njit(forceinline=True)
+@inlined
 def _fetch(x, other, place):
     """Ask for the cache lines of one place in both arrays, or once if they are the same array."""
     prefetch(x, place)
@@ -134,7 +135,7 @@ def _fetch(x, other, place):
         prefetch(other, place)
 
 
-@njit(forceinline=True)
+@inlined
 def _whole_tile(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, far):
     """Do a whole tile, whose elements are in the arrays from `at` on."""
     bit, half = _ONE, _ROW // 2
@@ -150,7 +151,7 @@ def _whole_tile(formula, x, other, bias, y, at, bias_at, dropped, scale, constan
         bit = np.uint32(bit << _ONE)
 
 
-@njit(forceinline=True)
+@inlined
 def _part_of_tile(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, first, last):
     """Do the elements of a tile whose places in it are in [first, last)."""
     lower, upper = join(dropped[0], dropped[1]), join(dropped[2], dropped[3])
@@ -169,7 +170,7 @@ def _part_of_tile(formula, x, other, bias, y, at, bias_at, dropped, scale, const
             place += LANES
 
 
-@njit(forceinline=True)
+@inlined
 def _bits_of(first, last):
     """Return the bits that the elements of a tile have whose places in it are in [first, last)."""
     end = np.uint32((last + _ROW - 1) // _ROW)
@@ -182,7 +183,7 @@ def _place_in_cycle(at, first, period):
     return (at + first) % period - first
 
 
-@njit(forceinline=True)
+@inlined
 def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far, begin, end):
     """Write a formula of x into y, from `begin` to `end`; element i is dropped if U(i) < threshold.
 
@@ -212,7 +213,7 @@ def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far, begi
         fence()
 
 
-@njit(forceinline=True)
+@inlined
 def _run(formula, x, other, bias, y, first, last, dropped, scale, constants, far):
     """Do the elements of one unit. `dropped` is a constant here, so that unneeded arrays are not read."""
     at = first
@@ -226,7 +227,7 @@ def _run(formula, x, other, bias, y, first, last, dropped, scale, constants, far
         _put_part(formula, x, other, bias, y, at, at, splat(dropped), scale, constants, inside)
 
 
-@njit(forceinline=True)
+@inlined
 def _unit(formula, x, other, bias, y, first, last, factor, constants, far):
     if factor == 0:
         _run(formula, x, other, bias, y, first, last, True, factor, constants, far)
@@ -234,7 +235,7 @@ def _unit(formula, x, other, bias, y, first, last, factor, constants, far):
         _run(formula, x, other, bias, y, first, last, False, factor, constants, far)
 
 
-@njit(forceinline=True)
+@inlined
 def _row_of_units(formula, x, other, bias, y, first, last, factors, factor, constants, far):
     """Do one element of each of some neighbouring units."""
     at = first
@@ -251,7 +252,7 @@ def _row_of_units(formula, x, other, bias, y, first, last, factors, factor, cons
         _put_part(formula, x, other, bias, y, at, at, scale == 0, scale, constants, inside)
 
 
-@njit(forceinline=True)
+@inlined
 def _pairs(formula, x, other, bias, y, factors, constants, far, begin, end):
     """Do units of two elements, as complex numbers are. A branch for each would cost more than it saves."""
     unit = begin
@@ -264,7 +265,7 @@ def _pairs(formula, x, other, bias, y, factors, constants, far, begin, end):
         _unit(formula, x, other, bias, y, 2 * last, 2 * last + 2, factors[last], constants, NEAR)
 
 
-@njit(forceinline=True)
+@inlined
 def draw_factors(factors, start, draw):
     """Write the factor of each unit: its scale, or 0 if it is dropped."""
     factors[:] = 1
@@ -272,7 +273,7 @@ def draw_factors(factors, start, draw):
     elements(formulas.affine, v, v, v, v, rows, NO_BIAS, draw, formulas.DROP, _NEAR, _ZERO, v.size)
 
 
-@njit(forceinline=True)
+@inlined
 def units(formula, x, other, bias, y, factors, axes, constants, far, begin, end):
     """Write a formula of x into y: an element is scaled by its unit's factor, or dropped if that is 0.
 
@@ -295,7 +296,7 @@ def units(formula, x, other, bias, y, factors, axes, constants, far, begin, end)
         fence()
 
 
-@njit(forceinline=True)
+@inlined
 def masked(x, keep, y, scale, begin, end):
     """Write x * scale into y, from `begin` to `end`: where a byte of the mask is 0, +0."""
     whole = begin + (end - begin) // LANES * LANES

@@ -8,7 +8,6 @@ after a dozen digits.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from fastdrop._arrays.numbers import FULL
 from fastdrop._cpu import bernoulli
@@ -16,6 +15,7 @@ from fastdrop._cpu.bernoulli import FAR, NO_BIAS, between, fetch_ahead
 from fastdrop._lanes import formulas
 from fastdrop._lanes.draws import compare_digit, digits, mirror
 from fastdrop._lanes.floats import low_word, rint
+from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.memory import load, load_double, load_where, store, store_rounded, store_where
 from fastdrop._lanes.vectors import LANES, any_nonzero, splat, where, zero_where
 from fastdrop._stream.keys import TILE
@@ -30,7 +30,7 @@ _FULL = float(FULL)
 _FAR, _ZERO = np.int64(FAR), np.int64(0)
 
 
-@njit(forceinline=True)
+@inlined
 def in_range(p, begin, end):
     """Return whether the rates from `begin` to `end` are in [0, 1]."""
     outside, whole = splat(_NONE), begin + (end - begin) // LANES * LANES
@@ -43,7 +43,7 @@ def in_range(p, begin, end):
     return fine
 
 
-@njit(forceinline=True)
+@inlined
 def _number_of(rate, scale):
     """Return the threshold of a rate, and the scale of kept elements.
 
@@ -55,7 +55,7 @@ def _number_of(rate, scale):
     return np.uint32(min(count, _FULL - 1)), own
 
 
-@njit(forceinline=True)
+@inlined
 def _read_lanes(p, rate, count, thresholds, scales, place, scale):
     """Do as `_number_of` for neighbours, eight at a time."""
     for i in range(0, count, LANES):
@@ -65,7 +65,7 @@ def _read_lanes(p, rate, count, thresholds, scales, place, scale):
         store_rounded(scales, place + i, zero_where(counts == _FULL, own))
 
 
-@njit(forceinline=True)
+@inlined
 def _read(p, inner, position, first, last, thresholds, scales, scale):
     """Write the thresholds and scales of a tile's places [first, last).
 
@@ -92,7 +92,7 @@ def _read(p, inner, position, first, last, thresholds, scales, scale):
             rate = 0
 
 
-@njit(forceinline=True)
+@inlined
 def _butterfly(planes, one, other, by, bits):
     """Exchange some bits between two vectors of an array, to transpose its matrices of bits."""
     a, b = load(planes, one), load(planes, other)
@@ -101,7 +101,7 @@ def _butterfly(planes, one, other, by, bits):
     store(planes, other, b ^ (exchanged << by))
 
 
-@njit(forceinline=True)
+@inlined
 def _transpose_step(planes, by, bits):
     """Exchange blocks of `by` bits between rows `by` apart (Warren, Hacker's Delight, section 7-3)."""
     for block in range(0, _HALF, 2 * by):
@@ -109,7 +109,7 @@ def _transpose_step(planes, by, bits):
             _butterfly(planes, at, at + by * _ROW, np.uint32(by), np.uint32(bits))
 
 
-@njit(forceinline=True)
+@inlined
 def _into_planes(thresholds, planes, shift):
     """Write 16 digits of all thresholds as planes, most significant first, in the order of `digits`.
 
@@ -128,7 +128,7 @@ def _into_planes(thresholds, planes, shift):
     _transpose_step(planes, 1, 0x55555555)
 
 
-@njit(forceinline=True)
+@inlined
 def _dropped(tile, thresholds, planes, key, draw):
     """Return which elements of a tile are dropped, as bits in the order of `digits`.
 
@@ -156,7 +156,7 @@ def _dropped(tile, thresholds, planes, key, draw):
     return d0, d1, d2, d3
 
 
-@njit(forceinline=True)
+@inlined
 def _apply(x, y, at, first, last, dropped, scales):
     """Write dropout of a tile's places [first, last); place 0 is, or would be, at `at` in the arrays."""
     whole = first == 0 and last == _TILE
@@ -174,7 +174,7 @@ def _apply(x, y, at, first, last, dropped, scales):
             place += LANES
 
 
-@njit(forceinline=True)
+@inlined
 def elements(real, x, y, p, inner, phase, start, key, draw, scale, begin, end):
     """Write dropout of x into y, from `begin` to `end`; element i has the rate (phase + i) // inner % p.size.
 
@@ -196,7 +196,7 @@ def elements(real, x, y, p, inner, phase, start, key, draw, scale, begin, end):
         _apply(x, y, at, first, last, dropped, scales)
 
 
-@njit(forceinline=True)
+@inlined
 def rows(x, y, p, first, length, start, key, draw, scale, begin, end):
     """Do as `elements`, from the row `begin` to the row `end`: row r has the rate (first + r) % p.size."""
     affine, layout = formulas.affine, (x.size, _ZERO, start)
@@ -210,7 +210,7 @@ def rows(x, y, p, first, length, start, key, draw, scale, begin, end):
             bernoulli.elements(affine, x, x, x, y, layout, NO_BIAS, draws, formulas.DROP, _FAR, at, after)
 
 
-@njit(forceinline=True)
+@inlined
 def repeat(numbers, cycle):
     """Write numbers into an array again and again, to its end."""
     for i in range(numbers.size):

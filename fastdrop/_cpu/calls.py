@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.ma  # imported here, since Numba would do it at its first call, when a fork doesn't wait for it
-from numba import njit
 from numpy.typing import NDArray
 
 from fastdrop._arrays.host import lanes_dtype
@@ -23,6 +22,7 @@ from fastdrop._cpu.compiled import jit
 from fastdrop._cpu.team import in_pieces
 from fastdrop._lanes import formulas
 from fastdrop._lanes.draws import DENSITIES
+from fastdrop._lanes.inline import inlined
 from fastdrop._stream.keys import TILE
 
 Draw: TypeAlias = tuple[int, float, int, int]  # a `bernoulli.Draw`, as the plain tuple that kernels take
@@ -52,7 +52,7 @@ _LONG = 4 * TILE  # so many neighbours with one rate, or whole tiles of them, ar
 def _piece_of_dropout() -> Any:
     formula, constants = formulas.affine, formulas.DROP
 
-    @njit(forceinline=True)
+    @inlined
     def piece(given, begin, end):
         x, y, rows, draw, far = given
         bernoulli.elements(formula, x, x, x, y, rows, NO_BIAS, draw, constants, far, begin, end)
@@ -101,7 +101,7 @@ def _drop_by_element_kernel(dtype: np.dtype[Any]) -> Any:
     real = lanes_dtype(np.empty(0, dtype)).name
     computed = getattr(np, real)
 
-    @njit(forceinline=True)
+    @inlined
     def piece(given, begin, end):
         by_element.elements(computed, *given, begin, end)
 
@@ -112,7 +112,7 @@ def _drop_by_element_kernel(dtype: np.dtype[Any]) -> Any:
 
 
 def _drop_by_row_kernel() -> Any:
-    @njit(forceinline=True)
+    @inlined
     def piece(given, begin, end):
         by_element.rows(*given, begin, end)
 
@@ -123,7 +123,7 @@ def _drop_by_row_kernel() -> Any:
 
 
 def _in_range_kernel() -> Any:
-    @njit(forceinline=True)
+    @inlined
     def piece(given, begin, end):
         p, fine = given
         if not by_element.in_range(p, begin, end):
@@ -148,7 +148,7 @@ def _repeat_kernel() -> Any:
 def _elements_kernel(name: str, activation: int) -> Any:
     formula, padding, number = formulas.in_family(name)
 
-    @njit(forceinline=True)
+    @inlined
     def piece(given, begin, end):
         x, other, bias, y, rows, cycle, draw, constants, far = given
         own = (*padding, *constants, number, activation)
@@ -161,7 +161,7 @@ def _elements_kernel(name: str, activation: int) -> Any:
 
 
 def _masked_kernel() -> Any:
-    @njit(forceinline=True)
+    @inlined
     def piece(given, begin, end):
         bernoulli.masked(*given, begin, end)
 
@@ -171,7 +171,7 @@ def _masked_kernel() -> Any:
     return jit(kernel)
 
 
-@njit(forceinline=True)
+@inlined
 def _count_of_units(x, factors, axes):
     """Return how many units there are; if their elements are no neighbours, how many rows of neighbours."""
     return factors.size if Units(*axes).inner == 1 else x.size // Units(*axes).inner
@@ -180,7 +180,7 @@ def _count_of_units(x, factors, axes):
 def _piece_of_units(name: str, activation: int) -> Any:
     formula, padding, number = formulas.in_family(name)
 
-    @njit(forceinline=True)
+    @inlined
     def piece(given, begin, end):
         x, other, bias, y, factors, axes, constants, far = given
         own = (*padding, *constants, number, activation)
@@ -217,7 +217,7 @@ def _drawn_units_kernel(name: str, activation: int) -> Any:
 def _noise_kernel(draw_name: str, formula: Any, *variant: Any) -> Any:
     noise = DENSITIES[draw_name]
 
-    @njit(forceinline=True)
+    @inlined
     def piece(given, begin, end):
         x, y, rows, numbers, key, draw = given  # a tuple of the two functions and these would be slow
         density.elements(noise, formula, x, y, rows, numbers, key, draw, begin, end)
@@ -240,7 +240,7 @@ def _factors_kernel(draw_name: str, name: str, start: float) -> Any:
 
 
 def _scattered_kernel() -> Any:
-    @njit(forceinline=True)
+    @inlined
     def piece(given, begin, end):
         scattered.drop(*given, begin, end)
 
@@ -251,7 +251,7 @@ def _scattered_kernel() -> Any:
 
 
 def _scattered_by_rates_kernel() -> Any:
-    @njit(forceinline=True)
+    @inlined
     def piece(given, begin, end):
         scattered.drop_by_rates(*given, begin, end)
 
@@ -267,7 +267,7 @@ def _scattered_noise_kernel(draw_name: str, name: str, start: float | None) -> A
     noise, formula = DENSITIES[draw_name], getattr(formulas, name)
     own = formula if start is None else formulas.by_number(formula, start)
 
-    @njit(forceinline=True)
+    @inlined
     def piece(given, begin, end):
         x, y, indices, numbers, key, draw = given
         scattered.noise_of(noise, own, x, y, indices, numbers, key, draw, begin, end)

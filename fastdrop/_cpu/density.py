@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from fastdrop._cpu.bernoulli import between
 from fastdrop._cpu.rows import part_of_row, rows_between
 from fastdrop._lanes.draws import GROUP, blocks_of
+from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.memory import load_where, load_wide, store, store_where
 from fastdrop._lanes.vectors import LANES, iota, join, lower_half, upper_half
 
 _HALF = 2 * LANES  # elements of a vector
 
 
-@njit(forceinline=True)
+@inlined
 def _put(formula, x, y, at, noise, numbers):
     store(y, at, formula(load_wide(x, at), noise, numbers))
 
 
-@njit(forceinline=True)
+@inlined
 def _put_part(formula, x, y, at, noise, numbers, place, first, last):
     lower, upper = between(place, first, last), between(place + LANES, first, last)
     at += place
@@ -28,7 +28,7 @@ def _put_part(formula, x, y, at, noise, numbers, place, first, last):
     store_where(y, at + LANES, upper_half(v), upper)
 
 
-@njit(forceinline=True)
+@inlined
 def elements(noise, formula, x, y, rows, numbers, key, draw, begin, end):
     """Write a formula of x and the noise into y, from `begin` to `end`; rows as `rows_between` has them."""
     none = load_where(x, 0, iota() < np.uint64(0))

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numba.core import types
 from numba.extending import overload
+
+from fastdrop._lanes.inline import inlined
 
 
 def rows_between(rows: tuple[Any, ...], begin: int, end: int) -> tuple[int, int]:
@@ -24,7 +25,7 @@ def _row_at(rows: tuple[Any, ...], row: int) -> tuple[int, int, int]:
     raise NotImplementedError
 
 
-@njit(forceinline=True)
+@inlined
 def part_of_row(rows, row, begin, end):
     """Return where a row begins within [begin, end), how long it is there, and its first index there."""
     first, last, index = _row_at(rows, row)

@@ -7,9 +7,9 @@ neighbours belong to one tile, the whole tile is drawn, and its bits are looked 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from fastdrop._lanes.draws import GROUP, compare_digit, dropped_of, mirror, tile_words
+from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.memory import load, load_where, store, store_where, store_words
 from fastdrop._lanes.vectors import (
     LANES,
@@ -37,13 +37,13 @@ _NONE, _ONE, _ALL = np.uint32(0), np.uint32(1), np.uint32(0xFFFFFFFF)
 _TOP_DIGIT = np.uint32(0x80000000)
 
 
-@njit(forceinline=True)
+@inlined
 def _blocks(index, inside):
     """Return the Philox block of each draw; `inside` bits say where a draw is in its tile or group."""
     return ((index >> inside) << _IN_WORD) | (index & _BLOCK)
 
 
-@njit(forceinline=True)
+@inlined
 def _own_word(index, w0, w1, w2, w3):
     """Return, of four vectors of numbers, in each lane the one whose word the draw has."""
     word = (index >> _IN_WORD) & _WORD
@@ -51,7 +51,7 @@ def _own_word(index, w0, w1, w2, w3):
     return where(word == np.uint64(0), w0, where(word == np.uint64(1), w1, upper))
 
 
-@njit(forceinline=True)
+@inlined
 def _below(index, thresholds, key, draw):
     """Return in which lanes U(index) is below the threshold: one bit of a lane is set there, else none."""
     block, flipped = _blocks(index, _IN_TILE), mirror(draw)
@@ -67,7 +67,7 @@ def _below(index, thresholds, key, draw):
             return below
 
 
-@njit(forceinline=True)
+@inlined
 def _in_one_tile(indices, at, end):
     """Return how many draws from one on are in its tile, or 0 if they are too few for drawing it."""
     tile = indices[at] >> _IN_TILE
@@ -79,7 +79,7 @@ def _in_one_tile(indices, at, end):
     return count if count >= _MANY else 0
 
 
-@njit(forceinline=True)
+@inlined
 def drop(factors, indices, threshold, scale, key, draw, begin, end):
     """Write the factor of each draw from `begin` to `end`: the scale, or 0 if it is dropped."""
     bits, by_bit = np.empty(GROUP, np.uint32), np.zeros(2, factors.dtype)  # a branch would often go wrong
@@ -110,7 +110,7 @@ def drop(factors, indices, threshold, scale, key, draw, begin, end):
         at += count
 
 
-@njit(forceinline=True)
+@inlined
 def drop_by_rates(factors, indices, thresholds, scales, key, draw, begin, end):
     """Do as `drop`, where each draw has a threshold and a scale."""
     key, draw = np.uint64(key), np.uint64(draw)
@@ -122,14 +122,14 @@ def drop_by_rates(factors, indices, thresholds, scales, key, draw, begin, end):
         store_where(factors, at, zero_where(below != _NONE, load_where(scales, at, inside)), inside)
 
 
-@njit(forceinline=True)
+@inlined
 def _noise_at(noise, index, key, draw, like):
     """Return the noise of eight draws."""
     z0, z1 = noise(_blocks(index, _IN_GROUP), key, draw, like)
     return _own_word(index, lower_half(z0), upper_half(z0), lower_half(z1), upper_half(z1))
 
 
-@njit(forceinline=True)
+@inlined
 def noise_of(noise, formula, x, y, indices, numbers, key, draw, begin, end):
     """Write a formula of x and the noise into y, from `begin` to `end`."""
     key, draw = np.uint64(key), np.uint64(draw)

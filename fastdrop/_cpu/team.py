@@ -18,12 +18,12 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from fastdrop._cpu.compiled import callback, jit
+from fastdrop._lanes.inline import called
 
 # The words of a call's request, each of eight bytes. The counters have cache lines of their own.
 SHARE, SLOTS, COUNT, WANTED, STEP, PHASE, RUN, DATA, SIZE, CLAIMED = range(10)
@@ -172,12 +172,12 @@ def _runner(context, module, piece, sig, values):
     return run
 
 
-@njit
+@called
 def _at(address, word):
     return address + word * _WORD
 
 
-@njit
+@called
 def _work(request):
     """Do pieces as long as there are any; return how many."""
     step, phase, size = _read(_at(request, STEP)), _read(_at(request, PHASE)), _read(_at(request, SIZE))
@@ -191,7 +191,7 @@ def _work(request):
         done += 1
 
 
-@njit
+@called
 def _wake_two(request):
     first, claimed = _add(_at(request, NEXT_TO_WAKE), 2), _read(_at(request, CLAIMED))
     for k in range(first, min(first + 2, claimed)):
@@ -200,7 +200,7 @@ def _wake_two(request):
             _release(_read(_at(slot, WAKE)))
 
 
-@njit
+@called
 def _claim(request, state, claimed_state, claimed):
     """Claim helpers that are in a state, beside those that were claimed; return how many it are now."""
     slots, count, wanted = _read(_at(request, SLOTS)), _read(_at(request, COUNT)), _read(_at(request, WANTED))
@@ -214,14 +214,14 @@ def _claim(request, state, claimed_state, claimed):
     return claimed
 
 
-@njit
+@called
 def _let_leave(slot):
     """Let a helper end that sleeps and should."""
     if _read(_at(slot, LEAVE)) and _turn(slot, IDLE, GONE):
         _release(_read(_at(slot, WAKE)))
 
 
-@njit
+@called
 def _dismiss(slot, request):
     """Take the request back from a helper that has not begun, or wait for one that has."""
     if _turn(slot, request + _TO_WAKE, IDLE):

@@ -26,13 +26,13 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numba.core import types
 from numba.core.types.containers import UniTuple
 
 from fastdrop._cuda import access, lane, places, warp
 from fastdrop._cuda.access import itemsize
 from fastdrop._lanes import formulas
+from fastdrop._lanes.inline import called, inlined
 from fastdrop._lanes.vectors import lane as one_lane
 from fastdrop._lanes.vectors import splat_like, where, wide
 from fastdrop._stream.keys import MIRROR_SHIFT, TILE
@@ -52,7 +52,7 @@ def real_of(carrier: types.Type) -> types.Type:
     return types.float64 if carrier == types.float64 else types.float32
 
 
-@njit(forceinline=True)
+@inlined
 def _key(key, draw, address):
     """Return key and draw word; if there is an address, a captured graph has drawn the draw that is there."""
     return key, _draw_at(address, 0) if address else draw
@@ -62,8 +62,8 @@ def _key(key, draw, address):
 def _with_activation(activation: int) -> Any:
     """Return a function that appends the number of the activation to constants, if it isn't negative."""
     if activation < 0:
-        return njit(forceinline=True)(lambda constants: constants)
-    return njit(forceinline=True)(lambda constants: (*constants, activation))
+        return inlined(lambda constants: constants)
+    return inlined(lambda constants: (*constants, activation))
 
 
 @cache
@@ -73,7 +73,7 @@ def _finish(formula: Any, activation: int, bias_carrier: Any, count: int) -> Cal
     if count == 1:
         read, with_activation = access.take(bias_carrier or I32), _with_activation(activation)
 
-        @njit(forceinline=True)
+        @inlined
         def finish_one(x, other, bits, scale, constants, bias, at, period):
             v = x[0]
             dropped = (bits & _1) != 0
@@ -87,7 +87,7 @@ def _finish(formula: Any, activation: int, bias_carrier: Any, count: int) -> Cal
     half = count // 2
     finish_half, shift = _finish(formula, activation, bias_carrier, half), np.uint32(half)
 
-    @njit(forceinline=True)
+    @inlined
     def finish(x, other, bits, scale, constants, bias, at, period):
         y, at = finish_half(x[:half], other[:half], bits, scale, constants, bias, at, period)
         z, at = finish_half(x[half:], other[half:], bits >> shift, scale, constants, bias, at, period)
@@ -272,7 +272,7 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         done, _ = finish_one((v,), (o,), words >> np.uint32(k), factor, constants, bias, at, period)
         put(y, offset, valid, done[0])
 
-    @njit
+    @called
     def work(item, arrays, layout, drawn, rates, reals):
         (x, other, bias, y), (starts, groups, length, stride, start, period, phase) = arrays, layout
         tile, at, low, high = row_of(item, starts, groups, length, stride, start)
@@ -362,7 +362,7 @@ def noise(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         else:
             put(y, offset, valid, formula(v, z, given))
 
-    @njit
+    @called
     def work(item, arrays, layout, keys, rates, given):
         group, at, low, high = row_of(item, *layout)
         if high <= low:
@@ -414,7 +414,7 @@ def listed_draws(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         distribution, name = variant.names
         drawn, formula = lane.draw_at(lane.DENSITIES[distribution]), _density_formula(name, by_number)
 
-    @njit
+    @called
     def work(item, arrays, layout, drawn_by, rates, reals):
         (x, y), (starts, length), (thresholds, scales, inner, count) = arrays, layout, rates
         key, draw = _key(*drawn_by[1:])
@@ -442,7 +442,7 @@ def listed_draws(variant: Variant, in_pairs: bool, lanes: int) -> Any:
 
 @cache
 def _times(multiplies: bool) -> Any:
-    @njit(forceinline=True)
+    @inlined
     def element(x, other, bias, factor, constants):
         return x * factor if multiplies else x + factor
 
@@ -453,7 +453,7 @@ def _times(multiplies: bool) -> Any:
 def _kept(formula: Any, activation: int) -> Any:
     with_activation = _with_activation(activation)
 
-    @njit(forceinline=True)
+    @inlined
     def element(x, other, bias, factor, constants):
         return formula(x, other, bias, factor < 0, factor, with_activation(constants))
 
@@ -467,7 +467,7 @@ def _spread(element: Any, real: Any, bias_carrier: Any, count: int) -> Any:
     if count == 1:
         factor_of, bias_of = access.take(real), access.take(bias_carrier or I32)
 
-        @njit(forceinline=True)
+        @inlined
         def spread_one(x, other, factors, place, axes, constants, bias, at, period):
             (i, c, o), (_, outer, shared, inner) = place, axes
             factor = factor_of(factors, o * inner + i, access.everywhere(i))
@@ -484,7 +484,7 @@ def _spread(element: Any, real: Any, bias_carrier: Any, count: int) -> Any:
     half = count // 2
     spread_half = _spread(element, real, bias_carrier, half)
 
-    @njit(forceinline=True)
+    @inlined
     def spread_both(x, other, factors, place, axes, constants, bias, at, period):
         given = factors, place, axes, constants, bias, at, period
         y, place, at = spread_half(x[:half], other[:half], *given)
@@ -531,7 +531,7 @@ def spread(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         given = factors, place_of(offset + begin, axes), axes, constants, bias, at, period
         put_four(y, access_number, pack(finish(unpack(x), unpack(other), *given)[0]))
 
-    @njit
+    @called
     def work(item, arrays, layout, constants):
         (x, other, bias, y, factors), (size_of_all, first, outer, shared, inner, period, phase) = (
             arrays,
@@ -575,7 +575,7 @@ def sums(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     """Return the work of one lane that sums a column of rows: some rows of an array, into a row of totals."""
     take, put = access.take(variant.carrier), access.put(variant.bias)
 
-    @njit
+    @called
     def work(item, arrays, layout, reals):
         (y, total), (columns, rows, parts) = arrays, layout
         part, column = item // columns, item % columns

@@ -11,9 +11,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from fastdrop._lanes.draws import compare_digit, words
+from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.special import logistic, radius, rotation
 from fastdrop._lanes.vectors import lane, splat_like, value, where
 from fastdrop._stream.keys import BERNOULLI, DOMAIN_SHIFT, LOGISTIC, MIRROR_SHIFT, NORMAL, TILE
@@ -27,7 +27,7 @@ _MIRROR = np.uint64(MIRROR_SHIFT)
 _NEXT = np.uint64(1)
 
 
-@njit(forceinline=True)
+@inlined
 def unit_dropped(index, threshold, key, draw):
     """Return whether the draw with this index drops its unit: U(index) < threshold."""
     if threshold == 0 or threshold == FULL:
@@ -50,14 +50,14 @@ def unit_dropped(index, threshold, key, draw):
             return (value(below) != 0) != mirrored
 
 
-@njit(forceinline=True)
+@inlined
 def _digits(domain, block, key, draw):
     number = np.uint64(domain << DOMAIN_SHIFT)
     further = words(block, number | _NEXT, np.uint64(key), np.uint64(draw))
     return words(block, number, np.uint64(key), np.uint64(draw)), further
 
 
-@njit(forceinline=True)
+@inlined
 def normals(block, key, draw, like):
     """Return the four standard normals of Philox blocks, in the order of words, in the precision of `like`.
 
@@ -70,7 +70,7 @@ def normals(block, key, draw, like):
     return r * a, r * b, s * c, s * d
 
 
-@njit(forceinline=True)
+@inlined
 def logistics(block, key, draw, like):
     """Return the four standard logistic numbers of Philox blocks, in the precision of `like`."""
     (h0, h1, h2, h3), (l0, l1, l2, l3) = _digits(LOGISTIC, block, key, draw)
@@ -86,7 +86,7 @@ DENSITIES = {"normal": normals, "logistic": logistics}
 def draw_at(noise: Any) -> Callable[..., Any]:
     """Return a function that draws the number with an index, of one of `DENSITIES`."""
 
-    @njit(forceinline=True)
+    @inlined
     def draw_one(index, key, draw, like):
         group, place = np.uint64(index) // np.uint64(32), np.uint32(np.uint64(index) % np.uint64(32))
         block = lane(group * np.uint64(8) + np.uint64(place % np.uint32(8)))
@@ -97,7 +97,7 @@ def draw_at(noise: Any) -> Callable[..., Any]:
     return draw_one
 
 
-@njit(forceinline=True)
+@inlined
 def factor(x, other, bias, dropped, scale, constants):
     """Return the scale of a kept element, and `DROPPED` for a dropped one."""
     return where(dropped, DROPPED, scale)
@@ -110,7 +110,7 @@ def factor_of(formula: Any, start: float) -> Callable[..., Any]:
     `start` is what the formula gets in place of x. Its numbers may be lanes.
     """
 
-    @njit(forceinline=True)
+    @inlined
     def made(x, noise, numbers):
         return formula(splat_like(start, x), noise, numbers)
 
@@ -122,7 +122,7 @@ def by_factor(formula: Any, start: float) -> Callable[..., Any]:
     """Return a formula that makes the factor, or the term, first, as the CPU does for draws' own numbers."""
     multiplies = start != 0
 
-    @njit(forceinline=True)
+    @inlined
     def element(x, noise, numbers):
         made = formula(splat_like(start, x), noise, numbers)
         return x * made if multiplies else x + made
@@ -130,7 +130,7 @@ def by_factor(formula: Any, start: float) -> Callable[..., Any]:
     return element
 
 
-@njit(forceinline=True)
+@inlined
 def added(total, lost, element):
     """Return the sum and its rounding error after one more lane (Kahan, CACM 8, 1965)."""
     rest = element - lost

@@ -6,11 +6,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numba.core import types
 from numba.extending import intrinsic
 
 from fastdrop._cuda.access import number_at
+from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.vectors import splat_like, splatted, where
 from fastdrop._stream.keys import TILE
 
@@ -26,7 +26,7 @@ def row_of(size: int, listed: bool) -> Any:
     `groups` groups. If draws are listed, `starts` is the address of the indices of the rows' first elements.
     """
 
-    @njit(forceinline=True)
+    @inlined
     def found(item, starts, groups, length, stride, start):
         """Return the group's number, the place of its first element, and which elements the row has."""
         row = np.uint64(item) // np.uint64(groups)
@@ -55,7 +55,7 @@ def divided(typingctx, v, by):
     return types.UniTuple(v, 2)(v, v.element), codegen
 
 
-@njit(forceinline=True)
+@inlined
 def wrapped(places, period):
     """Return places that go around in a period; they exceed it by less than a tile."""
     if period >= TILE:  # then they go around at most once
@@ -63,7 +63,7 @@ def wrapped(places, period):
     return divided(places, period)[1]
 
 
-@njit(forceinline=True)
+@inlined
 def following(place, period):
     """Return the next place in a period."""
     after = place + _ONE

@@ -7,8 +7,8 @@ noise, a group is 32 elements of normals or logistic noise.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.special import logistic, radius, rotation
 from fastdrop._lanes.vectors import (
     LANES,
@@ -33,17 +33,17 @@ _HIGH_DRAW = np.uint64(0xFFFF00)  # the bits of counter word 2 that hold bits 32
 _PLANES = np.uint64(BERNOULLI << DOMAIN_SHIFT)  # counter word 2 of plane 0
 _SECOND = np.uint64(1)  # the plane that float64 takes its further digits from
 
-_philox4x32 = njit(forceinline=True)(philox.philox4x32)
-compare_digit = njit(forceinline=True)(philox.compare_digit)
+_philox4x32 = inlined(philox.philox4x32)
+compare_digit = inlined(philox.compare_digit)
 
 
-@njit(forceinline=True)
+@inlined
 def words(block, number, key, draw):
     """Return the four words of Philox blocks; number is the domain and the plane, as in counter word 2."""
     return words_of(block, splat_like(number, block), key, draw)
 
 
-@njit(forceinline=True)
+@inlined
 def words_of(block, numbers, key, draw):
     """Do as `words`, where each lane has a number of its own."""
     low_key, high_key = splat_like(key & _WORD, block), splat_like(key >> np.uint64(32), block)
@@ -53,31 +53,31 @@ def words_of(block, numbers, key, draw):
     return narrow(w0), narrow(w1), narrow(w2), narrow(w3)
 
 
-@njit(forceinline=True)
+@inlined
 def blocks_of(group):
     """Return the numbers of the eight Philox blocks of a tile, or of a group, as lanes."""
     return iota() + group * _BLOCKS
 
 
-@njit(forceinline=True)
+@inlined
 def digits(tile, plane, key, draw):
     """Return one digit of U for a tile: element 32k + 8w + b has bit k of lane b of vector w."""
     return tile_words(blocks_of(tile), plane, key, draw)
 
 
-@njit(forceinline=True)
+@inlined
 def tile_words(block, plane, key, draw):
     """Return the words with one digit of U for eight blocks of tiles."""
     return words(block, _PLANES | np.uint64(plane), key, draw)
 
 
-@njit(forceinline=True)
+@inlined
 def mirror(draw):
     """Return lanes to xor words with: all ones if the key is antithetic, else zeros."""
     return splat(_ALL if draw >> np.uint64(MIRROR_SHIFT) else _NONE)
 
 
-@njit(forceinline=True)
+@inlined
 def dropped(tile, threshold, key, draw, needed=_ALL):
     """Return which elements of a tile are dropped, as bits in the order of `digits`.
 
@@ -87,7 +87,7 @@ def dropped(tile, threshold, key, draw, needed=_ALL):
     return dropped_of(tile, threshold, key, draw, words, words, words, words)
 
 
-@njit(forceinline=True)
+@inlined
 def dropped_of(tile, threshold, key, draw, u0, u1, u2, u3):
     """Do as `dropped`, where each word has bits of its own that have to be right.
 
@@ -113,7 +113,7 @@ def dropped_of(tile, threshold, key, draw, u0, u1, u2, u3):
             return d0 ^ flipped, d1 ^ flipped, d2 ^ flipped, d3 ^ flipped
 
 
-@njit(forceinline=True)
+@inlined
 def _high_and_low(domain, block, key, draw):
     """Return the words of eight blocks, and the words with further digits.
 
@@ -123,7 +123,7 @@ def _high_and_low(domain, block, key, draw):
     return words(block, number, key, draw), words(block, number | _SECOND, key, draw)
 
 
-@njit(forceinline=True)
+@inlined
 def normal(block, key, draw, like):
     """Return four standard normals for each of eight blocks, by Box and Muller's method."""
     (h0, h1, h2, h3), (l0, l1, l2, l3) = _high_and_low(NORMAL, block, key, draw)
@@ -134,7 +134,7 @@ def normal(block, key, draw, like):
     return join(lower_half(x), lower_half(y)), join(upper_half(x), upper_half(y))
 
 
-@njit(forceinline=True)
+@inlined
 def logistic_noise(block, key, draw, like):
     """Return four numbers of standard logistic noise for each of eight blocks."""
     (h0, h1, h2, h3), (l0, l1, l2, l3) = _high_and_low(LOGISTIC, block, key, draw)

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from fastdrop._lanes.floats import fma
+from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.special import exp, exp_or_zero, normal_cdf, sigmoid
 from fastdrop._lanes.vectors import splat_like, where, zero_where
 
@@ -25,49 +24,49 @@ _NONE, _RELU, _GELU, _GELU_TANH, _SILU = range(5)  # their places in `fastdrop._
 _TANH_SCALE, _CUBE = 1.5957691216057308, 0.044715
 
 
-@njit(forceinline=True)
+@inlined
 def drop(x, other, bias, dropped, scale, constants):
     """Return dropout of x."""
     return zero_where(dropped, x * scale)
 
 
-@njit(forceinline=True)
+@inlined
 def alpha(x, other, bias, dropped, scale, constants):
     """Return alpha dropout of x: constants are the shift of kept elements and the value of dropped ones."""
     return where(dropped, constants[1], x * scale + constants[0])
 
 
-@njit(forceinline=True)
+@inlined
 def add(x, other, bias, dropped, scale, constants):
     """Return dropout of x, added to the other array."""
     return other + zero_where(dropped, x * scale)
 
 
-@njit(forceinline=True)
+@inlined
 def replace(x, other, bias, dropped, scale, constants):
     """Return x times the scale where it is kept, and the other array where it is dropped."""
     return where(dropped, other, x * scale)
 
 
-@njit(forceinline=True)
+@inlined
 def activate(x, other, bias, dropped, scale, constants):
     """Return dropout of the activation of x + bias."""
     return zero_where(dropped, _activation(x + bias, constants[-1]) * scale)
 
 
-@njit(forceinline=True)
+@inlined
 def activate_add(x, other, bias, dropped, scale, constants):
     """Return dropout of the activation of x + bias, added to the other array."""
     return other + activate(x, other, bias, dropped, scale, constants)
 
 
-@njit(forceinline=True)
+@inlined
 def differentiate(x, g, bias, dropped, scale, constants):
     """Return the gradient of `activate` with respect to x, from g, the gradient of its output."""
     return zero_where(dropped, g * scale * _derivative(x + bias, constants[-1]))
 
 
-@njit(forceinline=True)
+@inlined
 def affine(x, other, bias, dropped, scale, constants):
     """Return the formula of a number: the one at this place in `AFFINE`."""
     number = constants[-2]
@@ -77,7 +76,7 @@ def affine(x, other, bias, dropped, scale, constants):
     return where(number == 3, replace(x, other, bias, dropped, scale, constants), y)
 
 
-@njit(forceinline=True)
+@inlined
 def activated(x, other, bias, dropped, scale, constants):
     """Return the formula of a number: the one at this place in `ACTIVATED`."""
     number = constants[-2]
@@ -99,7 +98,7 @@ def in_family(name: str) -> tuple[Any, tuple[float, ...], int]:
     return activated, padding, ACTIVATED.index(name)
 
 
-@njit(forceinline=True)
+@inlined
 def _activation(v, activation):
     y = where(activation == _RELU, where(v < 0, 0, v), v)
     y = where(activation == _GELU, v * normal_cdf(v)[0], y)
@@ -107,7 +106,7 @@ def _activation(v, activation):
     return where(activation == _SILU, v * sigmoid(v)[0], y)
 
 
-@njit(forceinline=True)
+@inlined
 def _tanh_argument(v):
     """Return twice the argument of the tanh in gelu's approximation.
 
@@ -116,7 +115,7 @@ def _tanh_argument(v):
     return v * _TANH_SCALE * (v * v * _CUBE + 1.0)
 
 
-@njit(forceinline=True)
+@inlined
 def _derivative(v, activation):
     one = splat_like(1.0, v)
     cumulative, density = normal_cdf(v)
@@ -129,25 +128,25 @@ def _derivative(v, activation):
     return where(activation == _SILU, s * fma(v, rest_s, one), y)
 
 
-@njit(forceinline=True)
+@inlined
 def multiply(x, noise, numbers):
     """Return x times noise of mean 1: Gaussian dropout."""
     return x * fma(noise, numbers[0], splat_like(1.0, x))
 
 
-@njit(forceinline=True)
+@inlined
 def shift(x, noise, numbers):
     """Return x plus noise."""
     return fma(noise, numbers[0], x)
 
 
-@njit(forceinline=True)
+@inlined
 def exponential(x, noise, numbers):
     """Information dropout: x times a noise whose logarithm is normal."""
     return x * exp(noise * numbers[0])
 
 
-@njit(forceinline=True)
+@inlined
 def exponential_slope(x, noise, numbers):
     """Return the derivative of `exponential` with respect to its number."""
     return x * (exp(noise * numbers[0]) * noise)
@@ -156,27 +155,27 @@ def exponential_slope(x, noise, numbers):
 def by_number(formula: Any, start: float) -> Any:
     """Return a formula like one of one number, where x holds the numbers; it makes a factor or term."""
 
-    @njit(forceinline=True)
+    @inlined
     def element(x, noise, numbers):
         return formula(splat_like(start, x), noise, (x,))
 
     return element
 
 
-@njit(forceinline=True)
+@inlined
 def concrete(x, noise, numbers):
     """Return x times the relaxed mask; `_numbers` in `fastdrop._noises.concrete` makes the numbers."""
     return x * _relaxed(noise, numbers)[0]
 
 
-@njit(forceinline=True)
+@inlined
 def concrete_slope(x, noise, numbers):
     """Return the derivative of `concrete` with respect to the logit of its rate."""
     factor, dropped = _relaxed(noise, numbers)
     return x * factor * (splat_like(numbers[4], x) - dropped * numbers[0])
 
 
-@njit(forceinline=True)
+@inlined
 def _relaxed(noise, numbers):
     """Return (1 - z) / (1 - p), and z itself: the sigmoid of v = (logit + noise) / temperature."""
     per_temperature, offset, kept, e, _ = numbers

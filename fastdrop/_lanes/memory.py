@@ -7,11 +7,11 @@ as uint16. Their lanes hold float32, and are rounded when they are stored.
 from __future__ import annotations
 
 from llvmlite import ir
-from numba import njit
 from numba.core import types
 from numba.extending import intrinsic
 
 from fastdrop._lanes import float16
+from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.vectors import I32, LANES, Vec, call, splatted, suffix, vector
 
 I16 = ir.IntType(16)
@@ -104,7 +104,7 @@ store_streaming = _store(
 )
 
 
-@njit(forceinline=True)
+@inlined
 def store_words(array, w0, w1, w2, w3):
     """Write four vectors of eight lanes, as the words of a tile, to the beginning of an array."""
     store(array, 0, w0)

@@ -19,7 +19,6 @@ rotation, absolute                        1.0      1.0
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from fastdrop._lanes.floats import (
     absolute,
@@ -33,6 +32,7 @@ from fastdrop._lanes.floats import (
     split,
     sqrt,
 )
+from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.vectors import splat_like, where
 
 # ln(1 + f) / f for f in [-1/2, 0]
@@ -192,7 +192,7 @@ _EIGHTH_TURN = np.uint32(1 << 29)
 _DENSITY = 0.3989422804014327  # 1 / sqrt(2 pi)
 
 
-@njit(forceinline=True)
+@inlined
 def exp(v):
     """Return exp(v), where v is first cut to the range in which exp(v) and exp(-v) are normal numbers."""
     most = _EXP_MOST(v)
@@ -203,13 +203,13 @@ def exp(v):
     return scale_by_power(fma(r * r, _EXP(r), r) + 1.0, k)
 
 
-@njit(forceinline=True)
+@inlined
 def exp_or_zero(v):
     """Return `exp`, but 0 where the exponential is below the normal numbers."""
     return where(v < -_EXP_MOST(v), 0, exp(v))
 
 
-@njit(forceinline=True)
+@inlined
 def sigmoid(v):
     """Return the sigmoid s = 1 / (1 + exp(-v)), and 1 - s to full relative precision.
 
@@ -220,7 +220,7 @@ def sigmoid(v):
     return where(v < -_EXP_MOST(v), 0, s), e * s
 
 
-@njit(forceinline=True)
+@inlined
 def normal_cdf(x):
     """Return P(Z <= x) of a standard normal Z, and its density at x."""
     a = absolute(x)
@@ -230,7 +230,7 @@ def normal_cdf(x):
     return where(x < 0, tail, splat_like(1.0, x) - tail), e * _DENSITY
 
 
-@njit(forceinline=True)
+@inlined
 def _smaller(high, low, like):
     """Return the smaller of u and 1 - u, and whether it is 1 - u; u is (word + 1/2) / 2**bits.
 
@@ -242,7 +242,7 @@ def _smaller(high, low, like):
     return fma(integer(high ^ flip, low ^ flip, like), _STEP(like), _STEP(like) * 0.5), upper
 
 
-@njit(forceinline=True)
+@inlined
 def radius(high, low, like):
     """Return sqrt(-2 ln u) of the uniform of a word, in the precision of `like`."""
     smaller, upper = _smaller(high, low, like)
@@ -251,7 +251,7 @@ def radius(high, low, like):
     return sqrt(fma(where(upper, 0, k), -2.0 * _LN2, f * -2.0 * _LOG(f)))
 
 
-@njit(forceinline=True)
+@inlined
 def logistic(high, low, like):
     """Return ln(u / (1 - u)) of the uniform of a word, in the precision of `like`."""
     smaller, _ = _smaller(high, low, like)
@@ -260,7 +260,7 @@ def logistic(high, low, like):
     return flip_sign(fma(k, _LN2, f * _LOG(f)), high)
 
 
-@njit(forceinline=True)
+@inlined
 def rotation(high, low, like):
     """Return the cosine and the sine of 2 pi word / 2**bits, in the precision of `like`."""
     # After an eighth of a turn was added, the upper two bits of the word are the number of the quadrant. r is

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import njit
 from numba.core import cgutils, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
+
+from fastdrop._lanes.inline import inlined
 
 LANES = 8
 I32, I64 = ir.IntType(32), ir.IntType(64)
@@ -224,7 +225,7 @@ def where(typingctx, mask, a, b):
     return lanes(mask, *kinds), codegen
 
 
-@njit(forceinline=True)
+@inlined
 def zero_where(mask, v):
     """Return +0 in the lanes where the mask is set, and v in the others."""
     return where(mask, 0, v)

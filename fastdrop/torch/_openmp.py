@@ -17,12 +17,13 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 import torch
-from numba import carray, njit, types
+from numba import carray, types
 
 from fastdrop._cpu import bernoulli, calls
 from fastdrop._cpu import threads as own_threads
 from fastdrop._cpu.compiled import callback, jit
 from fastdrop._lanes import formulas
+from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.memory import pointer
 from fastdrop._stream.keys import TILE
 
@@ -59,7 +60,7 @@ except (OSError, AttributeError):  # another system than Linux, or another OpenM
     _ELEMENTS.clear()  # so that nothing is taken here
 
 
-@njit(forceinline=True)
+@inlined
 def _part(job, x, y, number, count):
     """The part of one thread: rows that are neighbours, or of a single row tiles that are.
 
