@@ -22,7 +22,7 @@ from fastdrop._arrays.plan import window_given
 from fastdrop._backends import loading, words
 from fastdrop._stream.keys import Key
 from fastdrop.torch import _gpu
-from fastdrop.torch._keys import DeviceKey, DrawnKey, key_of, key_tensor, plain_key, random_key
+from fastdrop.torch._keys import DeviceKey, key_of, key_tensor, plain_key, random_key
 from fastdrop.torch._noises import NOISES, PASSED, Numbers, NumbersWithDraws
 
 Tensor: TypeAlias = torch.Tensor
@@ -228,26 +228,14 @@ class _Noise(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
         x, other, key, (name, rates, numbers), _ = inputs
         count = info.batch_size
-        columns = _rows(x, in_dims[0], count), _rows(other, in_dims[1], count), _keys(key, in_dims[2], info)
+        columns = (_rows(each, axis, count) for each, axis in zip((x, other, key), in_dims, strict=False))
         rows = zip(*columns, strict=True)
         return torch.stack([noise(a, name, rates, k, numbers, other=b) for a, b, k in rows]), 0
 
 
-def _rows(x: Tensor | None, axis: int | None, count: int) -> Sequence[Tensor | None]:
-    """What each function under vmap gets of a tensor: its part, or all where the tensor isn't mapped."""
-    return [x] * count if x is None or axis is None else x.unbind(axis)
-
-
-def _keys(key: Any, axis: int | None, info: Any) -> Sequence[Any]:
-    """The key of each function under vmap: its own of a batch, and of a drawn one as vmap was told."""
-    level = (torch._C._functorch.maybe_current_level() or 0) + 1  # this vmap's, which was left for its rule
-    if not isinstance(key, DrawnKey):
-        return [key] * info.batch_size if axis is None else key.unbind(axis)
-    if level not in key.levels or info.randomness == "same":
-        return [key] * info.batch_size
-    if info.randomness == "error":
-        raise RuntimeError('vmap refuses a module that draws its mask; use randomness="different" or "same"')
-    return key.of_rows(info.batch_size, level)
+def _rows(x: Any, axis: int | None, count: int) -> Sequence[Any]:
+    """What each function under vmap gets of a tensor or key: its part, or all where that isn't mapped."""
+    return [x] * count if axis is None else x.unbind(axis)
 
 
 def _derivative(ctx: Any, name: str, g: Tensor, inplace: bool = False) -> Tensor:

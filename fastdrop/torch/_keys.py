@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex, TypeAlias, TypeVar
 
 import torch
@@ -47,31 +47,8 @@ def key_tensor(key: Key | SupportsIndex) -> Tensor:
     if isinstance(key, DeviceKey):
         return key.memory
     key = as_key_or_seed(key)
-    seed, low = key.seed, []
-    while seed >= 1 << 63:
-        low.append(signed(seed))
-        seed >>= 64
-    return torch.tensor([signed(key.draw), *low, seed], dtype=torch.int64, device=_CPU)
-
-
-class DrawnKey(Key):
-    """A key that a module drew under `torch.vmap`, where each row of a batch may get another.
-
-    Transforms of torch.func lie in levels: vmap inside of vmap has the next. `levels` are those of vmap at
-    the draw. A derivative may come under others, as those of `torch.func.jacrev`: these share the mask.
-    """
-
-    __slots__ = ("levels",)
-    levels: frozenset[int]
-
-    def __init__(self, key: Key, levels: frozenset[int]) -> None:
-        super().__init__(key.seed, key.draw)
-        object.__setattr__(self, "levels", levels)
-
-    def of_rows(self, count: int, level: int) -> list[DrawnKey]:
-        """The key of each row of a batch."""
-        others = self.levels - {level}
-        return [DrawnKey(self.fold_in(row), others) for row in range(count)]
+    words = [signed(key.seed >> place) for place in range(0, max(key.seed.bit_length(), 1), 64)]
+    return torch.tensor([signed(key.draw), *words], dtype=torch.int64, device=_CPU)
 
 
 def outside_transforms(function: Callable[[], T]) -> T:
@@ -82,16 +59,38 @@ def outside_transforms(function: Callable[[], T]) -> T:
         return function()
 
 
-def drawn(key: Key) -> Key:
-    """A key that a module drew, so marked under vmap."""
+def drawn(key: Key) -> Key | Tensor:
+    """A key that a module drew. Under vmap it is what each row of a batch gets, as vmap's randomness says.
+
+    Where rows are to differ it is a tensor of a key for each, also if the module's input is the same for all,
+    as in an ensemble. Vmaps that come later, as those of `torch.func.jacrev`, find one key and share it.
+    """
     if not torch._C._are_functorch_transforms_active():
         return key
     functorch = torch._C._functorch
     stack = functorch.get_interpreter_stack() or ()
-    vmaps = frozenset(each.level() for each in stack if each.key() == functorch.TransformType.Vmap)
+    vmaps = [
+        functorch.CVmapInterpreterPtr(each) for each in stack if each.key() == functorch.TransformType.Vmap
+    ]
+    if any(vmap.randomness() == functorch.RandomnessType.Error for vmap in vmaps):
+        raise RuntimeError('vmap refuses a module that draws its mask; use randomness="different" or "same"')
     if vmaps and isinstance(key, DeviceKey):
         raise RuntimeError("a CUDA graph can't capture a module's draws under vmap; use a loop over the rows")
-    return DrawnKey(key, vmaps) if vmaps else key
+    batches = [vmap for vmap in vmaps if vmap.randomness() == functorch.RandomnessType.Different]
+    if not batches:
+        return key
+    sizes = [vmap.batchSize() for vmap in batches]
+    tensor = outside_transforms(lambda: _keys_of_rows(key, sizes))
+    for vmap in batches:
+        tensor = functorch._add_batch_dim(tensor, 0, vmap.level())
+    return tensor
+
+
+def _keys_of_rows(key: Key, sizes: Sequence[int]) -> Tensor:
+    """The key of each row of a batch, or of batches within batches, as a tensor with an axis for each."""
+    if not sizes:
+        return key_tensor(key)
+    return torch.stack([_keys_of_rows(key.fold_in(row), sizes[1:]) for row in range(sizes[0])])
 
 
 def check_tensor(key: Tensor) -> None:
@@ -108,7 +107,7 @@ def key_of(tensor: Tensor) -> Key:
     if device.is_there(tensor) and len(tensor) == 1:
         return DeviceKey(tensor)
     draw, *seed = tensor.tolist()
-    if len(seed) == 1 and draw >= 0:  # the usual case first
+    if len(seed) == 1 and seed[0] >= 0 and draw >= 0:  # the usual case first
         return Key(seed[0], draw)
     return Key(sum(word % (1 << 64) << 64 * place for place, word in enumerate(seed)), draw % (1 << 64))
 
