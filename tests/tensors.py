@@ -1,7 +1,12 @@
 """Tensors for tests: their dtypes, their layouts, and comparisons with arrays."""
 
+import shutil
+import sysconfig
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
+import pytest
 import torch
 
 DTYPES = {
@@ -23,6 +28,12 @@ LAYOUTS = {
     "expanded": lambda x: x[:1, :, :1].expand_as(x),
     "flipped": lambda x: x.flip(1).transpose(0, 1).contiguous().transpose(0, 1),
 }
+
+
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") and (Path(sysconfig.get_paths()["include"]) / "Python.h").exists()),
+    reason="inductor needs a C++ compiler and Python's headers",
+)
 
 
 def normal(*shape, dtype=torch.float32, seed=0):

@@ -22,7 +22,7 @@ from fastdrop._arrays.plan import window_given
 from fastdrop._backends import loading, words
 from fastdrop._stream.keys import Key
 from fastdrop.torch import _gpu
-from fastdrop.torch._keys import DeviceKey, key_of, key_tensor, plain_key, random_key
+from fastdrop.torch._keys import DeviceKey, eagerly, key_of, key_tensor, plain_key, random_key
 from fastdrop.torch._noises import NOISES, PASSED, Numbers, NumbersWithDraws
 
 Tensor: TypeAlias = torch.Tensor
@@ -190,6 +190,8 @@ class _Noise(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, other: Tensor | None, key: Any, what: What, inplace: bool) -> Tensor:
         name, rates, numbers = what
+        if _seen(x, other):
+            return _traced_noise(x, name, rates, key, numbers, other)
         return run(x, other, (name, rates, plain_key(key), numbers), inplace)
 
     @staticmethod
@@ -422,13 +424,17 @@ def noise(
     """A noise of a tensor, or of two, with the derivatives that it has: one of `NOISES` by its name."""
     if inplace and isinstance(x, torch.Tensor) and _is_learned(x):
         raise RuntimeError("inplace can't change a leaf that requires grad; use inplace=False or x.clone()")
-    if traced(x) or (other is not None and traced(other)):
+    transforms = torch._C._are_functorch_transforms_active()
+    if transforms and torch.compiler.is_dynamo_compiling():
+        return eagerly(noise, x, name, rates, key, numbers, other=other, inplace=inplace)
+    if transforms and not _functionalized():
+        what = name, tuple(rates) if _seen(x, other) else plain_rates(rates), numbers
+        y = _Noise.apply(x, other, key, what, False)
+        return x.copy_(y) if inplace else y
+    if transforms or _seen(x, other):
         y = _traced_noise(x, name, rates, key, numbers, other)
         return x.copy_(y) if inplace else y
     what = name, plain_rates(rates), numbers
-    if torch._C._are_functorch_transforms_active():
-        y = _Noise.apply(x, other, key, what, False)
-        return x.copy_(y) if inplace else y
     key = plain_key(key)
     if isinstance(key, DeviceKey) and key.memory.device != x.device:
         raise ValueError(f"a key on {key.memory.device} is for tensors there, got one on {x.device}")
@@ -437,6 +443,23 @@ def noise(
         y = _in_graph(x, other, key, what, inplace)
         return x if inplace else y
     return run(x, other, (name, what[1], key, numbers))
+
+
+def _seen(x: Tensor, other: Tensor | None) -> bool:
+    """Whether one of a noise's tensors is `traced`."""
+    return traced(x) or (other is not None and traced(other))
+
+
+def _functionalized() -> bool:
+    """Whether functionalize is at work, which takes operators, but no autograd.Function."""
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    found = [each.key() == torch._C._functorch.TransformType.Functionalize for each in stack]
+    if any(found) and not all(found):
+        raise RuntimeError(
+            "torch.func.functionalize takes fastdrop's dropout alone, without other transforms; use "
+            "torch.nn's there: fastdrop.torch.restore_dropout(model) puts it back"
+        )
+    return any(found)
 
 
 def _is_learned(x: Tensor) -> bool:

@@ -79,8 +79,10 @@ class NoiseModule(torch.nn.Module):
         In a graph the key advances first, so that draws that a caller listed have to be refused before.
         """
         if traced(input):
+            if keys.drawn_eagerly():
+                return keys.eagerly(self._with_key, input, noised, draws)
             check_traced(input, placed((), **draws))
-            return noised(self._traced_key(input))
+            return noised(keys.drawn(keys.outside_transforms(lambda: self._traced_key(input))))
         if self._key is None:
             return noised(keys.drawn(keys.outside_transforms(lambda: keys.random_key(input))))
         if keys.captured(input):
@@ -109,7 +111,7 @@ class NoiseModule(torch.nn.Module):
                 "after fastdrop.torch.restore_dropout(model)"
             )
         if self._key is None:
-            return keys.traced_device_draw(input.device) if input.is_cuda else keys.random_key_tensor()
+            return keys.device_draw(input.device) if input.is_cuda else keys.random_key_tensor()
         if isinstance(input, FakeTensor) and not torch.compiler.is_compiling() and get_proxy_mode() is None:
             return keys.key_tensor(0)  # nothing is recorded, and a fake tensor has a shape and no values
         return keys.next_key(self._key)

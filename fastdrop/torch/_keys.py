@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, SupportsIndex, TypeAlias, TypeVar
+from typing import Any, SupportsIndex, TypeAlias, TypeVar, cast
 
 import torch
 
@@ -59,7 +59,26 @@ def outside_transforms(function: Callable[[], T]) -> T:
         return function()
 
 
-def drawn(key: Key) -> Key | Tensor:
+_WHY = (
+    "graphs can't hold fastdrop's noises under transforms of torch.func, nor their draws with an "
+    "activation_memory_budget below 1, which would draw again in the backward pass"
+)
+
+
+@torch.compiler.disable(reason=_WHY)
+def eagerly(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """What a function returns outside of the graphs of torch.compile."""
+    return function(*arguments, **options)
+
+
+def drawn_eagerly() -> bool:
+    """Whether torch.compile is at work, and has to leave draws out of its graphs."""
+    return torch.compiler.is_dynamo_compiling() and (
+        torch._C._are_functorch_transforms_active() or torch._functorch.config.activation_memory_budget < 1
+    )
+
+
+def drawn(key: T) -> T | Tensor:
     """A key that a module drew. Under vmap it is what each row of a batch gets, as vmap's randomness says.
 
     Where rows are to differ it is a tensor of a key for each, also if the module's input is the same for all,
@@ -80,17 +99,27 @@ def drawn(key: Key) -> Key | Tensor:
     if not batches:
         return key
     sizes = [vmap.batchSize() for vmap in batches]
-    tensor = outside_transforms(lambda: _keys_of_rows(key, sizes))
+    given = key if isinstance(key, torch.Tensor) else key_tensor(cast(Key, key))
+    tensor = outside_transforms(lambda: keys_of_rows(given, sizes))
     for vmap in batches:
         tensor = functorch._add_batch_dim(tensor, 0, vmap.level())
     return tensor
 
 
-def _keys_of_rows(key: Key, sizes: Sequence[int]) -> Tensor:
+@torch.library.custom_op(
+    "fastdrop::keys_of_rows", mutates_args=(), schema="(Tensor key, int[] sizes) -> Tensor"
+)
+def keys_of_rows(key: Tensor, sizes: Sequence[int]) -> Tensor:
     """The key of each row of a batch, or of batches within batches, as a tensor with an axis for each."""
-    if not sizes:
-        return key_tensor(key)
-    return torch.stack([_keys_of_rows(key.fold_in(row), sizes[1:]) for row in range(sizes[0])])
+    keys = [key_of(key)]
+    for size in sizes:
+        keys = [each.fold_in(row) for each in keys for row in range(size)]
+    return torch.stack([key_tensor(each) for each in keys]).view(*sizes, -1)
+
+
+@keys_of_rows.register_fake
+def _(key: Tensor, sizes: Sequence[int]) -> Tensor:
+    return key.new_empty((*sizes, 2))
 
 
 def check_tensor(key: Tensor) -> None:
@@ -188,16 +217,6 @@ def device_draw(where: torch.device) -> Tensor:
     return torch.randint(_DRAWS, (1,), dtype=torch.int64, device=where)
 
 
-def traced_device_draw(where: torch.device) -> Tensor:
-    """The same for a graph of torch.compile, which must not draw again in its backward pass."""
-    if torch._functorch.config.activation_memory_budget < 1:
-        raise RuntimeError(
-            "a compiled model could draw the mask of dropout again in its backward pass, and get another; "
-            "leave torch._functorch.config.activation_memory_budget at 1"
-        )
-    return device_draw(where)
-
-
 _REMEMBERED = 1 << 17
 _drawn: dict[int, None] = {}  # the latest draws of graphs, in their order
 
@@ -229,6 +248,8 @@ def _(draw: Tensor) -> Tensor:
 
 def random_key_tensor() -> Tensor:
     """The same as a tensor, for a graph of torch.compile."""
+    if drawn_eagerly():
+        return eagerly(random_key_tensor)
     key: Tensor = _drawn_key(torch.randint(_DRAWS, (1,), device=_CPU))
     return key
 

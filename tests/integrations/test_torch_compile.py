@@ -1,12 +1,10 @@
 import copy
-import shutil
-import sysconfig
-from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="fastdrop.torch is of the extra fastdrop-numpy[torch]")
 
+from tensors import needs_compiler  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import fastdrop as fd  # noqa: E402
@@ -15,12 +13,7 @@ import fastdrop.torch as fdt  # noqa: E402
 nn = torch.nn
 KEY = fd.Key(42, draw=7)
 X = torch.randn(4, 6, 5, 5, generator=torch.Generator().manual_seed(0))
-COMPILER = shutil.which("g++") and (Path(sysconfig.get_paths()["include"]) / "Python.h").exists()
-BACKENDS = [
-    "eager",
-    "aot_eager",
-    pytest.param("inductor", marks=pytest.mark.skipif(not COMPILER, reason="inductor needs a C++ compiler")),
-]
+BACKENDS = ["eager", "aot_eager", pytest.param("inductor", marks=needs_compiler)]
 # what torch's compilers themselves still call
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:a deep copy of"
@@ -153,18 +146,50 @@ def test_fake_tensors_pass_through_modules():
             assert (y.shape, y.stride(), y.dtype) == (X.shape, X.stride(), X.dtype)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # which torch.compile itself reads, and hides
 @pytest.mark.parametrize("rng", [None, 1])
-def test_a_mask_that_a_compiler_draws_again_is_refused(rng):
-    """With a budget of 0 it recomputes what it can; torch.nn's own dropout then drops otherwise, silently."""
+def test_no_mask_is_drawn_again_in_a_backward_pass(rng):
+    """With a budget of 0 compilers repeat what they can; torch.nn's dropout drops otherwise then, silently."""
     drop, x = fdt.Dropout(0.5, rng=rng), torch.linspace(0.3, 0.8, 2000, requires_grad=True)
     compiled = torch.compile(lambda x: drop(x.sin()).cos().sin(), backend="aot_eager_decomp_partition")
+    for budget in (0.0, 1.0):
+        torch._dynamo.reset()
+        with torch._functorch.config.patch(activation_memory_budget=budget):
+            y = compiled(x)
+            (g,) = torch.autograd.grad(y.sum(), x)
+        assert torch.equal(g != 0, (y - torch.ones(()).sin()).abs() > 1e-6)
+
+
+def test_attention_draws_no_mask_again_in_a_backward_pass():
+    q, v = torch.rand(2, 8, 4), torch.eye(8).expand(2, 8, 8).clone().requires_grad_()
+    compiled = torch.compile(
+        lambda v: fdt.scaled_dot_product_attention(q, q, v, dropout_p=0.5), backend="aot_eager"
+    )
     with torch._functorch.config.patch(activation_memory_budget=0.0):
-        y = compiled(x)
-        with pytest.raises(
-            RuntimeError, match=r"drew the mask of dropout again|modified by an inplace operation"
-        ):
+        y = compiled(v)
+        (g,) = torch.autograd.grad(y.sum(), v)
+    torch.testing.assert_close(g, y.mT.sum(-1, True).expand(g.shape))  # the values are the identity
+
+
+def test_a_draw_that_another_compiler_repeats_is_refused():
+    from functorch.compile import aot_function, min_cut_rematerialization_partition, nop
+
+    drop, x = fdt.Dropout(0.5), torch.linspace(0.3, 0.8, 2000, requires_grad=True)
+    torch.manual_seed(9876)  # draws that no other test made
+    with torch._functorch.config.patch(activation_memory_budget=0.0):
+        y = aot_function(drop, nop, nop, partition_fn=min_cut_rematerialization_partition)(x)
+        with pytest.raises(RuntimeError, match="drew the mask of dropout again"):
             y.sum().backward()
-    torch._dynamo.reset()
-    y = compiled(x)
-    y.sum().backward()
-    assert torch.equal(x.grad != 0, (y - torch.ones(()).sin()).abs() > 1e-6)
+
+
+@pytest.mark.parametrize("rng", [None, 1])
+def test_graphs_under_vmap_have_a_key_for_each_row(rng):
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    drop, x = fdt.Dropout(0.5, rng=rng), torch.ones(500)
+    graph = make_fx(torch.vmap(lambda row: drop(x) * row, randomness="different"))(torch.ones(3))
+    assert len({tuple(row.tolist()) for row in graph(torch.ones(3))}) == 3
+    with pytest.raises(RuntimeError, match='use randomness="different" or "same"'):
+        make_fx(torch.vmap(drop))(torch.ones(3, 500))
+    key, y = drop.key, graph(torch.ones(3))
+    assert rng is None or torch.equal(y[1], fdt.dropout(x, 0.5, key.fold_in(1)))

@@ -8,13 +8,19 @@ import pytest
 torch = pytest.importorskip("torch", reason="fastdrop.torch is of the extra fastdrop-numpy[torch]")
 
 import torch_features as features  # noqa: E402
+from tensors import needs_compiler  # noqa: E402
 
 PAGE = Path(__file__).parents[2] / "docs" / "torch.md"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+MARKS = {"slow": pytest.mark.slow, "compiler": needs_compiler}
+DESCRIPTIONS = [
+    pytest.param(description, marks=[MARKS[mark] for mark in marks])
+    for description, marks in features.MARKS.items()
+]
 
 
 @pytest.mark.parametrize("column", features.COLUMNS)
-@pytest.mark.parametrize("description", features.CHECKS)
+@pytest.mark.parametrize("description", DESCRIPTIONS)
 def test_feature(description, column):
     check, exceptions = features.CHECKS[description]
     expected = exceptions.get(column)
