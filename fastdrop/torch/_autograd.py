@@ -235,6 +235,19 @@ class _Noise(torch.autograd.Function):
         return torch.stack([noise(a, name, rates, k, numbers, other=b) for a, b, k in rows]), 0
 
 
+def by_rows(operator: Any) -> None:
+    """Let vmap call an operator for each row, of which it would warn otherwise."""
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
+        axes = (
+            axis if isinstance(x, torch.Tensor) else None for x, axis in zip(inputs, in_dims, strict=True)
+        )
+        columns = (_rows(x, axis, info.batch_size) for x, axis in zip(inputs, axes, strict=True))
+        return torch.stack([operator(*row) for row in zip(*columns, strict=True)]), 0
+
+    operator.register_vmap(rule)
+
+
 def _rows(x: Any, axis: int | None, count: int) -> Sequence[Any]:
     """What each function under vmap gets of a tensor or key: its part, or all where that isn't mapped."""
     return [x] * count if axis is None else x.unbind(axis)

@@ -16,6 +16,7 @@ from fastdrop.torch._autograd import (
     as_array,
     as_tensor,
     batched,
+    by_rows,
     check_tensors,
     check_traced,
     refuse_batches,
@@ -96,6 +97,7 @@ def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _learned.register_autograd(_gradients, setup_context=_keep)
+by_rows(_learned)
 
 
 class _OfListedDraws(torch.autograd.Function):

@@ -10,6 +10,7 @@ import torch
 import fastdrop as fd
 from fastdrop.torch._autograd import (
     as_tensor,
+    by_rows,
     check_one_number,
     check_traced,
     integers_or_floats,
@@ -27,7 +28,7 @@ def token_dropout(
 ) -> Tensor:
     """`fastdrop.token_dropout` of a tensor, by the operator where a graph is made."""
     check_integers(tokens)
-    if not traced(tokens):
+    if not (traced(tokens) or torch._C._are_functorch_transforms_active()):
         return _run(tokens, plain_rate(p), plain_key(key), replacement, protected, numbers)
     check_traced(tokens, numbers)
     check_one_number(p)
@@ -63,3 +64,6 @@ def _op(tokens: Tensor, key: Tensor, p: float, replacement: int, protected: Sequ
 @_op.register_fake
 def _(tokens: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(tokens, memory_format=torch.contiguous_format)
+
+
+by_rows(_op)

@@ -149,7 +149,7 @@ def test_fake_tensors_pass_through_modules():
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # which torch.compile itself reads, and hides
 @pytest.mark.parametrize("rng", [None, 1])
 def test_no_mask_is_drawn_again_in_a_backward_pass(rng):
-    """With a budget of 0 compilers repeat what they can; torch.nn's dropout drops otherwise then, silently."""
+    """With a budget of 0 compilers repeat what they can: torch.nn's own drops otherwise then, silently."""
     drop, x = fdt.Dropout(0.5, rng=rng), torch.linspace(0.3, 0.8, 2000, requires_grad=True)
     compiled = torch.compile(lambda x: drop(x.sin()).cos().sin(), backend="aot_eager_decomp_partition")
     for budget in (0.0, 1.0):

@@ -4,6 +4,7 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -49,6 +50,35 @@ def test_modules_are_the_functions_with_consecutive_draws(name):
         key = fd.Key(42, draw)
         assert module.key == key
         assert module(X).numpy().tobytes() == function(X.numpy(), 0.3, key, **options).tobytes()
+
+
+# Modules that the table of features hasn't, as functions of a row under vmap.
+BY_ROW = {
+    "TokenDropout": lambda **k: fdt.TokenDropout(0.5, replacement=3, **k),
+    "EmbeddingDropout": lambda **k: partial(fdt.EmbeddingDropout(0.5, **k), weight=torch.ones(500, 2)),
+    "ConcreteDropout": lambda **k: lambda x: fdt.ConcreteDropout(0.5, **k)(x.float()),
+    "InformationDropout": lambda **k: lambda x: fdt.InformationDropout(0.5, **k)(x.float()),
+    "GaussianNoise": lambda **k: lambda x: fdt.GaussianNoise(0.5, **k)(x.float()),
+    "Zoneout": lambda **k: lambda x: fdt.Zoneout(0.5, **k)(x.float(), torch.ones(300)),
+    "StandoutDropout": lambda **k: lambda x: fdt.StandoutDropout(**k)(x.float(), torch.zeros(300)),
+    "attention": lambda **_: (
+        lambda x: fdt.scaled_dot_product_attention(*[x.float().view(1, 20, 15)] * 3, dropout_p=0.5)
+    ),
+}
+
+
+@pytest.mark.parametrize("rng", [None, 1])
+@pytest.mark.parametrize("name", BY_ROW)
+def test_rows_under_vmap_have_the_masks_that_randomness_says(name, rng, capfd):
+    drop, rows = BY_ROW[name](rng=rng), torch.arange(100, 400).expand(3, 300).clone()
+    for randomness, count in (("different", 3), ("same", 1)):
+        for given in (rows, rows[:, :1]):  # or what is dropped is the same for all
+            of_row = drop if given is rows else lambda row: drop(rows[0]) + 0 * row
+            y = torch.vmap(of_row, randomness=randomness)(given).flatten(1)
+            assert len({tuple(row.tolist()) for row in y}) == count
+    with pytest.raises(RuntimeError, match='use randomness="different" or "same"'):
+        torch.vmap(drop)(rows)
+    assert "performance" not in capfd.readouterr().err
 
 
 def test_evaluation_returns_its_input_and_draws_nothing(make):
@@ -699,7 +729,8 @@ def test_other_modules_are_scripted_for_evaluation(module, inputs):
 def test_torch_func_differentiates_no_learned_noise(module):
     x, name = torch.ones(200), "torch.func doesn't differentiate .*; use torch.autograd.grad"
     each = torch.vmap(torch.func.grad(lambda a: module(a).sum()), randomness="different")
-    for call in (torch.func.grad(lambda a: module(a).sum()), torch.func.jacfwd(module), each):
+    forward = torch.func.jacfwd(module, randomness="different")
+    for call in (torch.func.grad(lambda a: module(a).sum()), forward, each):
         with pytest.raises(RuntimeError, match=name):
             call(x if call is not each else x[None])
 
