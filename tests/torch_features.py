@@ -398,7 +398,7 @@ def _(drop):
     random(trace)
 
 
-ALONE = (RuntimeError, "functionalize takes fastdrop's dropout alone")
+ALONE = (RuntimeError, "functionalize take fastdrop's dropout alone")
 
 
 @feature("`torch.func.functionalize`")
@@ -432,6 +432,34 @@ def compiled_right(drop, **options):
     assert not torch.equal(*outputs)
 
 
+class OfRows(nn.Module):
+    """A module of each row, by vmap."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return torch.vmap(self.module, randomness="different")(x)
+
+
+@feature("`torch.export` of `torch.vmap`", ours=ALONE, rng=ALONE)
+def _(drop):
+    module = torch.export.export(OfRows(drop), (X,)).module()
+    dropped(module(X))
+    random(module)
+
+
+MUTATED = (RuntimeError, "is mutated in the forward method")
+
+
+@feature("`torch.export`, then `run_decompositions`", rng=MUTATED)
+def _(drop):
+    module = torch.export.export(nn.Sequential(drop), (X,)).run_decompositions().module()
+    dropped(module(X))
+    random(module)
+
+
 @feature("`torch.compile`: eager, aot_eager")
 def _(drop):
     for backend in ("eager", "aot_eager"):
@@ -456,6 +484,17 @@ def refused_as_a_graph(call):
         assert "graphs can't hold fastdrop's noises" in str(error)  # noqa: PT017
     else:
         raise AssertionError
+
+
+@feature("compiled autograd of an eager forward")
+def _(drop):
+    torch._dynamo.reset()
+    for _ in range(2):
+        x = X.clone().requires_grad_()
+        y = drop(x)
+        with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
+            y.sum().backward()
+        assert torch.equal(x.grad != 0, y != 0)
 
 
 EAGERLY = "differs: outside of graphs, and so not with fullgraph=True"

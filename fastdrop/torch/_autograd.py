@@ -261,6 +261,8 @@ def _derivative(ctx: Any, name: str, g: Tensor, inplace: bool = False) -> Tensor
     if key is None or NOISES[ctx.what[0]].keeps_other:
         other, given = ctx.saved_tensors
         key = given if key is None else key
+    if torch.compiler.is_dynamo_compiling():  # compiled autograd
+        return eagerly(noise, g, name, rates, key, numbers, other=other, inplace=inplace)
     if torch.is_grad_enabled() or transformed():
         return noise(g, name, rates, key, numbers, other=other, inplace=inplace)
     return run(g, other, (name, rates, key, numbers), inplace)
@@ -281,6 +283,8 @@ class _AtRandom(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         p, key, numbers = ctx.settings
+        if torch.compiler.is_dynamo_compiling():  # compiled autograd
+            return eagerly(noise, g, "dropout", (p,), key), None, None, None
         quick = direct(g)
         if torch.is_grad_enabled() or transformed() or not quick.takes(g):
             return noise(g, "dropout", (p,), key), None, None, None
@@ -467,10 +471,10 @@ def _functionalized() -> bool:
     """Whether functionalize is at work, which takes operators, but no autograd.Function."""
     stack = torch._C._functorch.get_interpreter_stack() or ()
     found = [each.key() == torch._C._functorch.TransformType.Functionalize for each in stack]
-    if any(found) and not all(found):
+    if torch.compiler.is_exporting() or (any(found) and not all(found)):
         raise RuntimeError(
-            "torch.func.functionalize takes fastdrop's dropout alone, without other transforms; use "
-            "torch.nn's there: fastdrop.torch.restore_dropout(model) puts it back"
+            "torch.export and torch.func.functionalize take fastdrop's dropout alone, without transforms "
+            "of torch.func; use torch.nn's there: fastdrop.torch.restore_dropout(model) puts it back"
         )
     return any(found)
 
