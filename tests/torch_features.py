@@ -10,6 +10,7 @@ import os
 import pickle
 import sys
 import tempfile
+import threading
 import warnings
 from contextlib import nullcontext
 from functools import cache
@@ -163,6 +164,20 @@ def _(drop):
     y = drop(x)
     (g,) = torch.autograd.grad(y, x, torch.eye(1200)[:5], is_grads_batched=True)
     assert torch.equal(g.sum(0) != 0, (torch.arange(1200) < 5) & (y != 0))
+
+
+@feature("sparse gradients")
+def _(drop):
+    weight, rows = torch.ones(4, 1024, requires_grad=True), torch.tensor([1, 3, 3])
+    y = drop(weight)
+    functional.embedding(rows, y, sparse=True).sum().backward()
+    assert weight.grad.is_sparse
+    counts = torch.tensor([[0.0], [1.0], [0.0], [2.0]])
+    assert torch.equal(weight.grad.to_dense(), counts * y)
+    y, given = another(drop, "AlphaDropout")(weight), torch.ones(4, 1024).triu().to_sparse()
+    (g,) = torch.autograd.grad(y, weight, given)
+    assert g.is_sparse
+    assert torch.equal(g.to_dense() != 0, (given.to_dense() != 0) & (y == y.max()))
 
 
 @feature("`torch.fx`: a leaf, with the mode that the graph has when it runs")
@@ -915,6 +930,25 @@ def four_masks(found):
 
 
 WORKERS = "differs: each worker's key is to be folded, as `Dropout` says"
+
+
+@feature("threads that share a module drop otherwise than each other")
+def _(drop):
+    x, found, interval = torch.ones(1024), [], sys.getswitchinterval()
+
+    def work():
+        found.extend(tuple(drop(x).tolist()) for _ in range(200))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(set(found)) == 800
 
 
 @feature("workers of a DataLoader, forked, drop otherwise than each other", rng=WORKERS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, cast
@@ -257,6 +257,8 @@ def _derivative(ctx: Any, name: str, g: Tensor, inplace: bool = False) -> Tensor
     """The noise of that name of a gradient or tangent, which may be differentiated again."""
     if name == PASSED:
         return g
+    if g.layout is torch.sparse_coo:
+        return _like_sparse(g, lambda dense: _derivative(ctx, name, dense))
     (_, rates, numbers), key, other = ctx.what, ctx.key, None
     if key is None or NOISES[ctx.what[0]].keeps_other:
         other, given = ctx.saved_tensors
@@ -266,6 +268,12 @@ def _derivative(ctx: Any, name: str, g: Tensor, inplace: bool = False) -> Tensor
     if torch.is_grad_enabled() or transformed():
         return noise(g, name, rates, key, numbers, other=other, inplace=inplace)
     return run(g, other, (name, rates, key, numbers), inplace)
+
+
+def _like_sparse(g: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """A noise of a sparse gradient, such as an embedding's: as sparse as that."""
+    y = function(g.to_dense())
+    return y.sparse_mask(g.coalesce()) if y.shape == g.shape else y
 
 
 # Function.apply without its first part, which only torch.func needs and which is a third of its time.
@@ -287,6 +295,8 @@ class _AtRandom(torch.autograd.Function):
             return eagerly(noise, g, "dropout", (p,), key), None, None, None
         quick = direct(g)
         if torch.is_grad_enabled() or transformed() or not quick.takes(g):
+            if g.layout is torch.sparse_coo:
+                return _like_sparse(g, lambda dense: noise(dense, "dropout", (p,), key)), None, None, None
             return noise(g, "dropout", (p,), key), None, None, None
         return _dropped(quick, g, numbers), None, None, None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, TypeAlias, cast
@@ -14,13 +16,24 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.modules.dropout import _DropoutNd
 
 from fastdrop._arrays.numbers import rate
-from fastdrop._stream.keys import Key, Rng, as_key
+from fastdrop._stream.keys import Key, Rng, as_key, signed
 from fastdrop.torch import _keys as keys
 from fastdrop.torch._autograd import Indices, Rows, check_traced, noise, not_a_tensor, placed, traced
 from fastdrop.torch._noises import Numbers
 
 Tensor: TypeAlias = torch.Tensor
 STATE_VERSION = 1
+_taking = threading.Lock()  # for a few steps on the keys of modules
+
+
+def _renew() -> None:
+    """Make a new lock in a forked child, since the thread that holds the old one may not exist there."""
+    global _taking
+    _taking = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 class NoiseModule(torch.nn.Module):
@@ -92,15 +105,27 @@ class NoiseModule(torch.nn.Module):
             )
         if not self.recomputing:
             keys.refuse_recomputation()
-        y = noised(keys.drawn(keys.outside_transforms(self._own_key)))
-        keys.outside_transforms(self._advance)
-        return y
+        key = keys.outside_transforms(self._take_key)
+        try:
+            return noised(keys.drawn(key))
+        except BaseException:
+            keys.outside_transforms(lambda: self._give_back(key))
+            raise
 
-    def _own_key(self) -> Key:
-        return keys.key_of(cast(Tensor, self._key))
+    def _take_key(self) -> Key:
+        """The module's key, after which it has the next. Threads that share a module get different ones."""
+        held = cast(Tensor, self._key)
+        with _taking:
+            key = keys.key_of(held)
+            held.numpy()[0] += 1
+        return key
 
-    def _advance(self) -> None:
-        cast(Tensor, self._key).numpy()[0] += 1
+    def _give_back(self, key: Key) -> None:
+        """Let the module have a key again that it has given, unless another was taken since."""
+        held = cast(Tensor, self._key)
+        with _taking:
+            if held.numpy()[0] == signed(key.draw + 1):
+                held.numpy()[0] -= 1
 
     def _traced_key(self, input: Tensor) -> Tensor:
         """The key of this forward as a tensor, for a graph."""

@@ -121,9 +121,15 @@ def replace_dropout(model: torch.nn.Module, *, rng: Rng = None) -> Swapped:
     -------
     Swapped
         The modules' names, and of those that drop by other means why they were left alone: attention and
-        recurrent networks of torch.nn, classes derived from torch's, modules of which only the rate is read.
+        recurrent networks of torch.nn, classes derived from torch's, modules of which only the rate is read
+        or whose forward was replaced.
         Calls of ``torch.nn.functional`` in a model's own forward can't be seen: they are what `install` is
         for.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If model is no module, or rng is not as in `fastdrop.torch.Dropout`.
 
     See Also
     --------
@@ -147,6 +153,7 @@ def replace_dropout(model: torch.nn.Module, *, rng: Rng = None) -> Swapped:
     >>> model.dropout
     Dropout(p=0.1, inplace=False)
     """
+    _check_model(model)
     key = None if rng is None else as_key(rng)
     names: list[str] = []
     left: dict[str, str] = {}
@@ -156,6 +163,8 @@ def replace_dropout(model: torch.nn.Module, *, rng: Rng = None) -> Swapped:
         parent, _, own = name.rpartition(".")
         if ours is not None and name and _only_read(parents[parent], own):
             left[name] = f"{type(parents[parent]).__name__} reads its p alone, and drops by itself"
+        elif ours is not None and "forward" in vars(module):
+            left[name] = f"{type(module).__name__} has another forward than its class"
         elif ours is not None:
             if type(module) not in _OURS:
                 module.__dict__["_theirs"] = type(module)
@@ -168,6 +177,12 @@ def replace_dropout(model: torch.nn.Module, *, rng: Rng = None) -> Swapped:
         elif reason := _why_left(module):
             left[name] = reason
     return Swapped(tuple(names), left)
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, torch.nn.Module):
+        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"model must be an object of torch.nn.Module, got {got}")
 
 
 def _ours(theirs: type) -> type[NoiseModule] | None:
@@ -233,6 +248,11 @@ def restore_dropout(model: torch.nn.Module) -> Swapped:
     Swapped
         The modules' names, and of those that torch.nn has nothing like, why they were left alone.
 
+    Raises
+    ------
+    TypeError
+        If model is no module.
+
     Examples
     --------
     >>> import torch, fastdrop.torch as fdt
@@ -242,6 +262,7 @@ def restore_dropout(model: torch.nn.Module) -> Swapped:
     >>> model[1]
     Dropout(p=0.1, inplace=False)
     """
+    _check_model(model)
     names: list[str] = []
     left: dict[str, str] = {}
     for name, module in model.named_modules():
@@ -273,6 +294,11 @@ def checkpoint_contexts(
     tuple of two context managers
         For the argument ``context_fn=lambda: checkpoint_contexts(model)``, with ``use_reentrant=False``.
 
+    Raises
+    ------
+    TypeError
+        If model is no module.
+
     References
     ----------
     Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174.
@@ -289,6 +315,7 @@ def checkpoint_contexts(
     >>> bool((x.grad == y).all())
     True
     """
+    _check_model(model)
     return nullcontext(), _Recomputation(model)
 
 

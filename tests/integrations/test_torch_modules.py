@@ -517,6 +517,22 @@ def test_a_model_that_is_a_dropout_keeps_its_hooks():
     assert calls == [1]
 
 
+def test_a_module_with_another_forward_is_left():
+    """As libraries do that put their own around it: it would still call that of torch.nn."""
+    model = nn.Sequential(nn.Dropout(0.5))
+    model[0].forward = partial(model[0].forward)
+    left = {"0": "Dropout has another forward than its class"}
+    assert fdt.replace_dropout(model, rng=7) == fdt.Swapped((), left)
+    assert type(model[0]) is nn.Dropout
+
+
+@pytest.mark.parametrize("function", [fdt.replace_dropout, fdt.restore_dropout, fdt.checkpoint_contexts])
+def test_what_is_no_model_is_refused(function):
+    for model, got in ((nn.Dropout, "the class Dropout"), ("model", "str"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=f"model must be an object of torch.nn.Module, got {got}"):
+            function(model)
+
+
 def test_own_keys_differ_from_module_to_module():
     model = nn.Sequential(nn.Dropout(), nn.Dropout())
     fdt.replace_dropout(model, rng=1)
