@@ -22,7 +22,15 @@ from fastdrop._arrays.plan import window_given
 from fastdrop._backends import loading, words
 from fastdrop._stream.keys import Key
 from fastdrop.torch import _gpu
-from fastdrop.torch._keys import DeviceKey, eagerly, key_of, key_tensor, plain_key, random_key
+from fastdrop.torch._keys import (
+    DeviceKey,
+    eagerly,
+    key_of,
+    key_tensor,
+    outside_transforms,
+    plain_key,
+    random_key,
+)
 from fastdrop.torch._noises import NOISES, PASSED, Numbers, NumbersWithDraws
 
 Tensor: TypeAlias = torch.Tensor
@@ -392,7 +400,17 @@ def _as_arrays(numbers: Any) -> Any:
     """A caller's integers, with arrays in place of tensors."""
     if isinstance(numbers, tuple):
         return tuple(map(_as_arrays, numbers))
-    return numbers.numpy(force=True) if isinstance(numbers, torch.Tensor) else numbers
+    return _values(numbers, "rows") if isinstance(numbers, torch.Tensor) else numbers
+
+
+def _values(x: Tensor, name: str) -> NDArray[Any]:
+    """The memory of a tensor of plain numbers, which transforms of torch.func have nothing to do with."""
+    functorch = torch._C._functorch
+    while functorch.is_gradtrackingtensor(x):
+        x = functorch.get_unwrapped(x)
+    if functorch.is_batchedtensor(x):
+        raise RuntimeError(f"under vmap {name} can't be mapped, it must be the same for all; use a loop")
+    return outside_transforms(lambda: as_array(x) if x.dtype is torch.bfloat16 else x.numpy(force=True))
 
 
 def plain_rates(rates: Sequence[Any]) -> tuple[Any, ...]:
@@ -409,9 +427,11 @@ def plain_rate(p: Any) -> Any:
             "an array of rates must be on the CPU, where it is checked without waiting for the GPU, got one "
             f"on {p.device}; copy it there once"
         )
-    given = as_array(p) if isinstance(p, torch.Tensor) and p.dtype is torch.bfloat16 else p
-    given = given.numpy() if isinstance(given, torch.Tensor) else given
-    return given.copy() if isinstance(given, np.ndarray) else given
+    if not isinstance(p, torch.Tensor):
+        return p.copy() if isinstance(p, np.ndarray) else p
+    if p.requires_grad:
+        raise TypeError("p gets no gradient, got one that requires it; use p.detach(), or ConcreteDropout")
+    return _values(p, "p").copy()
 
 
 def traced(x: Tensor) -> bool:

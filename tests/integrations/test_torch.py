@@ -83,6 +83,21 @@ def test_arrays_of_rates_are_those_of_arrays(rates, kind, layout):
         assert same(dx, backward(to_array(g), array, KEY))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch.func.jvp imports
+def test_rates_and_rows_under_transforms():
+    x, rates, rows = normal(4, 6), torch.linspace(0.1, 0.6, 6), torch.tensor([3, 0, 3, 1])
+    own = lambda x: fdt.dropout(x, rates * 1, KEY, rows=rows * 1)  # noqa: E731
+    assert torch.equal(torch.func.grad(lambda x: own(x).sum())(x) * x, own(x))
+    assert torch.equal(torch.func.jvp(own, (x,), (x,))[1], own(x))
+    assert torch.equal(torch.vmap(own)(x[None]), own(x)[None])
+    with pytest.raises(RuntimeError, match="under vmap p can't be mapped, it must be the same for all"):
+        torch.vmap(lambda x, p: fdt.dropout(x, p, KEY))(x, rates[:4])
+    with pytest.raises(RuntimeError, match="under vmap rows can't be mapped, it must be the same for all"):
+        torch.vmap(lambda x, rows: fdt.dropout(x, 0.5, KEY, rows=rows))(x[None], rows[None])
+    with pytest.raises(TypeError, match="p gets no gradient, got one that requires it"):
+        torch.func.grad(lambda p: fdt.dropout(x, p, KEY).sum())(rates)
+
+
 def test_rates_by_sample_of_drop_path():
     p = torch.tensor([0.0, 1.0, 0.0])[:, None]
     assert torch.equal(fdt.drop_path(torch.ones(3, 2), p, KEY), torch.tensor([[1.0, 1], [0, 0], [1, 1]]))
@@ -91,7 +106,9 @@ def test_rates_by_sample_of_drop_path():
 def test_arrays_of_rates_where_they_have_no_place():
     x, p = normal(4), torch.full((4,), 0.3)
     for function in (fdt.dropout, fdt.gaussian_dropout):
-        with pytest.raises(RuntimeError, match=r"requires grad. Use tensor.detach\(\)"):
+        with pytest.raises(
+            TypeError, match=r"p gets no gradient, got one that requires it; use p.detach\(\)"
+        ):
             function(x, p.clone().requires_grad_(), KEY)
     for call in (
         fdt.alpha_dropout,
