@@ -405,12 +405,19 @@ def _as_arrays(numbers: Any) -> Any:
 
 def _values(x: Tensor, name: str) -> NDArray[Any]:
     """The memory of a tensor of plain numbers, which transforms of torch.func have nothing to do with."""
+    if torch._C._are_functorch_transforms_active():
+        x = _unwrapped(x, name)
+    return outside_transforms(lambda: as_array(x) if x.dtype is torch.bfloat16 else x.numpy(force=True))
+
+
+def _unwrapped(x: Tensor, name: str) -> Tensor:
+    """The tensor that one made under transforms of torch.func stands for."""
     functorch = torch._C._functorch
     while functorch.is_gradtrackingtensor(x):
         x = functorch.get_unwrapped(x)
     if functorch.is_batchedtensor(x):
         raise RuntimeError(f"under vmap {name} can't be mapped, it must be the same for all; use a loop")
-    return outside_transforms(lambda: as_array(x) if x.dtype is torch.bfloat16 else x.numpy(force=True))
+    return x
 
 
 def plain_rates(rates: Sequence[Any]) -> tuple[Any, ...]:
