@@ -508,7 +508,7 @@ def _functionalized() -> bool:
     """Whether functionalize is at work, which takes operators, but no autograd.Function."""
     stack = torch._C._functorch.get_interpreter_stack() or ()
     found = [each.key() == torch._C._functorch.TransformType.Functionalize for each in stack]
-    if torch.compiler.is_exporting() or (any(found) and not all(found)):
+    if torch.compiler.is_compiling() or (any(found) and not all(found)):
         raise RuntimeError(
             "torch.export and torch.func.functionalize take fastdrop's dropout alone, without transforms "
             "of torch.func; use torch.nn's there: fastdrop.torch.restore_dropout(model) puts it back"

@@ -65,10 +65,14 @@ _WHY = (
 )
 
 
-@torch.compiler.disable(reason=_WHY)
-def eagerly(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """What a function returns outside of the graphs of torch.compile."""
+def _called(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """What a function returns, outside of the graphs of torch.compile."""
     return function(*arguments, **options)
+
+
+# As torch.compiler.disable(reason=_WHY) makes it, which would import all of torch.compile, in two seconds.
+eagerly = torch._disable_dynamo(_called)
+eagerly._torchdynamo_disable, eagerly._torchdynamo_disable_msg = True, _WHY
 
 
 def drawn_eagerly() -> bool:

@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 
 import pytest
 
@@ -18,6 +20,12 @@ BACKENDS = ["eager", "aot_eager", pytest.param("inductor", marks=needs_compiler)
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:a deep copy of"
 )
+
+
+def test_who_compiles_nothing_waits_for_no_compiler():
+    script = "import sys, fastdrop.torch; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout == "False\n"
 
 
 @pytest.fixture(autouse=True)
