@@ -180,10 +180,14 @@ class NoiseModule(torch.nn.Module):
             )
         return input
 
-    def get_extra_state(self) -> dict[str, int] | None:
-        """Return what a resumed run needs for the same masks, as plain JSON-able data."""
-        key = self.key
-        return None if key is None else {"version": STATE_VERSION, "seed": key.seed, "draw": key.draw}
+    def get_extra_state(self) -> Tensor | None:
+        """Return what a resumed run needs for the same masks: a tensor, as safetensors and others save it.
+
+        It has the state's version, then the numbers of `fastdrop.torch.key_tensor`: the draw and the seed.
+        It is None without a key of the module's own.
+        """
+        key = self._key
+        return None if key is None else torch.cat([key.new_tensor([STATE_VERSION]), key])
 
     def set_extra_state(self, state: Any) -> None:
         """Take over a state that `get_extra_state` returned.
@@ -191,16 +195,15 @@ class NoiseModule(torch.nn.Module):
         Raises
         ------
         ValueError
-            If the state is of another version, or an entry is missing or bad.
+            If the state is of another version, or is no such tensor.
         """
-        if not isinstance(state, Mapping) or set(state) != {"version", "seed", "draw"}:
-            raise ValueError(f"state must have the entries version, seed and draw, got {state!r}")
-        if state["version"] != STATE_VERSION:
-            raise ValueError(f"state must have version {STATE_VERSION}, got {state['version']!r}")
-        try:
-            self.key = Key(state["seed"], state["draw"])
-        except TypeError as error:
-            raise ValueError(f"state has a bad entry: {error}") from None
+        numbers = isinstance(state, torch.Tensor) and state.dtype == torch.int64
+        if not (numbers and state.dim() == 1 and len(state) > 2):
+            raise ValueError(f"state must be a 1-D int64 tensor of version, draw and seed, got {state!r}")
+        version, *_ = state.tolist()
+        if version != STATE_VERSION:
+            raise ValueError(f"state must have version {STATE_VERSION}, got {version}")
+        self.key = keys.key_of(state[1:].cpu())
 
     # A model whose keys come from torch's generator has the state_dict that it has with torch's own dropout.
     # A model with keys of its own loads such a state_dict too, and keeps its keys.

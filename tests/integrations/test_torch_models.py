@@ -74,3 +74,22 @@ def test_every_dropout_of_a_step_is_ours(name, monkeypatch):
     counts = {event.key: event.count for event in profile.key_averages()}
     assert len(draws) == counts["aten::dropout"] >= 7
     assert "aten::bernoulli_" not in counts
+
+
+def test_a_model_with_keys_is_saved_and_resumed_bit_for_bit(tmp_path):
+    """By `save_pretrained`, as transformers' Trainer does; a class that swaps its dropout takes the keys."""
+
+    class Keyed(transformers.BertForMaskedLM):
+        def __init__(self, config):
+            super().__init__(config)
+            fdt.replace_dropout(self, rng=42)
+
+    model = Keyed(transformers.BertConfig(vocab_size=64, attention_probs_dropout_prob=0.0, **SMALL)).train()
+    model(input_ids=TOKENS)
+    model.save_pretrained(tmp_path)
+    resumed = Keyed.from_pretrained(tmp_path, dtype=torch.float32).train()
+    assert resumed.bert.embeddings.dropout.key == model.bert.embeddings.dropout.key
+    assert resumed.bert.embeddings.dropout.key.draw == 1
+    assert torch.equal(resumed(input_ids=TOKENS).logits, model(input_ids=TOKENS).logits)
+    half = Keyed.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert half.bert.embeddings.dropout.key.draw == 1
