@@ -305,17 +305,18 @@ class ConcreteDropout(LearnedLayer):
         ----------
         weight : array_like
             Weights of the layer that the dropout feeds, without its bias: (features_in, features_out) of a
-            dense one.
+            dense one. Those of a convolution may have any shape; give `features` with them.
         weight_grad : ndarray
             Their gradient, which is added to; of the weights' shape.
         weight_scale : float
             For N training examples, a prior length scale l and a model precision tau:
-            ``l**2 / (tau * N)`` if the loss is a mean squared error, ``l**2 / N`` if it is a cross-entropy.
+            ``l**2 / (tau * N)`` if the loss is a mean squared error, half of that if it is half of one, and
+            ``l**2 / N`` if it is a cross-entropy.
         entropy_scale : float
-            Likewise ``2 / (tau * N)``, or ``1 / N``.
+            Likewise ``2 / (tau * N)``, half of that, or ``1 / N``.
         features : int, optional
-            Number of draws for an example: input features, by default ``len(weight)``, or channels of a
-            spatial dropout.
+            Number of draws for an example: input features, by default ``len(weight)``, or channels where
+            `shared_axes` are those of images.
 
         Returns
         -------

@@ -5,8 +5,10 @@ that `torch.manual_seed` and `torch.utils.checkpoint` work as with torch.nn's dr
 the draws of a key of its own. Then checkpoint needs `checkpoint_contexts`, and since all workers of a
 DataLoader begin with the same count, each should get another key: ``module.reseed(key.fold_in(worker))``.
 
-Only CPU tensors are taken. Autograd keeps the key and no mask. Element-wise dropout runs in PyTorch's own
-threads, as many as `torch.set_num_threads` and `fastdrop.set_num_threads` both allow.
+CPU tensors are taken, and with the extra cuda CUDA tensors. Autograd keeps the key and no mask. On the CPU
+element-wise dropout runs in PyTorch's own threads, as many as `torch.set_num_threads` and
+`fastdrop.set_num_threads` both allow.
+
 A graph of `torch.compile` holds operators, such as ``fastdrop::noise``. Compiled modules with `rng` give the
 masks that they give in eager mode. Those without give them with the backends "eager" and "aot_eager"; other
 backends may draw otherwise from torch's generator.

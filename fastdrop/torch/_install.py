@@ -192,7 +192,8 @@ def install() -> Installation:
     -----
     The operators are dropout, alpha_dropout, feature_dropout (which `torch.nn.Dropout1d` to 3d call),
     feature_alpha_dropout, and their forms that work in place, and scaled_dot_product_attention with dropout,
-    which then goes by blocks where `fastdrop.torch.scaled_dot_product_attention` does.
+    which then goes by blocks where `fastdrop.torch.scaled_dot_product_attention` does. Smaller matrices of
+    weights are made by PyTorch and dropped by our kernel. A profile shows calls of ``fastdrop::dropout``.
 
     Masks come from torch's generator, as PyTorch's do, so that `torch.manual_seed`, checkpoints and forked
     generators work as ever. But they are other masks than PyTorch's of the same seed: those of
@@ -201,9 +202,8 @@ def install() -> Installation:
 
     What isn't ours goes on to PyTorch's own implementation, with its bits: fewer than 1,024 elements, other
     dtypes than float16, bfloat16, float32 and float64, other layouts and devices, attention on a GPU, and all
-    that is traced or
-    transformed, as by `torch.func`, `make_fx` or `torch.compile`. In-place forms of views and of what is
-    not contiguous do too.
+    that is traced or transformed, as by `torch.func`, `make_fx` or `torch.compile`. In-place forms of views
+    and of what is not contiguous do too.
 
     PyTorch's tables of kernels are the process's: install and remove while no other thread drops.
 
