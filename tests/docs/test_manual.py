@@ -1,6 +1,7 @@
 """The manual: that it builds, that links lead somewhere, what pages have, and how a browser shows them."""
 
 import ast
+import doctest
 import importlib
 import inspect
 import io
@@ -273,6 +274,27 @@ def test_the_reference_has_a_page_for_every_public_name(monkeypatch):
     public = importlib.import_module("public_names")
     stems = {path.stem.removesuffix("-class") for path in public.pages()}
     assert {name for name, _ in public_names()} | set(MADE) <= stems
+
+
+def run_in(module):
+    """The names in a module whose examples are run as its doctests."""
+    return {test.name for test in doctest.DocTestFinder().find(module) if test.examples}
+
+
+def test_the_example_of_every_public_name_is_run():
+    """Doctests are found where a name says that it is at home: one with another home is never run."""
+    run = set().union(*(run_in(pytest.importorskip(name)) for name in MODULES))
+    assert {name for name, value in public_names() if callable(value)} - run == set()
+    assert run_in(importlib.import_module("fastdrop._noises.zoneout")) == set()
+
+
+def test_the_example_of_the_streams_version_is_right(monkeypatch):
+    """A number has no docstring, so that its page has an example of its own."""
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(DOCS / "_ext")
+    page = importlib.import_module("public_names").page("fastdrop.STREAM_VERSION")
+    example = doctest.DocTestParser().get_doctest(page, {}, "STREAM_VERSION", None, 0)
+    assert doctest.DocTestRunner().run(example) == (0, 2)
 
 
 def test_every_example_has_a_page(built):
