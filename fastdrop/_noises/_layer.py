@@ -572,7 +572,8 @@ class ElementwiseLayer(ArrayLayer):
             call, and of the backward that belongs to it. The next call takes the next draw: blocks that
             shall be parts of one array need the same key, say in layers of the same rng.
         rows, indices, offsets
-            As in `fastdrop.dropout`, and of this call alone, as `window` is.
+            As in `fastdrop.dropout`, and of this call alone, as `window` is. A call takes the next key, so
+            set `key` before each one where a sample shall keep its mask.
 
         Raises
         ------

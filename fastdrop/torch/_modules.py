@@ -102,7 +102,7 @@ class Dropout(ElementwiseModule, torch.nn.Dropout):
             Of a dtype that `fastdrop.torch.dropout` takes.
         rows, indices, offsets
             Which draws the elements have in training, as in `fastdrop.torch.dropout`, and of this call alone.
-            Each call takes the next key: set `key` where a sample shall have one mask in several calls.
+            A call takes the next key, so set `key` before each one where a sample shall keep its mask.
         """
         if torch.jit.is_scripting():
             return self._scripted(input)
