@@ -568,6 +568,27 @@ def test_a_phone_needs_no_sideways_scrolling(browser, built, page):
     assert browser.execute_script(WIDE) == []
 
 
+@pytest.mark.parametrize("width", [1280, 1600])
+def test_lines_of_code_are_whole_in_a_wide_window(browser, built, width):
+    show(browser, f"{built.as_uri()}/guide/pytorch.html", width=width)
+    scrolls = """
+      const [block, line] = [document.querySelector('article pre'), document.createElement('span')];
+      line.textContent = 'x'.repeat(arguments[0]);
+      block.replaceChildren(line);
+      return block.scrollWidth > block.clientWidth"""
+    assert browser.execute_script(scrolls, CODE_WIDTH) is False
+    assert browser.execute_script(scrolls, 2 * CODE_WIDTH) is True
+
+
+def test_names_of_arguments_do_not_break(browser, built):
+    show(browser, f"{built.as_uri()}/reference/api/fastdrop.dropout.html")
+    heights = browser.execute_script("""
+      const names = document.querySelectorAll('dl.field-list dt > strong');
+      return [...names].map(e => e.getBoundingClientRect().height)""")
+    assert len(heights) > 8
+    assert max(heights) < 1.5 * min(heights)
+
+
 CONTRAST = """
   const shine = c => c.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
     .map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
