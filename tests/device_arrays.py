@@ -6,10 +6,15 @@ addresses and numbers that a launch has. What remains for a GPU alone are shuffl
 
 import sys
 import types
+from contextlib import contextmanager
 from functools import cache
 
 import ml_dtypes
 import numpy as np
+from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
 
 from fastdrop._cpu.compiled import jit
 from fastdrop._cuda import kernels
@@ -31,6 +36,76 @@ def on_a_gpu():
 SIMULATED = not on_a_gpu()
 
 
+class Library(JITCodeLibrary):
+    """The code of a kernel, or of a function that becomes machine code within kernels alone."""
+
+    def __init__(self, codegen, name):
+        super().__init__(codegen, name)
+        self.is_kernel = name == codegen.kernel
+
+    def _finalize_final_module(self):
+        if self.is_kernel:
+            super()._finalize_final_module()
+        self._finalized = True
+
+
+class Codegen(JITCPUCodegen):
+    """Makes machine code of kernels alone, and optimises nothing, which changes no bit and takes less time."""
+
+    _library_class = Library
+    kernel = ""  # the name of that which is compiled
+
+    def _customize_tm_options(self, options):
+        super()._customize_tm_options(options)
+        options["opt"] = 0
+
+    def _pass_builder(self, **options):
+        return super()._pass_builder(**options | {"opt": 0, "loop_vectorize": False})
+
+    def _module_pass_manager(self, cost=None, **options):
+        return super()._module_pass_manager(**options)
+
+    def set_env(self, env_name, env):
+        if self._engine.is_symbol_defined(env_name):
+            super().set_env(env_name, env)
+
+
+codegen_of_warps = cache(lambda: Codegen("warps"))
+
+
+@contextmanager
+def in_place_of_numbas(codegen, kernel):
+    """Let a codegen compile a kernel, in the thread that has the lock of Numba's compiler."""
+    context = cpu_target.target_context
+    rtsys.initialize(context)  # by Numba's codegen
+    numbas, of_numbas = context._internal_codegen, context.get_executable
+
+    def get_executable(library, *given):
+        # if Python calls another function, this raises an error, as the index of what isn't there
+        return of_numbas(library, *given) if library.is_kernel else (library,).index
+
+    codegen.kernel = kernel
+    vars(context).update(_internal_codegen=codegen, get_executable=get_executable)
+    try:
+        yield
+    finally:
+        del context.get_executable
+        context._internal_codegen = numbas
+
+
+def compiled_soon(kernel, *variant):
+    """Return the kernel as machine code, as `jit` does, by a `Codegen`."""
+    compiled = jit(kernel, *variant)
+    compile_all = compiled._compiler.compile
+
+    def compile_in_one(args, return_type):
+        with global_compiler_lock, in_place_of_numbas(codegen_of_warps(), kernel.__qualname__):
+            return compile_all(args, return_type)
+
+    compiled._compiler.compile = compile_in_one
+    return compiled
+
+
 @cache
 def on_the_cpu(variant):
     """The work of a kernel as a function of all its items, on vectors of a CPU."""
@@ -41,7 +116,7 @@ def on_the_cpu(variant):
         for item in range(items):
             work(item, *given)
 
-    return jit(run, *variant, disk.stamp_of(["_cuda"]))
+    return compiled_soon(run, *variant, disk.stamp_of(["_cuda"]))
 
 
 def in_family(variant, arguments):
