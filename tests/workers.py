@@ -5,6 +5,7 @@
 
 import json
 import multiprocessing
+import os
 import sys
 
 import fastdrop as fd
@@ -71,6 +72,15 @@ def in_loky():
 
 
 LAYERS = layers()
+
+
+def part_of_a_benchmark(rounds, small):
+    """A part that shows which process it is in."""
+    from common import show
+
+    show("here", {"process": os.getpid(), "threads": fd.get_num_threads()}, "")
+
+
 if __name__ == "__main__":
     way = sys.argv[1]
     LAYERS["None, of masks"]()  # a call doesn't make a key one that somebody chose

@@ -1,12 +1,15 @@
 """The benchmark programs at their smallest size, so that they can't rot."""
 
+import importlib
 import json
+import os
 import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import workers
 
 import fastdrop as fd
 
@@ -50,19 +53,31 @@ def test_programs_of_cases(name, lines, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_torch_steps_also_as_plain_data(monkeypatch, capsys):
-    pytest.importorskip("torch", reason="this program is about PyTorch")
-    command = [sys.executable, "-W", "error", FOLDER / "torch_steps.py", "--rounds", "2", "--small"]
-    printed = subprocess.run([*command, "--threads", "1", "--json"], capture_output=True, text=True)
-    assert printed.returncode == 0, printed.stderr
-    data = json.loads(printed.stdout)
+    torch = pytest.importorskip("torch", reason="this program is about PyTorch")
+    threads, found = torch.get_num_threads(), program("torch_steps", monkeypatch)
+    found["run"](found["PARTS"], None, ["--rounds", "2", "--small", "--threads", "1", "--json"])
+    torch.set_num_threads(threads)
+    printed = capsys.readouterr()
+    data = json.loads(printed.out)
     assert (data["rounds"], data["machine"]["threads"]) == (2, 1)
     cases = [row["case"] for row in data["results"]]
-    assert len(cases) == len(set(cases)) == printed.stderr.count("\n")
+    assert len(cases) == len(set(cases)) == printed.err.count("\n")
     parts = "gpt mlp encoder bert gpt2 gpt2 attention attention calls calls memory"
     assert [row["part"] for row in data["results"]] == parts.split()
     for row in data["results"]:
         assert set(row["values"]) == {"p=0", "fastdrop", "install()", "torch.nn"}
         assert min(row["values"].values()) > 0
-    found = program("torch_steps", monkeypatch)
     found["run"](found["PARTS"][1:2], None, ["--rounds", "1", "--small"])
+    torch.set_num_threads(threads)
     assert capsys.readouterr().out.count("\n") == 1
+    subprocess.run([sys.executable, "-W", "error", FOLDER / "torch_steps.py", "--help"], check=True)
+
+
+def test_parts_apart_have_a_process_each(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    common = importlib.import_module("common")
+    common.run([workers.part_of_a_benchmark] * 2, None, ["--threads", "1", "--json"], apart=True)
+    data = json.loads(capsys.readouterr().out)
+    found = [row["values"] for row in data["results"]]
+    assert len({values["process"] for values in found} | {os.getpid()}) == 3
+    assert [values["threads"] for values in found] == [1, 1]
