@@ -50,7 +50,7 @@ class Library(JITCodeLibrary):
 
 
 class Codegen(JITCPUCodegen):
-    """Makes machine code of kernels alone, and optimises nothing, which changes no bit and takes less time."""
+    """Makes machine code of kernels alone, and optimises nothing: no bit changes, and it takes less time."""
 
     _library_class = Library
     kernel = ""  # the name of that which is compiled
