@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, SupportsIndex, TypeAlias, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.autograd.profiler import record_function
 from torch.nn import functional
 
 import fastdrop as fd
@@ -357,7 +358,7 @@ class _Attention(torch.autograd.Function):
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(q, k, v)
             ctx.mask = None if mask is None else _own(mask)
-        with torch.autocast("cpu", enabled=False):
+        with record_function("fastdrop::attention"), torch.autocast("cpu", enabled=False):
             blocks = _Blocks(q, k, v, mask, settings)
             y = q.new_empty(*q.shape[:-1], v.shape[-1])
             into = y.view(-1, *y.shape[-2:])
@@ -371,7 +372,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
-        with torch.autocast("cpu", enabled=False):
+        with record_function("fastdrop::attention"), torch.autocast("cpu", enabled=False):
             if torch.is_grad_enabled() or autograd.transformed() or autograd.batched(g):
                 return *_by_formula(ctx, g), None, None
             blocks = _Blocks(q, k, v, ctx.mask, ctx.settings)

@@ -201,6 +201,14 @@ def test_graphs_and_checkpoints():
         assert call(model(q), model(k), model(v)).dtype is torch.bfloat16
 
 
+def test_profiles_name_it():
+    q, k, v = (t.requires_grad_() for t in tensors(*CASES["plain"][:3], torch.float32))
+    with torch.profiler.profile() as profile:
+        fdt.scaled_dot_product_attention(q, k, v, dropout_p=0.3).sum().backward()
+    counts = {event.key: event.count for event in profile.key_averages()}
+    assert counts["fastdrop::attention"] == 2
+
+
 def test_threads_do_not_matter():
     inputs = tensors((2, 4, 300, 16), (2, 4, 300, 16), (2, 4, 300, 16), torch.float32)
     before, found = torch.get_num_threads(), []
