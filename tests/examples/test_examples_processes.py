@@ -77,7 +77,7 @@ def test_the_source_is_one_array_of_normals(pipeline, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("start", "workers", "batch", "order"), [("fork", 1, 203, 0), ("spawn", 2, 50, 1), ("fork", 3, 7, 2)]
+    ("start", "workers", "batch", "order"), [("fork", 1, 203, 0), ("spawn", 2, 50, 1), ("fork", 5, 7, 2)]
 )
 def test_one_digest_whatever_the_workers(start, workers, batch, order, pipeline, capsys):
     if start not in multiprocessing.get_all_start_methods():
