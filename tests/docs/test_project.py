@@ -1,5 +1,6 @@
 """The files that people and services look for in a project agree with each other."""
 
+import os
 import re
 import subprocess
 import sys
@@ -111,5 +112,6 @@ def test_the_manual_says_how_to_run_the_doctests_of_a_name():
         r"^\.venv/bin/python (-m pytest fastdrop\S+ -k .*?) +#", read("docs/development/tests.md"), re.M
     )
     command = [sys.executable, *told[1].split(), "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    plain = os.environ | {"PYTEST_ADDOPTS": ""}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=plain)
     assert re.search(r"^[2-9] passed, \d\d+ deselected", done.stdout, re.MULTILINE), done.stdout + done.stderr
