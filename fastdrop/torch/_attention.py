@@ -234,9 +234,11 @@ def _formula(
         scores = scores.masked_fill(future, -math.inf)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype is torch.bool else scores + mask
-    weights = scores.softmax(-1)
-    if mask is not None:  # a row that is masked wholly has weights of 0
-        weights = weights.masked_fill((scores == -math.inf).all(-1, True), 0.0)
+    if mask is None:
+        weights = scores.softmax(-1)
+    else:  # a row that is masked wholly has weights of 0, and no gradient
+        nothing = (scores == -math.inf).all(-1, True)
+        weights = scores.masked_fill(nothing, 0.0).softmax(-1).masked_fill(nothing, 0.0)
     if weights.shape[:-2] != value.shape[:-2]:  # each of the values' batch has draws of its own, as in blocks
         batch = torch.broadcast_shapes(weights.shape[:-2], value.shape[:-2])
         weights = weights.expand(*batch, *weights.shape[-2:])

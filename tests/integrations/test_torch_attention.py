@@ -42,8 +42,8 @@ def formula(q, k, v, mask, p, causal, scale, gqa=False):
         scores = torch.where(mask, scores, -torch.inf)
     elif mask is not None:
         scores = scores + mask
-    weights = scores.softmax(-1)
-    weights = torch.where((scores == -torch.inf).all(-1, keepdim=True), 0.0, weights)
+    nothing = (scores == -torch.inf).all(-1, keepdim=True)
+    weights = torch.where(nothing, 0.0, torch.where(nothing, 0.0, scores).softmax(-1))
     return fdt.dropout(weights, p, KEY) @ v
 
 
@@ -52,6 +52,11 @@ def holed(*shape):
     mask = normal(*shape, seed=9) < 0.8
     mask[..., 0, :] = False
     return mask
+
+
+def without_a_row(*shape):
+    """A mask of floats that leaves out all of a row."""
+    return normal(*shape, seed=5).index_fill(-2, torch.tensor([1]), -torch.inf)
 
 
 # Each option in turn with the others as they fall: shapes of query, key and value, and the rest.
@@ -72,6 +77,12 @@ CASES = {
     "bool mask by head": ((2, 3, 140, 8), (2, 3, 90, 8), (2, 3, 90, 8), {"attn_mask": holed(2, 3, 140, 90)}),
     "padding": ((2, 3, 140, 8), (2, 3, 90, 8), (2, 3, 90, 8), {"attn_mask": holed(2, 1, 2, 90)[:, :, 1:]}),
     "float mask": ((2, 3, 140, 8), (2, 3, 90, 8), (2, 3, 90, 8), {"attn_mask": normal(3, 140, 90, seed=5)}),
+    "float mask of a row": (
+        (2, 3, 140, 8),
+        (2, 3, 90, 8),
+        (2, 3, 90, 8),
+        {"attn_mask": without_a_row(140, 90)},
+    ),
     "groups of heads and a mask": (
         (2, 6, 130, 8),
         (2, 2, 90, 8),
@@ -114,9 +125,12 @@ def test_it_is_the_formula_and_without_dropout_pytorchs(name, dtype):
             assert (ours.double() - other).abs().max() <= CLOSE[dtype] * size
 
 
-@pytest.mark.parametrize("name", ["plain", "causal", "two axes", "groups of heads and a mask"])
+@pytest.mark.parametrize(
+    "name", ["plain", "causal", "two axes", "float mask of a row", "groups of heads and a mask"]
+)
 def test_whole_matrices_are_the_same(name, monkeypatch):
-    *shapes, options = CASES[name]
+    *shapes, given = CASES[name]
+    options = with_dtype(given, torch.float64)
     inputs = [t.requires_grad_() for t in tensors(*shapes)]
     found = []
     for first in (0, 1 << 40):

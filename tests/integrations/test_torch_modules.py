@@ -297,7 +297,6 @@ def test_state_dicts_are_those_of_torch_without_own_keys(tmp_path):
         (torch.tensor([[1, 0, 1]]), "state must be a 1-D int64 tensor"),
         (torch.tensor([1, 0]), "state must be a 1-D int64 tensor"),
         (torch.tensor([2, 0, 1]), "state must have version 1, got 2"),
-        (torch.tensor([1, 0, -1]), "seed must be >= 0"),
     ],
 )
 def test_a_bad_state_is_refused_and_the_module_as_it_was(state, message):
