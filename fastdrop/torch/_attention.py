@@ -28,13 +28,14 @@ from fastdrop.torch._noises import Numbers, window_of
 
 Tensor: TypeAlias = torch.Tensor
 
-# From so many weights of a head on it goes by blocks. Whole matrices were faster up to 256 x 256, forward and
-# backward with 1, 32 and 64 heads in all, since nothing is made twice; from 384 x 384 on blocks were, but for
-# a single head.
-_FROM = 1 << 17
-# A block of the matrix has up to so many rows of each head, and so many bytes in all heads that are done
-# together: it is meant to stay in the caches between the passes over it. Of 2^19 to 2^22 bytes and 64 to 256
-# rows these were the fastest for 256, 1,024 and 2,048 places, or within a twentieth of it.
+# From so many weights of a head on it goes by blocks. Whole matrices of 128 x 128 took 3/4 of the time,
+# forward and backward with 1, 32 and 64 heads in all, since nothing is made twice. At 256 x 256 they took
+# nine tenths on one thread, but 5/4 on two.
+_FROM = 1 << 16
+# A block of the matrix has up to so many rows of each head, and so many bytes for each thread, in all heads
+# that are done together: it is meant to stay in the caches between the passes over it. Of 2^19 to 2^22 bytes
+# and 64 to 256 rows these were the fastest for 256, 1,024 and 2,048 places on one thread, or within a
+# twentieth of it.
 _ROWS, _BYTES = 128, 1 << 20
 
 
@@ -82,7 +83,7 @@ def scaled_dot_product_attention(
     -----
     Weights are made in blocks of rows, by PyTorch's products and softmax, and dropped where they are. The
     backward pass makes them again: it keeps inputs and key. 16-bit floats are computed in float32. Below
-    131,072 weights a head, where that is slower, the plain formula is computed, and second derivatives,
+    65,536 weights a head, where that is slower, the plain formula is computed, and second derivatives,
     `torch.func` and `torch.compile` take it too, with the same mask.
 
     References
@@ -291,7 +292,7 @@ class _Blocks:
         heads = len(self.q)
         row_bytes = max(self.columns * self.dtype.itemsize, 1)
         rows = max(16, min(_ROWS, self.rows, _BYTES // row_bytes))
-        together = max(torch.get_num_threads(), _BYTES // (rows * row_bytes))
+        together = torch.get_num_threads() * max(1, _BYTES // (rows * row_bytes))
         for head in range(0, heads, together):
             for row in range(0, self.rows, rows):
                 end = min(row + rows, self.rows)
