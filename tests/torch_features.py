@@ -1052,7 +1052,7 @@ Four ways to drop on the CPU: torch.nn's modules as they are, the same under `fa
 fastdrop's modules with masks from torch's generator, and with a key of their own (`rng`). Each cell is a
 test, in `tests/integrations/test_torch_features.py`. "Refused" is an error that says what to do. Traced
 and transformed calls under `install()` are PyTorch's own, with its bits. "Wrong in PyTorch" is a fault of
-its own dropout, in silence, where fastdrop's modules refuse.
+its own dropout, in silence.
 
 This page is made by `python tests/torch_features.py > docs/torch.md`.
 

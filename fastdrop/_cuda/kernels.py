@@ -156,9 +156,13 @@ OF_ONE_LANE = "listed_draws", "sums"  # works that are those of a lane, not of a
 @cache
 def _rates(lanes: int) -> tuple[Any, Any]:
     """Return a function for the place of an element's rate, and one for the bits of a tile by rates."""
-    threshold_of, (_, uniforms), inlined = access.take_integer(I64), warp.drawn(lanes), warp.inlined(lanes)
+    threshold_of, (_, uniforms), inlined_here = (
+        access.take_integer(I64),
+        warp.drawn(lanes),
+        warp.inlined_on_a_gpu(lanes),
+    )
 
-    @inlined
+    @inlined_here
     def place(first, offset, inner, count):
         """Return the place of the rate `offset` elements after one at `first` of the rates' period."""
         period = inner * count
@@ -168,7 +172,7 @@ def _rates(lanes: int) -> tuple[Any, Any]:
         at = places.wrapped(wide(offset) + np.uint64(first), np.uint64(period))
         return places.divided(at, np.uint64(inner))[0]
 
-    @inlined
+    @inlined_here
     def dropped(tile, key, draw, numbers, thresholds, first, inner, count, low, high):
         """Return the bits of a tile as `dropped_words` does, of elements `low` to below `high` at least."""
         one, none = splat_like(_1, numbers), splat_like(np.uint32(0), numbers)
@@ -199,7 +203,7 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     two, biased = name in _OF_TWO, variant.bias is not None
     size, real = itemsize(carrier), real_of(carrier)
     quad, accesses = 16 // size, 2 * size  # elements of an access, and accesses of a tile
-    inlined, (dropped_words, _) = warp.inlined(lanes), warp.drawn(lanes)
+    inlined_here, (dropped_words, _) = warp.inlined_on_a_gpu(lanes), warp.drawn(lanes)
     numbers_of, row_of = warp.lane_numbers(lanes), places.row_of(TILE, variant.listed)
     take, put = access.take(carrier), access.put(carrier)
     take_four, put_four = access.take_words(4), access.put_words(4)
@@ -211,12 +215,12 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     threshold_at, zeros = access.number_at(I64), access.zeros(real)
     rate_place, dropped_by_rates = _rates(lanes)
 
-    @inlined
+    @inlined_here
     def ask(address, numbers):
         a, b = take_four(address, numbers), take_four(address, numbers + _32)
         return a, b, take_four(address, numbers + np.uint32(64)), take_four(address, numbers + np.uint32(96))
 
-    @inlined
+    @inlined_here
     def write(x, other, y, access_number, turned, numbers, scale, constants, bias, b0, period):
         """Finish and write the elements of one access of the tile."""
         column = numbers * np.uint32(quad)
@@ -228,14 +232,14 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         done, _ = finish(unpack(x), unpack(other), bits, scale, constants, bias, at, period)
         put_four(y, numbers + access_number * _32, pack(done))
 
-    @inlined
+    @inlined_here
     def write_four(x, other, y, first, *given):
         write(x[0], other[0], y, first, *given)
         write(x[1], other[1], y, first + _1, *given)
         write(x[2], other[2], y, first + np.uint32(2), *given)
         write(x[3], other[3], y, first + np.uint32(3), *given)
 
-    @inlined
+    @inlined_here
     def whole(x, other, y, tile, threshold, key, draw, numbers, scale, constants, bias, b0, period):
         """Do a whole tile at addresses that are multiples of 16."""
         x0 = ask(x, numbers)
@@ -257,7 +261,7 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
             o3 = ask(other + 6144, numbers) if two else x3
             write_four(x3, o3, y, np.uint32(12), *given)
 
-    @inlined
+    @inlined_here
     def row(k, x, other, y, low, high, words, numbers, scale, constants, bias, b0, period, rates):
         """Do the elements of row k of a tile, from number `low` to below `high` of the tile."""
         offset = numbers + np.uint32(32 * k)
@@ -321,8 +325,8 @@ def noise(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     real = real_of(carrier)
     formula = _density_formula(name, by_number)
     size, half = itemsize(carrier), itemsize(carrier) == 2
-    inlined, numbers_of, row_of = (
-        warp.inlined(lanes),
+    inlined_here, numbers_of, row_of = (
+        warp.inlined_on_a_gpu(lanes),
         warp.lane_numbers(lanes),
         places.row_of(NOISE_TILE, variant.listed),
     )
@@ -333,7 +337,7 @@ def noise(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     drawn, among_four, number_place = lane.DENSITIES[distribution], warp.transposition(1, 2), _rates(lanes)[0]
     two, zeros = size == 8, access.zeros(real)  # elements of 8 bytes come by two accesses
 
-    @inlined
+    @inlined_here
     def whole(x, y, block, key, draw, numbers, given):
         """Do 128 elements; four neighbouring lanes exchange the numbers of their 16 elements."""
         low, high = (numbers & _1) != 0, (numbers & np.uint32(2)) != 0
@@ -351,7 +355,7 @@ def noise(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         else:
             put_words(y, four, pack((u, v, w, z)))
 
-    @inlined
+    @inlined_here
     def one(x, y, offset, z, given, rates, low, high):
         valid = (offset >= low) & (offset < high)
         v = take(x, offset, valid)
@@ -510,20 +514,20 @@ def spread(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         element = _kept(getattr(formulas, name), variant.activation)
     two, quad = name in _OF_TWO, 16 // size
     part = np.int64(128 * quad)
-    numbers_of, inlined = warp.lane_numbers(lanes), warp.inlined(lanes)
+    numbers_of, inlined_here = warp.lane_numbers(lanes), warp.inlined_on_a_gpu(lanes)
     take, put = access.take(carrier), access.put(carrier)
     take_four, put_four = access.take_words(4), access.put_words(4)
     unpack, pack = access.unpacked(carrier), access.packed(carrier, in_pairs)
     finish, finish_one = (_spread(element, real, variant.bias, count) for count in (quad, 1))
 
-    @inlined
+    @inlined_here
     def place_of(i, axes):
         first, outer, shared, inner = axes
         row, i = places.divided(i, inner)
         o, c = places.divided(row, shared)
         return i, c, places.divided(o, outer)[1] if first > 1 else o
 
-    @inlined
+    @inlined_here
     def write(number, x, other, y, numbers, begin, factors, axes, constants, bias, b0, period):
         access_number = numbers + np.uint32(32 * number)
         offset = access_number * np.uint32(quad)

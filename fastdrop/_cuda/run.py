@@ -34,9 +34,8 @@ def by_rates(what: Pass, plan: Plan, p: NDArray[Any], key: tuple[int, ...]) -> N
     flat, inner = _repeating(p, plan.layout.draws)
     limits, factors = thresholds_and_scales(flat, np.dtype(plan.x.lanes.real), what.scale)
     if plan.x.size:
-        whole = np.where(
-            factors == 0, FULL, limits.astype(np.int64)
-        )  # kernels count a rate of 1 by its threshold
+        # these kernels know a rate of 1 by its threshold, not by a scale of 0
+        whole = np.where(factors == 0, FULL, limits.astype(np.int64))
         kept = [driver.upload(a, *_place(plan)) for a in (whole, factors)]
         thresholds, scales = (memory.pointer for memory in kept)
         _bernoulli(what, plan, Numbers(thresholds, scales, inner, flat.size), key, kept)

@@ -17,8 +17,8 @@ from numba.extending import intrinsic
 
 from fastdrop._cuda.access import WARP
 from fastdrop._cuda.lane import FULL
-from fastdrop._lanes import inline
 from fastdrop._lanes.draws import compare_digit, words_of
+from fastdrop._lanes.inline import called, inlined
 from fastdrop._lanes.vectors import I32, I64, Vec, call, splat_like, splatted, vector, where, wide
 from fastdrop._stream.keys import BERNOULLI, DOMAIN_SHIFT, MIRROR_SHIFT
 
@@ -123,7 +123,7 @@ def transposition(near: int, far: int) -> Any:
     """
     by_near, by_far = butterfly(near), butterfly(far)
 
-    @inline.inlined
+    @inlined
     def transposed(a, b, c, d, low, high):
         e, f = by_near(where(low, a, b)), by_near(where(low, c, d))
         a, b, c, d = where(low, e, a), where(low, b, e), where(low, f, c), where(low, d, f)
@@ -139,7 +139,7 @@ def _stage(distance: int) -> Any:
     lower = np.uint32(sum(1 << bit for bit in range(WARP) if not bit & distance))
     upper = np.uint32(~lower)
 
-    @inline.inlined
+    @inlined
     def swapped(words, numbers):
         other, high = exchange(words), (numbers & side) != 0
         return where(
@@ -152,7 +152,7 @@ def _stage(distance: int) -> Any:
 _swap_16, _swap_8, _swap_4, _swap_2, _swap_1 = map(_stage, (16, 8, 4, 2, 1))
 
 
-@inline.inlined
+@inlined
 def transposed_bits(words, numbers):
     """Return the transpose of 32 words: bit j of lane i becomes bit i of lane j."""
     words = _swap_4(_swap_8(_swap_16(words, numbers), numbers), numbers)
@@ -162,13 +162,13 @@ def transposed_bits(words, numbers):
 _among_words = transposition(8, 16)
 
 
-@inline.inlined
+@inlined
 def _flip(rest, like):
     """Return what `compare_digit` takes for the first digit of the rest of a threshold."""
     return splat_like(_NONE if rest & _TOP_DIGIT else _ALL, like)
 
 
-@inline.inlined
+@inlined
 def _counters(tile, numbers):
     """Return the lanes' Philox blocks of a tile and their first planes, as counters have them.
 
@@ -203,15 +203,15 @@ def transposed_in_lane(typingctx, words):
 
 
 @cache
-def inlined(lanes: int) -> Any:
+def inlined_on_a_gpu(lanes: int) -> Any:
     """Return a decorator that compiles a function: on a GPU into its callers, else by itself, sooner."""
-    return inline.inlined if lanes == 1 else inline.called
+    return inlined if lanes == 1 else called
 
 
 @cache
 def drawn(lanes: int) -> tuple[Any, Any]:
     """Return the functions that draw the bits of a tile, `dropped_words` and `uniforms`."""
-    inlined_here = inlined(lanes)
+    inlined_here = inlined_on_a_gpu(lanes)
 
     @inlined_here
     def four_digits(block, plane, key, draw, numbers):

@@ -193,7 +193,8 @@ def install() -> Installation:
     The operators are dropout, alpha_dropout, feature_dropout (which `torch.nn.Dropout1d` to 3d call),
     feature_alpha_dropout, and their forms that work in place, and scaled_dot_product_attention with dropout,
     which then goes by blocks where `fastdrop.torch.scaled_dot_product_attention` does. Smaller matrices of
-    weights are made by PyTorch and dropped by our kernel. A profile shows calls of ``fastdrop::dropout``.
+    weights are made by PyTorch and dropped by our kernel. Profiles show ``fastdrop::dropout`` and
+    ``fastdrop::attention``.
 
     Masks come from torch's generator, as PyTorch's do, so that `torch.manual_seed`, checkpoints and forked
     generators work as ever. But they are other masks than PyTorch's of the same seed: those of
