@@ -155,3 +155,50 @@ def flip_sign(typingctx, v, word):
         return builder.bitcast(builder.xor(builder.bitcast(args[0], top.type), top), args[0].type)
 
     return v(v, word), codegen
+
+
+@intrinsic
+def negative(typingctx, v):
+    """Return each lane with its sign set, also that of NaN."""
+
+    def codegen(context, builder, sig, args):
+        word, _, _ = _precision(v.element)
+        bits = builder.bitcast(args[0], vector(word, v.lanes))
+        top = splatted(builder, word(1 << word.width - 1), v.lanes)
+        return builder.bitcast(builder.or_(bits, top), args[0].type)
+
+    return v(v), codegen
+
+
+@intrinsic
+def is_negative(typingctx, v):
+    """Return whether the sign of each lane is set, also of -0 and of NaN."""
+
+    def codegen(context, builder, sig, args):
+        word, _, _ = _precision(v.element)
+        bits = builder.bitcast(args[0], vector(word, v.lanes))
+        return builder.icmp_signed("<", bits, ir.Constant(bits.type, None))
+
+    return Vec(types.boolean, v.lanes)(v), codegen
+
+
+@intrinsic
+def largest(typingctx, v):
+    """Return the largest of the lanes."""
+
+    def codegen(context, builder, sig, args):
+        return call(builder, f"llvm.vector.reduce.fmax.{suffix(args[0].type)}", _real(v.element), args[0])
+
+    return v.element(v), codegen
+
+
+@intrinsic
+def total(typingctx, v):
+    """Return the sum of the lanes, added from the first to the last."""
+
+    def codegen(context, builder, sig, args):
+        real = _real(v.element)
+        name = f"llvm.vector.reduce.fadd.{suffix(args[0].type)}"
+        return call(builder, name, real, real(-0.0), args[0])
+
+    return v.element(v), codegen

@@ -7,7 +7,7 @@ in units of the precision's eps (1.2e-7, 2.2e-16):
 ====================================  =======  =======
 largest error                         float32  float64
 ====================================  =======  =======
-exp, relative                         1.0      1.0
+exp, exp_of_negative, relative        1.0      1.0
 sigmoid, relative                     1.5      1.5
 normal_cdf, absolute                  1.5      2.0
 radius, relative                      1.5      1.5
@@ -193,14 +193,27 @@ _DENSITY = 0.3989422804014327  # 1 / sqrt(2 pi)
 
 
 @inlined
+def _exp(v):
+    """Return exp(v), which must be a normal number."""
+    k = rint(v * 1.4426950408889634)
+    r = fma(k, -_LN2_LOWER, fma(k, -_LN2_UPPER, v))
+    return scale_by_power(fma(r * r, _EXP(r), r) + 1.0, k)
+
+
+@inlined
 def exp(v):
     """Return exp(v), where v is first cut to the range in which exp(v) and exp(-v) are normal numbers."""
     most = _EXP_MOST(v)
     v = where(v < most, v, most)
-    v = where(v < -most, -most, v)
-    k = rint(v * 1.4426950408889634)
-    r = fma(k, -_LN2_LOWER, fma(k, -_LN2_UPPER, v))
-    return scale_by_power(fma(r * r, _EXP(r), r) + 1.0, k)
+    return _exp(where(v < -most, -most, v))
+
+
+@inlined
+def exp_of_negative(v):
+    """Return exp(v) for v <= 0: 0 where it is below the normal numbers, and NaN for NaN."""
+    least = -_EXP_MOST(v)
+    found = where(v < least, 0, _exp(where(v < least, least, v)))
+    return where(v == v, found, v)
 
 
 @inlined

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple, SupportsIndex, TypeAlias, cast
+from functools import cache
+from types import ModuleType
+from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 
 import numpy as np
 import torch
@@ -17,11 +19,10 @@ from numpy.typing import NDArray
 from torch.autograd.profiler import record_function
 from torch.nn import functional
 
-import fastdrop as fd
-from fastdrop._arrays.listed import Runs, numbers_of_rows
+from fastdrop._arrays.listed import numbers_of_rows
 from fastdrop._arrays.numbers import FULL, rate
-from fastdrop._arrays.plan import Window
-from fastdrop._stream.keys import Key, as_key_or_seed, signed, stream
+from fastdrop._backends import loading
+from fastdrop._stream.keys import Key, as_key_or_seed, stream
 from fastdrop.torch import _autograd as autograd
 from fastdrop.torch import _keys as keys
 from fastdrop.torch._noises import Numbers, window_of
@@ -81,10 +82,11 @@ def scaled_dot_product_attention(
 
     Notes
     -----
-    Weights are made in blocks of rows, by PyTorch's products and softmax, and dropped where they are. The
-    backward pass makes them again: it keeps inputs and key. 16-bit floats are computed in float32. Below
-    65,536 weights a head, where that is slower, the plain formula is computed, and second derivatives,
-    `torch.func` and `torch.compile` take it too, with the same mask.
+    Weights are made in blocks of rows: PyTorch makes the products, and a kernel of ours the softmax, which it
+    drops while a row is in the nearest cache. The backward pass makes the weights again: it keeps inputs, key
+    and two numbers of each row. 16-bit floats are computed in float32. Below 65,536 weights a head, where
+    that is slower, the plain formula is computed, and second derivatives, `torch.func` and `torch.compile`
+    take it too, with the same mask.
 
     References
     ----------
@@ -264,17 +266,25 @@ class _Blocks:
     """
 
     def __init__(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, settings: tuple[Any, ...]
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        settings: tuple[Any, ...],
+        numbers: Tensor | None = None,
     ) -> None:
-        self.p, self.key, self.causal, self.scale, draws = settings
+        p, key, self.causal, self.scale, draws = settings
         self.batch, self.rows, self.columns = q.shape[:-2], q.shape[-2], k.shape[-2]
         self.dtype = torch.promote_types(q.dtype, torch.float32)
         self.q, self.k, self.v = self.flat(q) * self.scale, self.flat(k), self.flat(v)
         self.mask = mask
-        threshold, kept = rate(self.p)
-        self.numbers = threshold, kept, *stream(self.key)
+        threshold, kept = rate(p)
+        self.draw = threshold, kept, *stream(key)
         self.listed = window_of(draws)
         self.starts = self.firsts()
+        # The two numbers of each row with which the backward pass makes its weights again.
+        self.numbers = self.q.new_empty(*self.q.shape[:2], 2) if numbers is None else numbers
 
     def firsts(self) -> NDArray[np.int64]:
         """The index of the first draw of each head of each sample."""
@@ -299,18 +309,13 @@ class _Blocks:
                 columns = min(self.columns, end) if self.causal else self.columns
                 yield _Block(head, min(head + together, heads), row, end, columns)
 
-    def softmax(self, block: _Block) -> Tensor:
-        """The weights of a block before dropout."""
+    def scores(self, block: _Block) -> Tensor:
+        """The weights of a block before softmax; those of the future are any numbers."""
         head, last, row, end, columns = block
-        q, k = self.q[head:last, row:end], self.k[head:last, :columns]
-        scores = torch.bmm(q, k.mT)
-        if self.causal and columns > row + 1:
-            future = torch.ones(end - row, columns - row, dtype=torch.bool).triu_(1)
-            scores[..., row:].masked_fill_(future, -math.inf)
-        if self.mask is None:
-            return torch.softmax(scores, -1)
-        self._add_mask(scores, block)
-        return torch._safe_softmax(scores, -1)
+        scores = torch.bmm(self.q[head:last, row:end], self.k[head:last, :columns].mT)
+        if self.mask is not None:
+            self._add_mask(scores, block)
+        return scores
 
     def _add_mask(self, scores: Tensor, block: _Block) -> None:
         given = self.of_mask(block)
@@ -329,29 +334,27 @@ class _Blocks:
             part.expand(*self.batch, *part.shape[-2:]).flatten(0, -3)[head:last] if mask.dim() > 2 else part
         )
 
-    def drop(self, weights: Tensor, into: Tensor, block: _Block) -> Tensor:
-        """Drop a block's weights into a tensor, which may be the same."""
-        head, last, row, end, columns = block
-        starts = self.starts[head:last] + row * self.columns
-        openmp = autograd.in_openmp()
-        if not openmp.takes(weights):  # another system or OpenMP library
-            each_row = starts[:, None] + np.arange(end - row) * self.columns
-            window = cast(Window, Runs.of_length(columns, each_row.ravel()))
-            fd.dropout(weights.numpy(), self.p, self.key, out=into.numpy(), window=window)
-        elif columns == self.columns and self.listed is None:
-            # Then the rows of a head are one row, and whole heads together too.
-            length, matrix = (end - row) * columns, self.rows * self.columns
-            whole = length == matrix
-            rows = weights.numel() if whole else length, 0 if whole else signed(matrix), int(starts[0])
-            openmp.drop_rows(weights, into, rows, self.numbers)
-        else:
-            for first, each, dropped in zip(starts.tolist(), weights, into, strict=True):
-                openmp.drop_rows(each, dropped, (columns, signed(self.columns), first), self.numbers)
-        return into
+    def drop(self, scores: Tensor, block: _Block, slopes: Tensor | None = None) -> Tensor:
+        """Make dropped weights of a block's scores, in place, and of slopes by them slopes by the scores."""
+        head, last, row, _, _ = block
+        part = _softmax().Part(
+            self.starts[head:last], row, self.rows, self.columns, self.causal, self.mask is not None
+        )
+        _softmax().weights(scores, slopes, self.numbers[head:last], part, self.draw)
+        return scores
+
+
+@cache
+def _softmax() -> ModuleType:
+    """The module that makes weights. It imports Numba, so it is imported at first use."""
+    with loading:
+        from fastdrop.torch import _softmax
+
+    return _softmax
 
 
 class _Attention(torch.autograd.Function):
-    """Attention by blocks, forward and backward. It keeps inputs and key."""
+    """Attention by blocks, forward and backward. It keeps inputs, key and two numbers of each row."""
 
     @staticmethod
     def forward(
@@ -367,9 +370,9 @@ class _Attention(torch.autograd.Function):
             into = y.view(-1, *y.shape[-2:])
             for block in blocks:
                 head, last, row, end, columns = block
-                weights = blocks.softmax(block)
-                blocks.drop(weights, weights, block)
+                weights = blocks.drop(blocks.scores(block), block)
                 into[head:last, row:end] = torch.bmm(weights, blocks.v[head:last, :columns])
+        ctx.numbers = blocks.numbers
         return y
 
     @staticmethod
@@ -378,18 +381,17 @@ class _Attention(torch.autograd.Function):
         with record_function("fastdrop::attention"), torch.autocast("cpu", enabled=False):
             if torch.is_grad_enabled() or autograd.transformed() or autograd.batched(g):
                 return *_by_formula(ctx, g), None, None
-            blocks = _Blocks(q, k, v, ctx.mask, ctx.settings)
+            blocks = _Blocks(q, k, v, ctx.mask, ctx.settings, ctx.numbers)
             dy = blocks.flat(g)
             dq = torch.empty_like(blocks.q)
             # Transposed, so that their rows are as long as the block's, these products take 3/4 of the time.
             dk, dv = (t.new_zeros(t.mT.shape) for t in (blocks.k, blocks.v))
             for block in blocks:
                 head, last, row, end, columns = block
-                weights, part = blocks.softmax(block), dy[head:last, row:end]
-                dropped = blocks.drop(weights, torch.empty_like(weights), block)
+                part = dy[head:last, row:end]
+                slopes = torch.bmm(part, blocks.v[head:last, :columns].mT)
+                dropped = blocks.drop(blocks.scores(block), block, slopes)
                 dv[head:last, :, :columns].baddbmm_(part.mT, dropped)
-                slopes = torch.bmm(part, blocks.v[head:last, :columns].mT).mul_(dropped)
-                slopes.addcmul_(weights, slopes.sum(-1, keepdim=True), value=-1)
                 dq[head:last, row:end] = torch.bmm(slopes, blocks.k[head:last, :columns])
                 dk[head:last, :, :columns].baddbmm_(blocks.q[head:last, row:end].mT, slopes)  # q is scaled
             dq *= blocks.scale

@@ -105,7 +105,7 @@ def in_openmp() -> ModuleType:
 
 def direct(x: Tensor) -> ModuleType:
     """The module that drops a tensor in the fewest steps, where x is."""
-    return _gpu if device.is_there(x) else in_openmp()
+    return _gpu if x.is_cuda else in_openmp()
 
 
 def run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool = False) -> Tensor:
@@ -292,21 +292,20 @@ class _AtRandom(torch.autograd.Function):
     """Dropout by a random draw, in few steps: for a small tensor these cost as much as its elements."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, p: float, key: Key, numbers: tuple[Any, ...]) -> Tensor:
-        ctx.settings = p, key, numbers
-        return _dropped(direct(x), x, numbers)
+    def forward(ctx: Any, x: Tensor, settings: tuple[ModuleType, float, Key, tuple[Any, ...]]) -> Tensor:
+        ctx.settings = settings
+        return _dropped(settings[0], x, settings[3])
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        p, key, numbers = ctx.settings
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        quick, p, key, numbers = ctx.settings
         if torch.compiler.is_dynamo_compiling():  # compiled autograd
-            return eagerly(noise, g, "dropout", (p,), key), None, None, None
-        quick = direct(g)
+            return eagerly(noise, g, "dropout", (p,), key), None
         if torch.is_grad_enabled() or transformed() or not quick.takes(g):
             if g.layout is torch.sparse_coo:
-                return _like_sparse(g, lambda dense: noise(dense, "dropout", (p,), key)), None, None, None
-            return noise(g, "dropout", (p,), key), None, None, None
-        return _dropped(quick, g, numbers), None, None, None
+                return _like_sparse(g, lambda dense: noise(dense, "dropout", (p,), key)), None
+            return noise(g, "dropout", (p,), key), None
+        return _dropped(quick, g, numbers), None
 
 
 _at_random = super(torch.autograd.Function, _AtRandom).apply
@@ -314,15 +313,18 @@ _at_random = super(torch.autograd.Function, _AtRandom).apply
 
 def dropped_at_random(x: Tensor, p: float) -> Tensor | None:
     """Dropout by a `random_key` in fewer steps than `noise` takes, or None where only `noise` can do it."""
-    if traced(x) or transformed():
-        return None
+    return None if traced(x) or transformed() else dropped_unseen(x, p)
+
+
+def dropped_unseen(x: Tensor, p: float) -> Tensor | None:
+    """Do as `dropped_at_random`, where it is known that no trace and no transform looks on."""
     quick = direct(x)
     if not (drawn := drawn_rate(p)) or not quick.takes(x):
         return None
     key = random_key(x)
     numbers = *drawn, *words(key)
     if x.requires_grad and torch.is_grad_enabled():
-        return _at_random(x, p, key, numbers)
+        return _at_random(x, (quick, p, key, numbers))
     return _dropped(quick, x, numbers)
 
 

@@ -80,7 +80,7 @@ def _kernel(name: str, records: bool) -> Kernel:
 
     def kernel(x: Tensor, p: float, train: bool) -> Tensor:
         if train and 0 < p < 1 and x.numel() >= _FROM and _passes_unseen(x):
-            if quick and (y := autograd.dropped_at_random(x, p)) is not None:
+            if quick and (y := autograd.dropped_unseen(x, p)) is not None:
                 return y
             has_axes = x.dim() > 1 or not by_channel
             if has_axes and _in_memory(x) and (_may_change(x) or not inplace):

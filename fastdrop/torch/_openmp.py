@@ -38,43 +38,64 @@ _SHARED_FROM, _PIECE = 1 << 15, 1 << 14
 # From how many bytes Linux is asked for huge pages, as NumPy asks: they fill fresh memory much faster.
 _HUGE_FROM = 1 << 22
 
-_INTEGERS = "x", "y", "size", "threshold", "key", "draw", "far", "threads", "length", "stride", "start"
+_INTEGERS = "x", "y", "size", "threshold", "key", "draw", "far", "threads"
 _JOB = np.dtype([(name, np.int64) for name in _INTEGERS] + [("scale", np.float64)])
-_TILE, _PAGE, _NO_FLAGS = np.int64(TILE), mmap.PAGESIZE, np.uint32(0)
+_TILE, _ZERO, _PAGE, _NO_FLAGS = np.int64(TILE), np.int64(0), mmap.PAGESIZE, np.uint32(0)
+
+
+def _library(name: str) -> Any:
+    """A function of the OpenMP library that PyTorch has loaded."""
+    return ctypes.CDLL(torch._C.__file__)[name]  # looks in the libraries too that this one needs
 
 
 def _openmp(name: str, result: types.Type, *arguments: types.Type) -> types.ExternalFunction:
-    """A function of the OpenMP library that PyTorch has loaded, for Numba to call."""
-    found = ctypes.CDLL(torch._C.__file__)[name]  # looks in the libraries too that this one needs
-    llvm.add_symbol(f"fastdrop_{name}", ctypes.cast(found, ctypes.c_void_p).value)
+    """The same for Numba to call."""
+    llvm.add_symbol(f"fastdrop_{name}", ctypes.cast(_library(name), ctypes.c_void_p).value)
     return types.ExternalFunction(f"fastdrop_{name}", result(*arguments))
 
 
+_WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
 try:
+    _parallel = _library("GOMP_parallel")
     _in_each_thread = _openmp("GOMP_parallel", types.void, types.voidptr, types.voidptr, *2 * [types.uint32])
-    _thread_number = _openmp("omp_get_thread_num", types.int32)
-    _team_size = _openmp("omp_get_num_threads", types.int32)
+    thread_number = _openmp("omp_get_thread_num", types.int32)
+    team_size = _openmp("omp_get_num_threads", types.int32)
     _HUGE_PAGES = mmap.MADV_HUGEPAGE
     _advise = types.ExternalFunction("madvise", types.int32(types.voidptr, types.uintp, types.int32))
 except (OSError, AttributeError):  # another system than Linux, or another OpenMP library than GNU's
-    _ELEMENTS.clear()  # so that nothing is taken here
+    _ELEMENTS.clear()  # so that nothing is taken here, and `call` works in the calling thread
+
+    @inlined
+    def thread_number():
+        return 0
+
+    @inlined
+    def team_size():
+        return 1
+
+
+def call(work: int, data: int, threads: int, team: int) -> None:
+    """Call machine code of an address with data of an address, in a team if there are several threads."""
+    if threads > 1:
+        _parallel(ctypes.c_void_p(work), ctypes.c_void_p(data), team, 0)
+    else:
+        _WORK(work)(data)
 
 
 @inlined
 def _part(job, x, y, number, count):
-    """The part of one thread: rows that are neighbours, or of a single row tiles that are.
+    """The part of one thread: tiles that are neighbours.
 
     PyTorch divides its own operations in the same way, so a thread finds in its core's cache what it wrote.
     """
-    threads, rows = min(count, job.threads), job.size // job.length
-    single = rows == 1
-    parts, step = ((job.size + _TILE - 1) // _TILE, _TILE) if single else (rows, job.length)
-    first, last = parts * number // threads, parts * (number + 1) // threads
-    at, end = first * step, min(last * step, job.size)
+    threads, tiles = min(count, job.threads), (job.size + _TILE - 1) // _TILE
+    first, last = tiles * number // threads, tiles * (number + 1) // threads
+    at, end = first * _TILE, min(last * _TILE, job.size)
     if at < end:
-        layout, draw = (job.length, job.stride, job.start), (job.threshold, job.scale, job.key, job.draw)
+        row, draw = (job.size, _ZERO, _ZERO), (job.threshold, job.scale, job.key, job.draw)
         formula, constants = formulas.affine, formulas.DROP
-        bernoulli.elements(formula, x, x, x, y, layout, bernoulli.NO_BIAS, draw, constants, job.far, at, end)
+        bernoulli.elements(formula, x, x, x, y, row, bernoulli.NO_BIAS, draw, constants, job.far, at, end)
 
 
 @cache
@@ -89,9 +110,9 @@ def _compiled(dtype: torch.dtype) -> tuple[Any, int | None]:
     def work(data):
         job = carray(data, 1, _JOB)[0]
         x, y = carray(pointer(job.x), job.size, elements), carray(pointer(job.y), job.size, elements)
-        _part(job, x, y, np.int64(_thread_number()), np.int64(_team_size()))
+        _part(job, x, y, np.int64(thread_number()), np.int64(team_size()))
 
-    def drop(work, x, y, size, length, stride, start, threshold, scale, key, draw, far, threads, team):
+    def drop(work, x, y, size, threshold, scale, key, draw, far, threads, team):
         nbytes = size * itemsize
         if y != x and nbytes >= _HUGE_FROM:
             rest = -y % _PAGE
@@ -99,7 +120,6 @@ def _compiled(dtype: torch.dtype) -> tuple[Any, int | None]:
         jobs = np.empty(1, _JOB)
         job = jobs[0]
         job.x, job.y, job.size, job.far, job.threads = x, y, size, far, threads
-        job.length, job.stride, job.start = length, stride, start
         job.threshold, job.scale, job.key, job.draw = threshold, scale, key, draw
         if threads > 1:
             _in_each_thread(pointer(work), pointer(jobs.ctypes.data), np.uint32(team), _NO_FLAGS)
@@ -129,37 +149,17 @@ def dropout(x: torch.Tensor, numbers: tuple[int, float, int, int], inplace: bool
     The numbers are threshold and scale, then Philox key and draw word.
     """
     y = x if inplace else torch.empty_like(x)
-    address = y.data_ptr()
+    address, size = y.data_ptr(), x.numel()
     far = calls.distance(x.nbytes, address)
-    _run(x, address, (x.numel(), 0, 0), numbers, far)
+    kernel, work = _compiled(x.dtype)
+    kernel(work, x.data_ptr(), address, size, *numbers, far, *threads_for(size))
     return y
 
 
-def drop_rows(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    rows: tuple[int, int, int],
-    numbers: tuple[int, float, int, int],
-) -> None:
-    """Dropout of a tensor that `takes` takes, whose rows have a length, a stride and a start, into another.
-
-    These say which draws belong to its elements, as in `fastdrop._arrays.plan.Rows`. Both lie alike, in the
-    caches, or are one.
-    """
-    _run(x, y.data_ptr(), rows, numbers, bernoulli.NEAR)
-
-
-def _run(
-    x: torch.Tensor,
-    y: int,
-    rows: tuple[int, int, int],
-    numbers: tuple[int, float, int, int],
-    far: int,
-) -> None:
-    """Dropout of a tensor, written to an address."""
-    size, team, threads = x.numel(), 1, 1
-    if size >= _SHARED_FROM and not own_threads.forked:  # a forked child hasn't its parent's threads
-        team = torch.get_num_threads()
-        threads = min(team, own_threads.usable(), size // _PIECE)
-    kernel, work = _compiled(x.dtype)
-    kernel(work, x.data_ptr(), y, size, *rows, *numbers, far, threads, team)
+def threads_for(size: int) -> tuple[int, int]:
+    """How many threads get a part of a call, and how many the team has."""
+    alone = own_threads.forked or not _ELEMENTS  # a forked child hasn't its parent's threads
+    if alone or size < _SHARED_FROM:
+        return 1, 1
+    team = torch.get_num_threads()
+    return min(team, own_threads.usable(), size // _PIECE), team

@@ -72,6 +72,17 @@ def test_exp(dtype):
     assert worst(apply(lambda v: special.exp(v), x), np.exp(x.astype(WIDE))) < bound("exp", dtype)
 
 
+def test_exp_of_negative(dtype):
+    least = -87 if dtype is np.float32 else -708
+    x = uniform(least, 0, dtype)
+    x[:2] = 0, least
+    got = apply(lambda v: special.exp_of_negative(v), x)
+    assert worst(got, np.exp(x.astype(WIDE))) < bound("exp", dtype)
+    assert got[0] == 1
+    odd = np.array([-np.inf, 2 * least, np.nextafter(dtype(least), dtype(-np.inf)), np.nan] * 2, dtype)
+    np.testing.assert_array_equal(apply(lambda v: special.exp_of_negative(v), odd), [0, 0, 0, np.nan] * 2)
+
+
 def test_sigmoid_and_its_complement(dtype):
     x = uniform(-80, 80, dtype)
     exact = 1 / (1 + np.exp(-x.astype(WIDE)))
