@@ -332,8 +332,8 @@ def _dropped(quick: ModuleType, x: Tensor, numbers: tuple[Any, ...]) -> Tensor:
     """Dropout in the fewest steps, by its name in profiles."""
     if torch.autograd._profiler_enabled():
         with record_function("fastdrop::dropout"):
-            return cast(Tensor, quick.dropout(x, numbers))
-    return cast(Tensor, quick.dropout(x, numbers))
+            return quick.dropout(x, numbers)
+    return quick.dropout(x, numbers)
 
 
 @torch.library.custom_op(

@@ -25,6 +25,7 @@ Kernel: TypeAlias = Callable[[Tensor, float, bool], Tensor]
 # gradients are wanted or not, because a checkpoint may run its first forward without them and its second with
 # them, and both need the same mask.
 _FROM = 1 << 10
+_NAMES = hasattr(torch.Tensor, "names")  # which axes had in earlier versions of PyTorch
 _THEIRS = torch._C.DispatchKey.CompositeImplicitAutograd
 # Where kernels are put, and whether they record for autograd there. Tensors made in inference mode, and calls
 # by kernels that have recorded already, go to the second.
@@ -54,7 +55,7 @@ def _passes_unseen(x: Tensor) -> bool:
 
     Those would not see what a kernel writes to memory.
     """
-    return not (autograd.traced(x) or autograd.transformed() or any(getattr(x, "names", ())))
+    return not (autograd.traced(x) or autograd.transformed() or (_NAMES and any(x.names)))
 
 
 def _in_memory(x: Tensor) -> bool:

@@ -150,9 +150,12 @@ def dropout(x: torch.Tensor, numbers: tuple[int, float, int, int], inplace: bool
     """
     y = x if inplace else torch.empty_like(x)
     address, size = y.data_ptr(), x.numel()
-    far = calls.distance(x.nbytes, address)
     kernel, work = _compiled(x.dtype)
-    kernel(work, x.data_ptr(), address, size, *numbers, far, *threads_for(size))
+    if size < _SHARED_FROM:
+        kernel(work, x.data_ptr(), address, size, *numbers, bernoulli.NEAR, 1, 1)
+    else:
+        far = calls.distance(x.nbytes, address)
+        kernel(work, x.data_ptr(), address, size, *numbers, far, *threads_for(size))
     return y
 
 
