@@ -171,6 +171,8 @@ def _bias(arrays: ModuleType, x: Any, bias: Any) -> Any:
 
 def words(key: Key | SupportsIndex) -> tuple[int, ...]:
     """Return a key as backends take it; a third number is the address of its draw in a GPU's memory."""
+    if type(key) is Key:  # the usual case comes first, since it is the fastest
+        return draw_of(key.seed, key.draw)
     address = getattr(key, "address", 0)  # of a key that a CUDA graph draws
     return (*draw_of(key.seed, 0), address) if address else stream(key)  # type: ignore[union-attr]
 

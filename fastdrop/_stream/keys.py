@@ -104,7 +104,7 @@ class Key:
         draw = self.draw + 1
         if draw % _MIRROR == 0:
             raise ValueError(f"draw must be in [0, {_MIRROR}), got {_MIRROR}")
-        return _key(self.seed, draw)
+        return checked_key(self.seed, draw)
 
     def fold_in(self, data: SupportsIndex | str) -> Key:
         """Return an independent key by a number or a name: per layer, per rank, per epoch.
@@ -245,7 +245,7 @@ class Key:
 _set_seed, _set_draw = (vars(Key)[name].__set__ for name in ("seed", "draw"))
 
 
-def _key(seed: int, draw: int) -> Key:
+def checked_key(seed: int, draw: int) -> Key:
     """Return a key of checked numbers in a third of the time, since layers make one for each forward."""
     key = Key.__new__(Key)
     _set_seed(key, seed)

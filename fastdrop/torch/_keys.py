@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex, TypeAlias, TypeVar, cast
 import torch
 
 from fastdrop._arrays import device
-from fastdrop._stream.keys import DRAW_BITS, Key, as_key_or_seed, signed
+from fastdrop._stream.keys import DRAW_BITS, Key, as_key_or_seed, checked_key, signed
 
 Tensor: TypeAlias = torch.Tensor
 T = TypeVar("T")
@@ -180,12 +180,12 @@ def plain_key(key: Any) -> Any:
 
 def random_key(x: Tensor) -> Key:
     """A key for a tensor from torch's generator, which torch.manual_seed and checkpoint set."""
-    return DeviceKey.drawn(x.device) if captured(x) else Key(SEED, random_draw())
+    return DeviceKey.drawn(x.device) if captured(x) else checked_key(SEED, random_draw())
 
 
 def captured(x: Tensor) -> bool:
     """Whether what is done with a tensor goes into a CUDA graph, which will do it again and again."""
-    return device.is_there(x) and device.is_captured(x)
+    return x.is_cuda and device.is_captured(x)
 
 
 class DeviceKey(Key):
