@@ -54,6 +54,7 @@ def _openmp(name: str, result: types.Type, *arguments: types.Type) -> types.Exte
     return types.ExternalFunction(f"fastdrop_{name}", result(*arguments))
 
 
+IN_TEAMS = True  # whether PyTorch's threads can be had
 _WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 try:
@@ -64,6 +65,7 @@ try:
     _HUGE_PAGES = mmap.MADV_HUGEPAGE
     _advise = types.ExternalFunction("madvise", types.int32(types.voidptr, types.uintp, types.int32))
 except (OSError, AttributeError):  # another system than Linux, or another OpenMP library than GNU's
+    IN_TEAMS = False
     _ELEMENTS.clear()  # so that nothing is taken here, and `call` works in the calling thread
 
     @inlined
@@ -161,7 +163,7 @@ def dropout(x: torch.Tensor, numbers: tuple[int, float, int, int], inplace: bool
 
 def threads_for(size: int) -> tuple[int, int]:
     """How many threads get a part of a call, and how many the team has."""
-    alone = own_threads.forked or not _ELEMENTS  # a forked child hasn't its parent's threads
+    alone = own_threads.forked or not IN_TEAMS  # a forked child hasn't its parent's threads
     if alone or size < _SHARED_FROM:
         return 1, 1
     team = torch.get_num_threads()

@@ -89,7 +89,7 @@ def _compiled(dtype: torch.dtype) -> int:
         else:
             _rows(job, real, np.int64(thread_number()), np.int64(team_size()))
 
-    return callback(work, types.void(types.voidptr), "softmax", str(dtype)).address
+    return callback(work, types.void(types.voidptr), "softmax", str(dtype), openmp.IN_TEAMS).address
 
 
 def weights(

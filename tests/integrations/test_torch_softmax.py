@@ -1,5 +1,7 @@
 """Softmax and dropout of attention's weights, against extended precision and the oracle's mask."""
 
+import subprocess
+import sys
 from functools import cache
 
 import naive
@@ -9,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs PyTorch")
 
 import fastdrop as fd  # noqa: E402
+import fastdrop.torch as fdt  # noqa: E402
 from fastdrop._arrays.numbers import rate  # noqa: E402
 from fastdrop._stream.keys import stream  # noqa: E402
 from fastdrop.torch import _softmax  # noqa: E402
@@ -130,3 +133,32 @@ def test_scores_far_below_the_largest_have_no_weight(dtype):
     np.testing.assert_allclose(forward[..., [3, 30]], 0.5, rtol=1e-6)
     np.testing.assert_array_equal(again, forward)
     np.testing.assert_array_equal(np.flatnonzero(found), [3, 30])
+
+
+@pytest.mark.slow
+def test_without_the_openmp_library(tmp_path):
+    """As on another system, where the function that starts a team is missing when the module is imported."""
+    program = """
+import ctypes, sys, numpy as np, torch, fastdrop as fd, fastdrop.torch as fdt
+from fastdrop import _backends
+_backends.cpu()
+found = ctypes.CDLL
+def library(name, *options, **more):
+    if name == torch._C.__file__:
+        raise OSError(name)
+    return found(name, *options, **more)
+ctypes.CDLL = library
+from fastdrop.torch import _openmp
+assert not _openmp.IN_TEAMS
+torch.manual_seed(0)
+q = torch.randn(2, 3, 300, 8, requires_grad=True)
+y = fdt.scaled_dot_product_attention(q, q, q, dropout_p=0.3, noise_key=fd.Key(42))
+np.save(sys.argv[1], torch.cat([y.detach(), *torch.autograd.grad(y.square().sum(), q)]).numpy())
+"""
+    path = tmp_path / "found.npy"
+    subprocess.run([sys.executable, "-c", program, path], check=True, timeout=300)
+    torch.manual_seed(0)
+    q = torch.randn(2, 3, 300, 8, requires_grad=True)
+    y = fdt.scaled_dot_product_attention(q, q, q, dropout_p=0.3, noise_key=fd.Key(42))
+    expected = torch.cat([y.detach(), *torch.autograd.grad(y.square().sum(), q)])
+    torch.testing.assert_close(torch.from_numpy(np.load(path)), expected)
