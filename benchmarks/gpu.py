@@ -38,7 +38,11 @@ from fastdrop._tools.bench import circumstances
 
 Call = Callable[[], object]
 FOLDER = Path(__file__).parents[1]
-TESTS = "tests/kernels/test_cuda.py", "tests/integrations/test_torch_cuda.py"
+TESTS = (
+    "tests/kernels/test_cuda.py",
+    "tests/kernels/test_dlpack.py",
+    "tests/integrations/test_torch_cuda.py",
+)
 TESTS_MAY_TAKE, ALL_MAY_TAKE = 240.0, 470.0  # seconds
 CACHE = 1 << 28  # bytes, more than a GPU's cache has
 KEY, P = fd.Key(0), 0.1

@@ -270,7 +270,7 @@ def _on_gpu_at_once(what: Pass, x: Any, out: Any, p: float, key: Key | SupportsI
     """Do dropout of an array on a GPU in the fewest steps, or return None; see `_at_once`."""
     threshold, scale = rate(p)
     a = device.to_array(x)
-    if not a.size or a.dtype.kind == "c" or a.device == device.UNKNOWN:
+    if not a.size or a.dtype.kind == "c" or a.device == device.UNKNOWN or a.lent is not None:
         return None
     y = device.target(out, a)
     numbers = threshold, scale if what.scale is None else what.scale, *words(key)
@@ -319,7 +319,7 @@ def _by_rates_at_once(
 
 
 def _refuse_device_rates(p: Any) -> None:
-    if hasattr(p, "__cuda_array_interface__"):
+    if device.is_there(p):
         raise TypeError(
             f"an array p must be a NumPy array, which is checked without waiting for the GPU, got "
             f"{type(p).__name__}; copy it to the host once"

@@ -27,6 +27,7 @@ PLACES = {
     "test_cuda": "gpu",
     "test_lane": "gpu",
     "test_device": "gpu",
+    "test_dlpack": "gpu",
     "test_driver": "gpu",
 }
 

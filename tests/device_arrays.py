@@ -140,14 +140,27 @@ class Memory:
         self.pointer = self.array.ctypes.data
 
 
+class Event:
+    """What `fastdrop._cuda.driver.Event` is: it notes who waits for it."""
+
+    def __init__(self, device, stream):
+        self.place, self.waiting = (device, stream), []
+
+    def wait(self, stream):
+        self.waiting.append(stream)
+
+
 class Driver(types.ModuleType):
     """In place of `fastdrop._cuda.driver`: it notes what was started, and runs it at once."""
 
-    Memory = Memory
+    Memory, Event = Memory, Event
 
     def __init__(self):
         super().__init__("driver")
-        self.started = []
+        self.started, self.held = [], []
+
+    def hold(self, until, what):
+        self.held.append((until, what))
 
     def device_of(self, pointer):
         return 0

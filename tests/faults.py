@@ -110,6 +110,13 @@ FAULTS = [
         "if False:",
         "tests/noises/test_bernoulli.py::test_refuses_outputs_that_do_not_fit",
     ),
+    Fault(
+        "a library isn't told to wait for a result",
+        "_arrays/dlpack.py",
+        "if stream not in _NO_WAITING:",
+        "if False:",
+        "tests/kernels/test_dlpack.py::test_streams",
+    ),
     # _cpu
     Fault(
         "a tail is one element too long",

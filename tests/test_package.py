@@ -444,9 +444,10 @@ def test_every_written_example_is_run():
 
 
 def test_nothing_evaluates_text_unpickles_or_starts_processes():
-    """But for the cache of code, made of pickles, Python's locks and OpenMP in C, and warmup's processes."""
+    """But for the cache of code, made of pickles, DLPack, locks and OpenMP in C, and warmup's processes."""
     risky = {"eval", "exec", "compile", "__import__", "system", "popen", "mktemp"}
     permitted = {
+        "_arrays/dlpack.py": {"ctypes"},
         "_cpu/compiled.py": {"pickle"},
         "_cpu/team.py": {"ctypes"},
         "_noises/_warmup.py": {"subprocess"},

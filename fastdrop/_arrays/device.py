@@ -1,7 +1,8 @@
 """Arrays on a GPU: checks of arguments, and new arrays for results.
 
-PyTorch's tensors are taken, and any library's array that has `__cuda_array_interface__`. A result is an array
-of the same library. This file has the functions of `fastdrop._arrays.host` under the same names.
+PyTorch's tensors are taken, and any library's array that has `__cuda_array_interface__` or that is lent by
+DLPack, as JAX's are. A result is an array of the same library. This file has the functions of
+`fastdrop._arrays.host` under the same names.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastdrop._arrays import dlpack
+
 # The types as which kernels take them: integers for 16-bit floats, reals for the parts of complex numbers.
 # bfloat16, for which NumPy has no name, is V2.
 _CARRIERS = {"float16": "<i2", "void16": "<u2", "complex64": "<f4", "complex128": "<f8"}
@@ -20,6 +23,9 @@ _TYPESTRS = {dtype.str: dtype for dtype in _DTYPES.values()} | {"<V2": np.dtype(
 _DTYPES["bfloat16"] = _TYPESTRS["|V2"] = np.dtype("V2")
 
 UNKNOWN = -1  # the number of a GPU that isn't known
+# Libraries whose arrays are read by `__cuda_array_interface__` though they may speak DLPack too. JAX's arrays
+# have both, but their interface doesn't say what to wait for.
+_BY_INTERFACE = "cupy", "numba", "numba_cuda"
 
 
 class Elements(NamedTuple):
@@ -47,8 +53,9 @@ class Elements(NamedTuple):
 class DeviceArray:
     """An array on a GPU in C order: what kernels need to know of it, and the object that the caller gave.
 
-    A PyTorch tensor is read by its own attributes, others by `__cuda_array_interface__`. An array that isn't
-    in C order is copied by its library.
+    A PyTorch tensor is read by its own attributes, arrays of CuPy and Numba by `__cuda_array_interface__`,
+    and others by DLPack, or by that interface if they have no DLPack. An array that isn't in C order is
+    copied by its library.
 
     Attributes
     ----------
@@ -60,6 +67,11 @@ class DeviceArray:
         The number of the GPU, or `UNKNOWN` if only the driver knows it.
     cuda_stream : int
         The CUDA stream that the array's library works on now; 0 is the default stream.
+    lent : Lent or None
+        What DLPack says of it, if it was read so. Its library can't know when we have read and written it:
+        `fastdrop._cuda.run` holds it until then.
+    written : Event or None
+        When it will have been written, if it is a new array that is lent and kernels were started for it.
 
     Raises
     ------
@@ -69,12 +81,27 @@ class DeviceArray:
         If its library has no copy in C order.
     """
 
-    __slots__ = ("cuda_stream", "device", "dtype", "ndim", "owner", "pointer", "read_only", "shape", "size")
+    __slots__ = (
+        "cuda_stream",
+        "device",
+        "dtype",
+        "lent",
+        "ndim",
+        "owner",
+        "pointer",
+        "read_only",
+        "shape",
+        "size",
+        "written",
+    )
 
     def __init__(self, owner: Any) -> None:
-        self.owner = owner
+        self.owner, self.written = owner, None
+        self.lent: dlpack.Lent | None = None
         if is_tensor(owner):
             self._read_tensor(owner)
+        elif _library(owner) not in _BY_INTERFACE and dlpack.is_on_gpu(owner):
+            self._read_lent(owner)
         else:
             self._read_interface(owner, owner.__cuda_array_interface__)
         self.ndim, self.size = len(self.shape), math.prod(self.shape)
@@ -107,6 +134,16 @@ class DeviceArray:
             return
         number = getattr(getattr(owner, "device", None), "id", None)  # as CuPy's arrays have it
         self.device = number if type(number) is int else UNKNOWN
+
+    def _read_lent(self, owner: Any) -> None:
+        self.lent = lent = dlpack.read(owner)
+        self.dtype = _DTYPES.get(lent.dtype) or _refuse(lent.dtype)
+        self.shape, self.pointer, self.device = lent.shape, lent.pointer, lent.device[1]
+        self.cuda_stream, self.read_only = 0, True
+        if lent.strides is not None:
+            strides = tuple(stride * self.dtype.itemsize for stride in lent.strides)
+            if not self._in_c_order(strides):
+                self._copy(owner, strides)
 
     def _copy(self, owner: Any, strides: tuple[int, ...]) -> None:
         """Go on with a copy in C order."""
@@ -169,7 +206,7 @@ def is_there(x: Any) -> bool:
     """Return whether an object is an array on a GPU."""
     if is_tensor(x):
         return bool(x.is_cuda)
-    return hasattr(x, "__cuda_array_interface__")
+    return hasattr(x, "__cuda_array_interface__") or dlpack.is_on_gpu(x)
 
 
 def _library(owner: Any) -> str:
@@ -192,7 +229,15 @@ def target(out: Any, x: DeviceArray, other: DeviceArray | None = None) -> Device
 
 def given(y: DeviceArray) -> Any:
     """Return a new array as its caller gets it: an array of x's library."""
-    return y.owner
+    if y.written is None:
+        return y.owner
+    # It is lent back to its library, which learns in this way when it can be read.
+    return y.owner.__array_namespace__().from_dlpack(dlpack.Result(y.lent, y.written.wait))
+
+
+def place_for(x: Any) -> Any:
+    """Return a caller's array to write a result over it, or None if it must stay as it is."""
+    return None if to_array(x).lent else x
 
 
 def overlap(out: Any, x: DeviceArray) -> bool:
@@ -206,7 +251,12 @@ def real_type(x: DeviceArray) -> np.dtype[Any]:
 
 
 def check_device(other: DeviceArray, x: DeviceArray, name: str) -> None:
-    """Raise an error if two arrays are known to be on different GPUs."""
+    """Raise an error if two arrays are known to be on different GPUs, or if only one of them is lent."""
+    if (other.lent is None) != (x.lent is None):
+        raise TypeError(
+            f"{name} must be of x's library where DLPack is its only way to us, got {_kind(other.owner)} and "
+            f"{_kind(x.owner)}; use that library's from_dlpack"
+        )
     if UNKNOWN not in (other.device, x.device) and other.device != x.device:
         raise ValueError(
             f"{name} must be on x's GPU {x.device}, got one on GPU {other.device}; copy it there"
@@ -234,8 +284,21 @@ def empty_like(x: DeviceArray) -> DeviceArray:
         return DeviceArray(sys.modules[library].empty_like(x.owner))
     if library in ("numba", "numba_cuda"):
         return DeviceArray(sys.modules["numba.cuda"].device_array_like(x.owner))
-    kind = f"{type(x.owner).__module__}.{type(x.owner).__qualname__}"
-    raise TypeError(f"a result like x needs an array of CuPy, PyTorch or Numba, got {kind}; use out=")
+    if x.lent is not None:
+        if hasattr(x.owner, "__array_namespace__"):
+            namespace = x.owner.__array_namespace__()
+            return DeviceArray(namespace.empty_like(x.owner, device=x.owner.device))
+        raise TypeError(
+            f"a result like x needs a library of the array API standard, got {_kind(x.owner)}; use "
+            "from_dlpack of PyTorch or CuPy"
+        )
+    raise TypeError(
+        f"a result like x needs an array of CuPy, PyTorch, Numba or JAX, got {_kind(x.owner)}; use out="
+    )
+
+
+def _kind(owner: Any) -> str:
+    return f"{type(owner).__module__}.{type(owner).__qualname__}"
 
 
 def device_output(out: Any, x: DeviceArray) -> DeviceArray:
@@ -243,6 +306,11 @@ def device_output(out: Any, x: DeviceArray) -> DeviceArray:
     if not is_there(out):
         raise TypeError(f"out must be on a GPU as x is, got {type(out).__name__}")
     y = DeviceArray(out)
+    if y.lent is not None:
+        raise TypeError(
+            f"out must be an array that may change, got {_kind(out)}, which is read by DLPack: arrays of JAX "
+            "never change, and other libraries can't be told that one did; leave out away"
+        )
     if y.owner is not out:
         raise ValueError("out must be in C order, got an array that isn't; use a new array")
     check_device(y, x, "out")

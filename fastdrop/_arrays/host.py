@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._arrays.device import is_there
 from fastdrop._arrays.hints import as_floats, refuse_foreign
 
 PLAIN = frozenset({np.dtype(np.float32), np.dtype(np.float64)})  # the dtypes that kernels take as they are
@@ -39,7 +40,7 @@ def unmasked(x: ArrayLike) -> NDArray[Any]:
     """Return x as a plain array of any dtype: of a subclass, or of what has `__array__`, the data."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError("dropout takes no masked arrays; use x.filled(0) or x.data")
-    if hasattr(x, "__cuda_array_interface__"):
+    if type(x) is not np.ndarray and is_there(x):
         raise TypeError("this function takes no arrays on a GPU; copy x to the host")
     if type(x) is not np.ndarray:
         refuse_foreign(x)
@@ -128,6 +129,11 @@ def target(out: Any, x: NDArray[Any], other: NDArray[Any] | None = None) -> NDAr
 def given(y: NDArray[Any]) -> NDArray[Any]:
     """Return a new array as its caller gets it, which on the host is the array itself."""
     return y
+
+
+def place_for(x: NDArray[Any]) -> NDArray[Any]:
+    """Return an array to write a result over it."""
+    return x
 
 
 def overlap(out: NDArray[Any], x: NDArray[Any]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,49 @@ class Memory:
             device, stream = self._place
             with _current(device) as api:
                 api.cuMemFreeAsync(self.pointer, stream)
+
+
+class Event:
+    """The end of what has been started on a stream until now."""
+
+    def __init__(self, device: int, stream: int) -> None:
+        self._device = device
+        with _current(device) as api:
+            error, event = api.cuEventCreate(api.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+            if not error:
+                self._event = event
+                (error,) = api.cuEventRecord(event, stream)
+        if error:
+            raise RuntimeError(f"no event could be had on GPU {device}: {error.name}")
+
+    def wait(self, stream: int) -> None:
+        """Let what is started on another stream from now on wait for it, on the GPU."""
+        with _current(self._device) as api:
+            (error,) = api.cuStreamWaitEvent(stream, self._event, 0)
+        if error:
+            raise RuntimeError(f"the CUDA stream {stream} can't be used: {error.name}")
+
+    def is_over(self) -> bool:
+        """Return whether all of it is done."""
+        with _current(self._device) as api:
+            (error,) = api.cuEventQuery(self._event)
+        return bool(error.name != "CUDA_ERROR_NOT_READY")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_event"):
+            _packages()[1].cuEventDestroy(self._event)
+
+
+_held: list[tuple[Event, Any]] = []
+_holding = Lock()
+
+
+def hold(until: Event, what: Any) -> None:
+    """Keep a reference to something until an event is over, or rather until the first call after it."""
+    with _holding:
+        over = [pair for pair in _held if pair[0].is_over()]
+        _held[:] = [*(pair for pair in _held if pair not in over), (until, what)]
+    over.clear()  # without the lock, since other libraries' code runs where memory is given back
 
 
 def upload(numbers: NDArray[Any], device: int, stream: int) -> Memory:

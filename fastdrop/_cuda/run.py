@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdrop._arrays.device import UNKNOWN, DeviceArray, Elements, empty_like
+from fastdrop._arrays.device import UNKNOWN, DeviceArray, Elements, empty_like, given
 from fastdrop._arrays.listed import SHORT
 from fastdrop._arrays.numbers import FULL, thresholds_and_scales
 from fastdrop._arrays.plan import Density, Layout, Pass, Plan, Rows, layout_of_parts, repetition
@@ -60,6 +60,7 @@ def _bernoulli(
             launch.drops("factor", 0, (), part, rows, own, key, place)
 
     _do(plan.layout, whole, place, kept, direct, make, (what.formula, what.activation, what.constants))
+    plan.y.written = _hold((plan.x, plan.other, plan.bias, plan.y), place)
 
 
 def density(what: Density, plan: Plan, key: tuple[int, ...]) -> None:
@@ -94,24 +95,36 @@ def density(what: Density, plan: Plan, key: tuple[int, ...]) -> None:
         noise(f"{what.formula}_factor", factors, factors, at, rows)
 
     _do(layout, whole, place, kept, direct, make, ("times" if what.multiplies else "plus", 0, ()), shortest=1)
+    plan.y.written = _hold((plan.x, plan.y), place)
 
 
 def sum_rows(plan: Plan, like: Any) -> Any:
     """Return the sums of y over all axes but the last, as an array of the library of `like`."""
     total = empty_like(DeviceArray(like))
     if not total.size:
-        return total.owner
+        return given(total)
     y, place = plan.y.lanes, _place(plan)
     rows = y.size // total.size
     parts = max(min(rows // _ROWS, _PARTIAL // total.size), 1)
     if parts == 1:
         launch.sums(y, total.lanes, rows, 1, place)
-        return total.owner
-    memory = _scratch(parts * total.size, y, place)
-    partial = Elements(memory.pointer, parts * total.size, _typestr(y))
-    launch.sums(y, partial, rows, parts, place)
-    launch.sums(partial, total.lanes, parts, 1, place)
-    return total.owner
+    else:
+        memory = _scratch(parts * total.size, y, place)
+        partial = Elements(memory.pointer, parts * total.size, _typestr(y))
+        launch.sums(y, partial, rows, parts, place)
+        launch.sums(partial, total.lanes, parts, 1, place)
+    total.written = _hold((plan.y, total), place)
+    return given(total)
+
+
+def _hold(arrays: tuple[DeviceArray | None, ...], place: Place) -> Any:
+    """Hold the arrays that are lent until all that was started is done; return when, or None without any."""
+    found = [array.lent for array in arrays if array is not None]
+    if all(lent is None for lent in found):
+        return None
+    done = driver.Event(*place)
+    driver.hold(done, found)
+    return done
 
 
 def _place(plan: Plan) -> Place:

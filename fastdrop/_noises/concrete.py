@@ -8,6 +8,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._arrays import device
 from fastdrop._arrays.host import real_array
 from fastdrop._arrays.numbers import rate, real
 from fastdrop._arrays.plan import Axes, Density, Indices, Window, window_given
@@ -144,7 +145,7 @@ def slopes(
     window: Window | None,
 ) -> NDArray[Any]:
     """The gradient of a noise's number by elements, in float32 or float64: a density of ``g * x``."""
-    if hasattr(g, "__cuda_array_interface__"):
+    if device.is_there(g):
         function, name = noise.replace(" ", "_"), what.name
         raise TypeError(
             f"the {name}'s gradient takes no arrays on a GPU; use {function}(g, ...) for that of x, and "

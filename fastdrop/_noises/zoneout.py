@@ -125,7 +125,8 @@ def zoneout_backward(
     of_new = planned(g, out, shared_axes, window)
     # NumPy's zeros are pages that the system clears at their first use, which costs no pass of its own.
     zeros = np.zeros(of_new.x.shape, of_new.x.dtype) if of_new.arrays is host else dropout(g, 1.0, key)
-    of_previous = planned(zeros, zeros, shared_axes, window, other=("g", of_new.arrays.given(of_new.x), "g"))
+    other = "g", of_new.arrays.given(of_new.x), "g"
+    of_previous = planned(zeros, of_new.arrays.place_for(zeros), shared_axes, window, other=other)
     fuse(_REPLACE, of_previous, p, key)  # first, since the gradient of new may be written over g
     fuse(_KEEP, of_new, p, key)
     return of_new.result, of_previous.result

@@ -1,5 +1,6 @@
 """How kernels are started, with a stub in the place of CUDA's driver: the Python before a launch."""
 
+import weakref
 from collections import Counter
 from types import SimpleNamespace
 
@@ -29,6 +30,7 @@ class Stub:
 
     def __init__(self):
         self.current, self.capturing, self.launches, self.calls = 0, False, [], Counter()
+        self.busy = []  # events that are not over
 
     # cuda.core
     def Device(self, number):  # noqa: N802
@@ -101,6 +103,28 @@ class Stub:
         self.calls["copied"] += nbytes
         return (Error("CUDA_ERROR_ILLEGAL_ADDRESS" if stream == 66 else "CUDA_SUCCESS"),)
 
+    CUevent_flags = SimpleNamespace(CU_EVENT_DISABLE_TIMING=2)
+
+    def cuEventCreate(self, flags):  # noqa: N802
+        assert flags == 2
+        return Error(), ("event", self.current)
+
+    def cuEventRecord(self, event, stream):  # noqa: N802
+        assert event == ("event", self.current)
+        return (Error("CUDA_ERROR_INVALID_HANDLE" if stream == 66 else "CUDA_SUCCESS"),)
+
+    def cuStreamWaitEvent(self, stream, event, flags):  # noqa: N802
+        assert event == ("event", self.current)
+        self.calls[f"waiting {stream}"] += 1
+        return (Error("CUDA_ERROR_INVALID_HANDLE" if stream == 66 else "CUDA_SUCCESS"),)
+
+    def cuEventQuery(self, event):  # noqa: N802
+        assert event == ("event", self.current)
+        return (Error("CUDA_ERROR_NOT_READY" if event in self.busy else "CUDA_SUCCESS"),)
+
+    def cuEventDestroy(self, event):  # noqa: N802
+        self.calls["destroyed"] += 1
+
 
 @pytest.fixture
 def stub(monkeypatch):
@@ -169,6 +193,44 @@ def test_memory(stub):
     stub.capturing = True
     with pytest.raises(RuntimeError, match="while a CUDA graph is captured"):
         driver.upload(np.ones(3), 0, 5)
+
+
+def test_events(stub):
+    stub.current = 1
+    event = driver.Event(0, 5)
+    event.wait(77)
+    assert stub.calls["waiting 77"] == 1
+    assert event.is_over()
+    stub.busy = [("event", 0)]
+    assert not event.is_over()
+    assert stub.current == 1
+    with pytest.raises(RuntimeError, match=r"stream 66 can't be used: CUDA_ERROR_INVALID_HANDLE"):
+        event.wait(66)
+    with pytest.raises(RuntimeError, match=r"on GPU 0: CUDA_ERROR_INVALID_HANDLE"):
+        driver.Event(0, 66)
+    assert stub.calls["destroyed"] == 1
+    del event
+    assert stub.calls["destroyed"] == 2
+
+
+def test_what_is_held_until_an_event(stub, monkeypatch):
+    """Each call gives back what events are over for, whatever their order."""
+    monkeypatch.setattr(driver, "_held", [])
+    first, second, third, last = (Counter() for _ in range(4))  # which can be watched
+    watched = [weakref.ref(held) for held in (first, second, third, last)]
+    stub.busy = [("event", 0), ("event", 1)]
+    driver.hold(driver.Event(0, 5), first)
+    driver.hold(driver.Event(1, 5), second)
+    driver.hold(driver.Event(0, 5), third)
+    del first, second, third
+    assert all(ref() is not None for ref in watched)
+    stub.busy = [("event", 0)]
+    driver.hold(driver.Event(1, 5), last)
+    del last
+    assert [ref() is not None for ref in watched] == [True, False, True, True]
+    stub.busy = []
+    driver.hold(driver.Event(0, 5), None)
+    assert not any(ref() is not None for ref in watched)
 
 
 def test_the_device_of_an_address(stub):
