@@ -71,6 +71,7 @@ FAMILIES = {
     "noise": Family(56, 84, 1),
     "noise by number": Family(64, 64, 6),
     "listed draws": Family(64, 64, 3),
+    "mask factors": Family(32, 32, 1),
     "spread": Family(80, 80, 0),
     "sums": Family(40, 40, 5),
 }
@@ -86,7 +87,8 @@ LOADS, STORES = r"ld\.global\.v[24]", r"st\.global\.v[24]"
 
 def variants() -> list[Variant]:
     """A list of variants, in which each pair of what variants differ in comes once at least."""
-    return [v for family in (every_drop, every_noise, every_spread, every_sum) for v in pairwise(family())]
+    families = every_drop, every_noise, every_mask, every_spread, every_sum
+    return [v for family in families for v in pairwise(family())]
 
 
 def every_drop() -> Iterator[Variant]:
@@ -116,6 +118,12 @@ def every_noise() -> Iterator[Variant]:
                 yield Variant(work, carrier, made, 0, None, by_number, listed, count)
     for real, by_number in product(REALS, (False, True)):
         yield Variant("listed_draws", real, ("factor",), 0, None, by_number, True)
+
+
+def every_mask() -> Iterator[Variant]:
+    """The kernels that make factors of a user's mask."""
+    for real, kind in product(REALS, ("bytes", "bits")):
+        yield Variant("mask_factors", real, (kind,), numbers=0)
 
 
 def every_spread() -> Iterator[Variant]:

@@ -55,6 +55,9 @@ class Backend(Protocol):
     def density(self, what: Density, plan: Plan, key: tuple[int, ...]) -> None:
         """Do what a density says."""
 
+    def mask(self, plan: Plan, keep: Any, packed: bool, scale: float) -> None:
+        """Scale what a user's mask keeps, and drop the rest; the mask is what `mask_of` gives."""
+
     def sum_rows(self, plan: Plan, like: Any) -> Any:
         """Return the sums of y over all axes but the last, in an order that depends on the shape alone."""
 
@@ -358,6 +361,14 @@ def density(
         what = what.checked()
         check_broadcast(what.name, what.numbers[0], plan.layout.draws[: len(plan.x.shape)])
     _backend(plan).density(what, plan, words(key))
+    return plan.result
+
+
+def masked(x: Any, mask: Any, scale: float, out: Any, packed: bool = False) -> Any:
+    """Return x times a scale where a user's mask is not 0, and +0 elsewhere; the mask broadcasts to x."""
+    plan = planned(x, out)
+    _same_place(plan.arrays, mask, "mask")
+    _backend(plan).mask(plan, plan.arrays.mask_of(mask, plan.x, packed), packed, scale)
     return plan.result
 
 

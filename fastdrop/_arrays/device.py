@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from fastdrop._arrays import dlpack
+from fastdrop._arrays.numbers import check_mask
 
 # The types as which kernels take them: integers for 16-bit floats, reals for the parts of complex numbers.
 # bfloat16, for which NumPy has no name, is V2.
@@ -21,6 +22,10 @@ _CARRIERS = {"float16": "<i2", "void16": "<u2", "complex64": "<f4", "complex128"
 _DTYPES = {name: np.dtype(name) for name in ("float32", "float64", "float16", "complex64", "complex128")}
 _TYPESTRS = {dtype.str: dtype for dtype in _DTYPES.values()} | {"<V2": np.dtype("V2")}
 _DTYPES["bfloat16"] = _TYPESTRS["|V2"] = np.dtype("V2")
+# of masks; DLPack says bool8 for bool
+_MASKS: dict[str, np.dtype[Any]] = {name: np.dtype(name) for name in ("bool", "uint8")}
+_MASKS["bool8"] = _MASKS["bool"]
+_MASK_TYPESTRS: dict[str, np.dtype[Any]] = {dtype.str: dtype for dtype in _MASKS.values()}
 
 UNKNOWN = -1  # the number of a GPU that isn't known
 # Libraries whose arrays are read by `__cuda_array_interface__` though they may speak DLPack too. JAX's arrays
@@ -94,6 +99,9 @@ class DeviceArray:
         "size",
         "written",
     )
+    # the dtypes that are taken, by their names and by others
+    _named: ClassVar[dict[str, np.dtype[Any]]] = _DTYPES
+    _typestrs: ClassVar[dict[str, np.dtype[Any]]] = _TYPESTRS
 
     def __init__(self, owner: Any) -> None:
         self.owner, self.written = owner, None
@@ -114,7 +122,7 @@ class DeviceArray:
                 "x.detach()"
             )
         name = str(x.dtype).removeprefix("torch.")
-        self.dtype = _DTYPES.get(name) or _refuse(name)
+        self.dtype = self._named.get(name) or self._refuse(name)
         if not x.is_contiguous() or x.is_conj() or x.is_neg():
             self.owner = x = x.resolve_conj().resolve_neg().contiguous()
         self.shape, self.pointer, self.read_only = tuple(x.shape), x.data_ptr(), False
@@ -123,7 +131,7 @@ class DeviceArray:
 
     def _read_interface(self, owner: Any, about: dict[str, Any]) -> None:
         self.shape, typestr = tuple(about["shape"]), about["typestr"]
-        self.dtype = _TYPESTRS.get(typestr) or _refuse(str(np.dtype(typestr)))
+        self.dtype = self._typestrs.get(typestr) or self._refuse(str(np.dtype(typestr)))
         self.pointer, self.read_only = about["data"]
         self.cuda_stream = about.get("stream") or 0
         if about.get("mask") is not None:
@@ -137,7 +145,7 @@ class DeviceArray:
 
     def _read_lent(self, owner: Any) -> None:
         self.lent = lent = dlpack.read(owner)
-        self.dtype = _DTYPES.get(lent.dtype) or _refuse(lent.dtype)
+        self.dtype = self._named.get(lent.dtype) or self._refuse(lent.dtype)
         self.shape, self.pointer, self.device = lent.shape, lent.pointer, lent.device[1]
         self.cuda_stream, self.read_only = 0, True
         if lent.strides is not None:
@@ -177,10 +185,19 @@ class DeviceArray:
         mine, others = self.size * self.dtype.itemsize, other.size * other.dtype.itemsize
         return bool(self.pointer < other.pointer + others and other.pointer < self.pointer + mine)
 
+    def _refuse(self, dtype: str) -> Any:
+        allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
+        raise TypeError(f"dropout needs {allowed}, got {dtype} on a GPU")
 
-def _refuse(dtype: str) -> Any:
-    allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
-    raise TypeError(f"dropout needs {allowed}, got {dtype} on a GPU")
+
+class DeviceMask(DeviceArray):
+    """A mask on a GPU, of bytes or packed bits, as a `DeviceArray`."""
+
+    __slots__ = ()
+    _named, _typestrs = _MASKS, _MASK_TYPESTRS
+
+    def _refuse(self, dtype: str) -> Any:
+        raise TypeError(f"mask must be of bool or uint8, got {dtype} on a GPU")
 
 
 def is_tensor(x: Any) -> bool:
@@ -261,6 +278,14 @@ def check_device(other: DeviceArray, x: DeviceArray, name: str) -> None:
         raise ValueError(
             f"{name} must be on x's GPU {x.device}, got one on GPU {other.device}; copy it there"
         )
+
+
+def mask_of(given: Any, x: DeviceArray, packed: bool) -> DeviceMask:
+    """Return a user's mask, or raise an error if it doesn't fit x."""
+    mask = DeviceMask(given)
+    check_device(mask, x, "mask")
+    check_mask(mask, x, packed)
+    return mask
 
 
 def as_bias(bias: DeviceArray, x: DeviceArray) -> DeviceArray:

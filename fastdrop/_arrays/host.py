@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.device import is_there
 from fastdrop._arrays.hints import as_floats, refuse_foreign
+from fastdrop._arrays.numbers import check_mask
 
 PLAIN = frozenset({np.dtype(np.float32), np.dtype(np.float64)})  # the dtypes that kernels take as they are
 _DTYPES = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
@@ -186,27 +187,14 @@ def _overlaps_itself(a: NDArray) -> bool:
     return False
 
 
-def own_mask(mask: NDArray, x: NDArray) -> NDArray:
-    """Return a user's mask as bools, or raise an error if it does not broadcast to x."""
-    if mask.dtype not in (np.bool_, np.uint8):
-        raise TypeError(f"mask must be of bool or uint8, got {mask.dtype}; use mask.astype(bool)")
-    try:
-        fits = np.broadcast_shapes(mask.shape, x.shape) == x.shape
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(f"mask must broadcast to x's shape {x.shape}, got {mask.shape}")
-    keep: NDArray = mask != 0
+def mask_of(given: ArrayLike, x: NDArray[Any], packed: bool) -> NDArray[Any]:
+    """Return a user's mask as bytes that broadcast to x, or raise an error if it doesn't fit."""
+    mask = unmasked(given)
+    check_mask(mask, x, packed)
+    if packed:
+        return np.unpackbits(mask, count=x.size).reshape(x.shape)
+    keep: NDArray[Any] = mask != 0
     return keep
-
-
-def unpacked(mask: NDArray, x: NDArray) -> NDArray:
-    """Return a user's packed mask as bytes of x's shape."""
-    length = -(-x.size // 8)
-    if mask.dtype != np.uint8 or mask.shape != (length,):
-        got = f"{mask.dtype} {mask.shape}"
-        raise ValueError(f"a packed mask for {x.size} elements must be uint8 ({length},), got {got}")
-    return np.unpackbits(mask, count=x.size).reshape(x.shape)
 
 
 def as_lanes(a: NDArray) -> NDArray:

@@ -104,6 +104,24 @@ def positive(name: str, value: float) -> float:
     return number
 
 
+def check_mask(mask: Any, x: Any, packed: bool) -> None:
+    """Raise an error unless a user's mask fits x: bytes that broadcast to it, or packed bits."""
+    length = -(-x.size // 8)
+    if packed and (mask.dtype != np.uint8 or mask.shape != (length,)):
+        got = f"{mask.dtype} {mask.shape}"
+        raise ValueError(f"a packed mask for {x.size} elements must be uint8 ({length},), got {got}")
+    if packed:
+        return
+    if mask.dtype not in (np.bool_, np.uint8):
+        raise TypeError(f"mask must be of bool or uint8, got {mask.dtype}; use mask.astype(bool)")
+    try:
+        fits = np.broadcast_shapes(mask.shape, x.shape) == x.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"mask must broadcast to x's shape {x.shape}, got {mask.shape}")
+
+
 def check_broadcast(name: str, numbers: NDArray, shape: tuple[int, ...]) -> None:
     """Raise an error if an array is masked, or does not broadcast to the mask's shape."""
     if isinstance(numbers, np.ma.MaskedArray):

@@ -383,8 +383,8 @@ def sum_rows(plan: Plan, like: Any) -> NDArray[Any]:
     return column_sums(plan.y).astype(np.asarray(like).dtype)
 
 
-def mask(plan: Plan, keep: NDArray[Any], scale: float) -> None:
-    """Scale the elements that a mask keeps, and drop the others; the mask broadcasts to x."""
+def mask(plan: Plan, keep: NDArray[Any], packed: bool, scale: float) -> None:
+    """Scale the elements that a mask of bytes keeps, and drop the others; the mask broadcasts to x."""
     shape, plan = plan.x.shape, _in_lanes(plan)
     if keep.shape == plan.x.shape and keep.flags.c_contiguous and plan.x.size and _fit(plan):
         calls.masked(plan.x.ravel(), keep.ravel(), plan.y.ravel(), scale)

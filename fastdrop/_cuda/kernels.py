@@ -147,10 +147,11 @@ _SHAPES = {
     "drops": ((4, 7, 4, 5), 1),
     "noise": ((2, 5, 3, 4), 0),
     "listed_draws": ((2, 2, 4, 4), 1),
+    "mask_factors": ((2,), 1),
     "spread": ((5, 7), 0),
     "sums": ((2, 3), 1),
 }
-OF_ONE_LANE = "listed_draws", "sums"  # works that are those of a lane, not of a warp
+OF_ONE_LANE = "listed_draws", "mask_factors", "sums"  # works that are those of a lane, not of a warp
 
 
 @cache
@@ -440,6 +441,25 @@ def listed_draws(variant: Variant, in_pairs: bool, lanes: int) -> Any:
                 put(y, at, access.everywhere(at), formula(v, z, (one_lane(number),)))
             else:
                 put(y, at, access.everywhere(at), formula(v, z, reals[1:]))
+
+    return work
+
+
+@cache
+def mask_factors(variant: Variant, in_pairs: bool, lanes: int) -> Any:
+    """Return the work of one lane that makes a factor of a user's mask: of a byte, or of a packed bit."""
+    (kind,), put = variant.names, access.put(variant.carrier)
+    byte_at, packed, real = access.number_at(types.uint8), kind == "bits", real_of(variant.carrier)
+
+    @called
+    def work(item, arrays, reals):
+        mask, factors = arrays
+        if packed:  # the first of eight is the highest bit
+            kept = (byte_at(mask, item >> 3) >> np.uint8(7 - (item & 7))) & np.uint8(1)
+        else:
+            kept = byte_at(mask, item)
+        at = one_lane(np.uint64(item))
+        put(factors, at, access.everywhere(at), one_lane(reals[0] if kept else real(lane.DROPPED)))
 
     return work
 

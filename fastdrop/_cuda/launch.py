@@ -184,6 +184,12 @@ def listed_draws(
     driver.start(variant, y.size, *place, x.pointer, y.pointer, *starts, *drawn, *own, *reals)
 
 
+def mask_factors(mask: Elements, packed: bool, scale: float, factors: Elements, place: Place) -> None:
+    """Make factors of a mask, of bytes or of packed bits: the scale where it keeps an element."""
+    variant = Variant("mask_factors", CARRIERS[factors.typestr], ("bits" if packed else "bytes",), numbers=0)
+    driver.start(variant, factors.size, *place, mask.pointer, factors.pointer, factors.real(scale))
+
+
 def spread(
     formula: str,
     activation: int,

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdrop._arrays.device import UNKNOWN, DeviceArray, Elements, empty_like, given
+from fastdrop._arrays.device import UNKNOWN, DeviceArray, DeviceMask, Elements, empty_like, given
 from fastdrop._arrays.listed import SHORT
 from fastdrop._arrays.numbers import FULL, thresholds_and_scales
-from fastdrop._arrays.plan import Density, Layout, Pass, Plan, Rows, layout_of_parts, repetition
+from fastdrop._arrays.plan import Density, Layout, Pass, Plan, Rows, layout_of, layout_of_parts, repetition
 from fastdrop._cuda import driver, launch
 from fastdrop._cuda.launch import Numbers, Part, Place, Starts
 from fastdrop._cuda.launch import drop_at_once as drop_at_once
@@ -96,6 +96,22 @@ def density(what: Density, plan: Plan, key: tuple[int, ...]) -> None:
 
     _do(layout, whole, place, kept, direct, make, ("times" if what.multiplies else "plus", 0, ()), shortest=1)
     plan.y.written = _hold((plan.x, plan.y), place)
+
+
+def mask(plan: Plan, keep: DeviceMask, packed: bool, scale: float) -> None:
+    """Scale what a user's mask keeps, and drop the rest: the mask's factors come first, then a pass."""
+    if not plan.x.size:
+        return
+    place, whole, shape = _place(plan), _whole(plan), plan.x.shape
+    lengths = shape if packed else (1,) * (len(shape) - len(keep.shape)) + keep.shape
+    shared = tuple(axis for axis, length in enumerate(lengths) if length == 1)
+    layout = layout_of(shape, plan.x.dtype.kind == "c", shared, None)
+    count = math.prod(lengths)
+    memory = _scratch(count, whole.y, place)
+    factors = Elements(memory.pointer, count, _typestr(whole.y))
+    launch.mask_factors(keep.lanes, packed, scale, factors, place)
+    _apply(("drop", 0, ()), whole, factors, layout, place)
+    plan.y.written = _hold((plan.x, plan.y, keep), place)
 
 
 def sum_rows(plan: Plan, like: Any) -> Any:
@@ -199,6 +215,13 @@ def _do(
     factors = Elements(memory.pointer, draws.count, _typestr(whole.y))
     for at, size, rows in _rows(draws, listed):
         make(factors.part(at, size), at, rows)
+    _apply(formula, whole, factors, layout, place)
+
+
+def _apply(
+    formula: tuple[str, int, Sequence[float]], whole: Part, factors: Elements, layout: Layout, place: Place
+) -> None:
+    """Do a formula with a factor for each draw of a layout."""
     for at, first, axes in _spreads(layout.shape, layout.shared):
         part = _part(whole, at, math.prod(axes))
         launch.spread(*formula, part, factors.part(first, 0).pointer, axes, place)

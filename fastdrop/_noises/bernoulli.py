@@ -12,7 +12,7 @@ from fastdrop._arrays import host
 from fastdrop._arrays.hints import checked_shape
 from fastdrop._arrays.numbers import FULL, Rate, rate
 from fastdrop._arrays.plan import NO_AXES, Axes, Indices, Pass, Plan, Window, layout_of, window_given
-from fastdrop._backends import cpu, fuse, fused, planned
+from fastdrop._backends import cpu, fuse, fused, masked
 from fastdrop._noises._layer import ElementwiseLayer, Forward, RateLayer
 from fastdrop._noises._noise import Noise, register
 from fastdrop._stream.keys import Key, Rng, stream
@@ -252,7 +252,7 @@ def apply_mask(
         Of a dtype that `dropout` takes.
     mask : array_like of bool or uint8
         True or nonzero where x is kept; broadcastable to x. If packed, its bits as `numpy.packbits`
-        orders them, flat: uint8 of shape ``(ceil(x.size / 8),)``.
+        orders them, flat: uint8 of shape ``(ceil(x.size / 8),)``. On a GPU if x is, and only then.
     p : float
         The probability to drop that the mask was drawn with, in [0, 1].
     packed : bool, default False
@@ -287,18 +287,8 @@ def apply_mask(
     >>> fd.apply_mask(np.arange(4.0), np.array([0b10110000], np.uint8), 0.5, packed=True)
     array([0., 0., 4., 6.])
     """
-    x = host.to_array(x)
     rate(p)
-    given = host.unmasked(mask)
-    keep = host.unpacked(given, x) if packed else host.own_mask(given, x)
-    return masked(x, keep, 1 / (1 - p) if p < 1 else 0.0, out)
-
-
-def masked(x: NDArray, keep: NDArray, scale: float, out: NDArray[Any] | None) -> NDArray[Any]:
-    """Return x times a scale where a mask is not 0, and +0 elsewhere; the mask broadcasts to x."""
-    plan = planned(x, out)
-    cpu().mask(plan, keep, scale)
-    return plan.result  # type: ignore[no-any-return]
+    return masked(x, mask, 1 / (1 - p) if p < 1 else 0.0, out, packed)  # type: ignore[no-any-return]
 
 
 class Dropout(ElementwiseLayer, RateLayer):

@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import to_array
 from fastdrop._arrays.numbers import rate
+from fastdrop._backends import masked
 from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
 from fastdrop._noises._noise import Noise, register
-from fastdrop._noises.bernoulli import keep_mask, masked
+from fastdrop._noises.bernoulli import keep_mask
 from fastdrop._noises.shared import check_data_format
 from fastdrop._stream.keys import Key, Rng, natural
 from fastdrop.schedules import ScheduledRate
@@ -89,7 +90,7 @@ def drop_block(
     x = to_array(x)
     mask = block_mask(x.shape, p, key, block_size, shared_channels, data_format)
     kept = np.count_nonzero(mask)
-    return masked(x, mask, mask.size / kept if kept else 0.0, out)
+    return masked(x, mask, mask.size / kept if kept else 0.0, out)  # type: ignore[no-any-return]
 
 
 def drop_block_backward(

@@ -304,6 +304,27 @@ def test_bias_act_dropout(activation, dtype):
         check(differentiated, (g, x, b), p, KEY, exactly=exact.bias_act_dropout_backward, **options)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_apply_mask(dtype):
+    x = normal(3, 4, 50, dtype=dtype)
+    x[0, 0, :9] = np.nan
+    generator = np.random.default_rng(1)
+    for shape in ((3, 4, 50), (50,), (4, 1), (3, 1, 50), (1, 1, 1), ()):
+        keep = generator.random(shape) < 0.6
+        for mask in (keep, keep.astype(np.uint8) * 7):
+            for p in (0.3, 1):
+                expected = fd.apply_mask(x, mask, p)
+                given = ndarray(x)
+                assert same_bits(fd.apply_mask(given, ndarray(mask), p).get(), expected)
+                assert fd.apply_mask(given, ndarray(mask), p, out=given) is given
+                assert same_bits(given.get(), expected)
+    bits = np.packbits(generator.random(x.shape) < 0.6)
+    got = fd.apply_mask(ndarray(x), ndarray(bits), 0.3, packed=True)
+    assert same_bits(got.get(), fd.apply_mask(x, bits, 0.3, packed=True))
+    empty = ndarray(np.empty((0, 3), dtype))
+    assert fd.apply_mask(empty, ndarray(np.ones(3, bool)), 0.3).get().shape == (0, 3)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(1, 1), (0, 3), (3, 33), (200, 7)])
 def test_sums(dtype, shape):
@@ -398,6 +419,17 @@ def test_refusals():
     with pytest.raises(TypeError, match="no arrays on a GPU"):
         layer(ndarray(x))
     assert layer.key == fd.Key(1)
+    mask = np.ones(5, bool)
+    with pytest.raises(TypeError, match="mask must be on a GPU if x is"):
+        fd.apply_mask(ndarray(x), mask, 0.5)
+    with pytest.raises(TypeError, match="mask must be on a GPU if x is"):
+        fd.apply_mask(x, ndarray(mask), 0.5)
+    with pytest.raises(TypeError, match="mask must be of bool or uint8, got float32"):
+        fd.apply_mask(ndarray(x), ndarray(x), 0.5)
+    with pytest.raises(ValueError, match="mask must broadcast"):
+        fd.apply_mask(ndarray(x), ndarray(mask[:4]), 0.5)
+    with pytest.raises(ValueError, match=r"must be uint8 \(3,\), got bool"):
+        fd.apply_mask(ndarray(x), ndarray(mask[:3]), 0.5, packed=True)
     with pytest.raises(TypeError, match="no arrays on a GPU"):
         fd.drop_block(ndarray(x), 0.5, 1, block_size=1)
     with pytest.raises(ValueError, match="in \\[0, 1\\]"):

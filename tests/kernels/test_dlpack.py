@@ -145,6 +145,8 @@ def test_bits_are_the_cpus_and_inputs_stay(knows_versions, monkeypatch):
         y = function(a, *args, KEY, **options)
         assert isinstance(y, Array)
         assert same(y, function(x, *args, KEY, **options))
+    keep = np.arange(50) % 3 > 0
+    assert same(fd.apply_mask(a, lent(keep), 0.3), fd.apply_mask(x, keep, 0.3))
     for function in (fd.dropout_add, fd.zoneout):
         assert same(function(a, b, 0.3, KEY), function(x, previous, 0.3, KEY))
     assert same(a, x)
