@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from fastdrop._arrays import dlpack
-from fastdrop._arrays.numbers import check_mask
+from fastdrop._arrays.numbers import check_mask, check_mask_target
 
 # The types as which kernels take them: integers for 16-bit floats, reals for the parts of complex numbers.
 # bfloat16, for which NumPy has no name, is V2.
@@ -288,6 +288,18 @@ def mask_of(given: Any, x: DeviceArray, packed: bool) -> DeviceMask:
     return mask
 
 
+def mask_target(out: Any, shape: tuple[int, ...], packed: bool) -> DeviceMask:
+    """Return the array to write a mask to, or raise an error if it doesn't fit.
+
+    Its shape is then that of the mask, also if the mask is packed.
+    """
+    y = DeviceMask(out)
+    _check_writable(y, out)
+    check_mask_target(y, shape, packed)
+    y.shape = shape
+    return y
+
+
 def as_bias(bias: DeviceArray, x: DeviceArray) -> DeviceArray:
     """Return a bias, or raise an error unless its type is that of x's computation: nothing converts it."""
     check_device(bias, x, "bias")
@@ -331,6 +343,19 @@ def device_output(out: Any, x: DeviceArray) -> DeviceArray:
     if not is_there(out):
         raise TypeError(f"out must be on a GPU as x is, got {type(out).__name__}")
     y = DeviceArray(out)
+    _check_writable(y, out)
+    check_device(y, x, "out")
+    for name in ("shape", "dtype"):
+        got, allowed = getattr(y, name), getattr(x, name)
+        if got != allowed:
+            raise ValueError(f"out must have x's {name} {allowed}, got {got}")
+    if y.pointer != x.pointer and y.overlaps(x):
+        raise ValueError("out must be x or not overlap it, got a shifted view of it")
+    return y
+
+
+def _check_writable(y: DeviceArray, out: Any) -> None:
+    """Raise an error unless a caller's array can be written to where it lies."""
     if y.lent is not None:
         raise TypeError(
             f"out must be an array that may change, got {_kind(out)}, which is read by DLPack: arrays of JAX "
@@ -338,13 +363,5 @@ def device_output(out: Any, x: DeviceArray) -> DeviceArray:
         )
     if y.owner is not out:
         raise ValueError("out must be in C order, got an array that isn't; use a new array")
-    check_device(y, x, "out")
-    for name in ("shape", "dtype"):
-        got, allowed = getattr(y, name), getattr(x, name)
-        if got != allowed:
-            raise ValueError(f"out must have x's {name} {allowed}, got {got}")
     if y.read_only:
         raise ValueError("out must be writable, got a read-only array; use a copy")
-    if y.pointer != x.pointer and y.overlaps(x):
-        raise ValueError("out must be x or not overlap it, got a shifted view of it")
-    return y

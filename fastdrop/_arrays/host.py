@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.device import is_there
 from fastdrop._arrays.hints import as_floats, refuse_foreign
-from fastdrop._arrays.numbers import check_mask
+from fastdrop._arrays.numbers import check_mask, check_mask_target
 
 PLAIN = frozenset({np.dtype(np.float32), np.dtype(np.float64)})  # the dtypes that kernels take as they are
 _DTYPES = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
@@ -195,6 +195,16 @@ def mask_of(given: ArrayLike, x: NDArray[Any], packed: bool) -> NDArray[Any]:
         return np.unpackbits(mask, count=x.size).reshape(x.shape)
     keep: NDArray[Any] = mask != 0
     return keep
+
+
+def mask_target(out: Any, shape: tuple[int, ...], packed: bool) -> NDArray[Any]:
+    """Return the array to write a mask to, or raise an error if it doesn't fit."""
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out must be an ndarray, or an array on a GPU, got {type(out).__name__}")
+    check_mask_target(out, shape, packed)
+    if not out.flags.writeable:
+        raise ValueError("out must be writable, got a read-only array; use out.copy()")
+    return out
 
 
 def as_lanes(a: NDArray) -> NDArray:

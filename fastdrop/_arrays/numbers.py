@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -120,6 +121,13 @@ def check_mask(mask: Any, x: Any, packed: bool) -> None:
         fits = False
     if not fits:
         raise ValueError(f"mask must broadcast to x's shape {x.shape}, got {mask.shape}")
+
+
+def check_mask_target(out: Any, shape: tuple[int, ...], packed: bool) -> None:
+    """Raise an error unless a mask of a shape can be written to an array: bools, or packed bits."""
+    dtype, lengths = ("uint8", (-(-math.prod(shape) // 8),)) if packed else ("bool", shape)
+    if out.dtype != dtype or out.shape != lengths:
+        raise ValueError(f"out must be {dtype} {lengths} for this mask, got {out.dtype} {out.shape}")
 
 
 def check_broadcast(name: str, numbers: NDArray, shape: tuple[int, ...]) -> None:

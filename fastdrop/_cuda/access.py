@@ -302,6 +302,18 @@ def number_at(kind: types.Type) -> Any:
     return read
 
 
+@intrinsic
+def put_byte(typingctx, address, index, byte):
+    """Write a scalar as byte number `index` at an address."""
+
+    def codegen(context, builder, sig, args):
+        where = _addresses(builder, *args[:2], 1, 1)
+        builder.store(args[2], _pointer(context, builder, where, _I8), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.uint8), codegen
+
+
 @cache
 def take_integer(kind: types.Type) -> Any:
     """Do as `take` for integers, which are no elements to compute with; lanes are unsigned."""

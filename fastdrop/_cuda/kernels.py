@@ -147,11 +147,19 @@ _SHAPES = {
     "drops": ((4, 7, 4, 5), 1),
     "noise": ((2, 5, 3, 4), 0),
     "listed_draws": ((2, 2, 4, 4), 1),
+    "mask_bits": ((2, 1), 1),
+    "mask_bytes": ((2, 3), 1),
     "mask_factors": ((2,), 1),
     "spread": ((5, 7), 0),
     "sums": ((2, 3), 1),
 }
-OF_ONE_LANE = "listed_draws", "mask_factors", "sums"  # works that are those of a lane, not of a warp
+OF_ONE_LANE = (
+    "listed_draws",
+    "mask_bits",
+    "mask_bytes",
+    "mask_factors",
+    "sums",
+)  # works that are those of a lane, not of a warp
 
 
 @cache
@@ -441,6 +449,42 @@ def listed_draws(variant: Variant, in_pairs: bool, lanes: int) -> Any:
                 put(y, at, access.everywhere(at), formula(v, z, (one_lane(number),)))
             else:
                 put(y, at, access.everywhere(at), formula(v, z, reals[1:]))
+
+    return work
+
+
+@cache
+def mask_bytes(variant: Variant, in_pairs: bool, lanes: int) -> Any:
+    """Return the work of one lane that writes as a byte whether an element's draw keeps it.
+
+    The mask has axes (first, outer, shared, inner), and factors are as for `spread`.
+    """
+    factor_at = access.number_at(variant.carrier)
+
+    @called
+    def work(item, arrays, layout, reals):
+        (factors, mask), (outer, shared, inner) = arrays, layout
+        row = np.uint64(item) // np.uint64(inner)
+        o = row // np.uint64(shared)
+        o -= o // np.uint64(outer) * np.uint64(outer)
+        place = np.int64(o) * inner + item - np.int64(row) * inner
+        access.put_byte(mask, item, np.uint8(factor_at(factors, place) >= reals[0]))
+
+    return work
+
+
+@cache
+def mask_bits(variant: Variant, in_pairs: bool, lanes: int) -> Any:
+    """Return the work of one lane that packs eight bytes of a mask into bits, the first into the highest."""
+    byte_at = access.number_at(types.uint8)
+
+    @called
+    def work(item, arrays, layout, reals):
+        mask, packed = arrays
+        bits = np.uint32(0)
+        for at in range(8 * item, 8 * item + 8):
+            bits = (bits << np.uint32(1)) | np.uint32(byte_at(mask, at) if at < layout[0] else np.uint8(0))
+        access.put_byte(packed, item, np.uint8(bits))
 
     return work
 

@@ -184,6 +184,19 @@ def listed_draws(
     driver.start(variant, y.size, *place, x.pointer, y.pointer, *starts, *drawn, *own, *reals)
 
 
+def mask_bytes(factors: Elements, mask: Elements, axes: tuple[int, int, int, int], place: Place) -> None:
+    """Write a mask, a byte for each element, from the factors of its draws; axes are as for `spread`."""
+    variant = Variant("mask_bytes", CARRIERS[factors.typestr], (), numbers=0)
+    driver.start(variant, mask.size, *place, factors.pointer, mask.pointer, *axes[1:], factors.real(0))
+
+
+def mask_bits(mask: Elements, packed: int, place: Place) -> None:
+    """Pack a mask of bytes into bits at an address."""
+    variant = Variant("mask_bits", CARRIERS["<f4"], (), numbers=0)
+    items = -(-mask.size // 8)
+    driver.start(variant, items, *place, mask.pointer, packed, mask.size, np.float32(0))
+
+
 def mask_factors(mask: Elements, packed: bool, scale: float, factors: Elements, place: Place) -> None:
     """Make factors of a mask, of bytes or of packed bits: the scale where it keeps an element."""
     variant = Variant("mask_factors", CARRIERS[factors.typestr], ("bits" if packed else "bytes",), numbers=0)

@@ -59,8 +59,33 @@ def _bernoulli(
             part = Part(factors, factors, factors, None, 0)
             launch.drops("factor", 0, (), part, rows, own, key, place)
 
+    if what.formula in ("keep", "keep_bits"):
+        _keep(plan, what.formula == "keep_bits", whole, place, kept, make)
+        return
     _do(plan.layout, whole, place, kept, direct, make, (what.formula, what.activation, what.constants))
     plan.y.written = _hold((plan.x, plan.other, plan.bias, plan.y), place)
+
+
+def _keep(
+    plan: Plan,
+    packed: bool,
+    whole: Part,
+    place: Place,
+    kept: list[Any],
+    make: Callable[[Elements, int, Rows | Starts], None],
+) -> None:
+    """Write the mask itself, from factors of its draws, which `make` makes; pack its bytes last."""
+    layout, mask = plan.layout, whole.y
+    if packed:
+        size = math.prod(layout.shape)
+        kept.append(driver.Memory(size, *place))
+        mask = Elements(kept[-1].pointer, size, mask.typestr)
+    memory, factors = _factors(layout, mask, place, _listed(layout, place, kept), make)
+    kept.append(memory)
+    for at, first, axes in _spreads(layout.shape, layout.shared):
+        launch.mask_bytes(factors.part(first, 0), mask.part(at, math.prod(axes)), axes, place)
+    if packed:
+        launch.mask_bits(mask, whole.y.pointer, place)
 
 
 def density(what: Density, plan: Plan, key: tuple[int, ...]) -> None:
@@ -201,21 +226,39 @@ def _do(
     Else `make` makes the draws' factors first, in an array that the formula then takes. That is also where
     rows of listed draws are shorter than `shortest`.
     """
-    listed = None
-    if layout.listed:
-        starts, length = layout.place.even()  # type: ignore[union-attr]
-        kept.append(driver.upload(starts, *place))
-        listed = Starts(kept[-1].pointer, length)
+    listed = _listed(layout, place, kept)
     if not layout.shared and (listed is None or listed.length >= shortest):
         for at, size, rows in _rows(layout, listed):
             direct(at, size, rows)
         return
+    memory, factors = _factors(layout, whole.y, place, listed, make)
+    kept.append(memory)
+    _apply(formula, whole, factors, layout, place)
+
+
+def _listed(layout: Layout, place: Place, kept: list[Any]) -> Starts | None:
+    """Return where the draws of rows start, on the GPU, if a caller listed them."""
+    if not layout.listed:
+        return None
+    starts, length = layout.place.even()  # type: ignore[union-attr]
+    kept.append(driver.upload(starts, *place))
+    return Starts(kept[-1].pointer, length)
+
+
+def _factors(
+    layout: Layout,
+    like: Elements,
+    place: Place,
+    listed: Starts | None,
+    make: Callable[[Elements, int, Rows | Starts], None],
+) -> tuple[Any, Elements]:
+    """Return memory with a factor for each draw, for elements that are computed as others."""
     draws = layout.of_draws() if layout.shared else layout
-    memory = _scratch(draws.count, whole.y, place)
-    factors = Elements(memory.pointer, draws.count, _typestr(whole.y))
+    memory = _scratch(draws.count, like, place)
+    factors = Elements(memory.pointer, draws.count, _typestr(like))
     for at, size, rows in _rows(draws, listed):
         make(factors.part(at, size), at, rows)
-    _apply(formula, whole, factors, layout, place)
+    return memory, factors
 
 
 def _apply(

@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays import host
+from fastdrop._arrays import device, host
 from fastdrop._arrays.hints import checked_shape
 from fastdrop._arrays.numbers import FULL, Rate, rate
 from fastdrop._arrays.plan import NO_AXES, Axes, Indices, Pass, Plan, Window, layout_of, window_given
@@ -20,6 +20,7 @@ from fastdrop.schedules import Curriculum, ScheduledRate
 
 DROP = Pass()
 UNSCALED = Pass(scale=1.0)  # what is kept stays as it is
+_BYTES, _BITS = Pass("keep", scale=1.0), Pass("keep_bits", scale=1.0)  # the masks themselves, on a GPU
 
 
 def dropout(
@@ -204,6 +205,7 @@ def keep_mask(
     rows: ArrayLike | None = None,
     indices: Indices | None = None,
     offsets: ArrayLike | None = None,
+    out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Return the mask that `dropout` applies: True where an element is kept.
 
@@ -215,16 +217,18 @@ def keep_mask(
         As in `dropout`.
     packed : bool, default False
         Return the bits in `numpy.packbits` order instead.
+    out : ndarray, optional
+        Where to write, of the dtype and shape below. If it is on a GPU, the mask is made there.
 
     Returns
     -------
     ndarray
-        bool of the given shape, or uint8 of shape ``(ceil(size / 8),)`` if packed.
+        bool of the given shape, or uint8 of shape ``(ceil(size / 8),)`` if packed; `out` if that is given.
 
     Raises
     ------
     TypeError, ValueError
-        As `dropout`.
+        As `dropout`, or if out doesn't fit.
 
     Examples
     --------
@@ -235,10 +239,22 @@ def keep_mask(
     array([63], dtype=uint8)
     """
     window = window_given(window, rows, indices, offsets)
+    if out is not None and device.is_there(out):
+        lengths = np.broadcast_to(0, checked_shape(shape)).shape
+        target = device.mask_target(out, lengths, packed)
+        plan = Plan(device, target, target, None, None, layout_of(lengths, False, shared_axes, window), out)
+        fuse(_BITS if packed else _BYTES, plan, p, key)
+        return out
     mask = np.ones(checked_shape(shape), np.uint8)
+    if out is not None:
+        host.mask_target(out, mask.shape, packed)
     layout = layout_of(mask.shape, False, shared_axes, window)
     fuse(UNSCALED, Plan(host, mask, mask, None, None, layout, None), p, key)
-    return np.packbits(mask) if packed else mask.view(np.bool_)
+    found = np.packbits(mask) if packed else mask.view(np.bool_)
+    if out is None:
+        return found
+    np.copyto(out, found)
+    return out
 
 
 def apply_mask(

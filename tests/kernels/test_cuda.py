@@ -304,6 +304,46 @@ def test_bias_act_dropout(activation, dtype):
         check(differentiated, (g, x, b), p, KEY, exactly=exact.bias_act_dropout_backward, **options)
 
 
+MASKS = [
+    (1100, {}),
+    ((3, 4, 5), {"shared_axes": 1}),
+    ((3, 4, 5, 7), {"shared_axes": (0, 2)}),
+    ((3, 40), {"window": BIG}),
+    ((3, 40), {"rows": [5, 0, 5]}),
+    ((3, 4), {"rows": [5, 0, 1 << 40]}),
+    ((0, 3), {}),
+    ((), {}),
+]
+
+
+@pytest.mark.parametrize(("shape", "options"), MASKS, ids=str)
+@pytest.mark.parametrize("packed", [False, True])
+def test_keep_mask(shape, options, packed):
+    last = np.linspace(0, 1, 7) if shape == (3, 4, 5, 7) else 0.9
+    for p in (0, 0.3, last, 1):
+        for key in (KEY, KEY.antithetic()):
+            expected = fd.keep_mask(shape, p, key, packed=packed, **options)
+            for number in (0, 1):
+                out = ndarray(np.full_like(expected, number))
+                assert fd.keep_mask(shape, p, key, packed=packed, out=out, **options) is out
+                assert np.array_equal(out.get().view(np.uint8), expected.view(np.uint8))
+
+
+def test_masks_do_not_fit():
+    for out, packed, what in (
+        (np.ones((3, 5), bool), False, r"out must be bool \(3, 4\) for this mask, got bool \(3, 5\)"),
+        (np.ones((3, 4), np.uint8), False, r"out must be bool \(3, 4\) for this mask, got uint8"),
+        (np.ones((3, 4), bool), True, r"out must be uint8 \(2,\) for this mask, got bool"),
+    ):
+        for given in (out, ndarray(out)):
+            with pytest.raises(ValueError, match=what):
+                fd.keep_mask((3, 4), 0.5, KEY, packed=packed, out=given)
+    with pytest.raises(ValueError, match="writable"):
+        fd.keep_mask(3, 0.5, KEY, out=ndarray(np.ones(3, bool), data=(4096, True)))
+    with pytest.raises(TypeError, match="mask must be of bool or uint8"):
+        fd.keep_mask(3, 0.5, KEY, out=ndarray(np.ones(3)))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_apply_mask(dtype):
     x = normal(3, 4, 50, dtype=dtype)

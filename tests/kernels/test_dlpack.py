@@ -246,6 +246,9 @@ def test_outputs_are_refused():
             with pytest.raises(TypeError, match="out must be an array that may change, got"):
                 noise(x, 0.3, KEY, out=out)
 
+    with pytest.raises(TypeError, match="out must be an array that may change, got"):
+        fd.keep_mask(3, 0.3, KEY, out=lent(np.ones(3, bool)))
+
 
 def test_libraries_are_not_mixed():
     x = normal(4, 5)

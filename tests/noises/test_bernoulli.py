@@ -132,7 +132,25 @@ def test_keep_mask_is_where_dropout_keeps(p):
         assert mask.dtype == np.bool_
         assert np.array_equal(mask, fd.dropout(np.ones(shape), p, KEY) != 0)
         assert np.array_equal(mask, reference.keep_mask(mask.shape, p, KEY))
-        assert np.array_equal(fd.keep_mask(shape, p, KEY, packed=True), np.packbits(mask))
+        bits = fd.keep_mask(shape, p, KEY, packed=True)
+        assert np.array_equal(bits, np.packbits(mask))
+        for found, packed in ((mask, False), (bits, True)):
+            out = np.full(found.shape, 9, np.uint8).view(found.dtype)
+            assert fd.keep_mask(shape, p, KEY, packed=packed, out=out) is out
+            assert np.array_equal(out, found)
+
+
+def test_keep_mask_refuses_outputs():
+    for out, packed, message in (
+        (np.ones(4, bool), False, r"out must be bool \(3,\) for this mask, got bool \(4,\)"),
+        (np.ones(3, np.uint8), False, r"out must be bool \(3,\) for this mask, got uint8"),
+        (np.ones(3, bool), True, r"out must be uint8 \(1,\) for this mask, got bool"),
+        (np.broadcast_to(True, 3), False, "writable"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fd.keep_mask(3, 0.5, KEY, packed=packed, out=out)
+    with pytest.raises(TypeError, match="out must be an ndarray, or an array on a GPU, got list"):
+        fd.keep_mask(3, 0.5, KEY, out=[True] * 3)
 
 
 @settings(max_examples=examples(200))
