@@ -352,6 +352,27 @@ def units(visit: Visit) -> None:
         visit.kernels("p by channel", calls(dtype, rates, ()), dtype)  # theirs with one p
 
 
+def masks(visit: Visit) -> None:
+    """Masks of one's own, and the mask of dropout itself, beside PyTorch's products and draws."""
+    torch = visit.torch
+
+    def calls(size: int, dtype: str) -> dict[str, Call]:
+        x, y = visit.randn(size, dtype=dtype), visit.randn(size, dtype=dtype)
+        mask = visit.randn(size) > 0
+        bits = torch.full((-(-size // 8),), 0xAA, dtype=torch.uint8, device=visit.device)
+        return {
+            "copy": lambda: y.copy_(x),
+            "apply_mask": lambda: fd.apply_mask(x, mask, 0.5, out=y),
+            "apply_mask, packed": lambda: fd.apply_mask(x, bits, 0.5, packed=True, out=y),
+            "x * mask * 2": lambda: x * mask * 2,
+            "keep_mask": lambda: fd.keep_mask(size, P, KEY, out=mask),
+            "keep_mask, packed": lambda: fd.keep_mask(size, P, KEY, packed=True, out=bits),
+            "bernoulli_": lambda: mask.bernoulli_(1 - P),
+        }
+
+    grid(visit, TWO_DTYPES, (22, 26), calls)
+
+
 def python(visit: Visit) -> None:
     """Python's time of a call on 1,024 elements."""
     import fastdrop.torch as fdt
@@ -600,6 +621,7 @@ PARTS = {
     units: 25.0,
     first_call: 30.0,
     graphs: 25.0,
+    masks: 10.0,
     gpt: 60.0,
     compiled_gpt: 80.0,
 }

@@ -64,6 +64,8 @@ class Noise:
         Its public layers.
     beside : tuple
         Its other public functions and classes, such as the one that returns its mask.
+    beside_on_gpu : tuple of str
+        The names of those of `beside` that take arrays on a GPU.
     modules : tuple of str
         Its modules in fastdrop.torch, where their names aren't those of the layers.
     moments : str
@@ -84,6 +86,7 @@ class Noise:
     self_adjoint: bool = False
     layers: tuple[type[Any], ...] = ()
     beside: tuple[Callable[..., Any], ...] = ()
+    beside_on_gpu: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     moments: str = ""
     lacks: Mapping[str, str] = field(default_factory=dict)

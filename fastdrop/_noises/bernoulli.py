@@ -508,6 +508,7 @@ register(
         self_adjoint=True,
         layers=(Dropout, InvertedDropout, CurriculumDropout),
         beside=(keep_mask, apply_mask),
+        beside_on_gpu=("keep_mask", "apply_mask"),
         modules=("Dropout",),
     )
 )

@@ -125,7 +125,9 @@ def _beside(noises: list[Noise]) -> Iterator[str]:
         for each in noise.beside:
             name = each.__name__
             places = [place for place in _INTEGRATIONS if hasattr(import_module(f"fastdrop.{place}"), name)]
-            yield f"- `{name}` of `{noise.name}`{', also in ' if places else ''}{' and '.join(places)}"
+            places = [f"in {place}" for place in places]
+            places += ["on a GPU"] if name in noise.beside_on_gpu else []
+            yield f"- `{name}` of `{noise.name}`{', also ' if places else ''}{' and '.join(places)}"
 
 
 if __name__ == "__main__":

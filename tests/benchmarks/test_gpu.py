@@ -57,7 +57,10 @@ def gpu(monkeypatch, tmp_path):
     torch = pytest.importorskip("torch", reason="this program is about PyTorch's tensors")
     gpu, driver = loaded("gpu"), Launches()
     stand_in(monkeypatch, driver)
-    monkeypatch.setattr(device, "is_there", lambda x: getattr(x, "is_on_gpu", False))
+    masks = torch.bool, torch.uint8
+    monkeypatch.setattr(
+        device, "is_there", lambda x: getattr(x, "is_on_gpu", False) or getattr(x, "dtype", None) in masks
+    )
     monkeypatch.setattr(device, "stream_of_tensors", lambda number: 0)
     monkeypatch.setattr(device, "is_captured", lambda x: False)
     monkeypatch.setattr(gpu, "ALL_MAY_TAKE", 1e5)  # however busy this machine is
@@ -129,7 +132,9 @@ def test_every_part_of_a_visit(gpu):
         ("drops", name, biased) for name, biased in (("drop", False), ("add", False), ("activate", True))
     }
     of_units = {("drops", "factor", False), ("spread", "drop", False)}
-    assert started == elements | of_units | {("noise", "normal", "multiply", False)}
+    of_masks = {(f"mask_{of}", False) for of in ("bytes", "bits")}
+    of_masks |= {("mask_factors", of, False) for of in ("bytes", "bits")}
+    assert started == elements | of_units | of_masks | {("noise", "normal", "multiply", False)}
     assert any(variant.by_number for variant in gpu.driver.started)
 
 

@@ -33,6 +33,14 @@ def test_the_table_looks_at_the_package(monkeypatch):
     assert missing(dropout) == {"dask"}
 
 
+def test_what_is_beside_a_noise_is_where_it_says():
+    for noise in NOISES.values():
+        assert set(noise.beside_on_gpu) <= {each.__name__ for each in noise.beside}
+    lines = table().splitlines()
+    assert "- `keep_mask` of `dropout`, also in dask and on a GPU" in lines
+    assert "- `apply_mask` of `dropout`, also on a GPU" in lines
+
+
 def test_every_noise_has_a_row():
     rows = [line.split(" | ") for line in table().splitlines() if line.startswith("| `")]
     assert len(rows) == len(NOISES)
