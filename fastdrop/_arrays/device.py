@@ -221,8 +221,9 @@ def is_captured(x: Any) -> bool:
 
 def is_there(x: Any) -> bool:
     """Return whether an object is an array on a GPU."""
-    if is_tensor(x):
-        return bool(x.is_cuda)
+    tensor: bool | None = getattr(x, "is_cuda", None)  # first, since each call for a tensor waits for it
+    if tensor is not None:
+        return tensor
     return hasattr(x, "__cuda_array_interface__") or dlpack.is_on_gpu(x)
 
 

@@ -105,7 +105,7 @@ def in_openmp() -> ModuleType:
 
 def direct(x: Tensor) -> ModuleType:
     """The module that drops a tensor in the fewest steps, where x is."""
-    return _gpu if x.is_cuda else in_openmp()
+    return _gpu if device.is_there(x) else in_openmp()
 
 
 def run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool = False) -> Tensor:

@@ -185,7 +185,7 @@ def random_key(x: Tensor) -> Key:
 
 def captured(x: Tensor) -> bool:
     """Whether what is done with a tensor goes into a CUDA graph, which will do it again and again."""
-    return x.is_cuda and device.is_captured(x)
+    return device.is_there(x) and device.is_captured(x)
 
 
 class DeviceKey(Key):
