@@ -326,6 +326,8 @@ def _output(out: NDArray[Any] | None, shape: tuple[int, ...], arrays: list[NDArr
     if out.shape != shape or out.dtype != dtype:
         got = f"{out.dtype} {out.shape}"
         raise ValueError(f"out must be {dtype} {shape}, got {got}; use np.empty({shape}, x.dtype)")
+    if not out.flags.writeable:
+        raise ValueError("out must be writable, got a read-only array; use out.copy()")
     if any(np.may_share_memory(out, array) for array in arrays):
         raise ValueError(f"out must not overlap another array; use np.empty({shape}, x.dtype)")
     return out

@@ -530,7 +530,7 @@ W, B = np.ones((7, 3)), np.ones(3)
             r"out must be float64 \(5, 3\), got float32 \(5, 3\)",
         ),
         (lambda: drop_connect(X, W, 0.5, 1, out=[[0.0]]), TypeError, "out must be an ndarray, got list"),
-        (lambda: drop_connect(X, W, 0.5, 1, out=frozen(np.ones((5, 3)))), ValueError, "read-only"),
+        (lambda: drop_connect(X, W, 0.5, 1, out=frozen(np.ones((5, 3)))), ValueError, "must be writable"),
         (lambda: drop_connect(X, W, 0.5, 1, out=X[:, :3]), ValueError, "out must not overlap another array"),
         (
             lambda: drop_connect(X[:3, :3], W[:3], 0.5, 1, bias=W[0], out=W[:3]),
