@@ -100,6 +100,11 @@ def is_of_use(name, dtype):
     return name not in ("none", "gelu", "gelu_tanh") or dtype in (np.float32, np.float64)
 
 
+def has_its_turn(name, dtype):
+    """Whether `make test` has a call in this dtype: of the two of 16 bits, which lie alike, it has one."""
+    return np.dtype(dtype).itemsize > 2 or dtype is DTYPES[list(CALLS).index(name) % 2]
+
+
 def treat_as(far):
     """Let all arrays be treated as those in the caches, beyond them, or so far beyond that stores stream."""
     calls.SMALL = calls.FETCH_FROM = 1 << 62 if far == bernoulli.NEAR else 0
