@@ -166,10 +166,15 @@ def test_sizes(call):
 SLOW = [np.float16, np.float64, np.complex128]
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [pytest.param(d, marks=[pytest.mark.slow] if d in SLOW else [], id=np.dtype(d).name) for d in DTYPES],
-)
+def each(dtypes):
+    """The dtypes as parameters, of which some are slow."""
+    marks = {dtype: [pytest.mark.slow] if dtype in SLOW else [] for dtype in dtypes}
+    return pytest.mark.parametrize(
+        "dtype", [pytest.param(d, marks=marks[d], id=np.dtype(d).name) for d in dtypes]
+    )
+
+
+@each(DTYPES)
 def test_dtypes(dtype):
     for call in calls(dtype):
         check_call(call, operands(call, 3, 50, dtype=dtype), KEY)
@@ -238,7 +243,7 @@ def test_rates_by_unit():
             check(call.function, x, p[:, 0], KEY, shared_axes=2)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@each(DTYPES)
 def test_densities_by_element(dtype):
     numbers = np.random.default_rng(1).random((4, 1))
     for call in calls(dtype):
@@ -248,7 +253,7 @@ def test_densities_by_element(dtype):
                 check(call.function, x, numbers, KEY, shared_axes=shared)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+@each([np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 def test_backward(dtype):
     g = normal(40, 30, dtype=dtype)
     check(fd.dropout_backward, g, 0.3, KEY, exactly=exact.dropout)
@@ -277,7 +282,10 @@ ACTIVATIONS = [
 ]
 
 
-@pytest.mark.parametrize(("activation", "dtype"), ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("activation", "dtype"),
+    [pytest.param(*case, marks=[pytest.mark.slow] if case[1] in SLOW else []) for case in ACTIVATIONS],
+)
 def test_bias_act_dropout(activation, dtype):
     x, g, residual = (normal(9, 70, dtype=dtype, seed=s) for s in range(3))
     bias, rates = normal(70, dtype=dtype, seed=3), np.linspace(0, 1, 70)
@@ -365,7 +373,7 @@ def test_apply_mask(dtype):
     assert fd.apply_mask(empty, ndarray(np.ones(3, bool)), 0.3).get().shape == (0, 3)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+@each([np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(1, 1), (0, 3), (3, 33), (200, 7)])
 def test_sums(dtype, shape):
     """Kahan's sums have the error of one addition, and are rounded once."""
