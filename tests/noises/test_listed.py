@@ -60,9 +60,18 @@ def test_rows(noise, length):
     assert not same_bits(y, noise.function(**given, key=KEY)) or not y.any()  # relu may leave nothing
 
 
+def in_float64():
+    """Every noise, all but one of each kind with as many arrays marked slow."""
+    seen = set()
+    for noise in PLAIN:
+        kind = (noise.kind, noise.by_element, len(noise.like))
+        yield pytest.param(noise.name, np.float64, marks=[pytest.mark.slow] if kind in seen else [])
+        seen.add(kind)
+
+
 # Every noise in float64, and in the other dtypes one of each kind: kept or dropped, with a density, of pairs.
 OTHER_DTYPES = [
-    *((name, np.float64) for name in (noise.name for noise in PLAIN)),
+    *in_float64(),
     *((name, dtype) for name in ("dropout", "gaussian_noise") for dtype in (np.float16, np.complex64)),
     ("zoneout", ml_dtypes.bfloat16),
     ("gaussian_dropout", np.complex128),
