@@ -1,8 +1,8 @@
 # From a fresh clone: `make demo`, `make examples`, `make test` and `make docs`. Each makes its environment first.
 # `make cuda-check` compiles the CUDA kernels without a GPU, in an environment of its own (1 GB).
 # ARGS go to the demo's program, and to pytest: make demo ARGS=--help, make test ARGS="-k gaussian".
-# `make test` leaves out what is marked slow, `make test-all` nothing; `make fuzz` tries other examples of
-# hypothesis's tests than these do, again and again for so many SECONDS.
+# `make test` leaves out what is marked slow and some of what fuzzers try, `make test-all` nothing; `make fuzz`
+# tries other examples of hypothesis's tests than these do, again and again for so many SECONDS.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -41,7 +41,7 @@ check: $(VENV)/.test
 	$(BIN)/mypy
 
 test: check
-	$(PYTEST) -m 'not slow' $(ARGS)
+	$(PYTEST) -m 'not slow' --hypothesis-profile=quick $(ARGS)
 
 test-all: check
 	$(PYTEST) $(ARGS)

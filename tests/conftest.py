@@ -15,9 +15,11 @@ import pytest
 
 import fastdrop as fd
 
-# `ci` tries the same examples each time. `deep` tries others, ten times as many (see `arrays.examples`), and
-# keeps those that fail, to try them again first: `make fuzz`.
+# `ci` tries the same examples each time, and so does `quick`, but fewer of the fuzzers' (see `hostile.fuzz`):
+# `make test`. `deep` tries others, ten times as many (see `arrays.examples`), and keeps those that fail, to
+# try them again first: `make fuzz`.
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("ci"))
 hypothesis.settings.register_profile("deep", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("ci")
 

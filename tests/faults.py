@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+AS_MAKE_TEST = "-m", "not slow", "--hypothesis-profile=quick"
 
 
 class Fault(NamedTuple):
@@ -269,7 +270,7 @@ FAULTS = [
 def run(copy, tests):
     """Run tests of the copy; return the first that fails, or nothing, and the summary."""
     found = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", *tests],
+        [sys.executable, "-m", "pytest", "-q", "-x", *AS_MAKE_TEST, "-p", "no:cacheprovider", *tests],
         cwd=copy,
         env=os.environ | {"PYTHONPATH": str(copy)},
         capture_output=True,

@@ -404,6 +404,8 @@ class Tries:
         assert min(self.counts["accepted"], self.counts["refused"]) >= max(floor * tried, 1), self.name
 
 
-def fuzz(count):
-    """Return the settings of a fuzzer of so many examples."""
-    return settings(max_examples=examples(count), suppress_health_check=list(HealthCheck))
+def fuzz(count, quick=20):
+    """Return the settings of a fuzzer of so many examples, of which `make test` tries fewer."""
+    is_quick = settings.get_current_profile_name() == "quick"
+    most = min(count, quick) if is_quick else examples(count)
+    return settings(max_examples=most, suppress_health_check=list(HealthCheck))

@@ -12,9 +12,9 @@ import time
 
 import numpy as np
 import pytest
-from arrays import examples
 from every_layer import CASES, classes
-from hypothesis import given, settings
+from hostile import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 
 import fastdrop as fd
@@ -86,7 +86,7 @@ def test_a_bad_state_is_refused_and_changes_nothing(kind):
 
 
 @every_layer
-@settings(max_examples=examples(50))
+@fuzz(50)
 @given(data=st.data())
 def test_states_of_anything_are_refused_whole_or_taken_whole(kind, data):
     layer = used(kind)
