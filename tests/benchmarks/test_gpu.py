@@ -64,6 +64,7 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(device, "stream_of_tensors", lambda number: 0)
     monkeypatch.setattr(device, "is_captured", lambda x: False)
     monkeypatch.setattr(gpu, "ALL_MAY_TAKE", 1e5)  # however busy this machine is
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)  # of pytest-xdist: eight workers take seconds
     monkeypatch.setattr(gpu, "FIRST", gpu.FIRST.replace("fdt.dropout(x, 0.5, 0)", "fdt.dropout"))
     passing = tmp_path / "test_that_passes.py"
     passing.write_text("def test_that_passes():\n    pass\n")
