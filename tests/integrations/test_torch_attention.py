@@ -398,7 +398,7 @@ def step(length):
     y.sum().backward()
 step(512)
 before = peak()
-step(8192)
+step(4096)
 print(peak() - before)
 """
 
@@ -406,6 +406,6 @@ print(peak() - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 @pytest.mark.parametrize("causal", ["causal", pytest.param("whole", marks=pytest.mark.slow)])
 def test_the_matrix_is_never_whole_in_memory(causal):
-    """Of 8,192 places it would have 256 MiB."""
+    """Of 4,096 places it would have 64 MiB."""
     peak = int(subprocess.check_output([sys.executable, "-c", MEMORY, causal])) / 1024
-    assert peak < 64
+    assert peak < 32
