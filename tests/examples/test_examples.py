@@ -223,7 +223,9 @@ def char_rnn(example):
     return example("char_rnn")
 
 
-@pytest.mark.parametrize("rates", [(0.0,) * 6, (0.2, 0.3, 0.4, 0.3, 0.4, 0.2)])
+@pytest.mark.parametrize(
+    "rates", [pytest.param((0.0,) * 6, marks=pytest.mark.slow), (0.2, 0.3, 0.4, 0.3, 0.4, 0.2)]
+)
 def test_char_rnn_gradients_are_central_differences(char_rnn, rates):
     network = char_rnn.Network(5, 4, char_rnn.Rates(*rates), 0, np.float64)
     window = np.random.default_rng(0).integers(5, size=(7, 3))
@@ -281,7 +283,7 @@ def parts_of(layer):
         yield from parts_of(inner)
 
 
-@pytest.mark.parametrize("rates", [(0.0, 0.0, 0.0), (0.3, 0.2, 0.3)])
+@pytest.mark.parametrize("rates", [pytest.param((0.0,) * 3, marks=pytest.mark.slow), (0.3, 0.2, 0.3)])
 def test_char_transformer_gradients_are_central_differences(char_transformer, rates, monkeypatch):
     monkeypatch.setattr(char_transformer, "CONTEXT", 7)
     network = char_transformer.transformer(5, 8, 1, char_transformer.Rates(*rates), 0, np.float64)
