@@ -103,6 +103,14 @@ def test_states_of_anything_are_refused_whole_or_taken_whole(kind, data):
             outputs(layer, kind)
 
 
+def test_a_good_rate_beside_a_bad_draw_is_not_taken():
+    layer = fd.Dropout(0.3, rng=1)
+    before = layer.state_dict()
+    with pytest.raises(ValueError, match="draw"):
+        layer.load_state_dict(before | {"p": 0.7, "draw": -1})
+    assert layer.state_dict() == before
+
+
 def test_a_scheduled_layer_goes_on_with_its_schedule():
     layer = fd.Dropout(fd.schedules.Cosine(0.5, steps=10), rng=1)
     for _ in range(3):
