@@ -103,11 +103,12 @@ def test_states_of_anything_are_refused_whole_or_taken_whole(kind, data):
             outputs(layer, kind)
 
 
-def test_a_good_rate_beside_a_bad_draw_is_not_taken():
+@pytest.mark.parametrize("changed", [{"p": 0.7, "draw": -1}, {"version": True}], ids=str)
+def test_a_state_is_not_taken_by_halves_nor_a_bool_for_a_number(changed):
     layer = fd.Dropout(0.3, rng=1)
     before = layer.state_dict()
-    with pytest.raises(ValueError, match="draw"):
-        layer.load_state_dict(before | {"p": 0.7, "draw": -1})
+    with pytest.raises(ValueError, match="must be"):
+        layer.load_state_dict(before | changed)
     assert layer.state_dict() == before
 
 
