@@ -51,7 +51,7 @@ from fastdrop._arrays.listed import (
     ragged_rows,
     starts_of_rows,
 )
-from fastdrop._arrays.numbers import Rate, check_broadcast
+from fastdrop._arrays.numbers import Rate, check_broadcast, flag
 from fastdrop._arrays.plan import Axes, axes_in, check_one_way, integers_in, reduced, window_given
 from fastdrop._backends import alone
 from fastdrop._extras import missing
@@ -669,7 +669,7 @@ def _by_path(
 ) -> da.Array:
     """Return x, or a gradient, with whole samples dropped."""
     options = {"key": key, "shared_axes": path_axes(np.ndim(x), mode)}
-    function = fd.dropout if scale_by_keep else unscaled_dropout
+    function = fd.dropout if flag("scale_by_keep", scale_by_keep) else unscaled_dropout
     return _lazily(function, x, name, rates={"p": p}, options=options, listed=Listed(rows))
 
 
@@ -1034,7 +1034,7 @@ def drop_connect(
            [ 0., 12.]])
     """
     arrays = _dense(x, weight, bias)
-    options = {"p": p, "key": key, "per_example": per_example}
+    options = {"p": p, "key": key, "per_example": flag("per_example", per_example)}
     _check_dense(arrays, options)
     alike = {"dtype": arrays["x"].dtype, "meta": arrays["x"]._meta}
     return _by_rows(fd.drop_connect, "drop_connect", ("row", "output"), arrays, options, rows, **alike)
@@ -1067,12 +1067,13 @@ def drop_connect_backward(
            [2., 2.],
            [2., 4.]])
     """
+    bias = flag("bias", bias)
     g, x = _matrix(_known(g, "g"), "g"), _matrix(da.asarray(x), "x")
     features, outputs = _matrix(da.asarray(weight), "weight").shape
     if g.shape != (len(x), outputs):
         raise ValueError(f"g must have the shape {(len(x), outputs)}, got {g.shape}")
     arrays = _dense(x.rechunk({0: g.chunks[0]}), weight, None)
-    options = {"p": p, "key": key, "per_example": per_example}
+    options = {"p": p, "key": key, "per_example": flag("per_example", per_example)}
     _check_dense(arrays, options)
     arrays, options = {"g": g.rechunk({1: -1}), **arrays}, options | {"bias": bias}
     alike = {"dtype": g.dtype, "meta": g._meta}

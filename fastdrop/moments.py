@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.numbers import FULL, rate, reals
+from fastdrop._arrays.numbers import FULL, flag, rate, reals
 from fastdrop._noises.alpha import affine
 from fastdrop._noises.drop_block import block_layout
 from fastdrop._noises.gaussian import checked_std, std_of
@@ -296,7 +296,7 @@ def standout_dropout(
     """
     dropped = np.rint((1 - standout_keep_prob(a, alpha=alpha, beta=beta)) * FULL) / FULL
     dropped, x = np.broadcast_arrays(dropped, reals("h", h))
-    if inverted:
+    if flag("inverted", inverted):
         x = np.divide(x, 1 - dropped, out=np.zeros(x.shape), where=dropped < 1)
     return _two_points(x, np.zeros_like(x), dropped)
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
-from fastdrop._arrays.numbers import rate, real
+from fastdrop._arrays.numbers import flag, rate, real
 from fastdrop._stream.keys import natural
 
 __all__ = ["Annealed", "Constant", "Cosine", "Curriculum", "Early", "Late", "Linear", "Schedule", "Step"]
@@ -196,6 +196,10 @@ class Early(_OverSteps):
     """
 
     linear: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        flag("linear", self.linear)
 
     def __call__(self, step: int) -> float:
         """Return the rate of a step."""

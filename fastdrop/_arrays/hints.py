@@ -61,6 +61,13 @@ def as_number(name: str, value: Any) -> str:
     return f"use float({name})" if hasattr(value, "__float__") or isinstance(value, str) else "use a number"
 
 
+def named(value: object) -> str:
+    """Return a value for an error message: its repr if that is short, else its type."""
+    short = isinstance(value, (str, float, Key)) or (isinstance(value, int) and value.bit_length() < 64)
+    text = repr(value) if short else ""
+    return text if 0 < len(text) < 80 else type(value).__name__
+
+
 def checked_dtype(dtype: Any) -> np.dtype[Any]:
     """Return what a caller gave for a dtype as one, or raise an error."""
     try:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.hints import as_number
+from fastdrop._arrays.hints import as_number, named
 
 Rate: TypeAlias = float | NDArray[Any]
 
@@ -95,6 +95,19 @@ def thresholds_and_scales(
     if scale is not None:
         scales = np.where(kept != 0, scale, 0)
     return np.minimum(counts, FULL - 1).astype(np.uint32), scales.astype(dtype)
+
+
+def flag(name: str, value: object, allowed: str = "True or False", hint: str = "") -> bool:
+    """Return an option that is True or False as a bool, or raise an error that names it.
+
+    Nothing else passes for one of them: ``packed="no"`` and ``bias=bias`` are mistakes. Where a call shall
+    cost nothing it is ``packed is not False and flag("packed", packed)``.
+    """
+    if value is True or value is False:
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    raise TypeError(f"{name} must be {allowed}, got {named(value)}{hint and '; '}{hint}")
 
 
 def positive(name: str, value: float) -> float:

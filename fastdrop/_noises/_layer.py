@@ -18,7 +18,7 @@ from fastdrop._arrays import device
 from fastdrop._arrays.hints import refuse_foreign
 from fastdrop._arrays.host import to_array
 from fastdrop._arrays.listed import Indices, Listed
-from fastdrop._arrays.numbers import holds_reals, rate, reals
+from fastdrop._arrays.numbers import flag, holds_reals, rate, reals
 from fastdrop._arrays.plan import Axes, Window, window_given
 from fastdrop._stream.keys import Key, Rng, as_key, as_key_or_seed
 from fastdrop.schedules import Constant, ScheduledRate, restored_schedule, schedule_state
@@ -192,9 +192,7 @@ class Layer(Locked):
         mode = self.training if training is None else training
         if mode is True or mode is False:
             return mode
-        if isinstance(mode, np.bool_):
-            return bool(mode)
-        raise TypeError(f"training must be True, False or None, got {_named(mode)}; {self._advice()}")
+        return flag("training", mode, "True, False or None", self._advice())
 
     def _advice(self) -> str:
         """Return advice for a caller who gives a layer the key or number that it already has."""
@@ -208,10 +206,9 @@ class Layer(Locked):
         TypeError
             If mode is neither True nor False.
         """
-        if not isinstance(mode, (bool, np.bool_)):
-            raise TypeError(f"mode must be True or False, got {_named(mode)}; use train() or eval()")
+        training = flag("mode", mode, hint="use train() or eval()")
         with self._lock:
-            self.training = bool(mode)
+            self.training = training
         return self
 
     def eval(self) -> Self:
@@ -737,8 +734,3 @@ def _warn_user(message: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "fastdrop":
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)
-
-
-def _named(value: object) -> str:
-    """Return a value for an error message: its repr if that is short, else its type."""
-    return repr(value) if isinstance(value, (str, int, float, Key)) else type(value).__name__

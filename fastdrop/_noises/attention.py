@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import real_array, real_type, target, unmasked
 from fastdrop._arrays.listed import Listed, Runs, numbers_of_rows
-from fastdrop._arrays.numbers import rate, real
+from fastdrop._arrays.numbers import flag, rate, real
 from fastdrop._arrays.plan import Place, Window, window_given, window_of
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.bernoulli import dropout
@@ -331,6 +331,7 @@ class _Weights(NamedTuple):
         """The weights for a caller's arguments, or an error that says what is wrong with them."""
         rate(p)
         queries, keys, values = arrays
+        is_causal, enable_gqa = flag("is_causal", is_causal), flag("enable_gqa", enable_gqa)
         batch, groups = _batch(arrays, enable_gqa)
         shape = (*batch, queries.shape[-2], keys.shape[-2])
         mask = None if attn_mask is None else _mask(attn_mask, shape, queries.dtype)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import device, host
 from fastdrop._arrays.hints import checked_shape
-from fastdrop._arrays.numbers import FULL, Rate, rate
+from fastdrop._arrays.numbers import FULL, Rate, flag, rate
 from fastdrop._arrays.plan import NO_AXES, Axes, Indices, Pass, Plan, Window, layout_of, window_given
 from fastdrop._backends import cpu, fuse, fused, masked
 from fastdrop._noises._layer import ElementwiseLayer, Forward, RateLayer
@@ -238,7 +238,7 @@ def keep_mask(
     >>> fd.keep_mask(8, 0.5, fd.Key(42), packed=True)
     array([63], dtype=uint8)
     """
-    window = window_given(window, rows, indices, offsets)
+    window, packed = window_given(window, rows, indices, offsets), flag("packed", packed)
     if out is not None and device.is_there(out):
         lengths = np.broadcast_to(0, checked_shape(shape)).shape
         target = device.mask_target(out, lengths, packed)
@@ -304,7 +304,7 @@ def apply_mask(
     array([0., 0., 4., 6.])
     """
     rate(p)
-    return masked(x, mask, 1 / (1 - p) if p < 1 else 0.0, out, packed)  # type: ignore[no-any-return]
+    return masked(x, mask, 1 / (1 - p) if p < 1 else 0.0, out, flag("packed", packed))  # type: ignore[no-any-return]
 
 
 class Dropout(ElementwiseLayer, RateLayer):

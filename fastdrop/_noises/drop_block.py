@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import to_array
-from fastdrop._arrays.numbers import rate
+from fastdrop._arrays.numbers import flag, rate
 from fastdrop._backends import masked
 from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
 from fastdrop._noises._noise import Noise, register
@@ -140,7 +140,7 @@ def block_mask(
     axes = range(1, len(shape) - 1) if last else range(2, len(shape))
     gamma, sides = block_layout(tuple(shape[axis] for axis in axes), p, block_size)
     starts = list(shape)
-    if shared_channels:
+    if shared_channels is not False and flag("shared_channels", shared_channels):
         starts[-1 if last else 1] = 1
     for axis, side in zip(axes, sides, strict=True):
         starts[axis] -= max(side - 1, 0)
@@ -213,7 +213,7 @@ class _DropBlock(ArrayLayer, RateLayer):
         super().__init__(p, rng)
         self.options: dict[str, Any] = {
             "block_size": block_size,
-            "shared_channels": shared_channels,
+            "shared_channels": flag("shared_channels", shared_channels),
             "data_format": data_format,
         }
         block_mask((0,) * (self.spatial + 2), self.p, 0, **self.options)

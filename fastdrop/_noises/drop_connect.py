@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import PLAIN, target, to_array, unmasked
 from fastdrop._arrays.listed import Listed, Runs, numbers_of_rows
-from fastdrop._arrays.numbers import FULL, rate
+from fastdrop._arrays.numbers import FULL, flag, rate
 from fastdrop._arrays.plan import Window, window_given, window_of
 from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
 from fastdrop._noises._noise import PRODUCT, Noise, register
@@ -104,7 +104,7 @@ def drop_connect(
     arrays = [x, weight]
     if bias is not None:
         arrays.append(bias := checked_array("bias", bias, weight.shape[1:], x.dtype))
-    per_example = _varies(p) and per_example
+    per_example = flag("per_example", per_example) and _varies(p)
     examples = _examples(window_given(window, rows), x, weight.shape[1])
     y = _output(out, (len(x), weight.shape[1]), arrays)
     if per_example:
@@ -174,8 +174,9 @@ def drop_connect_backward(
     """
     x, weight = dense_arrays(x, weight)
     g = checked_array("g", g, (len(x), weight.shape[1]), x.dtype)
+    bias, per_example = flag("bias", bias), flag("per_example", per_example) and _varies(p)
     examples = _examples(window_given(window, rows), x, weight.shape[1])
-    if _varies(p) and per_example:
+    if per_example:
         dx, dweight = _product_backward(g, x, weight, p, key, examples)
         own = examples.window(g.shape, g.shape)
         dbias = dropout(g, p, _bias_key(key), window=own).sum(0) if bias else None
@@ -533,7 +534,7 @@ class DropConnect(ArrayLayer, RateLayer):
         checked_array("weight", weight, ("features_in", "features_out"))
         if bias is not None:
             checked_array("bias", bias, weight.shape[1:], weight.dtype)
-        self.weight, self.bias, self.per_example = weight, bias, per_example
+        self.weight, self.bias, self.per_example = weight, bias, flag("per_example", per_example)
         self.weight_grad = np.zeros_like(weight)
         self.bias_grad = None if bias is None else np.zeros_like(bias)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.hints import refuse_foreign
-from fastdrop._arrays.numbers import FULL, Rate, rate
+from fastdrop._arrays.numbers import FULL, Rate, flag, rate
 from fastdrop._arrays.plan import Axes, Window, window_given
 from fastdrop._backends import fused
 from fastdrop._noises._layer import Forward
@@ -80,7 +80,7 @@ def drop_path(
     if type(x) is not np.ndarray:
         refuse_foreign(x)
     axes = _axes(np.ndim(x), mode)
-    if not scale_by_keep:
+    if scale_by_keep is not True and not flag("scale_by_keep", scale_by_keep):
         return unscaled_dropout(x, p, key, shared_axes=axes, out=out, window=window)
     return fused(DROP, x, out, p, key, axes, window)  # type: ignore[no-any-return]
 
@@ -216,7 +216,7 @@ class DropPath(Dropout):
     ) -> None:
         super().__init__(p, rng=rng)
         path_axes(1, mode)
-        self.mode, self.scale_by_keep = mode, bool(scale_by_keep)
+        self.mode, self.scale_by_keep = mode, flag("scale_by_keep", scale_by_keep)
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         key, p, _, window, _ = forward

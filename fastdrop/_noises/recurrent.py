@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import target, to_array
-from fastdrop._arrays.numbers import rate
+from fastdrop._arrays.numbers import flag, rate
 from fastdrop._noises._layer import Layer
 from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import dropout, dropout_backward
@@ -233,7 +233,7 @@ class RecurrentDropout(Layer):
         rng: Rng = None,
     ) -> None:
         super().__init__((p_input, p_recurrent, p_output, p_update), rng)
-        self.gates, self.tied = natural("gates", gates), bool(tied)
+        self.gates, self.tied = natural("gates", gates), flag("tied", tied)
         if self.gates == 0:
             raise ValueError("gates must be at least 1, got 0")
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._arrays.numbers import flag
 from fastdrop._arrays.plan import Axes, Window
 from fastdrop._noises import bernoulli
 from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
@@ -186,7 +187,7 @@ class TemporalDropout(ArrayLayer, RateLayer):
 
     def __init__(self, p: ScheduledRate = 0.5, *, time_major: bool = False, rng: Rng = None) -> None:
         super().__init__(p, rng)
-        self.time_major = time_major
+        self.time_major = flag("time_major", time_major)
         self._sequence: Key | None = None  # the key of the sequence whose steps are coming
 
     def forward(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import real_array, target
-from fastdrop._arrays.numbers import holds_reals, real
+from fastdrop._arrays.numbers import flag, holds_reals, real
 from fastdrop._arrays.plan import Indices, Pass, Window, window_given
 from fastdrop._backends import fuse, planned
 from fastdrop._noises._layer import Forward, NoiseLayer, passed, unchanging
@@ -82,6 +82,7 @@ def standout_dropout(
     >>> fd.standout_dropout(np.ones(6), a, fd.Key(42))
     array([0., 0., 1., 1., 1., 1.])
     """
+    inverted = inverted is not False and flag("inverted", inverted)
     window = window_given(window, rows, indices, offsets)
     x = real_array(h, "standout")
     dropped = _kept(a, alpha, beta)
@@ -231,7 +232,7 @@ class StandoutDropout(NoiseLayer):
         self, alpha: float = 1.0, beta: float = 0.0, *, inverted: bool = False, rng: Rng = None
     ) -> None:
         super().__init__(alpha, rng)
-        self.beta, self.inverted = _finite("beta", beta), inverted
+        self.beta, self.inverted = _finite("beta", beta), flag("inverted", inverted)
 
     def _checked(self, value: Any) -> Any:
         return _finite("alpha", value)

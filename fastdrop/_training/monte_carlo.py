@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.numbers import positive
+from fastdrop._arrays.numbers import flag, positive
 from fastdrop._arrays.plan import Axes
 from fastdrop._stream.keys import Key, as_key_or_seed, natural
 
@@ -144,7 +144,7 @@ def mc_predict(
     >>> same.standard_error.round(3), apart.standard_error.round(3)
     (array([[0.015]]), array([[0.035]]))
     """
-    samples = _RunningMoments()
+    samples, antithetic = _RunningMoments(), flag("antithetic", antithetic)
     means = (
         _RunningMoments() if antithetic else samples
     )  # of pairs, since only those are independent of each other
@@ -260,6 +260,7 @@ def _outputs(
 ) -> Iterator[NDArray[Any]]:
     """Yield the output of each sample, in order. All are checked to be real and of one shape."""
     n, threads, key = natural("n", n), natural("threads", threads), as_key_or_seed(key)
+    antithetic, progress = flag("antithetic", antithetic), flag("progress", progress)
     for name, number in (("n", n), ("threads", threads)):
         if number == 0:
             raise ValueError(f"{name} must be at least 1, got 0")

@@ -17,7 +17,7 @@ from torch.fx import Proxy
 
 from fastdrop._arrays import device
 from fastdrop._arrays.listed import Listed
-from fastdrop._arrays.numbers import FULL, Rate, rate
+from fastdrop._arrays.numbers import FULL, Rate, flag, rate
 from fastdrop._arrays.plan import window_given
 from fastdrop._backends import loading, words
 from fastdrop._stream.keys import Key
@@ -478,7 +478,7 @@ def noise(
     inplace: bool = False,
 ) -> Tensor:
     """A noise of a tensor, or of two, with the derivatives that it has: one of `NOISES` by its name."""
-    if inplace and isinstance(x, torch.Tensor) and _is_learned(x):
+    if inplace is not False and flag("inplace", inplace) and isinstance(x, torch.Tensor) and _is_learned(x):
         raise RuntimeError("inplace can't change a leaf that requires grad; use inplace=False or x.clone()")
     transforms = torch._C._are_functorch_transforms_active()
     if transforms and torch.compiler.is_dynamo_compiling():

@@ -15,7 +15,7 @@ from torch.fx import Proxy
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.modules.dropout import _DropoutNd
 
-from fastdrop._arrays.numbers import rate
+from fastdrop._arrays.numbers import flag, rate
 from fastdrop._stream.keys import Key, Rng, as_key, signed
 from fastdrop.torch import _keys as keys
 from fastdrop.torch._autograd import Indices, Rows, check_traced, noise, not_a_tensor, placed, traced
@@ -257,7 +257,7 @@ class DropoutModule(NoiseModule, _DropoutNd):
 
     def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: Rng = None) -> None:
         self._check(p)
-        super().__init__(p, inplace, rng=rng)
+        super().__init__(p, flag("inplace", inplace), rng=rng)
 
     def _check(self, p: float) -> None:
         rate(p)
@@ -275,7 +275,8 @@ class DropoutModule(NoiseModule, _DropoutNd):
             return input
         if self._is_torch and self._key is None and not draws and _as_torch_has_it(input):
             return cast(Tensor, super().forward(input))
-        name, rates, inplace = self._noise, (self.p,), self.inplace
+        # bool since a module of torch.nn that was swapped may have anything there
+        name, rates, inplace = self._noise, (self.p,), bool(self.inplace)
         numbers = placed(self._numbers(input), **draws) if draws else self._numbers(input)
         return self._with_key(
             input, lambda key: noise(input, name, rates, key, numbers, inplace=inplace), draws

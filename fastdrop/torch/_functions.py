@@ -7,7 +7,7 @@ from typing import SupportsIndex
 
 import torch
 
-from fastdrop._arrays.numbers import Rate, check_broadcast
+from fastdrop._arrays.numbers import Rate, check_broadcast, flag
 from fastdrop._noises.drop_block import Size, sizes_of
 from fastdrop._noises.drop_path import path_axes
 from fastdrop._stream.keys import Key
@@ -199,7 +199,8 @@ def drop_path(
     tensor([0., 2., 0., 2.])
     """
     check_tensors(x=x)
-    name = "dropout" if scale_by_keep else "unscaled_dropout"
+    scaled = scale_by_keep is True or flag("scale_by_keep", scale_by_keep)
+    name = "dropout" if scaled else "unscaled_dropout"
     return noise(x, name, (p,), key, placed(path_axes(x.dim(), mode), rows), inplace=inplace)
 
 
@@ -227,7 +228,8 @@ def drop_block(
     """
     check_tensors(x=x)
     sizes = sizes_of(block_size, max(x.dim() - 2, 1))
-    return noise(x, "drop_block", (p,), key, (*sizes, int(bool(shared_channels))), inplace=inplace)
+    shared = int(flag("shared_channels", shared_channels))
+    return noise(x, "drop_block", (p,), key, (*sizes, shared), inplace=inplace)
 
 
 def zoneout(
@@ -331,7 +333,7 @@ def standout_dropout(
     tensor([0., 0., 1., 1., 1., 1.])
     """
     check_tensors(h=h, a=a)
-    numbers = placed((int(inverted),), rows, indices, offsets)
+    numbers = placed((int(flag("inverted", inverted)),), rows, indices, offsets)
     return noise(h, "standout_dropout", (alpha, beta), key, numbers, other=a.detach())
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 import fastdrop as fd
-from fastdrop._arrays.numbers import rate
+from fastdrop._arrays.numbers import flag, rate
 from fastdrop._noises.drop_block import Size, sizes_of
 from fastdrop._noises.drop_path import path_axes
 from fastdrop._noises.gaussian import checked_std, std_of
@@ -312,7 +312,7 @@ class GaussianNoise(NoiseModule):
     def __init__(self, std: float = 0.1, inplace: bool = False, *, rng: Rng = None) -> None:
         super().__init__(rng=rng)
         checked_std(std)
-        self.std, self.inplace = float(std), inplace
+        self.std, self.inplace = float(std), flag("inplace", inplace)
 
     def forward(
         self, input: Tensor, rows: Rows = None, indices: Indices = None, offsets: Rows = None
@@ -366,7 +366,7 @@ class DropPath(DropoutModule):
     ) -> None:
         super().__init__(p, inplace, rng=rng)
         path_axes(1, mode)
-        self.mode, self.scale_by_keep = mode, bool(scale_by_keep)
+        self.mode, self.scale_by_keep = mode, flag("scale_by_keep", scale_by_keep)
 
     def forward(self, input: Tensor, rows: Rows = None) -> Tensor:
         """Return the input with samples dropped in training, and itself in evaluation.
@@ -412,7 +412,7 @@ class _DropBlock(DropoutModule):
         super().__init__(p, inplace, rng=rng)
         sizes = sizes_of(block_size, self._spatial)
         self.block_size = sizes[0] if len(set(sizes)) == 1 else sizes
-        self.shared_channels = bool(shared_channels)
+        self.shared_channels = flag("shared_channels", shared_channels)
 
     def _numbers(self, input: Tensor) -> Numbers:
         if input.dim() != self._spatial + 2:
@@ -644,7 +644,7 @@ class StandoutDropout(NoiseModule):
     ) -> None:
         super().__init__(rng=rng)
         fd.standout_keep_prob(0.0, alpha=alpha, beta=beta)  # which checks them
-        self.alpha, self.beta, self.inverted = float(alpha), float(beta), inverted
+        self.alpha, self.beta, self.inverted = float(alpha), float(beta), flag("inverted", inverted)
 
     def forward(
         self, h: Tensor, a: Tensor, rows: Rows = None, indices: Indices = None, offsets: Rows = None
