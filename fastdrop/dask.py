@@ -57,7 +57,7 @@ from fastdrop._backends import alone
 from fastdrop._extras import missing
 from fastdrop._noises._described import described_by
 from fastdrop._noises.drop_path import path_axes, unscaled_dropout
-from fastdrop._stream.keys import Key, natural
+from fastdrop._stream.keys import Key, natural, shown
 
 try:
     import dask.array as da
@@ -1085,13 +1085,13 @@ def drop_connect_backward(
 
 def _empty(shape: Any, chunks: Any, dtype: Any) -> da.Array:
     """Return an array whose numbers nobody reads, cut into chunks, or raise an error."""
-    wrong = f"chunks must be sizes of at least 1, as dask.array.ones takes them, got {chunks!r}"
+    wrong = f"chunks must be sizes of at least 1, as dask.array.ones takes them, got {shown(chunks)}"
     if chunks is None:
         raise TypeError(wrong)
     lengths = integers_in(checked_shape(shape), "shape")
     dtype = checked_dtype(dtype)
     if any(length < 0 for length in lengths):
-        raise ValueError(f"shape must have lengths of at least 0, got {shape!r}")
+        raise ValueError(f"shape must have lengths of at least 0, got {shown(shape)}")
     try:
         given = da.core.normalize_chunks(chunks, lengths, dtype=dtype)
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:

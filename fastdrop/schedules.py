@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
+
 from fastdrop._arrays.numbers import flag, rate, real
 from fastdrop._stream.keys import natural
 
@@ -53,6 +55,8 @@ class Schedule(ABC):
 
     def __post_init__(self) -> None:
         rate(self.p)
+        if isinstance(self.p, np.number):  # whose products with steps may overflow
+            object.__setattr__(self, "p", float(self.p))
 
     @abstractmethod
     def __call__(self, step: int) -> float:

@@ -301,6 +301,8 @@ def fitting(name, dtype):
         "attention": heads | {"p": 0.3, "attn_mask": None, "scale": None, "rows": None, "window": None},
         "DropConnect": {"weight": normal(5, 3, dtype=dtype), "bias": None},
         "drop_connect_backward": product | {"bias": True, "rows": None, "window": None},
+        "drop_connect_inference": {"x": product["x"], "weight": product["weight"], "bias": None, "p": 0.3}
+        | {"activation": np.tanh, "samples": 2},
         "drop_connect": product | {"bias": normal(3, dtype=dtype), "rows": None, "window": None},
         "drop_block": {"x": image, "g": image},
         "embedding_dropout": words | {"vocabulary": 9, "p": 0.3},

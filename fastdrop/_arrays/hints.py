@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdrop._stream.keys import Key
+from fastdrop._stream.keys import Key, shown
 
 # By the package that defines a class: what takes its objects. They could be converted, but an array in the
 # place of a tensor has lost its gradient, one in the place of a lazy array is computed at once, and one in
@@ -61,20 +61,13 @@ def as_number(name: str, value: Any) -> str:
     return f"use float({name})" if hasattr(value, "__float__") or isinstance(value, str) else "use a number"
 
 
-def named(value: object) -> str:
-    """Return a value for an error message: its repr if that is short, else its type."""
-    short = isinstance(value, (str, float, Key)) or (isinstance(value, int) and value.bit_length() < 64)
-    text = repr(value) if short else ""
-    return text if 0 < len(text) < 80 else type(value).__name__
-
-
 def checked_dtype(dtype: Any) -> np.dtype[Any]:
     """Return what a caller gave for a dtype as one, or raise an error."""
     try:
         found: np.dtype[Any] = np.dtype(dtype)
         return found
     except TypeError:
-        raise TypeError(f"dtype must be a NumPy dtype, got {dtype!r}") from None
+        raise TypeError(f"dtype must be a NumPy dtype, got {shown(dtype)}") from None
 
 
 def checked_shape(shape: Any) -> Any:

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.hints import as_number, named
+from fastdrop._arrays.hints import as_number
+from fastdrop._stream.keys import shown
 
 Rate: TypeAlias = float | NDArray[Any]
 
@@ -107,7 +108,7 @@ def flag(name: str, value: object, allowed: str = "True or False", hint: str = "
         return value
     if isinstance(value, np.bool_):
         return bool(value)
-    raise TypeError(f"{name} must be {allowed}, got {named(value)}{hint and '; '}{hint}")
+    raise TypeError(f"{name} must be {allowed}, got {shown(value)}{hint and '; '}{hint}")
 
 
 def positive(name: str, value: float) -> float:

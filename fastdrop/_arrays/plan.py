@@ -18,7 +18,7 @@ import numpy as np
 
 from fastdrop._arrays.listed import Indices as Indices
 from fastdrop._arrays.listed import Listed, Runs, Scattered, found
-from fastdrop._stream.keys import signed
+from fastdrop._stream.keys import shown, signed
 
 Window: TypeAlias = tuple[Sequence[int], Sequence[int]]
 # Which draws an array has; None is those of an array by itself.
@@ -355,7 +355,7 @@ def integers_in(axes: Axes, name: str = "shared_axes") -> tuple[int, ...]:
         given: Any = (axes,) if single else axes
         return tuple(map(operator.index, given))
     except TypeError:
-        raise TypeError(f"{name} must be an int or a tuple of ints, got {axes!r}") from None
+        raise TypeError(f"{name} must be an int or a tuple of ints, got {shown(axes)}") from None
 
 
 def axes_in(axes: Axes, ndim: int, name: str = "shared_axes") -> frozenset[int]:
@@ -375,7 +375,9 @@ def _numbers_of_window(window: Window) -> tuple[tuple[int, ...], tuple[int, ...]
         full, origin = window
         return tuple(map(operator.index, full)), tuple(map(operator.index, origin))
     except (TypeError, ValueError, AttributeError):
-        raise TypeError(f"window must be (full_shape, origin), two tuples of ints, got {window!r}") from None
+        raise TypeError(
+            f"window must be (full_shape, origin), two tuples of ints, got {shown(window)}"
+        ) from None
 
 
 def window_of(window: Window, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -20,7 +20,7 @@ from fastdrop._arrays.host import to_array
 from fastdrop._arrays.listed import Indices, Listed
 from fastdrop._arrays.numbers import flag, holds_reals, rate, reals
 from fastdrop._arrays.plan import Axes, Window, window_given
-from fastdrop._stream.keys import Key, Rng, as_key, as_key_or_seed
+from fastdrop._stream.keys import Key, Rng, as_key, as_key_or_seed, shown
 from fastdrop.schedules import Constant, ScheduledRate, restored_schedule, schedule_state
 
 STATE_VERSION = 1
@@ -108,8 +108,8 @@ class Layer(Locked):
         """Hold a number or a schedule that the user assigns, which says what becomes of a former schedule."""
         if self._schedule is not None and not callable(value):
             raise ValueError(
-                f"{self._parameter} follows {self._schedule!r}, got {value!r}; assign a schedule, such as "
-                f"fastdrop.schedules.Constant({value!r}), which ends the former one"
+                f"{self._parameter} follows {self._schedule!r}, got {shown(value)}; assign a schedule, such "
+                f"as fastdrop.schedules.Constant({shown(value)}), which ends the former one"
             )
         self._set(value)
 
@@ -118,7 +118,7 @@ class Layer(Locked):
         if callable(value):
             schedule = value
         if schedule is not None and not self._takes_schedules:
-            raise TypeError(f"{self._parameter} must not be a schedule, got {schedule!r}; use a number")
+            raise TypeError(f"{self._parameter} must not be a schedule, got {shown(schedule)}; use a number")
         number = self._checked(value if schedule is None else schedule(step))
         with self._lock:
             self._value, self._schedule, self._step = number, schedule, step
@@ -270,7 +270,7 @@ class Layer(Locked):
             raise ValueError(f"state must have the entries {sorted(expected)}, got {got}")
         for name in ("version", "layer"):
             if state[name] != expected[name]:
-                raise ValueError(f"state must have {name} {expected[name]!r}, got {state[name]!r}")
+                raise ValueError(f"state must have {name} {shown(expected[name])}, got {shown(state[name])}")
         for name, value in state.items():
             if isinstance(value, bool):  # which Python takes for 0 or 1
                 raise ValueError(f"state has a bad entry: {name} must be no bool, got {value}")
@@ -291,7 +291,7 @@ class Layer(Locked):
         if isinstance(number, Mapping):
             self._set(None, *restored_schedule(number, self._schedule))
         elif callable(number):
-            raise TypeError(f"{self._parameter} must be plain data, got {number!r}")
+            raise TypeError(f"{self._parameter} must be plain data, got {shown(number)}")
         else:
             self._set(number)
 
@@ -609,7 +609,7 @@ class LearnedLayer(ElementwiseLayer):
         try:
             number = reals(name, value).copy()
         except (TypeError, ValueError):
-            raise TypeError(f"{name} must be real, got {value!r}") from None
+            raise TypeError(f"{name} must be real, got {shown(value)}") from None
         if not np.isfinite(number).all():
             raise ValueError(f"{name} must be finite, got {number}")
         shape = np.shape(getattr(self, "_value", number))
@@ -714,7 +714,7 @@ def checked_axes(axes: Axes) -> tuple[int, ...]:
     try:
         return tuple(operator.index(axis) for axis in ((axes,) if hasattr(axes, "__index__") else axes))
     except TypeError:
-        raise TypeError(f"shared_axes must be an int or a tuple of ints, got {axes!r}") from None
+        raise TypeError(f"shared_axes must be an int or a tuple of ints, got {shown(axes)}") from None
 
 
 def unchanging(window: Window) -> Window:

@@ -24,7 +24,7 @@ from fastdrop._backends import cpu, usable
 from fastdrop._noises._noise import INTEGERS, NOISES, Noise
 from fastdrop._noises.bernoulli import apply_mask, keep_mask
 from fastdrop._noises.gaussian import normal
-from fastdrop._stream.keys import natural
+from fastdrop._stream.keys import natural, shown
 
 _log = logging.getLogger("fastdrop")
 _SHAPE = 4, 3, 4, 6  # such that its axes are shared in each of the ways that have a kernel
@@ -107,7 +107,7 @@ def jobs(names: tuple[str, ...], dtype: Any) -> list[Job]:
         for each in noise.public:
             known.setdefault(each.__name__, noise)
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"names must be of functions or layers of fastdrop, got {unknown[0]!r}")
+        raise ValueError(f"names must be of functions or layers of fastdrop, got {shown(unknown[0])}")
     chosen = [known[name] for name in names] if names else list(NOISES.values())
     found = [Job(noise.name, each) for noise in chosen for each in dtypes if _takes(noise, each)]
     if names:

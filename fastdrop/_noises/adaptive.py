@@ -14,7 +14,7 @@ from fastdrop._arrays.plan import Window
 from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.bernoulli import dropout, dropout_backward
-from fastdrop._stream.keys import Rng, natural
+from fastdrop._stream.keys import Rng, natural, shown
 from fastdrop.schedules import ScheduledRate
 
 
@@ -52,8 +52,10 @@ def importance_rates(importance: ArrayLike, p: float, *, max_rate: float = 0.95)
     if p > max_rate:
         raise ValueError(f"p must be at most max_rate {max_rate}, got {p}; their mean can't reach it")
     found = reals("importance", importance)
-    if found.ndim != 1 or not (np.isfinite(found) & (found >= 0)).all():
-        raise ValueError(f"importance must be 1-D, finite and >= 0, got {importance!r}")
+    wrong = found[~((found >= 0) & np.isfinite(found))]
+    if found.ndim != 1 or wrong.size:
+        got = f"{wrong[0]} in an array" if found.ndim == 1 else f"shape {found.shape}"
+        raise ValueError(f"importance must be 1-D, finite and >= 0, got {got}")
     mean = found.mean() if found.size else 0.0
     falling = 1 / (1 + found / mean) if mean > 0 else np.ones_like(found)
     return _clipped_to_mean(falling, float(p), float(max_rate))
@@ -210,7 +212,7 @@ class AdaptiveDropout(ArrayLayer, RateLayer):
             raise ValueError(f"state has a bad entry: {error}") from None
         if (found is not None) != (count > 0) or (found is not None and not self._usable(found, count)):
             wanted = "a mean of numbers >= 0, of a finite sum, for inputs > 0, and None for 0"
-            raise ValueError(f"state must have {wanted}, got {mean!r} for {inputs}")
+            raise ValueError(f"state must have {wanted}, got {shown(mean)} for {inputs}")
         return found, count
 
     def _usable(self, mean: NDArray[np.float64], inputs: int) -> bool:

@@ -304,7 +304,9 @@ def apply_mask(
     array([0., 0., 4., 6.])
     """
     rate(p)
-    return masked(x, mask, 1 / (1 - p) if p < 1 else 0.0, out, flag("packed", packed))  # type: ignore[no-any-return]
+    p = float(p)  # NumPy's small numbers would give a scale of their own precision
+    packed = flag("packed", packed)
+    return masked(x, mask, 1 / (1 - p) if p < 1 else 0.0, out, packed)  # type: ignore[no-any-return]
 
 
 class Dropout(ElementwiseLayer, RateLayer):

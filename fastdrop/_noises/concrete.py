@@ -15,7 +15,7 @@ from fastdrop._arrays.plan import Axes, Density, Indices, Window, window_given
 from fastdrop._backends import density
 from fastdrop._noises._layer import Forward, LearnedLayer
 from fastdrop._noises._noise import REAL, Noise, register
-from fastdrop._stream.keys import Key, Rng
+from fastdrop._stream.keys import Key, Rng, shown
 
 _MOST = 80.0  # the noise takes larger logits as this one, for which float32 still holds 1 / (1 - p)
 _LEAST_TEMPERATURE = 1e-6
@@ -181,7 +181,7 @@ def checked_temperature(temperature: Any) -> float:
 def checked_logit(logit: Any) -> float:
     """Return a logit as a float, or raise an error."""
     if np.ndim(logit) or np.asarray(logit).dtype.kind not in "fiu":
-        raise TypeError(f"logit must be a real number, got {logit!r}; use float(logit)")
+        raise TypeError(f"logit must be a real number, got {shown(logit)}; use float(logit)")
     if not math.isfinite(logit):
         raise ValueError(f"logit must be finite, got {logit}")
     return float(logit)

@@ -16,7 +16,7 @@ from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
 from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import keep_mask
 from fastdrop._noises.shared import check_data_format
-from fastdrop._stream.keys import Key, Rng, natural
+from fastdrop._stream.keys import Key, Rng, natural, shown
 from fastdrop.schedules import ScheduledRate
 
 Size: TypeAlias = SupportsIndex | Sequence[SupportsIndex]  # of a block, for all spatial axes or for each
@@ -157,7 +157,7 @@ def block_layout(image: tuple[int, ...], p: float, block_size: Size) -> tuple[fl
     sides = tuple(min(size, length) for size, length in zip(sizes, image, strict=True))
     volume = math.prod(sides)
     places = math.prod(length - side + 1 for length, side in zip(image, sides, strict=True))
-    return (min(1.0, p * math.prod(image) / (volume * places)) if volume else 0.0), sides
+    return (min(1.0, float(p) * math.prod(image) / (volume * places)) if volume else 0.0), sides
 
 
 def sizes_of(block_size: Size, count: int) -> tuple[int, ...]:
@@ -165,7 +165,9 @@ def sizes_of(block_size: Size, count: int) -> tuple[int, ...]:
     given: Any = tuple(block_size) if isinstance(block_size, (tuple, list)) else (block_size,) * count
     sizes = tuple(natural("block_size", size) for size in given)
     if len(sizes) != count:
-        raise ValueError(f"block_size must be one int, or one for each of {count} axes, got {block_size!r}")
+        raise ValueError(
+            f"block_size must be one int, or one for each of {count} axes, got {shown(block_size)}"
+        )
     if min(sizes) < 1:
         raise ValueError(f"block_size must be at least 1, got {min(sizes)}")
     return sizes

@@ -15,7 +15,7 @@ from fastdrop._backends import fused
 from fastdrop._noises._layer import Forward
 from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import DROP, UNSCALED, Dropout, keep_mask
-from fastdrop._stream.keys import Key, Rng
+from fastdrop._stream.keys import Key, Rng, shown
 from fastdrop.schedules import ScheduledRate
 
 
@@ -101,7 +101,7 @@ def unscaled_dropout(
 def path_axes(ndim: int, mode: str) -> tuple[int, ...]:
     """Return the axes along which `drop_path` shares its draws."""
     if mode not in ("row", "batch"):
-        raise ValueError(f'mode must be "row" or "batch", got {mode!r}')
+        raise ValueError(f'mode must be "row" or "batch", got {shown(mode)}')
     if ndim == 0:
         raise ValueError("drop_path needs samples along a first axis, got a 0-d array; use x[None]")
     return tuple(range(1 if mode == "row" else 0, ndim))

@@ -13,7 +13,7 @@ from fastdrop._arrays.plan import ACTIVATIONS, Axes, Indices, Pass, Window, wind
 from fastdrop._backends import fuse, fused, of, planned, sum_rows
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.bernoulli import dropout_backward
-from fastdrop._stream.keys import Key
+from fastdrop._stream.keys import Key, shown
 
 _REAL = "an activation"  # what needs real numbers, for errors
 _ADD = Pass("add")
@@ -255,7 +255,7 @@ def bias_act_dropout_backward(
 def _number_of(activation: str) -> int:
     """Return the number by which formulas know an activation, or raise an error."""
     if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
+        raise ValueError(f"activation must be one of {ACTIVATIONS}, got {shown(activation)}")
     return ACTIVATIONS.index(activation)
 
 

@@ -252,7 +252,7 @@ def std_of(p: Rate) -> Rate:
         rate(p)
         if p >= 1:
             raise ValueError(f"p must be below 1 for Gaussian dropout, got {p}; its variance is p / (1 - p)")
-        return math.sqrt(p / (1 - p))
+        return math.sqrt(float(p) / (1 - float(p)))
     if not holds_reals(p.dtype):
         raise TypeError(f"p must be an array of real numbers in [0, 1), got {p.dtype}; use p.astype(float)")
     wrong = p[~((p >= 0) & (p < 1))]

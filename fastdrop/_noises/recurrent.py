@@ -15,7 +15,7 @@ from fastdrop._noises._layer import Layer
 from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import dropout, dropout_backward
 from fastdrop._noises.fused import dropout_add
-from fastdrop._stream.keys import Key, Rng, natural
+from fastdrop._stream.keys import Key, Rng, natural, shown
 
 _PLACES = ("p_input", "p_recurrent", "p_output", "p_update")
 
@@ -239,7 +239,7 @@ class RecurrentDropout(Layer):
 
     def _checked(self, value: Sequence[float]) -> NDArray[np.float64]:
         if not isinstance(value, (tuple, list)) or len(value) != len(_PLACES):
-            raise TypeError(f"p must be the four rates {_PLACES}, got {value!r}")
+            raise TypeError(f"p must be the four rates {_PLACES}, got {shown(value)}")
         for name, p in zip(_PLACES, value, strict=True):
             rate(p, name)
         return np.array(value, np.float64)

@@ -14,7 +14,7 @@ from fastdrop._noises import bernoulli
 from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
 from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import Dropout
-from fastdrop._stream.keys import Key, Rng, natural
+from fastdrop._stream.keys import Key, Rng, natural, shown
 from fastdrop.schedules import ScheduledRate
 
 
@@ -22,7 +22,7 @@ def check_data_format(data_format: str) -> None:
     """Raise an error unless a data format is "channels_first" or "channels_last"."""
     allowed = ("channels_first", "channels_last")
     if data_format not in allowed:
-        raise ValueError(f"data_format must be one of {allowed}, got {data_format!r}")
+        raise ValueError(f"data_format must be one of {allowed}, got {shown(data_format)}")
 
 
 # The spatial axes, by how many there are and whether the channels come before them.

@@ -14,7 +14,7 @@ from fastdrop._arrays.plan import Window, window_given
 from fastdrop._backends import cpu, planned
 from fastdrop._noises._noise import INTEGERS, Noise, register
 from fastdrop._noises.bernoulli import dropout, keep_mask
-from fastdrop._stream.keys import Key, integer, natural
+from fastdrop._stream.keys import Key, integer, natural, shown
 
 
 def embedding_dropout(
@@ -206,7 +206,7 @@ def token_dropout(
     if not limits.min <= other <= limits.max:
         raise ValueError(f"replacement must fit {given.dtype}, [{limits.min}, {limits.max}], got {other}")
     if not isinstance(protected, Iterable):
-        raise TypeError(f"protected must be some ints, got {protected!r}; use ({protected!r},)")
+        raise TypeError(f"protected must be some ints, got {shown(protected)}; use ({shown(protected)},)")
     y = target(out, given)
     stays = keep_mask(given.shape, p, key, window=window)
     for token in protected:

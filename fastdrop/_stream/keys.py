@@ -30,6 +30,7 @@ Keys made of keys belong to it too: `Key.fold_in` and `Key.split` say how.
 from __future__ import annotations
 
 import operator
+import reprlib
 import secrets
 from functools import lru_cache
 from hashlib import sha256
@@ -142,7 +143,7 @@ class Key:
         elif hasattr(data, "__index__"):
             number = natural("data", data)
         else:
-            raise TypeError(f"data must be an integer or a str, got {type(data).__name__} {data!r}")
+            raise TypeError(f"data must be an integer or a str, got {type(data).__name__} {shown(data)}")
         spawn_key = (self.draw & ~_MIRROR, number)
         return Key(_state(np.random.SeedSequence(self.seed, spawn_key=spawn_key)), self.draw & _MIRROR)
 
@@ -253,13 +254,25 @@ def checked_key(seed: int, draw: int) -> Key:
     return key
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 80
+
+
+def shown(value: object) -> str:
+    """Return a caller's value for an error message: its repr, cut where that is long."""
+    try:
+        return " ".join(_SHORT.repr(value).split())
+    except Exception:  # as of an int of more than 4300 digits
+        return type(value).__name__
+
+
 def integer(name: str, value: SupportsIndex) -> int:
     """Return the value as an int, or raise an error that names it."""
     try:
         return operator.index(value)
     except (TypeError, ValueError):  # the second comes from arrays of dask
         kind = type(value).__name__
-        raise TypeError(f"{name} must be an integer, got {kind} {value!r}; use int(...)") from None
+        raise TypeError(f"{name} must be an integer, got {kind} {shown(value)}; use int(...)") from None
 
 
 def natural(name: str, value: SupportsIndex, end: int | None = None) -> int:
@@ -267,7 +280,7 @@ def natural(name: str, value: SupportsIndex, end: int | None = None) -> int:
     number = integer(name, value)
     if number < 0 or (end is not None and number >= end):
         allowed = ">= 0" if end is None else f"in [0, {end})"
-        raise ValueError(f"{name} must be {allowed}, got {number}")
+        raise ValueError(f"{name} must be {allowed}, got {shown(number)}")
     return number
 
 

@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.modules.dropout import _DropoutNd
 
 from fastdrop._arrays.numbers import flag, rate
-from fastdrop._stream.keys import Key, Rng, as_key, signed
+from fastdrop._stream.keys import Key, Rng, as_key, shown, signed
 from fastdrop.torch import _keys as keys
 from fastdrop.torch._autograd import Indices, Rows, check_traced, noise, not_a_tensor, placed, traced
 from fastdrop.torch._noises import Numbers
@@ -199,7 +199,9 @@ class NoiseModule(torch.nn.Module):
         """
         numbers = isinstance(state, torch.Tensor) and state.dtype == torch.int64
         if not (numbers and state.dim() == 1 and len(state) > 2):
-            raise ValueError(f"state must be a 1-D int64 tensor of version, draw and seed, got {state!r}")
+            raise ValueError(
+                f"state must be a 1-D int64 tensor of version, draw and seed, got {shown(state)}"
+            )
         version, *_ = state.tolist()
         if version != STATE_VERSION:
             raise ValueError(f"state must have version {STATE_VERSION}, got {version}")

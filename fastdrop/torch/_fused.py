@@ -11,6 +11,7 @@ from torch.nn import functional
 
 import fastdrop as fd
 from fastdrop._arrays.numbers import Rate
+from fastdrop._stream.keys import shown
 from fastdrop.torch._autograd import (
     as_array,
     as_tensor,
@@ -52,7 +53,18 @@ def dropout_add(x: Tensor, residual: Tensor, p: Rate | Tensor, key: Any, axes: N
     """Residual + dropout(x), in one pass where both are in C order and of one shape and dtype."""
     if _fusible(x, residual):
         return _DropoutAdd.apply(x, residual, plain_rate(p), plain_key(key), axes)
+    _check_residual(residual, x)
     return residual + noise(x, "dropout", (p,), key, axes)
+
+
+def _check_residual(residual: Tensor, x: Tensor) -> None:
+    """Refuse a residual of a shape that torch can't add to x's, which torch would after the noise."""
+    if x.is_nested or residual.is_nested:  # whose shapes are torch's own affair
+        return
+    pairs = zip(reversed(x.shape), reversed(residual.shape), strict=False)
+    if not all(a == b or a == 1 or b == 1 for a, b in pairs):
+        allowed, got = tuple(x.shape), tuple(residual.shape)
+        raise ValueError(f"residual must broadcast with x's shape {allowed}, got {got}")
 
 
 def _fusible(x: Tensor, *others: Tensor | None) -> bool:
@@ -123,7 +135,7 @@ def bias_act_dropout(
 ) -> Tensor:
     """Dropout of an activation of x + bias, plus a residual: in one pass where all are in C order."""
     if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation must be one of {tuple(_ACTIVATIONS)}, got {activation!r}")
+        raise ValueError(f"activation must be one of {tuple(_ACTIVATIONS)}, got {shown(activation)}")
     if bias is not None and bias.shape != x.shape[-1:]:
         allowed, got = tuple(x.shape[-1:]), tuple(bias.shape)
         raise ValueError(f"bias must have the shape of x's last axis {allowed}, got {got}")
@@ -142,6 +154,8 @@ def _in_steps(
     axes: Numbers,
 ) -> Tensor:
     """The same by torch's own addition and activation, and dropout after them."""
+    if residual is not None:
+        _check_residual(residual, x)
     shifted = x if bias is None else (x + bias).to(x.dtype)
     y = noise(_ACTIVATIONS[activation](shifted), "dropout", (p,), key, axes)
     return y if residual is None else residual + y

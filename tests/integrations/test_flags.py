@@ -62,7 +62,7 @@ def wrong(face):
 @pytest.mark.parametrize(("face", "name", "option"), list(flags()))
 def test_a_flag_is_true_or_false(face, name, option):
     for bad in wrong(face):
-        with pytest.raises(TypeError, match=f"^{option} must be True or False, got .{{1,40}}$"):
+        with pytest.raises(TypeError, match=f"^{option} must be True or False, got .{{1,90}}$"):
             call(face, name, **{option: bad})
     for good in (True, False, np.True_, np.False_):
         call(face, name, **{option: good})

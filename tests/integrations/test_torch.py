@@ -332,6 +332,14 @@ def test_fused_passes_take_what_torch_can_add_and_any_layout():
     with pytest.raises(ValueError, match=r"activation must be one of .* got 'tanh'"):
         fdt.bias_act_dropout(x, None, 0.3, KEY, activation="tanh")
     for t in (x, last(x)):
+        for call in (fdt.dropout_add, lambda t, r, *rest: fdt.bias_act_dropout(t, None, *rest, residual=r)):
+            with pytest.raises(
+                ValueError, match=r"^residual must broadcast with x's shape \(.*\), got \(0,\)$"
+            ):
+                call(t, x[0, 0, 0, :0], 0.3, KEY)
+            wider = call(t[0, :1], r, 0.0, KEY)  # torch adds to a smaller x too
+            assert wider.shape == r.shape
+    for t in (x, last(x)):
         with pytest.raises(ValueError, match=r"bias must have the shape of x's last axis \(7,\), got \(1,\)"):
             fdt.bias_act_dropout(t, torch.ones(1), 0.3, KEY)
 

@@ -188,7 +188,9 @@ def test_a_failed_forward_changes_nothing():
         (lambda: fd.importance_rates([1.0], 1.5), ValueError, r"p must be in \[0, 1\], got 1.5"),
         (lambda: fd.importance_rates([-1.0], 0.5), ValueError, "importance must be 1-D, finite and >= 0"),
         (lambda: fd.importance_rates([np.inf], 0.5), ValueError, "importance must be 1-D"),
-        (lambda: fd.importance_rates(1.0, 0.5), ValueError, "importance must be 1-D"),
+        (lambda: fd.importance_rates(1.0, 0.5), ValueError, r"importance must be 1-D.*, got shape \(\)$"),
+        (lambda: fd.importance_rates(np.ones((99, 9)), 0.5), ValueError, r"1-D.*, got shape \(99, 9\)$"),
+        (lambda: fd.importance_rates([1.0] * 99 + [-2], 0.5), ValueError, "1-D.*, got -2.0 in an array$"),
         (lambda: fd.AdaptiveDropout(0.99), ValueError, "p must be at most max_rate"),
         (
             lambda: fd.AdaptiveDropout(0.5, adaptation_rate=0),

@@ -15,6 +15,7 @@ from test_package import FACES, public
 import fastdrop as fd
 from fastdrop import schedules
 from fastdrop._noises._noise import INTEGERS
+from fastdrop._stream.keys import shown
 
 X, KEY = np.ones((3, 4)), fd.Key(1)
 
@@ -307,3 +308,30 @@ def test_a_variance_of_0_has_no_gradient(variance):
     assert fd.local_reparameterization_backward(X[:0], 0.0, KEY)[1].shape == (0, 4)
     _, found = fd.local_reparameterization_backward(X, variance + 1e-8, KEY)
     assert np.isfinite(found).all()
+
+
+LONG = ["x" * 10**4, 10**300, 10**5000, -(10**5000), list(range(999)), tuple("a" * 99), {"a": X.tolist()}]
+LONG += [np.ones((9, 9, 9)), np.ones(999).tolist(), object(), print, np.array([{}] * 99)]
+
+
+@pytest.mark.parametrize("value", LONG, ids=lambda value: type(value).__name__)
+def test_a_message_has_a_long_value_on_one_short_line(value):
+    assert 0 < len(shown(value)) < 300
+    assert "\n" not in shown(value)
+    for call in (
+        lambda: fd.drop_path(X, 0.5, KEY, mode=value),
+        lambda: fd.drop_path(X, 0.5, KEY, scale_by_keep=value),
+        lambda: fd.dropout(X, 0.5, KEY, window=value),
+        lambda: fd.drop_block(X[None, None], 0.5, KEY, data_format=value),
+        lambda: fd.RecurrentDropout(gates=[value]),
+        lambda: fd.concrete_dropout(X, [value], KEY),
+        lambda: fd.bias_act_dropout(X, None, 0.5, KEY, activation=value),
+        lambda: fd.token_dropout([1], 0.5, KEY, replacement=0, protected=[[value]]),
+    ):
+        with pytest.raises((TypeError, ValueError), match=r"^.{1,400}$"):
+            call()
+
+
+def test_a_message_has_a_short_value_as_it_is():
+    values = {None: "None", "no": "'no'", 1: "1", KEY: repr(KEY), (0, 1): "(0, 1)"}
+    assert {value: shown(value) for value in values} == values

@@ -95,6 +95,30 @@ def test_no_array_of_rates_is_of_bools(call):
         call(np.array([True, False, True]))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.longdouble])
+def test_a_number_of_numpy_is_the_float_that_it_equals(dtype):
+    p, image = dtype(0.25), np.ones((1, 1, 300, 300), np.float16)
+    calls = [
+        lambda p: fd.apply_mask(image, image > 0, p),
+        lambda p: fd.drop_block(image, p, KEY),
+        lambda p: fd.gaussian_dropout(X, p, KEY),
+        lambda p: fd.dropout(X, p, KEY),
+        lambda p: fd.gaussian_noise(X, p, KEY),
+        lambda p: fd.standout_dropout(X, X, KEY, alpha=p, beta=p),
+        lambda p: fd.information_dropout(X, p, KEY),
+        lambda p: fd.concrete_dropout(X, p, KEY, temperature=p),
+        lambda p: fd.importance_rates([1.0, 2.0], p, max_rate=p),
+        lambda p: fd.drop_connect_moments(X, WEIGHT, p)[1],
+        lambda p: moments.drop_block_rate(300, 300, p),
+        lambda p: fd.GaussianDropout(p).alpha,
+        lambda p: [schedules.Linear(p, 10**5)(step) for step in (0, 1, 99_999, 10**6)],
+        lambda p: [schedules.Cosine(p, 10**5)(step) for step in (0, 1, 99_999, 10**6)],
+        lambda p: schedules.Early(p, 10**5, linear=True)(1),
+    ]
+    for call in calls:
+        np.testing.assert_array_equal(call(p), call(0.25), strict=True)
+
+
 def test_what_is_a_number():
     for number in (0, 1, 0.5, np.float32(0.5), np.int8(1)):
         assert rate(number) == rate(float(number))
