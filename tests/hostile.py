@@ -132,7 +132,9 @@ WORDS = [
     [],
     b"row",
 ]
-FLAGS = [True, False, None, 1, "yes", [], np.True_]
+FLAGS = [True, False, None, 1, "yes", [], np.True_, np.array([True, False])]
+ARE_FLAGS = {"packed", "inverted", "per_example", "shared_channels", "linear", "time_major", "tied"}
+ARE_FLAGS |= {"scale_by_keep", "inplace", "is_causal", "enable_gqa"}
 LENGTHS = [0, 1, 3, 7, -1, 10**30, None, 1.5, "3", True, np.int8(2), Index()]
 
 
@@ -243,14 +245,14 @@ def valid(name, x, draw):
         return draw(st.sampled_from([shape, 3, (2, 3)]))
     if name in A_NUMBER:
         return draw(st.sampled_from([0.1, 0.5, 0, 1, np.full(shape[-1:], 0.3)]))
+    if name in ARE_FLAGS:
+        return draw(st.booleans())
     choices = {
         "key": KEYS[:8],
         "rng": KEYS[:8],
         "shared_axes": AXES[:3],
         "axis": [0, -1],
         "data_format": ["channels_first", "channels_last"],
-        "enable_gqa": [False, True],
-        "is_causal": [False, True],
         "mode": ["row", "batch"],
         "activation": ["relu", "gelu", np.tanh],
         "dtype": [np.float32, np.float16],
@@ -280,7 +282,7 @@ def hostile(name):
         return by_name[name]
     if name in ("height", "width", "block_size", "count", "seed", "draw", "steps"):
         return [*LENGTHS[:-1], 2**64]
-    if name in ("packed", "inverted", "per_example", "shared_channels", "linear", "time_major"):
+    if name in ARE_FLAGS:
         return FLAGS
     return NUMBERS + STRANGE
 
@@ -365,7 +367,7 @@ GOT = re.compile(r"\bgot\b|; (use|leave) ")
 
 # What Python and NumPy still say themselves, of what is no array, no number, no shape or no sequence at all.
 OTHERS = re.compile(
-    r"truth value|unhashable|not callable|inhomogeneous|bytes-like|4300 digits|dimension|not iterable"
+    r"unhashable|not callable|inhomogeneous|bytes-like|4300 digits|dimension|not iterable"
     r"|has no len|unsized object|iteration over|broadcast|converted to|shape mismatch|negative"
     r"|int\(\) argument|too big|interpreted"
     r"|cannot be empty|Use \(\)|not supported between|not understood|expected a sequence"
