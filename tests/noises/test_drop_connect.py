@@ -560,6 +560,11 @@ W, B = np.ones((7, 3)), np.ones(3)
             "samples must be above 0, got 0",
         ),
         (
+            lambda: drop_connect_inference(X, W, 0.5, 1, activation=relu, samples=10**30),
+            ValueError,
+            r"samples must be in \[0, 9223372036854775808\), got 10{30}$",
+        ),
+        (
             lambda: drop_connect_inference(X, W, 0.5, 1, activation=relu, samples=1.5),
             TypeError,
             "samples must be an integer",
