@@ -944,7 +944,7 @@ def embedding_dropout(
            [14., 16.],
            [10., 12.]])
     """
-    tokens, table = _known(tokens, "tokens"), _known(da.asarray(weight), "weight")
+    tokens, table = _known(tokens, "tokens"), _known(_as_dask(weight, "weight"), "weight")
     if table.ndim != 2:
         raise ValueError(f"weight must have the shape (vocabulary, features), got {table.shape}")
     fd.embedding_dropout(tokens._meta, np.empty((len(table), 0), table.dtype), p, key)
@@ -982,7 +982,7 @@ def embedding_dropout_backward(
            [4., 4.]])
     """
     g, size = _known(g, "g"), natural("vocabulary", vocabulary)
-    words = da.asarray(tokens)
+    words = _as_dask(tokens, "tokens")
     if g.shape[:-1] != words.shape or g.ndim != words.ndim + 1:
         raise ValueError(f"g must have the shape (*{words.shape}, features), got {g.shape}")
     words = words.rechunk(g.chunks[:-1])
@@ -1068,8 +1068,8 @@ def drop_connect_backward(
            [2., 4.]])
     """
     bias = flag("bias", bias)
-    g, x = _matrix(_known(g, "g"), "g"), _matrix(da.asarray(x), "x")
-    features, outputs = _matrix(da.asarray(weight), "weight").shape
+    g, x = _matrix(_known(g, "g"), "g"), _matrix(_as_dask(x, "x"), "x")
+    features, outputs = _matrix(_as_dask(weight, "weight"), "weight").shape
     if g.shape != (len(x), outputs):
         raise ValueError(f"g must have the shape {(len(x), outputs)}, got {g.shape}")
     arrays = _dense(x.rechunk({0: g.chunks[0]}), weight, None)
@@ -1111,6 +1111,17 @@ def _known(x: Any, name: str) -> da.Array:
             f"chunks must have known sizes, got shape {x.shape}; use {name}.compute_chunk_sizes()"
         )
     return x
+
+
+def _as_dask(x: Any, name: str) -> da.Array:
+    """Return a caller's array as one of dask's, or raise an error if it is of objects."""
+    try:
+        return da.asarray(x)
+    except NotImplementedError:
+        dtype = getattr(x, "dtype", "object")
+        raise TypeError(
+            f"{name} must be an array of numbers, got one of {dtype}; use np.array({name}.tolist())"
+        ) from None
 
 
 def _lazily(
@@ -1260,7 +1271,7 @@ def _chunked(number: Any) -> bool:
 
 def _beside(name: str, array: Any, x: da.Array, first: int) -> da.Array:
     """Return another array in x's chunks; it has the shape that x has from an axis on."""
-    array = da.asarray(array)
+    array = _as_dask(array, name)
     if array.shape != x.shape[first:]:
         raise ValueError(f"{name} must have the shape {x.shape[first:]}, got {array.shape}")
     return array.rechunk(x.chunks[first:])
@@ -1270,7 +1281,7 @@ def _aligned(name: str, numbers: Any, x: da.Array, shared_axes: Axes) -> da.Arra
     """Return an array of numbers with x's axes, in x's chunks along the axes where it has x's length."""
     shared = axes_in(shared_axes, x.ndim)
     check_broadcast(name, numbers, tuple(1 if axis in shared else n for axis, n in enumerate(x.shape)))
-    numbers = da.asarray(numbers)[(None,) * (x.ndim - numbers.ndim)]
+    numbers = _as_dask(numbers, name)[(None,) * (x.ndim - numbers.ndim)]
     cuts = ((1,) if n == 1 else cut for n, cut in zip(numbers.shape, x.chunks, strict=True))
     return numbers.rechunk(tuple(cuts))
 
@@ -1359,7 +1370,7 @@ def _dense(x: Any, weight: Any, bias: Any) -> dict[str, da.Array]:
     """Return the arrays of a dense layer in one chunk, but for x, which may be cut along its rows."""
     x = _matrix(_known(x, "x"), "x")
     others = {"weight": weight, "bias": bias}
-    found = {name: da.asarray(array) for name, array in others.items() if array is not None}
+    found = {name: _as_dask(array, name) for name, array in others.items() if array is not None}
     _matrix(found["weight"], "weight")
     return {"x": x.rechunk({1: -1}), **{name: array.rechunk(-1) for name, array in found.items()}}
 

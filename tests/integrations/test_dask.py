@@ -370,6 +370,24 @@ def test_rows_that_are_refused_at_once(rows, error, message):
         fdd.dropout(da.ones(()), 0.3, KEY, rows=[])
 
 
+OBJECTS = np.zeros((5, 3), object)
+LAZY = da.ones((4, 5), chunks=2)
+OF_OBJECTS = {
+    "weight": lambda: fdd.drop_connect(LAZY, OBJECTS, 0.5, 1),
+    "bias": lambda: fdd.drop_connect(LAZY, np.ones((5, 3)), 0.5, 1, bias=OBJECTS[0]),
+    "x": lambda: fdd.drop_connect_backward(LAZY[:, :3], OBJECTS, np.ones((5, 3)), 0.5, 1),
+    "tokens": lambda: fdd.embedding_dropout_backward(LAZY, OBJECTS[:4, 0], 0.5, 1, vocabulary=3),
+    "previous": lambda: fdd.zoneout(LAZY, OBJECTS, 0.5, 1),
+    "residual": lambda: fdd.dropout_add(LAZY, OBJECTS, 0.5, 1),
+}
+
+
+@pytest.mark.parametrize("name", OF_OBJECTS)
+def test_arrays_of_objects_are_refused_as_numpy_s_are(name):
+    with pytest.raises(TypeError, match=f"^{name} must be an array of numbers, got one of object; use"):
+        OF_OBJECTS[name]()
+
+
 def test_rows_that_are_refused_when_they_are_computed():
     x = da.ones((3, 4), chunks=2)
     numbers = da.from_array(np.array([0, 1, -1]), chunks=2)
