@@ -259,8 +259,8 @@ FAULTS = [
     Fault(
         "a gradient is that of the input, not of the output's gradient",
         "autograd.py",
-        "traced(**{**arguments, first: g})",
-        "traced(**arguments)",
+        "{first: traced(**{**arguments, first: g})})",
+        "{first: traced(**arguments)})",
         "tests/integrations/test_autograd.py::test_gradients_are_central_differences",
     ),
     # tools and training

@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import faults
 import pytest
 
 import fastdrop as fd
@@ -115,3 +116,10 @@ def test_the_manual_says_how_to_run_the_doctests_of_a_name():
     plain = os.environ | {"PYTEST_ADDOPTS": ""}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=plain)
     assert re.search(r"^[2-9] passed, \d\d+ deselected", done.stdout, re.MULTILINE), done.stdout + done.stderr
+
+
+def test_each_planted_fault_has_its_place():
+    """Else `tests/faults.py` would stop at the first whose text the package no longer has."""
+    for fault in faults.FAULTS:
+        assert (ROOT / "fastdrop" / fault.file).read_text().count(fault.right) == 1, fault.name
+        assert fault.right != fault.wrong
