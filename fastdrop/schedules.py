@@ -85,7 +85,7 @@ class _OverSteps(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        natural("steps", self.steps, _END)
+        object.__setattr__(self, "steps", natural("steps", self.steps, _END))
 
 
 @dataclass(frozen=True)

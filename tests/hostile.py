@@ -294,6 +294,7 @@ def fitting(name, dtype):
         "x": normal(4, 5, dtype=dtype),
         "weight": normal(5, 3, dtype=dtype),
         "g": normal(4, 3, dtype=dtype),
+        "p": 0.3,
     }
     image = normal(2, 3, 6, 7, dtype=dtype)
     words = {"tokens": tokens, "weight": normal(9, 5, dtype=dtype), "g": normal(2, 3, 5, dtype=dtype)}

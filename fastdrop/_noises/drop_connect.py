@@ -436,7 +436,8 @@ def drop_connect_inference(
     >>> fd.drop_connect_inference(x, weight, 0.5, fd.Key(42), activation=relu, samples=1000).round(3)
     array([[0.04]])
     """
-    if natural("samples", samples, 1 << 63) == 0:
+    samples = natural("samples", samples, 1 << 63)
+    if samples == 0:
         raise ValueError("samples must be above 0, got 0")
     mean, variance = drop_connect_moments(x, weight, p, bias=bias)
     key = as_key_or_seed(key)

@@ -119,6 +119,24 @@ def test_a_number_of_numpy_is_the_float_that_it_equals(dtype):
         np.testing.assert_array_equal(call(p), call(0.25), strict=True)
 
 
+def test_an_integer_of_another_class_is_the_int_that_it_equals():
+    class Two:
+        def __index__(self):
+            return 2
+
+    calls = [
+        lambda n: fd.drop_connect_inference(X, WEIGHT, 0.5, KEY, activation=np.tanh, samples=n),
+        lambda n: [schedules.Linear(0.5, n)(step) for step in range(4)],
+        lambda n: [schedules.Early(0.5, n, linear=True)(step) for step in range(4)],
+        lambda n: fd.mc_predict(lambda x, key: fd.dropout(x, 0.5, key), X, n, KEY).mean,
+        lambda n: fd.surviving_rows(n, 0.5, KEY)[0],
+        lambda n: fd.drop_block(np.ones((1, 1, 4, 4)), 0.5, KEY, block_size=n),
+    ]
+    for call in calls:
+        for other in (Two(), np.int8(2)):
+            np.testing.assert_array_equal(call(other), call(2))
+
+
 def test_what_is_a_number():
     for number in (0, 1, 0.5, np.float32(0.5), np.int8(1)):
         assert rate(number) == rate(float(number))
