@@ -20,7 +20,7 @@ from torch.autograd.profiler import record_function
 from torch.nn import functional
 
 from fastdrop._arrays.listed import numbers_of_rows
-from fastdrop._arrays.numbers import FULL, rate
+from fastdrop._arrays.numbers import FULL, flag, rate
 from fastdrop._backends import loading
 from fastdrop._stream.keys import Key, as_key_or_seed, stream
 from fastdrop.torch import _autograd as autograd
@@ -102,6 +102,7 @@ def scaled_dot_product_attention(
     >>> torch.allclose(y, weights @ q, atol=1e-6)
     True
     """
+    is_causal, enable_gqa = flag("is_causal", is_causal), flag("enable_gqa", enable_gqa)
     if not (isinstance(dropout_p, float) and 0 <= dropout_p <= 1):
         rate(dropout_p, "dropout_p")  # which says what is wrong, if anything is
     if dropout_p == 0:

@@ -27,8 +27,6 @@ def flags():
             continue
         mark = getattr(pytest.mark, face[9:]) if face[9:] in ("torch", "dask") else ()
         for name, each in sorted(vars(module).items()):
-            if name == "scaled_dot_product_attention":  # it says what torch's own says
-                continue
             if name[0] == "_" or not getattr(each, "__module__", "").startswith("fastdrop"):
                 continue
             for option in inspect.signature(each).parameters.values() if callable(each) else ():
@@ -42,6 +40,8 @@ def call(face, name, **options):
     found = COMMON | fitting(function.__name__, np.float32)
     if name == "apply_mask":
         found |= {"x": X[0, :1], "mask": np.ones(1, np.uint8)}  # which fits, packed or not
+    elif name == "scaled_dot_product_attention":
+        found |= dict.fromkeys(("query", "key", "value"), np.stack([X, X]))
     found = {each: found[each] for each in inspect.signature(function).parameters if each in found}
     if face == "fastdrop.torch":
         torch = pytest.importorskip("torch")
