@@ -104,7 +104,7 @@ def drop_connect(
     arrays = [x, weight]
     if bias is not None:
         arrays.append(bias := checked_array("bias", bias, weight.shape[1:], x.dtype))
-    per_example = flag("per_example", per_example) and _varies(p)
+    per_example = _varies(p) & flag("per_example", per_example)  # both raise errors
     examples = _examples(window_given(window, rows), x, weight.shape[1])
     y = _output(out, (len(x), weight.shape[1]), arrays)
     if per_example:
@@ -174,7 +174,7 @@ def drop_connect_backward(
     """
     x, weight = dense_arrays(x, weight)
     g = checked_array("g", g, (len(x), weight.shape[1]), x.dtype)
-    bias, per_example = flag("bias", bias), flag("per_example", per_example) and _varies(p)
+    bias, per_example = flag("bias", bias), _varies(p) & flag("per_example", per_example)
     examples = _examples(window_given(window, rows), x, weight.shape[1])
     if per_example:
         dx, dweight = _product_backward(g, x, weight, p, key, examples)
