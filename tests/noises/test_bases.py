@@ -187,7 +187,9 @@ def test_the_errors_say_what_was_given_and_what_to_write():
         "training must be True, False or None, got Key(9); a layer has its own p and key, "
         "fastdrop.dropout(x, p, key) takes others"
     )
-    with pytest.raises(TypeError, match=r"got array\(\[1., 1., 1.\]\); .*masks = layer\(\); masks\.input\(x\)"):
+    with pytest.raises(
+        TypeError, match=r"got array\(\[1., 1., 1.\]\); .*masks = layer\(\); masks\.input\(x\)"
+    ):
         fd.RecurrentDropout()(x)
     with pytest.raises(TypeError, match="mode must be True or False, got None"):
         layer.train(None)
