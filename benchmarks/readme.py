@@ -110,10 +110,8 @@ def section(results: Results) -> str:
 
 def steps(results: Results) -> str:
     """What comes after it: PyTorch with its own dropout, with fastdrop's, and without."""
-    rows = sorted(
-        results.rows,
-        key=lambda row: ("gpt", "mlp", "encoder", "bert", "attention", "calls", "memory").index(row["part"]),
-    )
+    order = ("gpt", "mlp", "encoder", "bert", "gpt2", "attention", "calls", "memory")
+    rows = sorted(results.rows, key=lambda row: order.index(row["part"]))
     contenders = ("p=0", "install()", "fastdrop", "torch.nn")
     return "\n".join(
         [
@@ -126,7 +124,8 @@ def steps(results: Results) -> str:
             "- A step is forward, backward and an update by fused AdamW. The GPT has 4 layers, width 128,",
             "  4 heads and p = 0.1, and sees 16 texts of 128 characters. The MLP is 784-1024-1024-10 with",
             "  p = 0.2, 0.5 and 0.5, and sees 128 images. The encoder and BERT have 4 layers, width 256,",
-            "  4 heads and p = 0.1, and see 8 texts of 128.",
+            "  4 heads and p = 0.1, and see 8 texts of 128. GPT-2 has their sizes, and sees 2 texts of 512",
+            "  or 1 of 1,024.",
             "- Attention has 8 heads of 64 over 2,048 places in all, with p = 0.1.",
             "- Dropout is a module alone with p = 0.5, by the number of elements. Memory is its peak with",
             "  backward.",
