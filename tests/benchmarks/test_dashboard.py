@@ -81,6 +81,7 @@ def test_table_of_steps_has_the_models_first_and_the_ratios(modules, steps):
         "MLP, a step",
         "nn.TransformerEncoder, a step",
         "BERT, a step",
+        *(f"GPT-2 over {length}, a step" for length in ("512", "1,024")),
         *(
             f"{kind}attention over {n}, forward and backward"
             for n in ("256", "1,024", "2,048")
