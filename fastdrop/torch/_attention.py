@@ -363,8 +363,7 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         ctx.settings = settings
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(q, k, v)
-            ctx.mask = None if mask is None else _own(mask)
+            ctx.save_for_backward(q, k, v, None if mask is None else _own(mask))
         with record_function("fastdrop::attention"), torch.autocast("cpu", enabled=False):
             blocks = _Blocks(q, k, v, mask, settings)
             y = q.new_empty(*q.shape[:-1], v.shape[-1])
@@ -378,26 +377,41 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v = ctx.saved_tensors
+        given = g, *ctx.saved_tensors, ctx.settings, ctx.numbers
+        if torch.compiler.is_dynamo_compiling():  # compiled autograd
+            return *keys.eagerly(_gradients, *given), None, None
         with record_function("fastdrop::attention"), torch.autocast("cpu", enabled=False):
             if torch.is_grad_enabled() or autograd.transformed() or autograd.batched(g):
                 return *_by_formula(ctx, g), None, None
-            blocks = _Blocks(q, k, v, ctx.mask, ctx.settings, ctx.numbers)
-            dy = blocks.flat(g)
-            dq = torch.empty_like(blocks.q)
-            # Transposed, so that their rows are as long as the block's, these products take 3/4 of the time.
-            dk, dv = (t.new_zeros(t.mT.shape) for t in (blocks.k, blocks.v))
-            for block in blocks:
-                head, last, row, end, columns = block
-                part = dy[head:last, row:end]
-                slopes = torch.bmm(part, blocks.v[head:last, :columns].mT)
-                dropped = blocks.drop(blocks.scores(block), block, slopes)
-                dv[head:last, :, :columns].baddbmm_(part.mT, dropped)
-                dq[head:last, row:end] = torch.bmm(slopes, blocks.k[head:last, :columns])
-                dk[head:last, :, :columns].baddbmm_(blocks.q[head:last, row:end].mT, slopes)  # q is scaled
-            dq *= blocks.scale
-            found = (dq, q), (dk.mT.contiguous(), k), (dv.mT.contiguous(), v)
-            return *(d.to(t.dtype).view(t.shape) for d, t in found), None, None
+            return *_gradients(*given), None, None
+
+
+def _gradients(
+    g: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    settings: tuple[Any, ...],
+    numbers: Tensor,
+) -> tuple[Tensor, ...]:
+    """The gradients by blocks, with respect to q, k and v."""
+    blocks = _Blocks(q, k, v, mask, settings, numbers)
+    dy = blocks.flat(g)
+    dq = torch.empty_like(blocks.q)
+    # Transposed, so that their rows are as long as the block's, these products take 3/4 of the time.
+    dk, dv = (t.new_zeros(t.mT.shape) for t in (blocks.k, blocks.v))
+    for block in blocks:
+        head, last, row, end, columns = block
+        part = dy[head:last, row:end]
+        slopes = torch.bmm(part, blocks.v[head:last, :columns].mT)
+        dropped = blocks.drop(blocks.scores(block), block, slopes)
+        dv[head:last, :, :columns].baddbmm_(part.mT, dropped)
+        dq[head:last, row:end] = torch.bmm(slopes, blocks.k[head:last, :columns])
+        dk[head:last, :, :columns].baddbmm_(blocks.q[head:last, row:end].mT, slopes)  # q is scaled
+    dq *= blocks.scale
+    found = (dq, q), (dk.mT.contiguous(), k), (dv.mT.contiguous(), v)
+    return tuple(d.to(t.dtype).view(t.shape) for d, t in found)
 
 
 def _own(mask: Tensor) -> Tensor:
@@ -409,7 +423,7 @@ def _own(mask: Tensor) -> Tensor:
 
 def _by_formula(ctx: Any, g: Tensor) -> list[Tensor | None]:
     """The gradients as functions that may be differentiated again."""
-    (q, k, v), mask = ctx.saved_tensors, ctx.mask
+    q, k, v, mask = ctx.saved_tensors
     p, key, causal, scale, draws = ctx.settings
     wanted = [t for t, needed in zip((q, k, v), ctx.needs_input_grad, strict=False) if needed]
     again = torch.is_grad_enabled()

@@ -409,3 +409,32 @@ def test_the_matrix_is_never_whole_in_memory(causal):
     """Of 4,096 places it would have 64 MiB."""
     peak = int(subprocess.check_output([sys.executable, "-c", MEMORY, causal])) / 1024
     assert peak < 32
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # PyTorch's own look
+def test_compiled_autograd():
+    """It makes graphs of backward passes, and can't look into the kernel."""
+    from torch._dynamo import compiled_autograd
+
+    found = []
+    for compiled in (False, True):
+        inputs = [t.requires_grad_() for t in tensors((1, 300, 4), (1, 300, 4), (1, 300, 4), torch.float32)]
+        y = fdt.scaled_dot_product_attention(*inputs, dropout_p=0.3, noise_key=KEY)
+        if compiled:
+            with compiled_autograd._enable(lambda graph: torch.compile(graph, backend="eager")):
+                y.square().sum().backward()
+        else:
+            y.square().sum().backward()
+        found.append([t.grad for t in inputs])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_a_backward_frees_the_copy_of_a_mask():
+    """It goes the way of saved tensors, which checkpoints and hooks know too."""
+    mask, x = normal(300, 300, seed=3).float(), normal(1, 300, 4, seed=4).float().requires_grad_()
+    y = fdt.scaled_dot_product_attention(x, x, x, mask, 0.3, noise_key=KEY)
+    assert not [each for each in vars(y.grad_fn).values() if getattr(each, "numel", int)() >= mask.numel()]
+    assert any(torch.equal(each, mask) for each in y.grad_fn.saved_tensors if each.shape == mask.shape)
+    y.sum().backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        _ = y.grad_fn.saved_tensors
