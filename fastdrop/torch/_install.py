@@ -50,6 +50,9 @@ _OPERATORS = {
 }
 
 
+_TAKEN = *_OPERATORS, "scaled_dot_product_attention"
+
+
 def _passes_unseen(x: Tensor) -> bool:
     """Whether nothing but autograd looks at what becomes of a tensor: no trace, no transform, no mode.
 
@@ -152,6 +155,8 @@ class Installation:
             if _library is not None:
                 _library._destroy()
                 _library = None
+                for name in _TAKEN:  # for its graphs PyTorch remembers which kernels an operator had
+                    getattr(torch.ops.aten, name).default._dispatch_cache.clear()
 
     def __enter__(self) -> Self:
         return self

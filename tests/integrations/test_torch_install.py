@@ -3,6 +3,8 @@
 import io
 import multiprocessing
 import pickle
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -342,3 +344,21 @@ def test_a_spawned_process_installs_for_itself(install):
     child.start()
     assert queue.get(timeout=120) == here
     child.join()
+
+
+def test_nothing_is_left_for_graphs_that_come_later():
+    """PyTorch remembers the kernels of an operator that was compiled while ours were there."""
+    program = """
+import warnings, torch, fastdrop.torch as fdt
+
+def compiled():
+    torch._dynamo.reset()
+    x = torch.randn(4096, requires_grad=True)
+    torch.compile(torch.nn.Dropout(0.5), backend="aot_eager")(x).sum().backward()
+
+with fdt.install():
+    compiled()
+warnings.filterwarnings("error", "aten::dropout")
+compiled()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
