@@ -3,6 +3,7 @@
 from inspect import Parameter, signature
 
 import numpy as np
+import pytest
 from arrays import normal
 
 from fastdrop._noises._noise import NOISES
@@ -43,3 +44,11 @@ def backward_arguments(noise, given, g):
         name for name, p in signature(noise.backward).parameters.items() if p.default is Parameter.empty
     )
     return {first: g} | {name: known[name] for name in others if name != "key"}
+
+
+def check_refused_on_a_gpu(noise, moved):
+    """Check that a noise that isn't for a GPU says so; a function moves arrays there."""
+    given = arguments(noise, (3, 5))
+    given |= {name: moved(a) for name, a in given.items() if isinstance(a, np.ndarray)}
+    with pytest.raises(TypeError, match="no arrays on a GPU"):
+        noise.function(**given, key=1)

@@ -32,11 +32,12 @@ Tensor: TypeAlias = torch.Tensor
 # From so many weights of a head on it goes by blocks. Whole matrices of 128 x 128 took .6 to .9 of the time
 # of blocks, forward and backward on one thread, since nothing is made twice. At 256 x 256 they still did, but
 # on two threads blocks took less: 1.26 and 1.29 times what PyTorch took without dropout, whole matrices 1.45
-# and 1.60.
+# and 1.60. That was before a kernel of ours made the weights of blocks, which are faster since.
 _FROM = 1 << 16
 # A block of the matrix has up to so many rows of each head, and so many bytes for each thread, in all heads
 # that are done together: it is meant to stay in the caches between the passes over it. Of 2^19 to 2^22 bytes
-# and 64 to 256 rows these were the fastest for 256, 1,024 and 2,048 places on one thread, or within a tenth.
+# and 64 to 256 rows these were the fastest for 256, 1,024 and 2,048 places on one thread, or within a tenth,
+# before that kernel too.
 _ROWS, _BYTES = 128, 1 << 20
 
 

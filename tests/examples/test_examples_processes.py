@@ -124,8 +124,9 @@ pipeline.main(sys.argv[3:])
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill -9")
+@pytest.mark.parametrize("workers", ["1", pytest.param("3", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("victim", ["program", "workers"])
-def test_a_killed_pipeline_goes_on(victim, pipeline):
+def test_a_killed_pipeline_goes_on(victim, workers, pipeline):
     options = [*HOW, "--workers", "2", "--start", "fork", "--batch", "9"]
     command = [sys.executable, "-c", KILLED, str(EXAMPLES), victim, *options]
     killed = subprocess.run(command, capture_output=True, text=True, timeout=120)  # until the workers end
@@ -140,7 +141,7 @@ def test_a_killed_pipeline_goes_on(victim, pipeline):
     first = np.flatnonzero(done)[0]
     result[first] = 7
 
-    again = run_program("pipeline.py", *HOW, "--workers", "1", "--start", "fork", "--batch", "20")
+    again = run_program("pipeline.py", *HOW, "--workers", workers, "--start", "fork", "--batch", "20")
     assert again.returncode == 0, again.stderr
     assert (result[first] == 7).all()  # nothing is done twice
     result[first] = expected()[first]

@@ -238,14 +238,25 @@ def test_threads_do_not_matter():
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_without_the_openmp_library(causal, monkeypatch):
-    """On other systems than Linux the weights go by arrays."""
+def test_without_the_threads_of_pytorch(causal, monkeypatch):
+    """On other systems than Linux the weights are made in the thread that calls."""
     inputs = [t.requires_grad_() for t in tensors((2, 3, 300, 8), (2, 3, 300, 8), (2, 3, 300, 8))]
     found = []
-    for elements in (_openmp._ELEMENTS, {}):
-        monkeypatch.setattr(_openmp, "_ELEMENTS", elements)
+    called, call = [], _openmp.call
+
+    def counting(work, data, threads, team):
+        called.append(threads)
+        call(work, data, threads, team)
+
+    monkeypatch.setattr(_openmp, "call", counting)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(_openmp.own_threads, "usable", lambda: 2)
+    for there in (_openmp.IN_TEAMS, False):
+        monkeypatch.setattr(_openmp, "IN_TEAMS", there)
+        called.clear()
         y = fdt.scaled_dot_product_attention(*inputs, dropout_p=0.3, is_causal=causal, noise_key=KEY)
         found.append((y, *torch.autograd.grad(y.square().sum(), inputs)))
+        assert set(called) == ({2} if there else {1})
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
@@ -398,17 +409,23 @@ def step(length):
     y.sum().backward()
 step(512)
 before = peak()
-step(4096)
+step(int(sys.argv[2]))
 print(peak() - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-@pytest.mark.parametrize("causal", ["causal", pytest.param("whole", marks=pytest.mark.slow)])
-def test_the_matrix_is_never_whole_in_memory(causal):
-    """Of 4,096 places it would have 64 MiB."""
-    peak = int(subprocess.check_output([sys.executable, "-c", MEMORY, causal])) / 1024
-    assert peak < 32
+@pytest.mark.parametrize(
+    ("causal", "places", "limit"),
+    [
+        ("causal", 4096, 32),  # a matrix of 64 MiB
+        pytest.param("causal", 8192, 64, marks=pytest.mark.slow),  # one of 256
+        pytest.param("whole", 8192, 64, marks=pytest.mark.slow),
+    ],
+)
+def test_the_matrix_is_never_whole_in_memory(causal, places, limit):
+    peak = subprocess.check_output([sys.executable, "-c", MEMORY, causal, str(places)])
+    assert int(peak) / 1024 < limit
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # PyTorch's own look
