@@ -12,8 +12,7 @@ from __future__ import annotations
 import concurrent.futures.thread  # noqa: F401
 import os
 import sys
-from contextlib import AbstractContextManager
-from functools import cache
+from functools import cache, reduce
 from importlib.util import find_spec
 from threading import RLock
 from types import ModuleType
@@ -377,20 +376,27 @@ def sum_rows(plan: Plan, bias: Any) -> Any:
     return _backend(plan).sum_rows(plan, bias)
 
 
-_compiling: list[AbstractContextManager[Any]] = []  # Numba's lock, which is held during a fork
+# What another thread may hold while this one forks, and nobody would leave in the child: Numba's lock, for
+# as long as it compiles, and LLVM's, which threads also take when they free what compilations left behind.
+_LOCKS = (
+    ("numba.core.compiler_lock", ["global_compiler_lock"]),
+    ("llvmlite.binding.ffi", ["lib", "_lock"]),
+)
+_held: list[Any] = []  # those of them that are held during a fork
 
 
 def _before() -> None:
     loading.acquire()
-    compiler = sys.modules.get("numba.core.compiler_lock")
-    if compiler is not None:
-        _compiling.append(compiler.global_compiler_lock)
-        _compiling[-1].__enter__()
+    for module, names in _LOCKS:
+        lock = reduce(lambda found, name: getattr(found, name, None), names, sys.modules.get(module))
+        if lock is not None:
+            _held.append(lock)
+            lock.__enter__()
 
 
 def _after() -> None:
-    while _compiling:
-        _compiling.pop().__exit__(None, None, None)
+    while _held:
+        _held.pop().__exit__(None, None, None)
     loading.release()
 
 

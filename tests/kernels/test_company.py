@@ -121,6 +121,31 @@ def test_children_forked_while_calls_are_in_flight_get_the_same_bits():
     assert shown.startswith("0 of ")
 
 
+HELD = """
+import os, signal, sys, threading, numba.core.compiler_lock, fastdrop
+from llvmlite.binding import ffi
+lock, taken = eval(sys.argv[1]), threading.Event()
+def hold():
+    with lock:
+        taken.set()
+        threading.Event().wait(0.3)
+threading.Thread(target=hold).start()
+taken.wait()
+child = os.fork()
+if not child:
+    signal.alarm(20)  # ends a child that waits for a thread which isn't there
+    with lock:
+        os._exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+@needs_fork
+@pytest.mark.parametrize("lock", ["numba.core.compiler_lock.global_compiler_lock", "ffi.lib._lock"])
+def test_a_fork_waits_for_threads_that_compile_or_free_what_they_compiled(lock):
+    assert run(HELD, lock) == "0\n"
+
+
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_processes_of_every_kind_give_the_same_bits(method):
     script = f"""
