@@ -232,6 +232,13 @@ def test_importing_loads_neither_numba_nor_an_optional_package():
     assert not OPTIONAL & set(loaded.split())
 
 
+def test_importing_loads_nothing_slow_that_few_calls_need():
+    script = (
+        "import sys, numpy; before = set(sys.modules); import fastdrop; print(*set(sys.modules) - before)"
+    )
+    assert not {"subprocess", "pathlib", "secrets"} & set(printed_by(script).split())
+
+
 @pytest.mark.parametrize("name", INTEGRATIONS)
 def test_an_integration_is_imported_when_it_is_asked_for(name):
     pytest.importorskip(name)

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from inspect import Parameter, signature
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastdrop._arrays.plan import ACTIVATIONS
-from fastdrop._backends import cpu, usable
+from fastdrop._backends import cpu, loading, usable
 from fastdrop._noises._noise import INTEGERS, NOISES, Noise
 from fastdrop._noises.bernoulli import apply_mask, keep_mask
 from fastdrop._noises.gaussian import normal
 from fastdrop._stream.keys import natural, shown
+
+if TYPE_CHECKING:
+    import subprocess
 
 _log = logging.getLogger("fastdrop")
 _SHAPE = 4, 3, 4, 6  # such that its axes are shared in each of the ways that have a kernel
@@ -136,6 +137,10 @@ def steps(todo: list[Job], processes: SupportsIndex | None) -> Iterator[Job]:
 
 def _side_by_side(todo: list[Job], count: int) -> Iterator[Job]:
     """Do the jobs in other processes, of which each takes the next job as soon as it is free."""
+    with loading:
+        import subprocess  # here, since few calls need it, and it would be a tenth of our import
+        from pathlib import Path
+
     waiting, done = deque(todo), SimpleQueue[Job | None]()
     command = [sys.executable, "-c", _WORKER.format(path=str(Path(__file__).parents[2]))]
     environment = os.environ | cpu().environment()

@@ -30,8 +30,8 @@ Keys made of keys belong to it too: `Key.fold_in` and `Key.split` say how.
 from __future__ import annotations
 
 import operator
+import os
 import reprlib
-import secrets
 from functools import lru_cache
 from hashlib import sha256
 from typing import NoReturn, SupportsIndex, TypeAlias
@@ -190,7 +190,7 @@ class Key:
         >>> eval(repr(key), {"Key": fd.Key}) == key == fd.Key(key.seed)
         True
         """
-        return Key(secrets.randbits(64))
+        return Key(int.from_bytes(os.urandom(8), "little"))  # without `secrets`, which is slow to import
 
     def antithetic(self) -> Key:
         """Return the key of the mirrored noise: what one draws high, the other draws low.
@@ -313,7 +313,8 @@ def stream(key: Key | SupportsIndex) -> tuple[int, int]:
     """
     if type(key) is not Key:
         key = as_key_or_seed(key)
-    return draw_of(key.seed, key.draw)
+    draw = key.draw
+    return (_philox_key(key.seed, 0), draw) if draw < _DRAWS else draw_of(key.seed, draw)
 
 
 def draw_of(seed: int, draw: int) -> tuple[int, int]:
