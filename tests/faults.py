@@ -216,7 +216,7 @@ FAULTS = [
     Fault(
         "forwards before a loaded state are remembered",
         "_noises/_layer.py",
-        "self._forwards, self._bytes, self._evaluated = [], 0, None",
+        "self._forwards, self._bytes, self._evaluated = deque(), 0, None",
         "self._bytes = 0",
         "tests/noises/test_machine.py",
     ),

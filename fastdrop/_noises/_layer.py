@@ -6,6 +6,7 @@ import operator
 import os
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping
 from threading import RLock
 from typing import Any, ClassVar, NamedTuple, Self, cast
@@ -20,7 +21,7 @@ from fastdrop._arrays.host import to_array
 from fastdrop._arrays.listed import Indices, Listed
 from fastdrop._arrays.numbers import flag, holds_reals, rate, reals
 from fastdrop._arrays.plan import Axes, Window, window_given
-from fastdrop._stream.keys import Key, Rng, as_key, as_key_or_seed, shown
+from fastdrop._stream.keys import Key, Rng, as_key, as_key_or_seed, checked_key, shown
 from fastdrop.schedules import Constant, ScheduledRate, restored_schedule, schedule_state
 
 STATE_VERSION = 1
@@ -363,7 +364,7 @@ class NoiseLayer(Layer):
     def __init__(self, value: Any, rng: Rng) -> None:
         super().__init__(value, rng)
         self._evaluated = None
-        self._forwards: list[Forward] = []
+        self._forwards: deque[Forward] = deque()
         self._bytes = 0  # how many bytes their arrays have
 
     def __getstate__(self) -> dict[str, Any]:
@@ -374,23 +375,24 @@ class NoiseLayer(Layer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._forwards = [Forward.of(forward) for forward in self._forwards]
+        self._forwards = deque(map(Forward.of, self._forwards))
         if self._evaluated is not None:
             self._evaluated = Forward.of(self._evaluated)
 
     def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
         """Return the record of a training forward of x that is about to be done."""
         key = self._key
-        if key.draw & _LAST_DRAW == _LAST_DRAW:
-            key.next()  # raises, before anything is written
+        if key.draw >= _LAST_DRAW:
+            key.next()  # raises if there is none, before anything is written
         shape = x.shape if type(x) is np.ndarray else np.shape(passed(x))
         return _new(Forward, (key, self._value, shape, window, kept))
 
     def _done(self, forward: Forward) -> None:
         """Remember a training forward, and go on to the next key."""
-        if self._schedule is not None and not self._step:
+        if self._schedule is not None and not self._step and self._unstepped < UNSTEPPED:
             self._count_unstepped()
-        self._key = forward[0].next()
+        key = forward[0]
+        self._key = checked_key(key.seed, key.draw + 1)  # as key.next(), for which `_begin` has looked
         waiting = self._forwards
         waiting.append(forward)
         if forward[4] is not None:
@@ -411,7 +413,7 @@ class NoiseLayer(Layer):
             )
 
     def _forget_oldest(self) -> None:
-        oldest = self._forwards.pop(0)
+        oldest = self._forwards.popleft()
         if oldest[4] is not None:
             self._bytes -= oldest.nbytes()
 
@@ -446,7 +448,7 @@ class NoiseLayer(Layer):
         )
 
     def _forget(self) -> None:
-        self._forwards, self._bytes, self._evaluated = [], 0, None
+        self._forwards, self._bytes, self._evaluated = deque(), 0, None
 
 
 class ArrayLayer(NoiseLayer):
@@ -638,7 +640,8 @@ class LearnedLayer(ElementwiseLayer):
 
     def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
         inputs = to_array(x)
-        return Forward(self._key, self._value.copy(), inputs.shape, window, inputs)
+        key, value, shape, _, _ = super()._begin(inputs)
+        return _new(Forward, (key, value.copy(), shape, window, inputs))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state that `state_dict` returned; see `Dropout.load_state_dict`."""

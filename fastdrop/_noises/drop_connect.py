@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, SupportsIndex, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import PLAIN, target, to_array, unmasked
+from fastdrop._arrays.host import PLAIN, target, unmasked
 from fastdrop._arrays.listed import Listed, Runs, numbers_of_rows
 from fastdrop._arrays.numbers import FULL, flag, rate
 from fastdrop._arrays.plan import Window, window_given, window_of
@@ -302,14 +302,14 @@ def checked_array(
     name: str, given: ArrayLike, shape: tuple[int | str, ...], dtype: np.dtype[Any] | None = None
 ) -> NDArray[Any]:
     """An array checked to be of a shape, in which a name is any length, and of a dtype that products take."""
-    got = unmasked(given).dtype
+    array = unmasked(given)
+    got = array.dtype
     if got not in PLAIN:
         raise TypeError(f"{name} must be of float32 or float64, got {got}; use {name}.astype(np.float32)")
     if dtype is not None and got != dtype:
         raise TypeError(
             f"{name} must be of the others' dtype {dtype}, got {got}; use {name}.astype(np.{dtype})"
         )
-    array = to_array(given)
     lengths = zip(shape, array.shape, strict=False)
     if array.ndim != len(shape) or any(want != n for want, n in lengths if not isinstance(want, str)):
         wanted = ", ".join(map(str, shape))
@@ -571,11 +571,16 @@ class DropConnect(ArrayLayer, RateLayer):
 
     def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
         inputs = unmasked(x)
-        shape = *inputs.shape[:1], self.weight.shape[1]
-        return Forward(self._key, self._value, shape, kept=inputs)
+        return super()._begin(inputs, kept=inputs)._replace(shape=self._shape(inputs))
+
+    def _shape(self, inputs: NDArray[Any]) -> tuple[int, ...]:
+        """Return the shape of what forward returns."""
+        return *inputs.shape[:1], self.weight.shape[1]
 
     def _evaluate(self, x: ArrayLike, out: NDArray[Any] | None) -> NDArray[Any]:
-        forward = self._begin(x)._replace(value=0.0)  # with a rate of 0, all else is as in training
+        inputs = unmasked(x)
+        # With a rate of 0, all else is as in training.
+        forward = Forward(self._key, 0.0, self._shape(inputs), kept=inputs)
         y = self._drop(x, forward, out)
         if not self.training:
             self._evaluated = forward
