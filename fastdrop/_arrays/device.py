@@ -221,6 +221,8 @@ def is_captured(x: Any) -> bool:
 
 def is_there(x: Any) -> bool:
     """Return whether an object is an array on a GPU."""
+    if type(x) is np.ndarray:
+        return False
     tensor: bool | None = getattr(x, "is_cuda", None)  # first, since each call for a tensor waits for it
     if tensor is not None:
         return tensor

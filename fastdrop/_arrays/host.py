@@ -39,12 +39,13 @@ def to_array(x: ArrayLike) -> NDArray[Any]:
 
 def unmasked(x: ArrayLike) -> NDArray[Any]:
     """Return x as a plain array of any dtype: of a subclass, or of what has `__array__`, the data."""
+    if type(x) is np.ndarray:
+        return x
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError("dropout takes no masked arrays; use x.filled(0) or x.data")
-    if type(x) is not np.ndarray and is_there(x):
+    if is_there(x):
         raise TypeError("this function takes no arrays on a GPU; copy x to the host")
-    if type(x) is not np.ndarray:
-        refuse_foreign(x)
+    refuse_foreign(x)
     return np.asarray(x)
 
 
@@ -92,9 +93,13 @@ def plain_pair(x: Any, out: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[An
     """
     if type(x) is not np.ndarray or x.dtype not in PLAIN or not x.size:
         return None
-    y = np.empty(x.shape, x.dtype) if out is None else output(out, x)
-    given = y if out is None else out
-    if x.flags.num & y.flags.num & READY != READY:
+    if out is None:
+        given = y = np.empty(x.shape, x.dtype)
+        flags = x.flags.num
+    else:
+        given, y = out, output(out, x)
+        flags = x.flags.num & y.flags.num
+    if flags & READY != READY:
         return given, x, y, False
     return (given, x, y, True) if x.ndim == 1 else (given, x.ravel(), y.ravel(), True)
 

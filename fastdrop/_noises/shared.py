@@ -44,7 +44,7 @@ class _SpatialDropout(Dropout):
         self.data_format = data_format
 
     def _axes(self, x: ArrayLike) -> Axes:
-        ndim = np.ndim(x)
+        ndim = x.ndim if type(x) is np.ndarray else np.ndim(x)
         if ndim != self.spatial + 2:
             hint = "; use x[None] for one sample" if ndim == self.spatial + 1 else ""
             name = type(self).__name__
