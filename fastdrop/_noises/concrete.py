@@ -154,7 +154,7 @@ def slopes(
     g, x = real_array(g, noise), real_array(x, noise)
     if g.shape != x.shape or g.dtype != x.dtype:
         raise ValueError(f"g must be x's {x.dtype} {x.shape}, got {g.dtype} {g.shape}")
-    slope = np.empty(x.shape, np.result_type(x.dtype, np.float32))
+    slope = np.empty(x.shape, np.float64 if x.dtype.itemsize == 8 else np.float32)
     np.multiply(g, x, out=slope, dtype=slope.dtype)
     found: NDArray[Any] = density(what, slope, slope, key, shared_axes, window)
     return found
@@ -172,7 +172,7 @@ def _numbers(logit: float, temperature: float) -> tuple[float, ...]:
 
 def checked_temperature(temperature: Any) -> float:
     """Return a temperature as a float, or raise an error."""
-    t = real("temperature", temperature)
+    t = temperature if type(temperature) is float else real("temperature", temperature)
     if not _LEAST_TEMPERATURE <= t < math.inf:
         raise ValueError(f"temperature must be finite and at least {_LEAST_TEMPERATURE}, got {t}")
     return t
@@ -180,7 +180,7 @@ def checked_temperature(temperature: Any) -> float:
 
 def checked_logit(logit: Any) -> float:
     """Return a logit as a float, or raise an error."""
-    if np.ndim(logit) or np.asarray(logit).dtype.kind not in "fiu":
+    if type(logit) is not float and (np.ndim(logit) or np.asarray(logit).dtype.kind not in "fiu"):
         raise TypeError(f"logit must be a real number, got {shown(logit)}; use float(logit)")
     if not math.isfinite(logit):
         raise ValueError(f"logit must be finite, got {logit}")
@@ -279,12 +279,13 @@ class ConcreteDropout(LearnedLayer):
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         key, logit, _, window, _ = forward
-        return concrete_dropout(x, logit, key, out=out, window=window, **self._options())
+        return concrete_dropout(x, float(logit), key, out=out, window=window, **self._options())
 
     def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         key, logit, _, window, x = forward
         self._check_apart(out, x)
-        dx, slope = concrete_dropout_backward(g, x, logit, key, out=out, window=window, **self._options())
+        number = float(logit)
+        dx, slope = concrete_dropout_backward(g, x, number, key, out=out, window=window, **self._options())
         self._grad += slope
         return dx
 

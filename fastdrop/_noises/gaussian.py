@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -248,11 +249,11 @@ def normal(
 
 def std_of(p: Rate) -> Rate:
     """Return the standard deviation of Gaussian dropout at a rate, or raise an error."""
+    if type(p) is float:  # the usual case first
+        return _std_of(p)
     if not isinstance(p, np.ndarray):
         rate(p)
-        if p >= 1:
-            raise ValueError(f"p must be below 1 for Gaussian dropout, got {p}; its variance is p / (1 - p)")
-        return math.sqrt(float(p) / (1 - float(p)))
+        return _std_of(float(p))
     if not holds_reals(p.dtype):
         raise TypeError(f"p must be an array of real numbers in [0, 1), got {p.dtype}; use p.astype(float)")
     wrong = p[~((p >= 0) & (p < 1))]
@@ -260,6 +261,14 @@ def std_of(p: Rate) -> Rate:
         raise ValueError(f"p must be in [0, 1), got {wrong.flat[0]} in an array")
     wide = p.astype(np.float64)
     return np.sqrt(wide / (1 - wide))
+
+
+@lru_cache(maxsize=1024)
+def _std_of(p: float) -> float:
+    rate(p)
+    if p >= 1:
+        raise ValueError(f"p must be below 1 for Gaussian dropout, got {p}; its variance is p / (1 - p)")
+    return math.sqrt(p / (1 - p))
 
 
 def checked_std(std: Rate, name: str = "std") -> Rate:
@@ -273,7 +282,7 @@ def checked_std(std: Rate, name: str = "std") -> Rate:
         if wrong.size:
             raise ValueError(f"{name} must be finite and >= 0, got {wrong.flat[0]} in an array")
         return std.astype(np.float64)
-    number = real(name, std)
+    number = std if type(std) is float else real(name, std)
     if not 0 <= number < math.inf:
         raise ValueError(f"{name} must be finite and >= 0, got {number}")
     return number
@@ -291,7 +300,7 @@ def noised(
     """X times 1 + std * z if the formula is "multiply", x + std * z if it is "shift"."""
     if type(std) is np.ndarray and not std.ndim:
         std = float(std)
-    what = Density("normal", formula, (std,))
+    what = tuple.__new__(Density, ("normal", formula, (std,), "std"))  # Density(...) would take twice as long
     return density(what, x, out, key, shared_axes, window)  # type: ignore[no-any-return]
 
 

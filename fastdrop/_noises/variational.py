@@ -126,12 +126,11 @@ def local_reparameterization_backward(
     window = window_given(window, rows, indices, offsets)
     g = to_array(g)
     v = _checked_variance(variance)
-    if g.size and not v.all():
+    if g.size and np.count_nonzero(v) < v.size:  # in a third of the time of v.all()
         raise ValueError(
             "variance must be above 0, where it has a gradient, got 0; use variance + 1e-8, forward too"
         )
-    with np.errstate(divide="ignore"):  # of no elements
-        factors = 0.5 / np.sqrt(v)
+    factors = 0.5 / np.sqrt(v if g.size else v + 1)  # of no elements any will do, and 0 would warn
     z = normal(g.shape, key, dtype=g.dtype, window=window)
     return g, (g * z * factors).astype(g.dtype)
 
@@ -182,9 +181,9 @@ def _checked_variance(variance: ArrayLike) -> NDArray[np.float64]:
     v = unmasked(variance)
     if not holds_reals(v.dtype):
         raise TypeError(f"variance must be real, got {v.dtype}; use its real part")
-    wrong = v[~((v >= 0) & (v < np.inf))]
-    if wrong.size:
-        raise ValueError(f"variance must be finite and >= 0, got {wrong.flat[0]}")
+    fine = (v >= 0) & (v < np.inf)
+    if np.count_nonzero(fine) < v.size:
+        raise ValueError(f"variance must be finite and >= 0, got {v[~fine].flat[0]}")
     return v.astype(np.float64)
 
 
@@ -252,7 +251,9 @@ class VariationalDropout(LearnedAlpha):
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         key, log_alpha, _, window, _ = forward
-        return noised("multiply", x, np.exp(0.5 * log_alpha), key, self.shared_axes, out, window)
+        # One number is a float: NumPy and the kernels take longer with an array without axes.
+        std = np.exp(0.5 * log_alpha) if log_alpha.ndim else float(np.exp(0.5 * float(log_alpha)))
+        return noised("multiply", x, std, key, self.shared_axes, out, window)
 
     def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         self._check_apart(out, forward.kept)
