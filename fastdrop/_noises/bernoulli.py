@@ -15,7 +15,7 @@ from fastdrop._arrays.plan import NO_AXES, Axes, Indices, Pass, Plan, Window, la
 from fastdrop._backends import cpu, fuse, fused, masked
 from fastdrop._noises._layer import ElementwiseLayer, Forward, RateLayer
 from fastdrop._noises._noise import Noise, register
-from fastdrop._stream.keys import Key, Rng, stream
+from fastdrop._stream.keys import Key, Rng, as_key_or_seed, stream
 from fastdrop.schedules import Curriculum, ScheduledRate
 
 DROP = Pass()
@@ -139,11 +139,12 @@ def dropout(
         if pair is not None:  # the quick way, which small calls need
             y, a, b, flat = pair
             threshold, scale = rate(p)
-            philox = stream(key)
             if 0 < threshold < FULL:
                 drop = cpu().drop_row if flat else cpu().drop_strided
-                drop(a, b, 0, threshold, scale, *philox)
-            elif threshold:
+                drop(a, b, 0, threshold, scale, *stream(key))
+                return y
+            as_key_or_seed(key)  # the key decides nothing, but may be none
+            if threshold:
                 b.fill(0)
             else:
                 b[...] = a  # in half the time of np.copyto

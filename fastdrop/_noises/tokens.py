@@ -8,10 +8,11 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._arrays import host
 from fastdrop._arrays.host import real_type, target, to_array, unmasked
 from fastdrop._arrays.numbers import Rate
-from fastdrop._arrays.plan import Window, window_given
-from fastdrop._backends import cpu, planned
+from fastdrop._arrays.plan import NO_AXES, Plan, Window, layout_of, window_given
+from fastdrop._backends import cpu
 from fastdrop._noises._noise import INTEGERS, Noise, register
 from fastdrop._noises.bernoulli import dropout, keep_mask
 from fastdrop._stream.keys import Key, integer, natural, shown
@@ -221,7 +222,8 @@ def _scaled(
 ) -> NDArray[Any]:
     """Rows of words, scaled or dropped in place."""
     factors = dropout(np.ones(vocabulary, real_type(y)), p, key)[words]
-    cpu().multiply(planned(y, y), factors)
+    layout = layout_of(y.shape, False, NO_AXES, None)
+    cpu().multiply(Plan(host, y, y, None, None, layout, None), factors)
     return y
 
 
