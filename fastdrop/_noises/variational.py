@@ -130,7 +130,9 @@ def local_reparameterization_backward(
         raise ValueError(
             "variance must be above 0, where it has a gradient, got 0; use variance + 1e-8, forward too"
         )
-    factors = 0.5 / np.sqrt(v if g.size else v + 1)  # of no elements any will do, and 0 would warn
+    if not g.size:
+        v += 1  # any factors will do for no elements, and that of 0 would warn
+    factors = np.divide(0.5, np.sqrt(v, out=v), out=v)
     z = normal(g.shape, key, dtype=g.dtype, window=window)
     return g, (g * z * factors).astype(g.dtype)
 
