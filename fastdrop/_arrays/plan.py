@@ -301,9 +301,8 @@ def layout_of(shape: tuple[int, ...], pairs: bool, shared_axes: Axes, window: An
     """Return the layout of an array; with `pairs`, of complex numbers, whose two parts share a draw."""
     if shared_axes is NO_AXES and window is None:  # the usual case comes first, since it is the fastest
         return _layout(shape, pairs, (), None)
-    if window is not None and isinstance(
-        window, (Listed, Runs, Scattered)
-    ):  # not remembered: the next call has other indices
+    # Not remembered: the next call has other indices.
+    if window is not None and isinstance(window, (Listed, Runs, Scattered)):
         axes = integers_in(shared_axes)
         shared = axes_in(axes, len(shape)) if axes else frozenset()
         place = found(window, shape, reduced(shape, shared)) if isinstance(window, Listed) else window
