@@ -85,6 +85,15 @@ def test_every_target_has_a_recipe_and_none_is_a_file():
         assert done.returncode == 0, done.stderr
 
 
+def test_make_fuzz_runs_state_machines_too():
+    """Its mark comes by itself to tests that have `given`, not to those that run a machine."""
+    assert "-m hypothesis " in read("Makefile")
+    texts = {path.name: path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/test_*.py")}
+    machines = [name for name, text in texts.items() if "\nfrom hypothesis.stateful import" in text]
+    assert machines
+    assert [name for name in machines if "\n@pytest.mark.hypothesis\n" not in texts[name]] == []
+
+
 def test_make_clean_clears_what_git_ignores():
     """All but what hypothesis keeps, and what Python leaves beside any program."""
     recipe = subprocess.run(["make", "--dry-run", "clean"], cwd=ROOT, capture_output=True, text=True).stdout

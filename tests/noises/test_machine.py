@@ -241,6 +241,8 @@ class Machine(RuleBasedStateMachine):
             assert len(layer._forwards) == waiting
 
 
+# Hypothesis marks its own tests, but not those that run a machine; `make fuzz` goes by the mark.
+@pytest.mark.hypothesis
 # Python 3.12 and later warn of each fork of a process with threads, as those of a test run may be.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("kind", classes(), ids=lambda kind: kind.__name__)
