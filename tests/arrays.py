@@ -17,10 +17,10 @@ def unaligned(x):
 
 def swapped(x):
     """The same values in the other byte order; ml_dtypes has none."""
-    return x.astype(x.dtype.newbyteorder()) if x.dtype.kind in "fc" else x
+    return x.astype(x.dtype.newbyteorder()) if x.dtype.kind in "fc" else x.copy()
 
 
-# Each takes an array of at least one axis and returns an equal one.
+# Each takes an array of at least one axis and returns an equal one in memory of its own.
 LAYOUTS = {
     "contiguous": lambda x: x.copy(),
     "fortran": lambda x: x.copy("F"),

@@ -68,6 +68,13 @@ def test_every_call_is_the_reference(call, draw):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_written_in_place_is_a_copy(dtype):
+    """Else the second function of the test above would get what the first one wrote."""
+    x = normal(3, 3, dtype=dtype)
+    assert [name for name, laid in LAYOUTS.items() if np.shares_memory(laid(x), x)] == []
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_layouts_windows_and_cuts_give_the_same_bits(dtype):
     x = normal(9, 50, 33, dtype=dtype)
     for function in (fd.gaussian_dropout, fd.gaussian_noise):
