@@ -14,7 +14,7 @@ from fastdrop._arrays.plan import Window
 from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.bernoulli import dropout, dropout_backward
-from fastdrop._stream.keys import Rng, natural, shown
+from fastdrop._stream.keys import Rng, integer, natural, shown
 from fastdrop.schedules import ScheduledRate
 
 
@@ -135,7 +135,7 @@ class AdaptiveDropout(ArrayLayer, RateLayer):
         rate(adaptation_rate, "adaptation_rate")
         if adaptation_rate == 0:
             raise ValueError("adaptation_rate must be in (0, 1], got 0; use Dropout for rates that stay")
-        self.adaptation_rate, self.max_rate, self.axis = adaptation_rate, max_rate, int(axis)
+        self.adaptation_rate, self.max_rate, self.axis = adaptation_rate, max_rate, integer("axis", axis)
         self.rates: NDArray[np.float64] | None = None
         self._mean: NDArray[np.float64] | None = None
         self._inputs = 0

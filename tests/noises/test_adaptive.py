@@ -197,6 +197,8 @@ def test_a_failed_forward_changes_nothing():
             ValueError,
             r"adaptation_rate must be in \(0, 1\]",
         ),
+        (lambda: fd.AdaptiveDropout(0.5, axis=1.5), TypeError, "axis must be an integer, got float 1.5"),
+        (lambda: fd.AdaptiveDropout(0.5, axis="1"), TypeError, "axis must be an integer, got str '1'"),
         (lambda: fd.AdaptiveDropout(0.5, max_rate=1.5), ValueError, r"max_rate must be in \[0, 1\]"),
         (
             lambda: fd.AdaptiveDropout(0.5, axis=1)(np.ones(3)),
