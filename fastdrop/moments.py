@@ -16,6 +16,7 @@ from fastdrop._noises.alpha import affine
 from fastdrop._noises.drop_block import block_layout
 from fastdrop._noises.gaussian import checked_std, std_of
 from fastdrop._noises.standout import standout_keep_prob
+from fastdrop._stream.keys import natural
 
 
 class Moments(NamedTuple):
@@ -322,7 +323,8 @@ def drop_block_rate(height: int, width: int, p: float, block_size: int = 7) -> N
     Raises
     ------
     TypeError, ValueError
-        If p is not real or outside [0, 1], or block_size not an integer above 0.
+        If p is not real or outside [0, 1], or block_size not an integer above 0, or height or width not one
+        of at least 0.
 
     References
     ----------
@@ -334,7 +336,10 @@ def drop_block_rate(height: int, width: int, p: float, block_size: int = 7) -> N
     >>> round(float(moments.drop_block_rate(11, 11, 0.1, 3).mean()), 5)
     0.09494
     """
+    height, width = natural("height", height, 1 << 63), natural("width", width, 1 << 63)
     gamma, sides = block_layout((height, width), p, block_size)
+    if not height * width:
+        return np.zeros((height, width))
     covers = [
         np.convolve(np.ones(max(n - side + 1, 0)), np.ones(side))
         for n, side in zip((height, width), sides, strict=True)

@@ -117,6 +117,27 @@ def test_the_rate_of_blocks(height, width, size, p):
     assert np.allclose(rate, rate[::-1, ::-1])
 
 
+def test_the_rate_of_blocks_takes_small_integers_and_images_of_nothing():
+    rate = moments.drop_block_rate(np.int8(100), np.int8(90), 0.1, np.int8(7))  # whose product is no int8
+    assert np.array_equal(rate, moments.drop_block_rate(100, 90, 0.1, 7))
+    assert moments.drop_block_rate(0, 3, 0.1).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("height", "error", "message"),
+    [
+        (10**400, ValueError, r"height must be in \[0, 9223372036854775808\), got "),
+        (-1, ValueError, r"height must be in .*, got -1"),
+        (5.5, TypeError, r"height must be an integer, got float 5.5"),
+    ],
+)
+def test_the_rate_of_blocks_refuses(height, error, message):
+    with pytest.raises(error, match=message):
+        moments.drop_block_rate(height, np.int8(2), 0.1)
+    with pytest.raises(error, match=message.replace("height", "width")):
+        moments.drop_block_rate(np.int8(2), height, 0.1)
+
+
 def test_refuses():
     for function in (moments.dropout, moments.gaussian_dropout):
         with pytest.raises(ValueError, match="p must be in"):
