@@ -21,6 +21,8 @@ from fastdrop._noises.bernoulli import Dropout, dropout
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.schedules import ScheduledRate
 
+_TOO_MUCH = 2.0**53  # the variance v from which on v / (1 + v) rounds to 1
+
 
 def gaussian_dropout(
     x: ArrayLike,
@@ -288,6 +290,13 @@ def checked_std(std: Rate, name: str = "std") -> Rate:
     return number
 
 
+def one_std(std: float, name: str = "std") -> float:
+    """Return a standard deviation as a float where no array of them is taken, or raise an error."""
+    if isinstance(std, np.ndarray) and std.ndim:
+        real(name, std)
+    return float(checked_std(std, name))
+
+
 def noised(
     formula: str,
     x: ArrayLike,
@@ -302,6 +311,14 @@ def noised(
         std = float(std)
     what = tuple.__new__(Density, ("normal", formula, (std,), "std"))  # Density(...) would take twice as long
     return density(what, x, out, key, shared_axes, window)  # type: ignore[no-any-return]
+
+
+def _rate_of(name: str, number: float, variance: float) -> float:
+    """Return the rate of the dropout that has a variance, or raise an error that names what the user gave."""
+    if variance >= _TOO_MUCH:
+        end = _TOO_MUCH if variance == number else math.sqrt(_TOO_MUCH)
+        raise ValueError(f"{name} must be below {end:.4g}, from where on p rounds to 1, got {number}")
+    return variance / (1 + variance)
 
 
 class GaussianDropout(Dropout):
@@ -370,13 +387,16 @@ class GaussianDropout(Dropout):
         if len(given) > 1:
             raise ValueError(f"give one of p, std and alpha, got {' and '.join(given)}")
         if std is not None:
-            alpha = float(checked_std(std)) ** 2
+            number = one_std(std)
+            p = _rate_of("std", number, number * number)  # which is infinite where number**2 would raise
         if alpha is not None:
-            variance = float(checked_std(alpha, "alpha"))
-            p = variance / (1 + variance)
+            number = one_std(alpha, "alpha")
+            p = _rate_of("alpha", number, number)
         super().__init__(0.5 if p is None else p, shared_axes=shared_axes, rng=rng)
 
     def _checked(self, value: float) -> float:
+        if isinstance(value, np.ndarray) and value.ndim:
+            rate(value)  # refuses it
         std_of(value)
         return float(value)
 
@@ -430,7 +450,7 @@ class GaussianNoise(ElementwiseLayer):
         super().__init__(std, rng, shared_axes)
 
     def _checked(self, value: float) -> float:
-        return float(checked_std(value))
+        return one_std(value)
 
     @property
     def std(self) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import real_array
-from fastdrop._noises.gaussian import checked_std
+from fastdrop._noises.gaussian import one_std
 
 
 def r_drop_loss(
@@ -66,7 +66,7 @@ def r_drop_loss(
     (6, 3)
     """
     first, second, classes = _checked(logits1, logits2, labels)
-    alpha = float(checked_std(alpha, "alpha"))
+    alpha = one_std(alpha, "alpha")
     (log_p, p), (log_q, q) = _softmax(first), _softmax(second)
     ratio, right = log_p - log_q, (np.arange(len(classes)), classes)
     # The sum of both divergences. In this form no term is negative, so nothing cancels.

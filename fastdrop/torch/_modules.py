@@ -13,7 +13,7 @@ import fastdrop as fd
 from fastdrop._arrays.numbers import flag, rate
 from fastdrop._noises.drop_block import Size, sizes_of
 from fastdrop._noises.drop_path import path_axes
-from fastdrop._noises.gaussian import checked_std, std_of
+from fastdrop._noises.gaussian import one_std, std_of
 from fastdrop._stream.keys import Rng
 from fastdrop.torch._autograd import Indices, Rows, dropped_at_random
 from fastdrop.torch._base import DropoutModule, ElementwiseModule, NoiseModule, listed
@@ -311,8 +311,7 @@ class GaussianNoise(NoiseModule):
 
     def __init__(self, std: float = 0.1, inplace: bool = False, *, rng: Rng = None) -> None:
         super().__init__(rng=rng)
-        checked_std(std)
-        self.std, self.inplace = float(std), flag("inplace", inplace)
+        self.std, self.inplace = one_std(std), flag("inplace", inplace)
 
     def forward(
         self, input: Tensor, rows: Rows = None, indices: Indices = None, offsets: Rows = None

@@ -171,6 +171,21 @@ def test_complex_noise_is_circular():
         (lambda: fd.GaussianDropout(1.0), ValueError, "p must be below 1"),
         (lambda: fd.GaussianDropout(0.5, std=1.0), ValueError, "give one of p, std and alpha, got p and std"),
         (lambda: fd.GaussianDropout(alpha=-1.0), ValueError, "alpha must be finite and >= 0, got -1.0"),
+        (lambda: fd.GaussianDropout(std=1e308), ValueError, r"std must be below 9.491e\+07, .*, got 1e\+308"),
+        (lambda: fd.GaussianDropout(std=1e8), ValueError, r"std must be below 9.491e\+07, .*, got 1000"),
+        (
+            lambda: fd.GaussianDropout(alpha=1e16),
+            ValueError,
+            r"alpha must be below 9.007e\+15, .*, got 1e\+16",
+        ),
+        (lambda: fd.GaussianDropout(np.full(2, 0.5)), TypeError, "p must be .*, got ndarray; use one number"),
+        (
+            lambda: fd.GaussianDropout(std=np.ones(2)),
+            TypeError,
+            "std must be .*, got ndarray; use one number",
+        ),
+        (lambda: fd.GaussianDropout(alpha=np.ones(2)), TypeError, "alpha must be .*, got ndarray; use one"),
+        (lambda: fd.GaussianNoise(np.ones(2)), TypeError, "std must be .*, got ndarray; use one number"),
         (lambda: fd.GaussianNoise(-1.0), ValueError, "std must be finite and >= 0"),
     ],
 )

@@ -162,6 +162,7 @@ ONE, TWO = np.zeros((2, 3)), np.zeros(2, int)
         (lambda: r_drop_loss(ONE, ONE, [0, -1]), ValueError, r"labels must be in \[0, 3\), got -1"),
         (lambda: r_drop_loss(ONE, ONE, TWO, -1), ValueError, "alpha must be finite and >= 0, got -1"),
         (lambda: r_drop_loss(ONE, ONE, TWO, np.nan), ValueError, "alpha must be finite and >= 0, got nan"),
+        (lambda: r_drop_loss(ONE, ONE, TWO, np.ones(2)), TypeError, "got ndarray; use one number, since no"),
         (lambda: r_drop_loss(ONE, ONE, TWO, "1"), TypeError, "alpha must be a real number, got str"),
     ],
 )
