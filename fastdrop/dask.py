@@ -1369,6 +1369,8 @@ def _embedded_backward(
 def _dense(x: Any, weight: Any, bias: Any) -> dict[str, da.Array]:
     """Return the arrays of a dense layer in one chunk, but for x, which may be cut along its rows."""
     x = _matrix(_known(x, "x"), "x")
+    if weight is None:
+        raise TypeError("weight must be an array of shape (features_in, features_out), got None")
     others = {"weight": weight, "bias": bias}
     found = {name: _as_dask(array, name) for name, array in others.items() if array is not None}
     _matrix(found["weight"], "weight")

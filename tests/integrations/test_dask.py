@@ -835,6 +835,7 @@ def refused():
     yield "local_reparameterization", (x, RATES[:9], KEY), ValueError, "variance must broadcast"
     yield "drop_connect", (x, OTHER, 0.3, KEY), ValueError, r"x must have the shape \(n, features_in\), got"
     yield "drop_connect", (x[0], OTHER[0].T[:9], 0.3, KEY), TypeError, "weight must be of the others' dtype"
+    yield "drop_connect", (x[0], None, 0.3, KEY), TypeError, r"weight must be an array .*, got None"
     yield "drop_connect", (x[0], da.ones((9, 4)), 0.3, KEY), ValueError, r"must have the shape \(10, feat"
     yield "drop_connect", (x[0], da.ones((10, 4)), 1.3, KEY), ValueError, r"p must be in \[0, 1\], got 1.3"
     rows, table = da.ones(4, dtype=int, chunks=2), np.ones((9, 2))
