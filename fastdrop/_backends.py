@@ -347,7 +347,9 @@ def density(
     real: str = "",
 ) -> Any:
     """Return x with noise that has a density; its number may be an array that broadcasts to the draws."""
-    by_draw = type(what.numbers[0]) is not float and what.by_draw
+    kind = type(what.numbers[0])
+    learned = kind is device.DeviceArray  # whose value only the GPU knows
+    by_draw = kind is not float and (learned or what.by_draw)
     if type(x) is np.ndarray and not by_draw:  # the quick way, which small calls need
         layout = _layout_unless_plain(x, shared_axes, window)
         rows = (x.size, 0, 0) if layout is None else None if layout.shared else layout.only
@@ -357,10 +359,72 @@ def density(
             return pair[0]
     plan = planned(x, out, shared_axes, window, real=real)
     if by_draw:
-        what = what.checked()
-        check_broadcast(what.name, what.numbers[0], plan.layout.draws[: len(plan.x.shape)])
+        _check_numbers(what, plan, learned)
     _backend(plan).density(what, plan, words(key))
     return plan.result
+
+
+def _check_numbers(what: Density, plan: Plan, learned: bool) -> None:
+    """Raise an error unless a density's array of numbers fits the draws; a learned one must be where x is."""
+    numbers = what.numbers[0]
+    if learned:
+        _same_place(plan.arrays, numbers.owner, what.name)
+        device.check_device(numbers, plan.x, what.name)
+    else:
+        what.checked()
+    check_broadcast(what.name, numbers, plan.layout.draws[: len(plan.x.shape)])
+
+
+def learned_number(name: str, value: Any, scalar: bool = False) -> Any:
+    """Return a number, or an array of them, as densities take it if it is on a GPU, else None.
+
+    Its value isn't checked, since that would wait for the GPU.
+    """
+    if type(value) is float or isinstance(value, np.ndarray) or not device.is_there(value):
+        return None
+    found = device.DeviceArray(value)
+    host.refuse_complex(found, f"{name} on a GPU")
+    if scalar and found.ndim:
+        raise TypeError(f"{name} on a GPU must be one number, got the shape {found.shape}")
+    return found
+
+
+def on_gpu(*arrays: Any) -> bool:
+    """Return whether one of some arrays is on a GPU."""
+    return any(device.is_there(a) for a in arrays)
+
+
+def gradient_of_number(
+    what: Density,
+    g: Any,
+    x: Any,
+    key: Key | SupportsIndex,
+    shared_axes: Axes = (),
+    window: AnyWindow = None,
+    real: str = "",
+) -> Any:
+    """Return the gradient of a density's number for arrays on a GPU: sums of g * x times its factors.
+
+    They are an array there of the number's shape, of float64 if x is, else of float32. A density's terms are
+    meant where it has no factors.
+    """
+    if not (device.is_there(g) and device.is_there(x)):
+        raise TypeError("g and x must both be on a GPU, or none of them; copy one of them")
+    given, number = device.to_array(g), what.numbers[0]
+    pairs = given.dtype.kind == "c"
+    if pairs and real:
+        host.refuse_complex(given, real)
+    beside, layout = _alike(device, given, "x", x, "g"), layout_of(given.shape, pairs, shared_axes, window)
+    plan = Plan(device, given, given, beside, None, layout, None)
+    shape = () if isinstance(number, (float, int)) else number.shape
+    if shape:
+        _check_numbers(what, plan, isinstance(number, device.DeviceArray))
+    return gpu().total(what, plan, words(key), shape)
+
+
+def combined(a: Any, b: Any, how: str) -> Any:
+    """Return a "plus" or "times" b, which are arrays of one shape: one is on a GPU, where the result is."""
+    return gpu().combined(a, b, how) if device.is_there(a) else gpu().combined(b, a, how)
 
 
 def masked(x: Any, mask: Any, scale: float, out: Any, packed: bool = False) -> Any:

@@ -220,6 +220,9 @@ def install(monkeypatch):
     """Let results be of this library, and where there is no GPU let a CPU stand for it. Return the driver."""
     cupy = types.ModuleType("cupy")
     cupy.empty_like = empty_like
+    cupy.empty = lambda shape, dtype: ndarray(np.full(shape, -7, dtype))
+    cupy.broadcast_to = lambda x, shape: ndarray(np.broadcast_to(x.get(), shape))
+    cupy.ascontiguousarray = lambda x: x
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     if not SIMULATED:
         from fastdrop._cuda import driver

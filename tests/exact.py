@@ -122,6 +122,24 @@ def concrete_dropout(x, logit, key, temperature=0.1, **options):
     return y, rounding(y, x.dtype, 300 / temperature * np.abs(y) + 1e-30)
 
 
+def concrete_slope(x, logit, key, temperature=0.1, **options):
+    """The derivative of concrete dropout with respect to the logit, by elements."""
+    z = special.expit((logit + _drawn(reference.logistics, x, key, **options)) / temperature)
+    return concrete_dropout(x, logit, key, temperature, **options)[0] * (
+        special.expit(logit) - z / temperature
+    )
+
+
+def information_slope(x, alpha, key, **options):
+    """The derivative of information dropout with respect to alpha, by elements."""
+    return information_dropout(x, alpha, key, **options)[0] * _drawn(reference.normals, x, key, **options)
+
+
+def variational_slope(x, alpha, key, **options):
+    """The derivative of Gaussian dropout with respect to the logarithm of its variance, by elements."""
+    return _exactly(x) * np.sqrt(alpha) / 2 * _drawn(reference.normals, x, key, **options)
+
+
 def _tanh_of(v):
     return np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3))
 

@@ -330,3 +330,23 @@ def take_integer(kind: types.Type) -> Any:
         return result(types.int64, index, valid), codegen
 
     return take_one
+
+
+@cache
+def converted(kind: types.Type) -> Any:
+    """Return a function that returns lanes of numbers as float32 or float64, whichever they are."""
+
+    @intrinsic
+    def convert(typingctx, v):
+        result = Vec(kind, v.lanes)
+
+        def codegen(context, builder, sig, args):
+            if kind == v.element:
+                return args[0]
+            if kind == types.float64:
+                return builder.fpext(args[0], vector(ir.DoubleType(), v.lanes))
+            return builder.fptrunc(args[0], vector(ir.FloatType(), v.lanes))
+
+        return result(v), codegen
+
+    return convert

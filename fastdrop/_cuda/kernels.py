@@ -33,6 +33,7 @@ from fastdrop._cuda import access, lane, places, warp
 from fastdrop._cuda.access import itemsize
 from fastdrop._lanes import formulas
 from fastdrop._lanes.inline import called, inlined
+from fastdrop._lanes.special import exp
 from fastdrop._lanes.vectors import lane as one_lane
 from fastdrop._lanes.vectors import splat_like, where, wide
 from fastdrop._stream.keys import MIRROR_SHIFT, TILE
@@ -117,6 +118,8 @@ class Variant(NamedTuple):
         Whether rows have starts that a caller listed.
     numbers : int
         How many numbers the formula takes.
+    in_memory : bool
+        Whether these numbers, which all draws share, are in the GPU's memory.
     """
 
     work: str
@@ -127,6 +130,7 @@ class Variant(NamedTuple):
     by_number: bool = False
     listed: bool = False
     numbers: int = 2
+    in_memory: bool = False
 
 
 def made(variant: Variant, in_pairs: bool = True, lanes: int = 1) -> Any:
@@ -136,7 +140,7 @@ def made(variant: Variant, in_pairs: bool = True, lanes: int = 1) -> Any:
 
 def argument_types(variant: Variant) -> tuple[Any, ...]:
     """Return the types of the arguments after the number of the work."""
-    real = real_of(variant.carrier)
+    real = types.float64 if variant.work == "learned_numbers" else real_of(variant.carrier)
     integers, reals = _SHAPES[variant.work]
     found = [UniTuple(I64, length) for length in integers]
     return *found, UniTuple(real, variant.numbers + reals)
@@ -152,6 +156,8 @@ _SHAPES = {
     "mask_factors": ((2,), 1),
     "spread": ((5, 7), 0),
     "sums": ((2, 3), 1),
+    "totals": ((4, 3), 1),
+    "learned_numbers": ((2,), 1),
 }
 OF_ONE_LANE = (
     "listed_draws",
@@ -159,6 +165,8 @@ OF_ONE_LANE = (
     "mask_bytes",
     "mask_factors",
     "sums",
+    "totals",
+    "learned_numbers",
 )  # works that are those of a lane, not of a warp
 
 
@@ -328,7 +336,8 @@ def noise(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     """Return the work of a formula of noise with a density, with a draw for each element.
 
     Item n is group n of 128 elements, as `places.row_of` counts them. If draws have numbers of their own,
-    that of element i is number (phase + i) // inner % count of an array of reals.
+    that of element i is number (phase + i) // inner % count of an array of reals; else that array has the
+    numbers that all draws share, if they are in memory.
     """
     (distribution, name), carrier, by_number = variant.names, variant.carrier, variant.by_number
     real = real_of(carrier)
@@ -345,6 +354,7 @@ def noise(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     unpack, pack = access.unpacked(carrier), access.packed(carrier, in_pairs)
     drawn, among_four, number_place = lane.DENSITIES[distribution], warp.transposition(1, 2), _rates(lanes)[0]
     two, zeros = size == 8, access.zeros(real)  # elements of 8 bytes come by two accesses
+    shared_numbers = _shared_numbers(variant)
 
     @inlined_here
     def whole(x, y, block, key, draw, numbers, given):
@@ -384,10 +394,11 @@ def noise(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         numbers, (x, y) = numbers_of(), arrays
         x, y = x + at * size, y + at * size
         block = wide(numbers) + np.uint64(group) * np.uint64(lane.BLOCKS_OF_NOISE)
+        array, inner, count, phase = rates
+        given = shared_numbers(array, given)
         if low == 0 and high == NOISE_TILE and (x | y) & (4 * words - 1) == 0 and not by_number:
             whole(x, y, block, key, draw, numbers, given)
             return
-        array, inner, count, phase = rates
         first = (phase + at) % (inner * count) if by_number else 0
         row, lower, upper = (array, first, inner, count), np.uint32(low), np.uint32(high)
         offset = ((numbers & np.uint32(24)) << np.uint32(2)) + (numbers & np.uint32(7))
@@ -413,6 +424,25 @@ def _density_formula(name: str, by_number: bool) -> Any:
 
 
 @cache
+def _shared_numbers(variant: Variant) -> Any:
+    """Return a function for the numbers that all draws share: those given, or those at an address."""
+    if not variant.in_memory:
+        return inlined(lambda address, given: given)
+    read = _numbers_from(real_of(variant.carrier), 0, variant.numbers)
+    return inlined(lambda address, given: read(address))
+
+
+@cache
+def _numbers_from(real: types.Type, first: int, count: int) -> Any:
+    """Return a function that reads so many numbers at an address, from number `first` on, as a tuple."""
+    number_at = access.number_at(real)
+    if first + 1 == count:
+        return inlined(lambda address: (number_at(address, first),))
+    others = _numbers_from(real, first + 1, count)
+    return inlined(lambda address: (number_at(address, first), *others(address)))
+
+
+@cache
 def listed_draws(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     """Return the work of one lane that does an element with a draw whose index a caller listed.
 
@@ -426,6 +456,7 @@ def listed_draws(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     if not bernoulli:
         distribution, name = variant.names
         drawn, formula = lane.draw_at(lane.DENSITIES[distribution]), _density_formula(name, by_number)
+        shared_numbers = _shared_numbers(variant)
 
     @called
     def work(item, arrays, layout, drawn_by, rates, reals):
@@ -448,7 +479,7 @@ def listed_draws(variant: Variant, in_pairs: bool, lanes: int) -> Any:
             if by_number:
                 put(y, at, access.everywhere(at), formula(v, z, (one_lane(number),)))
             else:
-                put(y, at, access.everywhere(at), formula(v, z, reals[1:]))
+                put(y, at, access.everywhere(at), formula(v, z, shared_numbers(scales, reals[1:])))
 
     return work
 
@@ -655,3 +686,94 @@ def sums(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         put(total, one_lane(np.uint64(item)), everywhere, sum_of)
 
     return work
+
+
+@cache
+def totals(variant: Variant, in_pairs: bool, lanes: int) -> Any:
+    """Return the work of one lane that sums some elements of an array along an axis, in float64.
+
+    The array has axes (outer, summed, inner), and the totals (outer, parts, inner): part k has the elements
+    k, k + parts, k + 2 * parts, ... of the axis `summed`. So neighbouring lanes read neighbouring elements,
+    and the order of additions depends on the lengths alone. Of two arrays the products are summed, and each
+    is multiplied by a factor if there are factors.
+    """
+    two, factors, multiplied = variant.names[0] == "products", variant.names[1], variant.by_number
+    take, put = access.take(variant.carrier), access.put(variant.bias)
+    take_factor = access.take(types.float64 if factors == "float64" else types.float32)
+    wide_of, rounded = access.converted(types.float64), access.converted(real_of(variant.bias))
+
+    @inlined
+    def term(x, other, factors, place):
+        at = one_lane(np.uint64(place))
+        everywhere = access.everywhere(at)
+        v = wide_of(take(x, at, everywhere))
+        if two:
+            v = v * wide_of(take(other, at, everywhere))
+        if multiplied:
+            v = v * wide_of(take_factor(factors, at, everywhere))
+        return v
+
+    @called
+    def work(item, arrays, layout, reals):
+        (x, other, factors, total), (summed, inner, parts) = arrays, layout
+        row = np.uint64(item) // np.uint64(inner)
+        group = row // np.uint64(parts)
+        first, part = np.int64(group) * summed, np.int64(row - group * np.uint64(parts))
+        column = item - np.int64(row) * inner
+        place, step, end = (first + part) * inner + column, parts * inner, (first + summed) * inner
+        a = wide_of(one_lane(reals[0]))
+        b, c, d = a, a, a
+        while place + 3 * step < end:  # four at a time, so that a GPU reads the next before it has the first
+            v, w = term(x, other, factors, place), term(x, other, factors, place + step)
+            y, z = term(x, other, factors, place + 2 * step), term(x, other, factors, place + 3 * step)
+            a, b, c, d = a + v, b + w, c + y, d + z
+            place += 4 * step
+        while place < end:
+            a = a + term(x, other, factors, place)
+            place += step
+        at = one_lane(np.uint64(item))
+        put(total, at, access.everywhere(at), rounded((a + b) + (c + d)))
+
+    return work
+
+
+@cache
+def learned_numbers(variant: Variant, in_pairs: bool, lanes: int) -> Any:
+    """Return the work of one lane that makes the numbers of a formula of a learned number.
+
+    For "concrete" these are what `_numbers` in `fastdrop._noises.concrete` makes of a logit, and NaNs of a
+    logit that isn't finite; else it is the number itself, in the type that elements are computed in.
+    """
+    (formula,), kind = variant.names, types.float64
+    take, put = access.take(variant.carrier), access.put(variant.bias)
+    wide_of, rounded = access.converted(kind), access.converted(variant.bias)
+
+    @inlined
+    def write(made, place, v):
+        at = one_lane(np.uint64(place))
+        put(made, at, access.everywhere(at), rounded(v))
+
+    if formula != "concrete":
+
+        @called
+        def work(item, arrays, reals):
+            at = one_lane(np.uint64(item))
+            write(arrays[1], item, wide_of(take(arrays[0], at, access.everywhere(at))))
+
+        return work
+
+    @called
+    def work_of_a_logit(item, arrays, reals):
+        at = one_lane(np.uint64(item))
+        logit, t = wide_of(take(arrays[0], at, access.everywhere(at))), one_lane(reals[0])
+        most, one = splat_like(lane.MOST_LOGIT, logit), splat_like(1.0, logit)
+        a = where(logit < -most, -most, where(logit < most, logit, most))
+        top = where(a < 0, 0, a)
+        e = exp(-top)
+        write(arrays[1], 0, one / t)
+        write(arrays[1], 1, top - a / t)
+        write(arrays[1], 2, e * (one + exp(a)) + (logit - logit))
+        write(arrays[1], 3, e)
+        write(arrays[1], 4, one / (one + exp(-a)))
+
+    return work_of_a_logit

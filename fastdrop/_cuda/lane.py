@@ -19,6 +19,7 @@ from fastdrop._lanes.vectors import lane, splat_like, value, where
 from fastdrop._stream.keys import BERNOULLI, DOMAIN_SHIFT, LOGISTIC, MIRROR_SHIFT, NORMAL, TILE
 
 BLOCKS_OF_NOISE = np.uint64(32)  # Philox blocks of noise with a density that a warp draws
+MOST_LOGIT = 80.0  # as in `fastdrop._noises.concrete`
 DROPPED = -1.0  # the factor of a draw that drops its elements
 FULL = np.int64(1 << 32)  # the threshold that drops everything
 _ALL, _NONE, _ONE = np.uint32(0xFFFFFFFF), np.uint32(0), np.uint32(1)

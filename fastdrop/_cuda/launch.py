@@ -68,6 +68,13 @@ class Numbers(NamedTuple):
 NONE = Numbers(0, 0, 1, 1)
 
 
+class InMemory(NamedTuple):
+    """A formula's numbers, on the GPU, which all draws share: so many at an address."""
+
+    pointer: int
+    size: int
+
+
 class Starts(NamedTuple):
     """Listed draws, on the GPU: rows of a length have draws that follow each other from a start on."""
 
@@ -144,9 +151,18 @@ def drop_at_once(
     driver.start(variant, tiles, device, stream, x, x, x, y, *layout, *drawn, *NONE, real(scale), zero, zero)
 
 
+def _of_formula(numbers: Sequence[float] | Numbers | InMemory) -> tuple[Numbers, Sequence[float]]:
+    """Return where a formula's numbers are on the GPU, and those that a launch has among its arguments."""
+    if isinstance(numbers, Numbers):
+        return numbers, (0.0,)
+    if isinstance(numbers, InMemory):
+        return Numbers(0, numbers.pointer, 1, 1), (0.0,) * numbers.size
+    return NONE, numbers
+
+
 def noise(
     names: tuple[str, str],
-    numbers: Sequence[float] | Numbers,
+    numbers: Sequence[float] | Numbers | InMemory,
     x: Elements,
     y: Elements,
     rows: Rows | Starts,
@@ -154,19 +170,21 @@ def noise(
     place: Place,
 ) -> None:
     """Do a formula of noise with a density where each element has a draw of its own."""
-    by_number, listed = isinstance(numbers, Numbers), isinstance(rows, Starts)
-    count = 1 if by_number else len(numbers)
-    variant = Variant("noise", CARRIERS[y.typestr], names, 0, None, by_number, listed, count)
+    by_number, in_memory, listed = (
+        isinstance(*pair) for pair in ((numbers, Numbers), (numbers, InMemory), (rows, Starts))
+    )
+    (_, *own), given = _of_formula(numbers)
+    kind = CARRIERS[y.typestr]
+    variant = Variant("noise", kind, names, 0, None, by_number, listed, len(given), in_memory)
     items, layout = _groups(rows, y.size, NOISE_TILE)
-    _, *own = numbers if by_number else NONE
-    reals = _reals(y.real, (0.0,) if by_number else numbers)
+    reals = _reals(y.real, given)
     driver.start(variant, items, *place, x.pointer, y.pointer, *layout, *(*key, 0)[:3], *own, *reals)
 
 
 def listed_draws(
     names: tuple[str, ...],
     rate: tuple[int, float] | Numbers,
-    numbers: Sequence[float],
+    numbers: Sequence[float] | InMemory,
     x: Elements,
     y: Elements,
     starts: Starts,
@@ -176,12 +194,13 @@ def listed_draws(
     """Do elements whose draws have listed indices; rates and numbers are as for `drops` and `noise`."""
     by_number = isinstance(rate, Numbers)
     threshold, scale = (0, 1.0) if by_number else rate[:2]
-    count = max(len(numbers), 1)
-    variant = Variant("listed_draws", CARRIERS[y.typestr], names, 0, None, by_number, True, count)
-    own = (rate if by_number else NONE)[:4]
-    reals = _reals(y.real, (scale, *numbers), 1 + count)
+    in_memory, (own, given) = isinstance(numbers, InMemory), _of_formula(rate if by_number else numbers)
+    given = () if by_number else given
+    count, kind = max(len(given), 1), CARRIERS[y.typestr]
+    variant = Variant("listed_draws", kind, names, 0, None, by_number, True, count, in_memory)
+    reals = _reals(y.real, (scale, *given), 1 + count)
     drawn = (threshold, *key, 0)[:4]
-    driver.start(variant, y.size, *place, x.pointer, y.pointer, *starts, *drawn, *own, *reals)
+    driver.start(variant, y.size, *place, x.pointer, y.pointer, *starts, *drawn, *own[:4], *reals)
 
 
 def mask_bytes(factors: Elements, mask: Elements, axes: tuple[int, int, int, int], place: Place) -> None:
@@ -226,3 +245,32 @@ def sums(y: Elements, total: Elements, rows: int, parts: int, place: Place) -> N
     variant = Variant("sums", CARRIERS[y.typestr], (), 0, CARRIERS[total.typestr], numbers=0)
     columns = total.size // parts
     driver.start(variant, total.size, *place, y.pointer, total.pointer, columns, rows, parts, y.real(0))
+
+
+class Terms(NamedTuple):
+    """What is summed: elements, or their products with others, times factors if there are any."""
+
+    x: Elements
+    other: Elements | None = None
+    factors: Elements | None = None
+
+
+def totals(terms: Terms, total: Elements, summed: int, inner: int, parts: int, place: Place) -> None:
+    """Write sums along the middle axis of an array (outer, summed, inner) into (outer, parts, inner)."""
+    x, other, factors = terms
+    what = "elements" if other is None else "products"
+    kind = "" if factors is None else np.dtype(factors.real).name
+    names, carriers = (what, kind), (CARRIERS[x.typestr], CARRIERS[total.typestr])
+    variant = Variant("totals", carriers[0], names, 0, carriers[1], factors is not None, numbers=0)
+    arrays = x.pointer, (other or x).pointer, (factors or x).pointer, total.pointer
+    driver.start(variant, total.size, *place, *arrays, summed, inner, parts, x.real(0))
+
+
+def learned_numbers(formula: str, number: Elements, temperature: float, made: Elements, place: Place) -> None:
+    """Write the numbers of a formula of a learned number that is on the GPU; or learned numbers as they are.
+
+    The formula "concrete" has five numbers of one logit.
+    """
+    kind, result = CARRIERS[number.typestr], CARRIERS[made.typestr]
+    variant = Variant("learned_numbers", kind, (formula,), 0, result, numbers=0)
+    driver.start(variant, number.size, *place, number.pointer, made.pointer, np.float64(temperature))

@@ -14,8 +14,8 @@ from fastdrop._arrays.device import UNKNOWN, DeviceArray, DeviceMask, Elements, 
 from fastdrop._arrays.listed import SHORT
 from fastdrop._arrays.numbers import FULL, thresholds_and_scales
 from fastdrop._arrays.plan import Density, Layout, Pass, Plan, Rows, layout_of, layout_of_parts, repetition
-from fastdrop._cuda import driver, launch
-from fastdrop._cuda.launch import Numbers, Part, Place, Starts
+from fastdrop._cuda import driver, launch, results
+from fastdrop._cuda.launch import InMemory, Numbers, Part, Place, Starts, Terms
 from fastdrop._cuda.launch import drop_at_once as drop_at_once
 
 _MOST = 1 << 31  # so many elements and more are done by several launches of `spread`
@@ -92,25 +92,13 @@ def density(what: Density, plan: Plan, key: tuple[int, ...]) -> None:
     """Do what a density says: write x with its noise into y."""
     if not plan.x.size:
         return
-    layout, (first, *others) = plan.layout, what.numbers
-    if plan.x.dtype.kind == "c":
-        first = first[..., None] if what.by_draw else first
-        if not what.multiplies:  # the parts are independent, and each has half the variance
-            layout, first = layout_of_parts(layout), first / math.sqrt(2)
-    place, whole, kept = _place(plan), _whole(plan), []
-    numbers: Sequence[float] | Numbers = (first, *others)
-    if what.by_draw:
-        flat, inner = _repeating(first, layout.draws)
-        kept.append(driver.upload(flat.astype(plan.x.lanes.real), *place))
-        numbers = Numbers(0, kept[0].pointer, inner, flat.size)
-
-    def noise(formula: str, x: Elements, y: Elements, at: int, rows: Rows | Starts) -> None:
-        names, own = (what.draw, formula), _from(numbers, at)
-        if isinstance(rows, Starts) and rows.length < SHORT:
-            rate = own if isinstance(own, Numbers) else (0, 0.0)
-            launch.listed_draws(names, rate, () if rate is own else own, x, y, rows, key, place)
-        else:
-            launch.noise(names, own, x, y, rows, key, place)
+    layout, number = plan.layout, what.numbers[0]
+    if plan.x.dtype.kind == "c" and not what.multiplies:
+        layout = layout_of_parts(layout)  # the parts are independent, and each has half the variance
+        what = what._replace(numbers=(number / math.sqrt(2), *what.numbers[1:]))
+    place, whole = _place(plan), _whole(plan)
+    kept: list[Any] = []
+    noise = _noise(what, plan.x, layout, key, place, kept)
 
     def direct(at: int, size: int, rows: Rows | Starts) -> None:
         part = _part(whole, at, size)
@@ -120,7 +108,183 @@ def density(what: Density, plan: Plan, key: tuple[int, ...]) -> None:
         noise(f"{what.formula}_factor", factors, factors, at, rows)
 
     _do(layout, whole, place, kept, direct, make, ("times" if what.multiplies else "plus", 0, ()), shortest=1)
-    plan.y.written = _hold((plan.x, plan.y), place)
+    plan.y.written = _hold((plan.x, plan.y, _on_gpu(number)), place)
+
+
+def _on_gpu(number: Any) -> DeviceArray | None:
+    """Return a density's number if it is on the GPU."""
+    return number if isinstance(number, DeviceArray) else None
+
+
+def _noise(
+    what: Density, like: DeviceArray, layout: Layout, key: tuple[int, ...], place: Place, kept: list[Any]
+) -> Callable[[str, Elements, Elements, int, Rows | Starts], None]:
+    """Return a function that does a formula with the numbers of a density; `kept` holds their memory."""
+    numbers = _numbers(what, like, layout, place, kept)
+
+    def noise(formula: str, x: Elements, y: Elements, at: int, rows: Rows | Starts) -> None:
+        names, own = (what.draw, formula), _from(numbers, at)
+        if isinstance(rows, Starts) and rows.length < SHORT:
+            rate = own if isinstance(own, Numbers) else (0, 0.0)
+            launch.listed_draws(names, rate, () if rate is own else own, x, y, rows, key, place)
+        else:
+            launch.noise(names, own, x, y, rows, key, place)
+
+    return noise
+
+
+def _numbers(
+    what: Density, x: DeviceArray, layout: Layout, place: Place, kept: list[Any]
+) -> Sequence[float] | Numbers | InMemory:
+    """Return a density's numbers as launches take them."""
+    number, like = what.numbers[0], x.lanes
+    if isinstance(number, DeviceArray):
+        if len(what.numbers) > 1:  # a logit and a temperature, for which the formula takes five numbers
+            made = _made("concrete", number, 5, what.numbers[1], like, place, kept)
+            return InMemory(made.pointer, made.size)
+        if number.size == 1:
+            return InMemory(_reals(number, like, place, kept).pointer, 1)
+        if not repetition(number.shape, layout.draws):
+            number = results.broadcast(number, layout.draws)
+            kept.append(number)
+        inner = repetition(number.shape, layout.draws)
+        return Numbers(0, _reals(number, like, place, kept).pointer, inner, number.size)
+    if not what.by_draw:
+        return what.numbers
+    if len(layout.draws) > x.ndim:  # the two parts of a complex number have one
+        number = number[..., None]
+    flat, inner = _repeating(number, layout.draws)
+    kept.append(driver.upload(flat.astype(like.real), *place))
+    return Numbers(0, kept[-1].pointer, inner, flat.size)
+
+
+def _reals(numbers: DeviceArray, like: Elements, place: Place, kept: list[Any]) -> Elements:
+    """Return numbers in the type that elements are computed in."""
+    given = numbers.lanes
+    if given.typestr == _typestr(like):
+        return given
+    return _made("same", numbers, given.size, 0.0, like, place, kept)
+
+
+def _made(
+    formula: str,
+    number: DeviceArray,
+    count: int,
+    temperature: float,
+    like: Elements,
+    place: Place,
+    kept: list[Any],
+) -> Elements:
+    """Return the numbers of a formula that learned numbers on the GPU stand for, in memory of ours."""
+    kept.append(_scratch(count, like, place))
+    made = Elements(kept[-1].pointer, count, _typestr(like))
+    launch.learned_numbers(formula, number.lanes, temperature, made, place)
+    return made
+
+
+def total(what: Density, plan: Plan, key: tuple[int, ...], shape: tuple[int, ...]) -> Any:
+    """Return sums of x times the other array times a density's factors, or terms, for a learned number.
+
+    The sums are an array of a shape that broadcasts to the draws, of the library of x, in float32 or float64.
+    They are added up in float64, in an order that depends on the shapes alone.
+    """
+    layout, place = plan.layout, _place(plan)
+    kept: list[Any] = []
+    result, number = results.of_reals(shape, plan.x), what.numbers[0]
+    noise = _noise(what, plan.x, layout, key, place, kept)
+
+    def make(factors: Elements, at: int, rows: Rows | Starts) -> None:
+        noise(f"{what.formula}_factor", factors, factors, at, rows)
+
+    factors = None
+    if layout.count and result.size:
+        memory, factors = _factors(layout, plan.x.lanes, place, _listed(layout, place, kept), make)
+        kept.append(memory)
+    terms = Terms(plan.x.lanes, plan.other.lanes)
+    steps = _steps(layout, (1,) * (plan.x.ndim - len(shape)) + shape)
+    for number_of_step, (outer, summed, inner, multiplied) in enumerate(steps, 1):
+        last = number_of_step == len(steps)
+        goal = result.lanes if last else _doubles(outer * inner, place, kept)
+        _sum(terms._replace(factors=factors if multiplied else None), goal, summed, inner, place)
+        terms = Terms(goal)
+    result.written = _hold((plan.x, plan.other, result, _on_gpu(number)), place)
+    return given(result)
+
+
+def _steps(layout: Layout, lengths: tuple[int, ...]) -> list[tuple[int, int, int, bool]]:
+    """Return the sums that lead from an array's elements to one for each of the draws' own numbers.
+
+    Each is the lengths (outer, summed, inner) and whether the draws' factors multiply before it. First come
+    the sums over elements that share draws, since the factors are fewer then.
+    """
+    axes = range(len(layout.shape))
+    found: list[tuple[int, int, int, bool]] = []
+    if layout.count != math.prod(layout.shape):
+        shared = [axis in layout.shared for axis in axes]
+        found = [(*step, False) for step in _reductions(layout.shape, shared)]
+    others = [axis >= len(lengths) or lengths[axis] == 1 for axis in axes]
+    rest = _reductions(layout.draws, others)
+    return [*found, *((*step, not place) for place, step in enumerate(rest))]
+
+
+def _reductions(shape: tuple[int, ...], summed: Sequence[bool]) -> list[tuple[int, int, int]]:
+    """Return the lengths (outer, summed, inner) of the arrays of which one axis after the other is summed.
+
+    Neighbouring axes that are summed are one axis; there is one of length 1 if there is none.
+    """
+    runs: list[tuple[bool, int]] = []
+    for is_summed, length in zip(summed, shape, strict=True):
+        if runs and runs[-1][0] == is_summed:
+            runs[-1] = is_summed, runs[-1][1] * length
+        elif length != 1:
+            runs.append((is_summed, length))
+    found: list[tuple[int, int, int]] = []
+    while any(is_summed for is_summed, _ in runs) or not found:
+        last = max((place for place, run in enumerate(runs) if run[0]), default=len(runs))
+        outer, inner = (math.prod(n for _, n in part) for part in (runs[:last], runs[last + 1 :]))
+        found.append((outer, runs[last][1] if last < len(runs) else 1, inner))
+        del runs[last : last + 1]
+    return found
+
+
+def _doubles(count: int, place: Place, kept: list[Any]) -> Elements:
+    """Return memory for so many numbers of float64."""
+    kept.append(driver.Memory(max(count, 1) * 8, *place))
+    return Elements(kept[-1].pointer, count, "<f8")
+
+
+def _sum(terms: Terms, total: Elements, summed: int, inner: int, place: Place) -> None:
+    """Sum an array along the middle of its axes (outer, summed, inner), in parts until they are few."""
+    kept: list[Any] = []
+    while total.size:
+        parts = 1
+        if summed > 2 * _ROWS:
+            parts = max(min(-(-summed // _ROWS), _PARTIAL // total.size), 1)
+        goal = total if parts == 1 else _doubles(total.size * parts, place, kept)
+        launch.totals(terms, goal, summed, inner, parts, place)
+        if parts == 1:
+            return
+        terms, summed = Terms(goal), parts
+
+
+def combined(a: Any, b: Any, how: str) -> Any:
+    """Return the sum or the product of arrays of one shape, of which the second may be on the host.
+
+    `how` is "plus" or "times". The result is of the first one's library and dtype, float32 or float64.
+    """
+    x, other = DeviceArray(a), None
+    y, place = results.of_reals(x.shape, x), _place_of(x)
+    kept: list[Any] = []
+    if isinstance(b, np.ndarray):
+        kept.append(driver.upload(b.astype(x.lanes.real), *place))
+        factors = kept[0].pointer
+    else:
+        other = DeviceArray(b)
+        factors = _reals(other, x.lanes, place, kept).pointer
+    if x.size:
+        launch.spread(how, 0, (), Part(x.lanes, x.lanes, y.lanes, None, 0), factors, (1, 1, 1, x.size), place)
+    y.written = _hold((x, other, y), place)
+    return given(y)
 
 
 def mask(plan: Plan, keep: DeviceMask, packed: bool, scale: float) -> None:
@@ -169,8 +333,11 @@ def _hold(arrays: tuple[DeviceArray | None, ...], place: Place) -> Any:
 
 
 def _place(plan: Plan) -> Place:
-    number = plan.x.device
-    return Place(driver.device_of(plan.x.pointer) if number == UNKNOWN else number, plan.x.cuda_stream)
+    return _place_of(plan.x)
+
+
+def _place_of(x: DeviceArray) -> Place:
+    return Place(driver.device_of(x.pointer) if x.device == UNKNOWN else x.device, x.cuda_stream)
 
 
 def _whole(plan: Plan) -> Part:

@@ -21,6 +21,7 @@ from fastdrop._arrays.host import to_array
 from fastdrop._arrays.listed import Indices, Listed
 from fastdrop._arrays.numbers import flag, holds_reals, rate, reals
 from fastdrop._arrays.plan import Axes, Window, window_given
+from fastdrop._backends import combined, on_gpu
 from fastdrop._stream.keys import Key, Rng, as_key, as_key_or_seed, checked_key, shown
 from fastdrop.schedules import Constant, ScheduledRate, restored_schedule, schedule_state
 
@@ -345,7 +346,7 @@ class Forward(NamedTuple):
         own = value.nbytes if isinstance(value, np.ndarray) else 0
         if isinstance(kept, tuple):
             return own + sum(a.nbytes for a in kept if isinstance(a, np.ndarray))
-        return own + (kept.nbytes if isinstance(kept, np.ndarray) else 0)
+        return own + getattr(kept, "nbytes", 0)  # of an array on a GPU too
 
 
 class NoiseLayer(Layer):
@@ -598,13 +599,17 @@ class ElementwiseLayer(ArrayLayer):
 
 
 class LearnedLayer(ElementwiseLayer):
-    """A layer with a learned parameter and its gradient, which remembers references to its inputs."""
+    """A layer with a learned parameter and its gradient, which remembers references to its inputs.
+
+    The parameter is on the host. Its gradient is too, until a backward on a GPU: then it is an array there,
+    so that nothing waits for the GPU until the user reads it.
+    """
 
     _takes_schedules = False
 
     def __init__(self, value: NDArray[Any], rng: Rng, shared_axes: Axes = ()) -> None:
         super().__init__(value, rng, shared_axes)
-        self._grad: NDArray[np.float64] = np.zeros_like(self._value)
+        self._grad: Any = np.zeros_like(self._value)
 
     def _checked(self, value: Any) -> Any:
         name = self._parameter
@@ -620,8 +625,23 @@ class LearnedLayer(ElementwiseLayer):
         return number
 
     def zero_grad(self) -> None:
-        """Set the gradient to 0."""
-        self._grad.fill(0)
+        """Set the gradient to 0; it is then on the host, where it may have been on a GPU."""
+        if isinstance(self._grad, np.ndarray):
+            self._grad.fill(0)
+        else:
+            self._grad = np.zeros_like(self._value)
+
+    def _add(self, gradient: Any) -> None:
+        """Add to the gradient a number or an array, which may be on a GPU; so is then the sum."""
+        before = self._grad
+        if not on_gpu(before, gradient):
+            before += gradient
+        elif isinstance(before, np.ndarray) and not before.any():
+            self._grad = gradient
+        elif on_gpu(gradient):
+            self._grad = combined(gradient, before, "plus")
+        else:
+            self._grad = combined(before, np.broadcast_to(gradient, self._value.shape), "plus")
 
     def _forward(
         self,
@@ -635,11 +655,15 @@ class LearnedLayer(ElementwiseLayer):
         return super()._forward(x, training, out, window, kept)
 
     def _check_apart(self, out: NDArray[Any] | None, x: ArrayLike) -> None:
-        if out is not None and np.may_share_memory(out, x):
-            raise ValueError("out must not overlap x, which backward needs; use np.empty_like(x)")
+        if out is None:
+            return
+        on_a_gpu = device.is_there(x)
+        if device.overlap(out, device.to_array(x)) if on_a_gpu else np.may_share_memory(out, x):
+            advice = "leave it out" if on_a_gpu else "use np.empty_like(x)"
+            raise ValueError(f"out must not overlap x, which backward needs; {advice}")
 
     def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
-        inputs = to_array(x)
+        inputs: Any = x if device.is_there(x) else to_array(x)
         key, value, shape, _, _ = super()._begin(inputs)
         return _new(Forward, (key, value.copy(), shape, window, inputs))
 
@@ -687,8 +711,9 @@ class LearnedAlpha(LearnedLayer):
 
     @property
     def log_alpha_grad(self) -> NDArray[np.float64]:
-        """Gradient with respect to `log_alpha`, added up since `zero_grad`."""
-        return self._grad
+        """Gradient with respect to `log_alpha`, added up since `zero_grad`; on a GPU where g was there."""
+        grad: NDArray[np.float64] = self._grad
+        return grad
 
     @property
     def alpha(self) -> NDArray[np.float64]:

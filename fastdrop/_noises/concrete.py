@@ -8,13 +8,13 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays import device
 from fastdrop._arrays.host import real_array
 from fastdrop._arrays.numbers import rate, real
 from fastdrop._arrays.plan import Axes, Density, Indices, Window, window_given
-from fastdrop._backends import density
+from fastdrop._backends import density, gradient_of_number, learned_number, on_gpu
 from fastdrop._noises._layer import Forward, LearnedLayer
 from fastdrop._noises._noise import REAL, Noise, register
+from fastdrop._noises.variational import summed_to
 from fastdrop._stream.keys import Key, Rng, shown
 
 _MOST = 80.0  # the noise takes larger logits as this one, for which float32 still holds 1 / (1 - p)
@@ -41,7 +41,9 @@ def concrete_dropout(
     x : array_like, any shape
         Of a real dtype that `dropout` takes.
     logit : float
-        ``log(p / (1 - p))`` of the rate p: a finite number for every rate, and what is learned.
+        ``log(p / (1 - p))`` of the rate p: a finite number for every rate, and what is learned. If x is on a
+        GPU it may be a 0-D array there. Nothing then waits for its value, so that it isn't checked; if it
+        isn't finite, the result is NaN.
     key : Key or int
         As in `dropout`. The noise is logistic, from words of its own.
     temperature : float, default 0.1
@@ -112,7 +114,9 @@ def concrete_dropout_backward(
     dx : ndarray
         ``g * (1 - z) / (1 - p)``.
     dlogit : float
-        The sum of ``g * y * (p - z / temperature)``, added up in float64.
+        The sum of ``g * y * (p - z / temperature)``, added up in float64. Of arrays on a GPU it is a 0-D
+        array there, of x's library: of float64 if x is, else rounded to float32. Nothing waits for it, and it
+        has the same bits for each call.
 
     Raises
     ------
@@ -128,14 +132,32 @@ def concrete_dropout_backward(
     """
     window = window_given(window, rows, indices, offsets)
     what = Density("logistic", "concrete_slope", _numbers(logit, temperature), "logit")
-    slope = slopes(what, "concrete dropout", g, x, key, shared_axes, window)
+    slope = slope_of_number(what, "concrete dropout", g, x, key, shared_axes, window)
     dx = concrete_dropout(
         g, logit, key, temperature=temperature, shared_axes=shared_axes, out=out, window=window
     )
-    return dx, float(slope.sum(dtype=np.float64))
+    return dx, slope
 
 
-def slopes(
+def slope_of_number(
+    what: Density,
+    noise: str,
+    g: ArrayLike,
+    x: ArrayLike,
+    key: Key | SupportsIndex,
+    shared_axes: Axes,
+    window: Window | None,
+) -> Any:
+    """Return the gradient of a noise's number: sums of a density of ``g * x``, of the number's shape."""
+    if on_gpu(g, x):
+        return gradient_of_number(what, g, x, key, shared_axes, window, noise)
+    each, number = _slopes(what, noise, g, x, key, shared_axes, window), what.numbers[0]
+    if isinstance(number, np.ndarray):
+        return summed_to(each.astype(np.float64), number.shape)
+    return float(each.sum(dtype=np.float64))
+
+
+def _slopes(
     what: Density,
     noise: str,
     g: ArrayLike,
@@ -145,12 +167,6 @@ def slopes(
     window: Window | None,
 ) -> NDArray[Any]:
     """The gradient of a noise's number by elements, in float32 or float64: a density of ``g * x``."""
-    if device.is_there(g):
-        function, name = noise.replace(" ", "_"), what.name
-        raise TypeError(
-            f"the {name}'s gradient takes no arrays on a GPU; use {function}(g, ...) for that of x, and "
-            f"copies of g and x on the host for that of the {name}"
-        )
     g, x = real_array(g, noise), real_array(x, noise)
     if g.shape != x.shape or g.dtype != x.dtype:
         raise ValueError(f"g must be x's {x.dtype} {x.shape}, got {g.dtype} {g.shape}")
@@ -160,10 +176,16 @@ def slopes(
     return found
 
 
-def _numbers(logit: float, temperature: float) -> tuple[float, ...]:
-    """Return the numbers that `concrete` and `concrete_slope` of `fastdrop._lanes.formulas` take."""
-    a = checked_logit(logit)
+def _numbers(logit: Any, temperature: float) -> tuple[Any, ...]:
+    """Return the numbers that `concrete` and `concrete_slope` of `fastdrop._lanes.formulas` take.
+
+    Those of a logit on a GPU are made there (see `learned_numbers` in `fastdrop._cuda.kernels`).
+    """
     t = checked_temperature(temperature)
+    on_the_gpu = learned_number("logit", logit, scalar=True)
+    if on_the_gpu is not None:
+        return on_the_gpu, t
+    a = checked_logit(logit)
     a = min(max(a, -_MOST), _MOST)
     top = max(a, 0.0)
     e = math.exp(-top)
@@ -213,7 +235,9 @@ class ConcreteDropout(LearnedLayer):
     logit : ndarray of float64, 0-D
         What is learned; update it in place or set it.
     logit_grad : ndarray of float64, 0-D
-        Its gradient, which `backward` and `regularizer` add to, and `zero_grad` clears.
+        Its gradient, which `backward` and `regularizer` add to, and `zero_grad` clears. After a backward of
+        arrays on a GPU it is a 0-D array there, as `concrete_dropout_backward` returns it: only
+        ``float(drop.logit_grad)`` waits for the GPU.
 
     Raises
     ------
@@ -270,8 +294,9 @@ class ConcreteDropout(LearnedLayer):
 
     @property
     def logit_grad(self) -> NDArray[np.float64]:
-        """Gradient with respect to `logit`, added up since `zero_grad`."""
-        return self._grad
+        """Gradient with respect to `logit`, added up since `zero_grad`; on a GPU where g was there."""
+        grad: NDArray[np.float64] = self._grad
+        return grad
 
     def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the gradient with respect to x, and add that of the logit; see `Dropout.backward`."""
@@ -286,7 +311,7 @@ class ConcreteDropout(LearnedLayer):
         self._check_apart(out, x)
         number = float(logit)
         dx, slope = concrete_dropout_backward(g, x, number, key, out=out, window=window, **self._options())
-        self._grad += slope
+        self._add(slope)
         return dx
 
     def _options(self) -> dict[str, Any]:
@@ -335,7 +360,7 @@ class ConcreteDropout(LearnedLayer):
         norm = weight_scale * float(np.sum(np.square(w, dtype=np.float64)))
         entropy = entropy_scale * (len(w) if features is None else features)
         q = float(np.exp(-np.logaddexp(0, a)))
-        self._grad += norm * odds + entropy * p * q * a
+        self._add(norm * odds + entropy * p * q * a)
         weight_grad += (2 * weight_scale * (1 + odds)) * w
         return norm * (1 + odds) - entropy * float(p * np.logaddexp(0, -a) + q * np.logaddexp(0, a))
 
@@ -354,7 +379,6 @@ register(
         rate="logit",
         layers=(ConcreteDropout,),
         lacks={
-            "CUDA backward": "the logit's gradient is summed on the host; x's is `concrete_dropout` itself",
             "moments": "those of a relaxed mask have no closed form",
         },
     )

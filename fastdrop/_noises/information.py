@@ -9,10 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.numbers import Rate, positive, real, reals
 from fastdrop._arrays.plan import Axes, Density, Indices, Window, window_given
-from fastdrop._backends import density
+from fastdrop._backends import combined, density, learned_number, on_gpu
 from fastdrop._noises._layer import Forward, LearnedAlpha
 from fastdrop._noises._noise import REAL, Noise, register
-from fastdrop._noises.concrete import slopes
+from fastdrop._noises.concrete import slope_of_number
 from fastdrop._noises.gaussian import checked_std
 from fastdrop._noises.variational import summed_to
 from fastdrop._stream.keys import Key, Rng
@@ -40,7 +40,8 @@ def information_dropout(
         Of a real dtype that `dropout` takes.
     alpha : float or ndarray
         Finite and not negative. An array must broadcast to the noise's shape: x's, with length 1 along the
-        shared axes.
+        shared axes. If x is on a GPU it may be an array there. Nothing then waits for its values, so that
+        they aren't checked.
     key, shared_axes, out, window, rows, indices, offsets
         As in `dropout`.
 
@@ -71,7 +72,7 @@ def information_dropout(
     array([1.629, 1.361, 0.55 , 1.324])
     """
     window = window_given(window, rows, indices, offsets)
-    what = Density("normal", "exponential", (checked_std(alpha, "alpha"),), "alpha")
+    what = Density("normal", "exponential", (_checked(alpha),), "alpha")
     return density(what, x, out, key, shared_axes, window, _NAME)  # type: ignore[no-any-return]
 
 
@@ -104,12 +105,14 @@ def information_dropout_backward(
     dx : ndarray
         ``g * exp(alpha * z)``.
     dalpha : float, or ndarray of float64 of alpha's shape
-        The sums of ``g * y * z`` over the elements of each alpha, added up in float64.
+        The sums of ``g * y * z`` over the elements of each alpha, added up in float64. Of arrays on a GPU it
+        is an array there of alpha's shape, 0-D for a float, and of x's library: of float64 if x is, else
+        rounded to float32. Nothing waits for it, and it has the same bits for each call.
 
     Raises
     ------
     TypeError, ValueError
-        As `information_dropout`, or if g and x differ in shape or dtype, or are on a GPU.
+        As `information_dropout`, or if g and x differ in shape or dtype.
 
     Examples
     --------
@@ -119,12 +122,16 @@ def information_dropout_backward(
     (array([1.629, 1.361, 0.55 , 1.324]), 2.515)
     """
     window = window_given(window, rows, indices, offsets)
-    what = Density("normal", "exponential_slope", (checked_std(alpha, "alpha"),), "alpha")
-    each = slopes(what, _NAME, g, x, key, shared_axes, window)
+    what = Density("normal", "exponential_slope", (_checked(alpha),), "alpha")
+    slope = slope_of_number(what, _NAME, g, x, key, shared_axes, window)
     dx = information_dropout(g, alpha, key, shared_axes=shared_axes, out=out, window=window)
-    if isinstance(alpha, np.ndarray):
-        return dx, summed_to(each.astype(np.float64), alpha.shape)
-    return dx, float(each.sum(dtype=np.float64))
+    return dx, slope
+
+
+def _checked(alpha: Any) -> Any:
+    """Return alpha as densities take it, or raise an error; one that is on a GPU isn't looked at."""
+    on_the_gpu = learned_number("alpha", alpha)
+    return checked_std(alpha, "alpha") if on_the_gpu is None else on_the_gpu
 
 
 def information_kl(
@@ -211,7 +218,8 @@ class InformationDropout(LearnedAlpha):
     log_alpha : ndarray of float64
         What is learned; update it in place or set it.
     log_alpha_grad : ndarray of float64
-        Its gradient, which `backward` and `regularizer` add to, and `zero_grad` clears.
+        Its gradient, which `backward` and `regularizer` add to, and `zero_grad` clears. After a backward of
+        arrays on a GPU it is an array there, of the library of x, and only who reads it waits for the GPU.
 
     Raises
     ------
@@ -260,7 +268,7 @@ class InformationDropout(LearnedAlpha):
             As in `information_kl`, for a log-normal prior. The mean has its own gradient, which isn't added.
         """
         kl, slope = information_kl(self._value, mean, prior_mean=prior_mean, prior_std=prior_std)
-        self._grad += scale * summed_to(slope, self._value.shape)
+        self._add(scale * summed_to(slope, self._value.shape))
         return scale * float(kl.sum())
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
@@ -273,7 +281,7 @@ class InformationDropout(LearnedAlpha):
         self._check_apart(out, x)
         alpha, axes = np.exp(log_alpha), self.shared_axes
         dx, slope = information_dropout_backward(g, x, alpha, key, shared_axes=axes, out=out, window=window)
-        self._grad += alpha * slope
+        self._add(combined(slope, np.asarray(alpha), "times") if on_gpu(slope) else alpha * slope)
         return dx
 
 
@@ -288,8 +296,5 @@ register(
         by_element=True,
         layers=(InformationDropout,),
         beside=(information_kl,),
-        lacks={
-            "CUDA backward": "alpha's gradient is summed on the host; x's is `information_dropout` itself",
-        },
     )
 )

@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import to_array, unmasked
 from fastdrop._arrays.numbers import holds_reals, reals
-from fastdrop._arrays.plan import Indices, Window, window_given
+from fastdrop._arrays.plan import Density, Indices, Window, window_given
+from fastdrop._backends import gradient_of_number, on_gpu
 from fastdrop._noises._layer import Forward, LearnedAlpha
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.gaussian import (
@@ -210,7 +211,8 @@ class VariationalDropout(LearnedAlpha):
     log_alpha : ndarray of float64
         What is learned; update it in place or set it.
     log_alpha_grad : ndarray of float64
-        Its gradient, which `backward` and `regularizer` add to, and `zero_grad` clears.
+        Its gradient, which `backward` and `regularizer` add to, and `zero_grad` clears. After a backward of
+        arrays on a GPU it is an array there, of the library of x, and only who reads it waits for the GPU.
 
     Raises
     ------
@@ -248,7 +250,7 @@ class VariationalDropout(LearnedAlpha):
             if the loss is a mean over them.
         """
         kl, slope = variational_kl(self._value)
-        self._grad += scale * slope
+        self._add(scale * slope)
         return scale * float(kl.sum())
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
@@ -259,12 +261,21 @@ class VariationalDropout(LearnedAlpha):
 
     def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         self._check_apart(out, forward.kept)
+        if on_gpu(g, forward.kept):
+            return self._backward_on_gpu(g, forward, out)
         g = to_array(g)
         before = g if out is None or not np.may_share_memory(out, g) else g.copy()
         dx = self._drop(g, forward, out)
         each = (forward.kept.conj() * (dx - before)).real.astype(np.float64) / 2
-        self._grad += summed_to(each, self._value.shape)
+        self._add(summed_to(each, self._value.shape))
         return dx
+
+    def _backward_on_gpu(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
+        """Do as `_drop_backward`: the sums there are those of ``conj(x) * g`` times the noise's terms."""
+        key, log_alpha, _, window, x = forward
+        what = Density("normal", "shift", (0.5 * np.exp(0.5 * log_alpha),))
+        self._add(gradient_of_number(what, g, x, key, self.shared_axes, window))
+        return self._drop(g, forward, out)
 
 
 def summed_to(a: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
@@ -304,7 +315,6 @@ register(
         beside=(variational_kl,),
         moments="gaussian_dropout",
         lacks={
-            "CUDA": "the gradient of alpha is summed on the host",
             "torch module": "its learned variance needs a gradient that the function there doesn't have",
         },
     )

@@ -401,7 +401,7 @@ def test_sums(dtype, shape):
     ids=["concrete", "information"],
 )
 def test_slopes(dtype, key, function, number, what):
-    """The kernels of learned numbers' gradients, which no function reaches yet, against a difference."""
+    """The kernels of learned numbers' gradients against a difference."""
     x, y, rows = normal(300, dtype=dtype), np.empty(300, dtype), Rows(100, 1 << 35, 17)
     cpu_calls.noise(what, x, y, rows, *stream(key))
     from fastdrop._cuda import launch
@@ -413,6 +413,223 @@ def test_slopes(dtype, key, function, number, what):
     window, x = ((300, 1 << 35), (0, 17)), x.reshape(3, 100)
     above, below = (function(x, number + d, key, window=window)[0] for d in (1e-5, -1e-5))
     np.testing.assert_allclose(y.reshape(3, 100), (above - below) / 2e-5, rtol=2e-4, atol=2e-6)
+
+
+def summed(terms, shape):
+    """Sums over the axes along which an array of the shape is broadcast, and the sums of magnitudes."""
+    lead = terms.ndim - len(shape)
+    axes = tuple(range(lead)) + tuple(lead + axis for axis, n in enumerate(shape) if n == 1)
+    return [np.asarray(each.sum(axes)).reshape(shape) for each in (terms, np.abs(terms))]
+
+
+def check_total(found, terms, dtype):
+    """Check that the gradient of a number is the sum of its terms, in an array's precision."""
+    real = np.float64 if dtype == np.float64 else np.float32
+    expected, magnitudes = summed(terms, found.shape)
+    assert isinstance(found, ndarray)
+    assert found.dtype == real
+    error = np.abs(found.get().astype(np.float64) - expected)
+    assert (error <= 100 * np.finfo(real).eps * magnitudes + np.finfo(real).eps * np.abs(expected)).all()
+
+
+WHERE = [
+    ((), {}),
+    ((3, 0, 5), {}),
+    ((5000,), {}),  # summed in three steps
+    ((3, 40), {"window": BIG}),
+    ((6, 4, 5, 3), {"shared_axes": (1, 3)}),
+    ((6, 4, 5, 3), {"shared_axes": 0}),
+]
+
+
+@each([np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+def test_gradients_of_learned_numbers(dtype, driver):
+    for shape, options in WHERE:
+        g, x = normal(*shape, dtype=dtype, seed=1), normal(*shape, dtype=dtype)
+        product, arrays = exact.wide(g) * exact.wide(x), (ndarray(g), ndarray(x))
+        for backward, number, slope, more in (
+            (fd.concrete_dropout_backward, -0.7, exact.concrete_slope, {"temperature": 2 / 3}),
+            (fd.information_dropout_backward, 0.4, exact.information_slope, {}),
+        ):
+            dx, slope_of_number = backward(*arrays, number, KEY, **options, **more)
+            assert same_bits(dx.get(), backward(g, x, number, KEY, **options, **more)[0])
+            check_total(slope_of_number, slope(product, number, KEY, **options, **more), dtype)
+            again = backward(*arrays, number, KEY, **options, **more)[1]
+            assert same_bits(again.get(), slope_of_number.get())
+    assert all(same_bits(a.get(), b) for a, b in zip(arrays, (g, x), strict=True))
+
+
+@pytest.mark.parametrize(("shape", "where"), LISTED, ids=str)
+def test_gradients_of_learned_numbers_of_listed_draws(shape, where):
+    """Against the CPU, whose listed draws are tested against windows."""
+    g, x = normal(*shape, seed=1), normal(*shape)
+    for backward, number in ((fd.concrete_dropout_backward, -0.7), (fd.information_dropout_backward, 0.4)):
+        found, expected = (
+            backward(*arrays, number, KEY, **where) for arrays in ((ndarray(g), ndarray(x)), (g, x))
+        )
+        assert same_bits(found[0].get(), expected[0])
+        np.testing.assert_allclose(found[1].get(), expected[1], rtol=2e-5)
+
+
+OF_ELEMENTS = [
+    ((5, 6), (6,), {}),
+    ((5, 6), (5, 1), {}),
+    ((5, 6), (5, 6), {}),
+    ((5, 6), (1, 1), {}),
+    ((2, 3, 90, 4), (3, 1, 4), {}),
+    ((2, 3, 90, 4), (2, 1, 90, 1), {}),
+    ((2, 3, 5, 4), (3, 1, 1), {"shared_axes": (2, 3)}),
+    ((2, 3, 5, 4), (2, 1, 1, 4), {"shared_axes": 2}),
+]
+
+
+@pytest.mark.parametrize(("shape", "numbers", "options"), OF_ELEMENTS, ids=str)
+def test_gradients_of_numbers_by_element(shape, numbers, options):
+    g, x = normal(*shape, seed=1), normal(*shape)
+    alpha = np.random.default_rng(2).random(numbers)
+    terms = exact.information_slope(g * x, alpha, KEY, **options)
+    host = fd.information_dropout_backward(g, x, alpha, KEY, **options)
+    for given in (alpha, ndarray(alpha), ndarray(alpha.astype(np.float32))):
+        dx, slope = fd.information_dropout_backward(ndarray(g), ndarray(x), given, KEY, **options)
+        assert slope.shape == numbers
+        check_total(slope, terms, np.float32)
+        assert same_bits(dx.get(), host[0])
+        assert same_bits(fd.information_dropout(ndarray(g), given, KEY, **options).get(), host[0])
+
+
+@each([np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+def test_learned_numbers_on_the_gpu(dtype, kind, driver, monkeypatch):
+    """A number that the host doesn't know gives the bits of one that it knows.
+
+    In float64 the numbers that a logit stands for differ by an ulp, as our exponential does from C's.
+    """
+
+    def equal(y, expected):
+        if dtype == np.float64:
+            np.testing.assert_allclose(y.get(), expected.get(), rtol=1e-14, atol=1e-300)
+        else:
+            assert same_bits(y.get(), expected.get())
+
+    monkeypatch.setattr(driver, "upload", None)
+    x = normal(3, 40, dtype=dtype)
+    options = {"shared_axes": 1}, {}, {"window": BIG}
+    for number in (-0.75, 3.5, 0.0, 90.0, -200.0):
+        learned = ndarray(np.asarray(number, kind))
+        for more in options:
+            y = fd.concrete_dropout(ndarray(x), learned, KEY, **more)
+            equal(y, fd.concrete_dropout(ndarray(x), number, KEY, **more))
+        found = fd.concrete_dropout_backward(ndarray(x), ndarray(x), learned, KEY)
+        expected = fd.concrete_dropout_backward(ndarray(x), ndarray(x), number, KEY)
+        for ours, theirs in zip(found, expected, strict=True):
+            equal(ours, theirs)
+    for number in (0.0, 0.5):
+        learned = ndarray(np.asarray(number, kind))
+        for more in options:
+            y = fd.information_dropout(ndarray(x), learned, KEY, **more)
+            assert same_bits(y.get(), fd.information_dropout(x, number, KEY, **more))
+
+
+def test_learned_numbers_beside_listed_draws():
+    for x, where in ((normal(3, 4), {"rows": [5, 0, 1 << 40]}), (normal(3, 40), {"rows": [5, 0, 5]})):
+        for function, number in ((fd.concrete_dropout, -0.75), (fd.information_dropout, 0.5)):
+            y = function(ndarray(x), ndarray(np.float32(number)), KEY, **where)
+            assert same_bits(y.get(), function(x, number, KEY, **where))
+        alpha = np.linspace(0, 1, x.shape[1])
+        y = fd.information_dropout(ndarray(x), ndarray(alpha), KEY, **where)
+        assert same_bits(y.get(), fd.information_dropout(x, alpha, KEY, **where))
+
+
+@pytest.mark.parametrize("logit", [np.nan, np.inf, -np.inf])
+def test_a_logit_that_is_not_finite_gives_nan(logit):
+    y = fd.concrete_dropout(ndarray(normal(200)), ndarray(np.float32(logit)), KEY)
+    assert np.isnan(y.get()).all()
+
+
+def learned_layers(alpha=0.3):
+    return (
+        fd.ConcreteDropout(0.3, rng=KEY),
+        fd.InformationDropout(alpha, rng=KEY),
+        fd.VariationalDropout(alpha, rng=KEY),
+    )
+
+
+def gradient_of(layer):
+    return layer.logit_grad if isinstance(layer, fd.ConcreteDropout) else layer.log_alpha_grad
+
+
+@pytest.mark.parametrize("alpha", [0.3, np.linspace(0.1, 0.9, 5)], ids=np.shape)
+def test_learned_layers(alpha):
+    """Their gradients are on the GPU, and are those of layers on the host."""
+    x, g = normal(40, 5), normal(40, 5, seed=1)
+    for ours, theirs in zip(learned_layers(alpha), learned_layers(alpha), strict=True):
+        for layer, move in ((ours, ndarray), (theirs, np.array)):
+            for step in range(2):
+                layer(move(x))
+                layer.backward(move(g))
+                if step == 0:
+                    weight = np.ones((5, 2))
+                    options = {"weight_scale": 0.5, "entropy_scale": 0.1}
+                    given = (weight, weight.copy()) if isinstance(layer, fd.ConcreteDropout) else ()
+                    layer.regularizer(*given, **options if given else {})
+        found = gradient_of(ours)
+        assert isinstance(found, ndarray)
+        assert found.shape == gradient_of(theirs).shape
+        np.testing.assert_allclose(found.get(), gradient_of(theirs), rtol=1e-5)
+        ours.regularizer(*given, **options if given else {})
+        theirs.regularizer(*given, **options if given else {})
+        np.testing.assert_allclose(gradient_of(ours).get(), gradient_of(theirs), rtol=1e-5)
+        ours.zero_grad()
+        assert isinstance(gradient_of(ours), np.ndarray)
+        assert not gradient_of(ours).any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+def test_the_gradient_of_variational_dropout(dtype):
+    x, g = normal(300, dtype=dtype), normal(300, dtype=dtype, seed=1)
+    layer = fd.VariationalDropout(0.3, rng=KEY)
+    layer(ndarray(x))
+    layer.backward(ndarray(g))
+    check_total(layer.log_alpha_grad, exact.variational_slope((x.conj() * g).real, 0.3, KEY), np.float32)
+
+
+def test_learned_layers_remember_bytes_of_a_gpu_and_refuse_overlaps():
+    x = ndarray(normal(4, 5))
+    for layer in learned_layers():
+        with pytest.raises(ValueError, match="out must not overlap x"):
+            layer(x, out=x)
+        assert layer.key == KEY
+        layer(x)
+        with pytest.raises(ValueError, match="out must not overlap x"):
+            layer.backward(ndarray(normal(4, 5)), out=x)
+        with pytest.raises(TypeError, match="both be on a GPU, or none"):
+            layer.backward(normal(4, 5))
+
+
+def test_learned_numbers_that_do_not_fit():
+    x = normal(4, 5)
+    for call in (
+        lambda: fd.concrete_dropout(x, ndarray(np.float32(0)), 1),
+        lambda: fd.information_dropout(x, ndarray(np.float32(0)), 1),
+    ):
+        with pytest.raises(TypeError, match="must be on a GPU if x is and only then"):
+            call()
+    with pytest.raises(TypeError, match=r"logit on a GPU must be one number, got the shape \(1,\)"):
+        fd.concrete_dropout(ndarray(x), ndarray(np.zeros(1)), 1)
+    with pytest.raises(TypeError, match="needs real numbers"):
+        fd.concrete_dropout(ndarray(x), ndarray(np.complex64(0)), 1)
+    with pytest.raises(ValueError, match="alpha must broadcast"):
+        fd.information_dropout(ndarray(x), ndarray(np.zeros(4)), 1)
+    for backward in (fd.concrete_dropout_backward, fd.information_dropout_backward):
+        for g, given in ((ndarray(x), x), (x, ndarray(x))):
+            with pytest.raises(TypeError, match="both be on a GPU, or none"):
+                backward(g, given, 0.5, 1)
+        with pytest.raises(ValueError, match="shape"):
+            backward(ndarray(x), ndarray(x[:2]), 0.5, 1)
+        with pytest.raises(TypeError, match="needs real numbers"):
+            backward(ndarray(x.astype(np.complex64)), ndarray(x.astype(np.complex64)), 0.5, 1)
+    with pytest.raises(ValueError, match="alpha must broadcast"):
+        fd.information_dropout_backward(ndarray(x), ndarray(x), np.zeros(4), 1)
 
 
 ON_GPU = [n for n in NOISES.values() if not {"CUDA", "CUDA backward"} & n.lacks.keys()]
@@ -458,12 +675,6 @@ def test_refusals():
     for std in (fd.gaussian_dropout, fd.gaussian_noise):
         with pytest.raises(TypeError, match="real number"):
             std(ndarray(x), ndarray(x), 1)
-    with pytest.raises(TypeError, match="use concrete_dropout"):
-        fd.concrete_dropout_backward(ndarray(x), ndarray(x), 0.0, 1)
-    layer = fd.ConcreteDropout(0.5, rng=1)
-    with pytest.raises(TypeError, match="no arrays on a GPU"):
-        layer(ndarray(x))
-    assert layer.key == fd.Key(1)
     mask = np.ones(5, bool)
     with pytest.raises(TypeError, match="mask must be on a GPU if x is"):
         fd.apply_mask(ndarray(x), mask, 0.5)

@@ -111,7 +111,13 @@ def empty_like(x, device):
     return lent(np.full(x.numpy().shape, -7).astype(x.numpy().dtype))
 
 
-library = types.SimpleNamespace(from_dlpack=from_dlpack, empty_like=empty_like)
+def empty(shape, dtype, device):
+    return empty_like(lent(np.zeros(shape, dtype)), device)
+
+
+library = types.SimpleNamespace(
+    from_dlpack=from_dlpack, empty_like=empty_like, empty=empty, float32=np.float32, float64=np.float64
+)
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +187,35 @@ def test_gradients():
     assert same(dx, expected)
     np.testing.assert_allclose(dbias.numpy(), total, rtol=1e-5)
     assert same(given, g)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gradients_of_learned_numbers(dtype):
+    g, x = normal(6, 7, dtype=dtype), normal(6, 7, dtype=dtype, seed=1)
+    alpha = np.linspace(0, 1, 7)
+    for backward, number, learned in (
+        (fd.concrete_dropout_backward, -0.5, lent(np.full((), -0.5, dtype))),
+        (fd.information_dropout_backward, alpha, lent(alpha.astype(dtype))),
+    ):
+        dx, expected = backward(g, x, number, KEY)
+        for given in (number, learned):
+            found, slope = backward(lent(g), lent(x), given, KEY)
+            assert same(found, dx)
+            assert isinstance(slope, Array)
+            assert (slope.numpy().dtype, slope.numpy().shape) == (dtype, np.shape(number))
+            np.testing.assert_allclose(slope.numpy(), expected, rtol=1e-5)
+
+
+def test_a_layer_that_learns():
+    ours, theirs = (fd.InformationDropout(np.full(5, 0.3), rng=1) for _ in range(2))
+    x, g = normal(4, 5), normal(4, 5, seed=1)
+    for layer, move in ((ours, lent), (theirs, np.array)):
+        for _ in range(2):
+            layer(move(x))
+            layer.backward(move(g))
+        layer.regularizer()
+    assert isinstance(ours.log_alpha_grad, Array)
+    np.testing.assert_allclose(ours.log_alpha_grad.numpy(), theirs.log_alpha_grad, rtol=1e-5)
 
 
 def test_a_layer():
