@@ -35,9 +35,10 @@ def concrete_dropout(
     Parameters
     ----------
     x : Tensor, any shape
-        On the CPU, of a real dtype that `dropout` takes.
+        On the CPU or a GPU, of a real dtype that `dropout` takes.
     logit : Tensor, 0-D
-        ``log(p / (1 - p))``.
+        ``log(p / (1 - p))``. On a GPU it is where x is, and so is its gradient: nothing waits for either, and
+        a value that isn't finite gives NaN.
     key, temperature, shared_axes, rows, indices, offsets
         As in `dropout` and `fastdrop.concrete_dropout`.
 
@@ -48,7 +49,7 @@ def concrete_dropout(
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, RuntimeError
         As `fastdrop.concrete_dropout`.
 
     Examples

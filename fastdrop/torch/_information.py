@@ -34,10 +34,11 @@ def information_dropout(
     Parameters
     ----------
     x : Tensor, any shape
-        On the CPU, of a real dtype that `dropout` takes.
+        On the CPU or a GPU, of a real dtype that `dropout` takes.
     alpha : float or Tensor
         Finite and not negative. A tensor must broadcast to the noise's shape, as in
-        `fastdrop.information_dropout`; so alpha may be what a part of the network computes.
+        `fastdrop.information_dropout`; so alpha may be what a part of the network computes. On a GPU a tensor
+        is where x is, and so is its gradient: nothing waits for either, and values aren't checked.
     key, shared_axes, rows, indices, offsets
         As in `dropout`.
 
@@ -48,7 +49,7 @@ def information_dropout(
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, RuntimeError
         As `fastdrop.information_dropout`.
 
     Examples

@@ -65,13 +65,17 @@ def _run_backward(g: Tensor, x: Tensor, number: Tensor, key: Any, what: What) ->
     name, options, axes = what
     given = dict(zip(NOISES[name].options, options, strict=True))
     backward: Any = NOISES[name].backward
+    if device.is_there(g) and not device.is_there(number):  # a plain number, of which no gradient is wanted
+        return _run(g, number, key, what), torch.full_like(number, torch.nan)
     arrays = as_array(g), as_array(x), _plain(number)
     dx, slope = backward(*arrays, key, **draws_of(axes), **given)
-    return as_tensor(dx), torch.from_numpy(np.asarray(slope)).to(number.dtype)
+    return as_tensor(dx), as_tensor(slope if device.is_there(slope) else np.asarray(slope)).to(number.dtype)
 
 
 def _plain(number: Tensor) -> Any:
-    """The number, or an array of them, as functions of arrays take it."""
+    """The number, or an array of them, as functions of arrays take it: one on a GPU is never read here."""
+    if device.is_there(number):
+        return number.detach()
     return as_array(number.double()) if number.dim() else float(number)
 
 
@@ -141,8 +145,7 @@ def learned(
 ) -> Tensor:
     """A noise of a tensor, by its name, with first derivatives with respect to both."""
     check_tensors(x=x, **{NOISES[name].rate: number})
-    if device.is_there(x) and number.requires_grad and torch.is_grad_enabled():
-        raise NotImplementedError(f"{name} learns on the CPU alone, got x on {x.device}; use x.cpu()")
+    _check_places(x, number, NOISES[name].rate)
     axes_in(tuple(axes), x.dim())  # raises an error that the operator would give in C++'s words
     if isinstance(axes, NumbersWithDraws):
         if traced(x) or traced(number):
@@ -159,6 +162,17 @@ def learned(
     held = key if isinstance(key, torch.Tensor) else key_tensor(key)
     y = _learned(x, number, held, name, options, axes)
     return y
+
+
+def _check_places(x: Tensor, number: Tensor, name: str) -> None:
+    """Raise an error where a number, or its gradient, would have to wait for the GPU."""
+    if device.is_there(x) == device.is_there(number):
+        return
+    wrong = f"{name} must be on {x.device} as x is, got one on {number.device}"
+    if device.is_there(number):
+        raise RuntimeError(f"{wrong}; use {name}.cpu()")
+    if number.dim() or (number.requires_grad and torch.is_grad_enabled()):
+        raise RuntimeError(f"{wrong}; use {name}.to(x.device), or module.to(x.device)")
 
 
 def _differentiated() -> bool:

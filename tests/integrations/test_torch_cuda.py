@@ -1,6 +1,7 @@
 """fastdrop.torch on CUDA tensors: of a GPU where there is one, else by CPU tensors taken for such."""
 
 import copy
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -301,11 +302,110 @@ def test_refusals():
         fd.dropout(x, 0.5, 1)
     with pytest.raises(TypeError, match="int64"):
         fdt.dropout(made(4).long(), 0.5, 1)
-    with pytest.raises(NotImplementedError, match="learns on the CPU alone"):
-        fdt.ConcreteDropout(0.5)(made(4, 5))
     for call in (
         lambda: fdt.drop_block(made(1, 1, 9, 9), 0.5, 1),
         lambda: fdt.standout_dropout(made(4), made(4), 1),
     ):
         with pytest.raises(NotImplementedError, match=r"takes no tensors on a GPU.*use x\.cpu\(\)"):
             call()
+
+
+@contextmanager
+def nobody_waits():
+    """Let whatever waits for the GPU raise an error; without a GPU, what reads a tensor's numbers."""
+    if not SIMULATED:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("__float__", "__bool__", "item", "tolist"):
+            patched.setattr(torch.Tensor, name, refused(getattr(torch.Tensor, name)))
+        yield
+
+
+def refused(read):
+    """A way to read a tensor that refuses those of real numbers."""
+
+    def reads(x):
+        assert not x.is_floating_point(), "this waits for the GPU"
+        return read(x)
+
+    return reads
+
+
+class TestLearnedNumbers:
+    """The number and its gradient are on the GPU, so that nothing waits for it."""
+
+    def gradients(self, function, x, number, g, **options):
+        x, number = x.clone().requires_grad_(), number.clone().requires_grad_()
+        with nobody_waits():
+            y = function(x, number, KEY, **options)
+            return y.detach(), *torch.autograd.grad(y, (x, number), g)
+
+    def check(self, name, x, number, given, **options):
+        """Check values and gradients against the function of arrays, of a number that the host knows."""
+        g = made(*x.shape, dtype=x.dtype, seed=1)
+        y, dx, dnumber = self.gradients(getattr(fdt, name), x, number, g, **options)
+        assert equal(y, as_on_host(lambda a: getattr(fd, name)(a, given, KEY, **options), x))
+        arrays = [on_host(a).astype(np.float64 if x.dtype is torch.float64 else np.float32) for a in (g, x)]
+        backward = getattr(fd, f"{name}_backward")
+        assert equal(dx, as_on_host(lambda a: getattr(fd, name)(a, given, KEY, **options), g))
+        assert (dnumber.dtype, dnumber.device, dnumber.shape) == (number.dtype, x.device, number.shape)
+        expected = backward(*arrays, given, KEY, **options)[1]
+        np.testing.assert_allclose(on_host(dnumber), expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+    def test_functions(self, dtype):
+        x = made(3, 70, dtype=dtype)
+        for options in ({}, {"shared_axes": 0}, {"rows": [9, 0, 9]}):
+            number = torch.tensor(-0.75, device=WHERE)
+            self.check("concrete_dropout", x, number, -0.75, temperature=0.5, **options)
+            self.check("information_dropout", x, number.neg(), 0.75, **options)
+        for shape in ((70,), (3, 1), (3, 70)):
+            alpha = made(*shape).abs()
+            self.check("information_dropout", x, alpha, on_host(alpha).astype(np.float64))
+
+    def test_an_alpha_that_does_not_repeat(self):
+        alpha = made(3, 1, 5).abs()
+        self.check("information_dropout", made(3, 4, 5), alpha, on_host(alpha).astype(np.float64))
+
+    def test_numbers_that_do_not_learn(self):
+        x, g = made(3, 70).requires_grad_(), made(3, 70, seed=1)
+        with nobody_waits():
+            y = fdt.information_dropout(x, 0.5, KEY)
+        assert equal(y, as_on_host(lambda a: fd.information_dropout(a, 0.5, KEY), x))
+        (dx,) = torch.autograd.grad(y, x, g)
+        assert equal(dx, as_on_host(lambda a: fd.information_dropout(a, 0.5, KEY), g))
+
+    @pytest.mark.parametrize("rng", [None, 5])
+    def test_modules(self, rng):
+        torch.manual_seed(1)
+        x = made(40, 5)
+        for module in (fdt.ConcreteDropout(0.3, rng=rng), fdt.InformationDropout([0.3] * 5, rng=rng)):
+            module.to(WHERE)
+            optimiser = torch.optim.SGD(module.parameters(), lr=1e-3)
+            (number,) = module.parameters()
+            before = number.detach().clone()
+            with nobody_waits():
+                (module(x).square().mean() + self.regularizer(module)).backward()
+            assert number.grad.device == x.device
+            assert bool(torch.isfinite(number.grad).all())
+            optimiser.step()
+            assert not torch.equal(number, before)
+            assert module.eval()(x) is x
+
+    def regularizer(self, module):
+        if isinstance(module, fdt.InformationDropout):
+            return module.regularizer(0.1)
+        return module.regularizer(made(3, 5), weight_scale=0.1, entropy_scale=0.1)
+
+    @pytest.mark.skipif(not SIMULATED, reason="a GPU's tensors need no pretending")
+    def test_a_number_elsewhere_is_refused(self, monkeypatch):
+        x, number = made(4, 5), torch.zeros((), requires_grad=True)
+        for there, advice in ((x, r"logit\.to\(x\.device\)"), (number, r"logit\.cpu\(\)")):
+            monkeypatch.setattr(device, "is_there", lambda a, there=there: a is there)
+            with pytest.raises(RuntimeError, match=f"logit must be on cpu as x is.*{advice}"):
+                fdt.concrete_dropout(x, number, KEY)
