@@ -328,6 +328,37 @@ def gaussian(visit: Visit) -> None:
     grid(visit, DTYPES, (22, 26), calls)
 
 
+def learned(visit: Visit) -> None:
+    """Concrete dropout and its gradients, of a logit on the host or the GPU, beside PyTorch's formula."""
+    torch = visit.torch
+
+    def theirs(x: Any, logit: Any) -> Any:
+        u = torch.rand_like(x)
+        z = torch.sigmoid((logit + torch.log(u / (1 - u))) / 0.1)
+        return x * (1 - z) / (1 - torch.sigmoid(logit))
+
+    compiled = visit.compiled(theirs, dynamic=True)
+
+    def calls(size: int, dtype: str) -> dict[str, Call]:
+        x, g, y = (visit.randn(size, dtype=dtype) for _ in range(3))
+        logit, leaf = visit.randn(), visit.randn(size, dtype=dtype).requires_grad_()
+        learns = visit.randn(dtype=dtype).requires_grad_()
+
+        def both(function: Any) -> Call:
+            return lambda: torch.autograd.grad(function(leaf, learns), (leaf, learns), g)
+
+        return {
+            "copy": lambda: y.copy_(x),
+            "concrete_dropout": lambda: fd.concrete_dropout(x, 0.0, KEY, out=y),
+            "backward": lambda: fd.concrete_dropout_backward(g, x, 0.0, KEY, out=y),
+            "backward, logit there": lambda: fd.concrete_dropout_backward(g, x, logit, KEY, out=y),
+            "both, eager": both(theirs),
+            "both, compiled": both(compiled),
+        }
+
+    grid(visit, TWO_DTYPES, (22, 26), calls)
+
+
 def units(visit: Visit) -> None:
     """Feature maps (64, 256, 56, 56) that share draws, beside a product with a mask that broadcasts."""
     shape = (2, 4, 4, 4) if visit.small else (64, 256, 56, 56)
@@ -618,6 +649,7 @@ PARTS = {
     add: 20.0,
     gelu: 20.0,
     gaussian: 20.0,
+    learned: 20.0,
     units: 25.0,
     first_call: 30.0,
     graphs: 25.0,

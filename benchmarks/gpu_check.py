@@ -76,7 +76,11 @@ FAMILIES = {
     "mask factors": Family(32, 32, 1),
     "spread": Family(80, 80, 0),
     "sums": Family(40, 40, 5),
+    "totals": Family(40, 40, 2),
+    "learned numbers": Family(48, 48, 1),
 }
+OF_TOTALS = "sums", "totals", "learned_numbers"  # which have the type of their result in place of a bias's
+IN_DOUBLES = "totals", "learned_numbers"  # which compute in float64, whatever the type of their arrays is
 # Before capability 9.0 a warp that came apart calls functions to exchange numbers. In code that is compiled
 # to be linked a kernel keeps clear of the registers that calls may change, and takes about twice as many.
 OLD_REGISTERS = 208
@@ -89,7 +93,7 @@ LOADS, STORES = r"ld\.global\.v[24]", r"st\.global\.v[24]"
 
 def variants() -> list[Variant]:
     """A list of variants, in which each pair of what variants differ in comes once at least."""
-    families = every_drop, every_noise, every_mask, every_spread, every_sum
+    families = every_drop, every_noise, every_mask, every_spread, every_sum, every_learned
     return [v for family in families for v in pairwise(family())]
 
 
@@ -118,6 +122,8 @@ def every_noise() -> Iterator[Variant]:
         for made, by_number in product([names, *of_factors], (False, True)[: 2 if count == 1 else 1]):
             for work in ("noise", "listed_draws") if listed else ("noise",):
                 yield Variant(work, carrier, made, 0, None, by_number, listed, count)
+                if not by_number:
+                    yield Variant(work, carrier, made, 0, None, by_number, listed, count, True)
     for real, by_number in product(REALS, (False, True)):
         yield Variant("listed_draws", real, ("factor",), 0, None, by_number, True)
 
@@ -145,6 +151,17 @@ def every_sum() -> Iterator[Variant]:
         yield Variant("sums", carrier, (), 0, total, numbers=0)
 
 
+def every_learned() -> Iterator[Variant]:
+    """The kernels of learned numbers: those that make a formula's, and those that sum their gradients."""
+    for carrier, real, formula in product(CARRIERS.values(), REALS, ("concrete", "same")):
+        yield Variant("learned_numbers", carrier, (formula,), 0, real, numbers=0)
+    for carrier, real in product(CARRIERS.values(), REALS):
+        for what, factors in product(("elements", "products"), ("", NAMES[real_of(carrier)])):
+            yield Variant("totals", carrier, (what, factors), 0, real, bool(factors), numbers=0)
+    for real in REALS:  # of sums over elements that share draws of float32
+        yield Variant("totals", CARRIERS["float64"], ("elements", "float32"), 0, real, True, numbers=0)
+
+
 def pairwise(all_of_them: Iterable[Variant]) -> list[Variant]:
     """A few variants that have all pairs of attributes: each in turn is the one with the most new pairs."""
     rest = {variant: pairs(variant) for variant in all_of_them}
@@ -160,7 +177,7 @@ def pairs(variant: Variant) -> set[Any]:
     """The pairs of a variant's attributes; a formula and its activation are one of them."""
     bias = None if variant.bias is None else "own" if variant.bias == variant.carrier else "real"
     formula = variant.names, variant.activation
-    attributes = variant.carrier, formula, bias, variant.by_number, variant.listed
+    attributes = variant.carrier, formula, bias, variant.by_number, variant.listed, variant.in_memory
     return set(combinations(enumerate((variant.work, *attributes)), 2))
 
 
@@ -172,10 +189,12 @@ def family_of(variant: Variant) -> str:
 
 def label(variant: Variant) -> str:
     """What a variant is called in the table."""
-    words = [variant.work.replace("_", " "), *variant.names[-1:]]
+    names = variant.names if variant.work == "totals" else variant.names[-1:]
+    words = [variant.work.replace("_", " "), *filter(None, names)]
     words += [ACTIVATIONS[variant.activation]] if variant.names[:1] and variant.names[0] in ACTIVATED else []
     words += [] if variant.bias is None else [f"+{NAMES[variant.bias]}"]
-    return " ".join([*words, *["by number"] * variant.by_number, *["listed"] * variant.listed])
+    words += ["by number"] * variant.by_number + ["listed"] * variant.listed
+    return " ".join([*words, *["in memory"] * variant.in_memory])
 
 
 class _Device:
@@ -211,7 +230,7 @@ def faults(ptx: str, family: str, dtype: str, biased: bool, registers: int, stac
     # only a product that spells its rounding is safe from being made one fma with the addition after it
     wrong += [name for name in counts if re.match(INEXACT, name)]
     wrong += [name for name in counts if re.match(GENERIC, name)]
-    if dtype != "float64":
+    if dtype != "float64" and family.replace(" ", "_") not in IN_DOUBLES:
         wrong += [name for name in counts if ".f64" in name]
     divisions = count(DIVISION, ptx)
     if divisions > allowed.divisions + BIAS_DIVISIONS * biased:
@@ -251,8 +270,9 @@ def checked(variant: Variant, capability: tuple[int, int] = NEWEST) -> Row:
     without_gpu(capability)
     ptx, _ = compiled.ptx(variant, capability)
     numbers = resources(compiled.assembled(ptx, capability))
-    family, dtype, biased = family_of(variant), NAMES[variant.carrier], variant.bias is not None
-    wrong = faults(ptx, family, dtype, biased and variant.work != "sums", *numbers) + narrow(ptx, variant)
+    family, dtype = family_of(variant), NAMES[variant.carrier]
+    biased = variant.bias is not None and variant.work not in OF_TOTALS
+    wrong = faults(ptx, family, dtype, biased, *numbers) + narrow(ptx, variant)
     cc, counts = "{}.{}".format(*capability), (instructions(ptx).total(), count(DIVISION, ptx))
     return Row(family, label(variant), dtype, cc, *numbers, *counts, ", ".join(wrong))
 

@@ -135,7 +135,13 @@ def test_every_part_of_a_visit(gpu):
     of_units = {("drops", "factor", False), ("spread", "drop", False)}
     of_masks = {(f"mask_{of}", False) for of in ("bytes", "bits")}
     of_masks |= {("mask_factors", of, False) for of in ("bytes", "bits")}
-    assert started == elements | of_units | of_masks | {("noise", "normal", "multiply", False)}
+    of_noise = {("noise", "normal", "multiply", False), ("noise", "logistic", "concrete", False)}
+    of_learned = {
+        ("noise", "logistic", "concrete_slope_factor", False),
+        ("learned_numbers", "concrete", True),
+    }
+    of_learned |= {("totals", "products", "float32", True)}
+    assert started == elements | of_units | of_masks | of_noise | of_learned
     assert any(variant.by_number for variant in gpu.driver.started)
 
 
