@@ -70,7 +70,7 @@ FAMILIES = {
     "drops by number": Family(100, 128, 15),
     "noise": Family(56, 84, 1),
     "noise by number": Family(64, 64, 6),
-    "listed draws": Family(64, 64, 3),
+    "listed draws": Family(64, 66, 3),
     "mask bits": Family(32, 32, 1),
     "mask bytes": Family(40, 40, 16),
     "mask factors": Family(32, 32, 1),
