@@ -11,6 +11,9 @@ from fastdrop._arrays.host import real_array, target
 from fastdrop._arrays.numbers import positive
 from fastdrop._arrays.plan import Axes, axes_in
 
+# The squares of weights above _BIG may be no floats; the greatest float divided by _UNIT is below it.
+_BIG, _UNIT = 2.0**500, 2.0**600
+
 
 def max_norm(weight: ArrayLike, c: float, *, axis: Axes = 0, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """Return the weights, with those into each unit scaled down to a Euclidean norm of at most c.
@@ -59,6 +62,10 @@ def max_norm(weight: ArrayLike, c: float, *, axis: Axes = 0, out: NDArray[Any] |
     y = target(out, w)
     axes = tuple(axes_in(axis, w.ndim, "axis"))
     wide = np.asarray(w, np.float64)
-    norms = np.sqrt(np.square(wide).sum(axes, keepdims=True))
-    y[...] = wide * (c / np.maximum(norms, c))  # c / c is exactly 1, so short vectors keep their bits
+    unit: Any = 1.0
+    if w.dtype == np.float64 and np.abs(wide).max(initial=0) > _BIG:
+        unit = np.where(np.abs(wide).max(axes, keepdims=True) > _BIG, _UNIT, 1.0)  # of each vector its own
+    norms = np.sqrt(np.square(wide if type(unit) is float else wide / unit).sum(axes, keepdims=True))
+    most = c / unit
+    y[...] = wide * (most / np.maximum(norms, most))  # most / most is 1, so short vectors keep their bits
     return y if out is None else out

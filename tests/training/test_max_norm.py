@@ -63,6 +63,12 @@ def test_layouts_in_place(layout):
     assert np.array_equal(laid, y)
 
 
+def test_weights_whose_squares_are_no_floats():
+    w = np.array([[3e300, 3.0, 0.3], [4e300, -4.0, 0.4]])
+    np.testing.assert_allclose(max_norm(w, 1.0), [[0.6, 0.6, 0.3], [0.8, -0.8, 0.4]], rtol=1e-15)
+    assert max_norm(w, 1.0)[:, 2].tolist() == [0.3, 0.4]
+
+
 def test_signs_of_zero_and_exact_norms_are_kept():
     weight = np.array([[-0.0, 3.0], [0.0, 4.0]])
     assert same_bits(max_norm(weight, 5.0), weight)
