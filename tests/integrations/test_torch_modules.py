@@ -147,7 +147,7 @@ def test_signatures_reprs_and_errors_are_those_of_torch(name):
 def test_errors_of_the_other_modules():
     with pytest.raises(ValueError, match="p must be below 1"):
         fdt.GaussianDropout(1.0)
-    with pytest.raises(TypeError, match="std must be a real number.*use one number, since no array"):
+    with pytest.raises(TypeError, match=r"std must be a real number.*use one number, since no array"):
         fdt.GaussianNoise(np.full(3, 0.1))
     with pytest.raises(ValueError, match="std must be finite and >= 0, got -1"):
         fdt.GaussianNoise(-1)
