@@ -85,6 +85,16 @@ def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(out)
 
 
+def product(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """Return ``a @ b`` without warnings of NaNs.
+
+    A BLAS may also compute with what lies beside small matrices in its vectors, and NumPy then warns of an
+    invalid value that is nowhere in the result.
+    """
+    with np.errstate(invalid="ignore"):
+        return np.matmul(a, b, out=out)
+
+
 def plain_pair(x: Any, out: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], bool] | None:
     """Return what the quick ways of small calls work on; None for arrays that they don't take.
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, SupportsIndex, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import real_array, real_type, target, unmasked
+from fastdrop._arrays.host import product, real_array, real_type, target, unmasked
 from fastdrop._arrays.listed import Listed, Runs, numbers_of_rows
 from fastdrop._arrays.numbers import flag, rate, real
 from fastdrop._arrays.plan import Place, Window, window_given, window_of
@@ -140,7 +140,7 @@ def attention(
     for block in weights.blocks():
         exponentials, one_over_sum = weights.softmax(block)
         weights.drop(exponentials, block)
-        flat[block.heads, block.rows] = np.matmul(exponentials, block.v) * one_over_sum
+        flat[block.heads, block.rows] = product(exponentials, block.v) * one_over_sum
     if out is None:
         return y
     np.copyto(result, y)
@@ -206,12 +206,12 @@ def attention_backward(
         part = dy[block.heads, block.rows]
         slopes = exponentials.copy()
         weights.drop(slopes, block)
-        dv.add(block.heads, block.seen, np.matmul(slopes.mT, part * one_over_sum))
-        slopes *= np.matmul(part, block.v.mT)
+        dv.add(block.heads, block.seen, product(slopes.mT, part * one_over_sum))
+        slopes *= product(part, block.v.mT)
         exponentials *= slopes.sum(-1, keepdims=True) * one_over_sum
         slopes -= exponentials
-        dq.add(block.heads, block.rows, np.matmul(slopes, block.k) * (one_over_sum * weights.scale))
-        dk.add(block.heads, block.seen, np.matmul(slopes.mT, block.q * one_over_sum))
+        dq.add(block.heads, block.rows, product(slopes, block.k) * (one_over_sum * weights.scale))
+        dk.add(block.heads, block.seen, product(slopes.mT, block.q * one_over_sum))
         if dmask is not None:
             slopes *= one_over_sum
             weights.add_to_mask(dmask, slopes, block)
@@ -383,7 +383,7 @@ class _Weights(NamedTuple):
 
     def softmax(self, block: _Block) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return exponentials, and what to multiply each row by to make weights of them."""
-        scores = np.matmul(block.q, block.k.mT)
+        scores = product(block.q, block.k.mT)
         self._mask_scores(scores, block)
         highest = scores.max(-1, keepdims=True, initial=-np.inf)
         np.copyto(highest, 0, where=highest == -np.inf)  # of a query that may look nowhere

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, SupportsIndex, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import PLAIN, target, unmasked
+from fastdrop._arrays.host import PLAIN, product, target, unmasked
 from fastdrop._arrays.listed import Listed, Runs, numbers_of_rows
 from fastdrop._arrays.numbers import FULL, flag, rate
 from fastdrop._arrays.plan import Window, window_given, window_of
@@ -110,7 +110,7 @@ def drop_connect(
     if per_example:
         _product(x, weight, p, key, examples, y)
     else:
-        np.matmul(x, dropout(weight, p, key), out=y)
+        product(x, dropout(weight, p, key), out=y)
     if bias is not None:
         if per_example:
             own = examples.window(y.shape, y.shape)
@@ -181,7 +181,7 @@ def drop_connect_backward(
         own = examples.window(g.shape, g.shape)
         dbias = dropout(g, p, _bias_key(key), window=own).sum(0) if bias else None
         return dx, dweight, dbias
-    dx, dweight = g @ dropout(weight, p, key).T, dropout(x.T @ g, p, key)
+    dx, dweight = product(g, dropout(weight, p, key).T), dropout(product(x.T, g), p, key)
     return dx, dweight, dropout(g.sum(0), p, _bias_key(key)) if bias else None
 
 
@@ -231,7 +231,7 @@ def _product(
     weight, y[...] = np.ascontiguousarray(weight), 0  # made contiguous once, since each example reads it
     weights = np.broadcast_to(weight, (len(x), *weight.shape))
     for part, inputs, block in _dropped(weights, p, key, examples):
-        y[part] += np.matmul(x[part, None, inputs], block)[:, 0]
+        y[part] += product(x[part, None, inputs], block)[:, 0]
 
 
 def _product_backward(
@@ -249,12 +249,12 @@ def _product_backward(
     finite = np.isfinite(weight).all()
     for part, inputs, block in _dropped(gs, p, key, examples):
         by_input = block.swapaxes(0, 1)
-        dweight[inputs] += np.matmul(x[part, inputs].T[:, None], by_input)[:, 0]
+        dweight[inputs] += product(x[part, inputs].T[:, None], by_input)[:, 0]
         if finite:
-            dx[part, inputs] = np.matmul(by_input, weight[inputs, :, None])[..., 0].T
+            dx[part, inputs] = product(by_input, weight[inputs, :, None])[..., 0].T
     if not finite:  # a dropped weight must give 0, but an infinite one times a dropped g is NaN
         for part, inputs, block in _dropped(weights, p, key, examples):
-            dx[part, inputs] = np.matmul(block, g[part, :, None])[..., 0]
+            dx[part, inputs] = product(block, g[part, :, None])[..., 0]
     return dx, dweight
 
 
@@ -374,7 +374,7 @@ def drop_connect_moments(
     rate(p)
     if p >= 1:
         raise ValueError(f"p must be below 1 for the moments, got {p}; the variance is p / (1 - p)")
-    mean, variance = x @ weight, np.square(x) @ np.square(weight)
+    mean, variance = product(x, weight), product(np.square(x), np.square(weight))
     if bias is not None:
         bias = checked_array("bias", bias, weight.shape[1:], x.dtype)
         mean += bias

@@ -10,6 +10,7 @@ from arrays import LAYOUTS, normal
 from gradients import central_differences
 
 import fastdrop as fd
+from fastdrop._arrays.host import product
 from fastdrop._noises import attention as module
 from fastdrop._stream import reference
 
@@ -159,6 +160,11 @@ def test_blocks_of_any_size(size, fewest, rows, causal, dtype, monkeypatch):
     found = y, *fd.attention_backward(y, q, k, v, 0.3, KEY, **options)
     expected = formula(q, k, v, 0.3, y, **options)
     assert all(close(a, b, dtype) for a, b in zip(found, expected, strict=True))
+
+
+def test_products_warn_of_nothing():
+    # NumPy warned in a few runs, where a BLAS computed with what lay beside a small matrix.
+    assert np.isnan(product(np.array([[np.inf]]), np.array([[0.0]])))
 
 
 @pytest.mark.parametrize("mask", [None, "bool", "float"])
