@@ -70,7 +70,7 @@ FAMILIES = {
     "drops by number": Family(100, 128, 15),
     "noise": Family(56, 84, 1),
     "noise by number": Family(64, 64, 6),
-    "listed draws": Family(64, 66, 3),
+    "listed draws": Family(64, 64, 3),
     "mask bits": Family(32, 32, 1),
     "mask bytes": Family(40, 40, 16),
     "mask factors": Family(32, 32, 1),
@@ -269,7 +269,7 @@ def checked(variant: Variant, capability: tuple[int, int] = NEWEST) -> Row:
     """What became of a variant, for a capability."""
     without_gpu(capability)
     ptx, _ = compiled.ptx(variant, capability)
-    numbers = resources(compiled.assembled(ptx, capability))
+    numbers = resources(compiled.assembled(ptx, capability, compiled.most_registers(variant)))
     family, dtype = family_of(variant), NAMES[variant.carrier]
     biased = variant.bias is not None and variant.work not in OF_TOTALS
     wrong = faults(ptx, family, dtype, biased, *numbers) + narrow(ptx, variant)

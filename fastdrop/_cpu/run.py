@@ -202,8 +202,8 @@ def one_call(
 def _units(what: Pass, plan: Plan, draw: Draw) -> None:
     """Do a pass where elements share their draws along axes."""
     layout = plan.layout
-    units = None if layout.listed else _units_at_once(layout)
-    if units is not None and _fit(plan) and plan.bias is None:
+    units = at_once(layout, plan.bias is not None)
+    if isinstance(units, Units) and _fit(plan):
         factors = np.empty(layout.count, plan.x.dtype if plan.x.dtype in PLAIN else lanes_dtype(plan.x))
         x, other, _, _, y = _flat(plan)
         calls.drawn_units(what, x, other, y, factors, units, draw)

@@ -148,32 +148,22 @@ def slope_of_number(
     shared_axes: Axes,
     window: Window | None,
 ) -> Any:
-    """Return the gradient of a noise's number: sums of a density of ``g * x``, of the number's shape."""
+    """Return the gradient of a noise's number: sums of a density of ``g * x``, of the number's shape.
+
+    On the host the density is in float32 or float64, and the sums in float64.
+    """
     if on_gpu(g, x):
         return gradient_of_number(what, g, x, key, shared_axes, window, noise)
-    each, number = _slopes(what, noise, g, x, key, shared_axes, window), what.numbers[0]
-    if isinstance(number, np.ndarray):
-        return summed_to(each.astype(np.float64), number.shape)
-    return float(each.sum(dtype=np.float64))
-
-
-def _slopes(
-    what: Density,
-    noise: str,
-    g: ArrayLike,
-    x: ArrayLike,
-    key: Key | SupportsIndex,
-    shared_axes: Axes,
-    window: Window | None,
-) -> NDArray[Any]:
-    """The gradient of a noise's number by elements, in float32 or float64: a density of ``g * x``."""
     g, x = real_array(g, noise), real_array(x, noise)
     if g.shape != x.shape or g.dtype != x.dtype:
         raise ValueError(f"g must be x's {x.dtype} {x.shape}, got {g.dtype} {g.shape}")
     slope = np.empty(x.shape, np.float64 if x.dtype.itemsize == 8 else np.float32)
     np.multiply(g, x, out=slope, dtype=slope.dtype)
-    found: NDArray[Any] = density(what, slope, slope, key, shared_axes, window)
-    return found
+    density(what, slope, slope, key, shared_axes, window)
+    number = what.numbers[0]
+    if isinstance(number, np.ndarray):
+        return summed_to(slope.astype(np.float64), number.shape)
+    return float(slope.sum(dtype=np.float64))
 
 
 def _numbers(logit: Any, temperature: float) -> tuple[Any, ...]:
