@@ -32,24 +32,24 @@ def _integration(name: str) -> Any:
 
 def _torch(
     name: str,
-    call: Callable[[Any, Any, Given], Any],
+    made: Callable[[Any, Any, Given], Call],
     shape: Callable[[int], Shape] = flat,
     dtypes: tuple[str, ...] = FLOATS,
     argument: Callable[[Given], np.ndarray] = lambda s: s.x,
     has_gradient: bool = True,
 ) -> Case:
-    """A case of call(fastdrop.torch, tensor, given), and of its gradient."""
+    """A case of the call that is made of fastdrop.torch, a tensor and what is given, and of its gradient."""
 
     def forward(s: Given) -> Call:
         import torch
 
-        return partial(call, _integration("torch"), torch.from_numpy(argument(s)), s)
+        return made(_integration("torch"), torch.from_numpy(argument(s)), s)
 
     def backward(s: Given) -> Call:
         import torch
 
         x, g = torch.from_numpy(argument(s)).requires_grad_(), torch.from_numpy(s.g)
-        y = call(_integration("torch"), x, s)
+        y = made(_integration("torch"), x, s)()
         return lambda: torch.autograd.grad(y, x, g, retain_graph=True)
 
     return Case(f"torch__{name}", forward, backward if has_gradient else None, shape, False, dtypes)
@@ -62,17 +62,17 @@ def _function(record: Record) -> Case:
         arrays = {n: a for n, a in record.given(s).items() if isinstance(a, np.ndarray)}
         return next((n for n, a in arrays.items() if a.dtype.kind == "f"), next(iter(arrays)))
 
-    def call(fdt: Any, x: Any, s: Given) -> Any:
+    def made(fdt: Any, x: Any, s: Given) -> Call:
         import torch
 
         given = record.given(s)
         tensors = [n for n, value in given.items() if isinstance(value, np.ndarray) or n == "logit"]
         given |= {n: torch.from_numpy(np.asarray(given[n])) for n in tensors} | {differentiated(s): x}
-        return getattr(fdt, record.name)(**given, **OPTIONS.get(record.name, {}))
+        return partial(getattr(fdt, record.name), **given, **OPTIONS.get(record.name, {}))
 
     return _torch(
         record.name,
-        call,
+        made,
         SHAPES.get(record.name, flat),
         tuple(dtype for dtype in record.dtypes if dtype in FLOATS),
         lambda s: record.given(s)[differentiated(s)],
@@ -82,7 +82,7 @@ def _function(record: Record) -> Case:
 
 def _module(name: str) -> Case:
     """A case of a module of p, training."""
-    return _torch(name, lambda fdt, x, s: getattr(fdt, name)(s.p)(x), MODULE_SHAPES.get(name, flat))
+    return _torch(name, lambda fdt, x, s: partial(getattr(fdt, name)(s.p), x), MODULE_SHAPES.get(name, flat))
 
 
 def _dask(record: Record, backward: bool = False) -> Make:

@@ -52,7 +52,7 @@ class _Timed:
     """`setup` runs before every sample: all it makes is kept."""
 
     case: Case
-    version = "1"
+    version = "2"
     params: tuple[list[Any], ...] = (SIZES, RATES, THREADS, ["float32"])
     param_names = FOUR
     repeat = (10, 500, 0.2)  # at least, at most, seconds
