@@ -25,6 +25,7 @@ from fastdrop.torch import _gpu
 from fastdrop.torch._keys import (
     DeviceKey,
     eagerly,
+    key_in_memory,
     key_of,
     key_tensor,
     outside_transforms,
@@ -321,7 +322,7 @@ def dropped_unseen(x: Tensor, p: float) -> Tensor | None:
     quick = direct(x)
     if not (drawn := drawn_rate(p)) or not quick.takes(x):
         return None
-    key = random_key(x)
+    key = random_key(x) if quick is _gpu else key_in_memory()
     numbers = *drawn, *words(key)
     if x.requires_grad and torch.is_grad_enabled():
         return _at_random(x, (quick, p, key, numbers))
@@ -490,6 +491,19 @@ def noise(
     if transforms or _seen(x, other):
         y = _traced_noise(x, name, rates, key, numbers, other)
         return x.copy_(y) if inplace else y
+    return noise_unseen(x, name, rates, key, numbers, other, inplace)
+
+
+def noise_unseen(
+    x: Tensor,
+    name: str,
+    rates: Sequence[Rate | Tensor],
+    key: Key | SupportsIndex | Tensor,
+    numbers: Numbers,
+    other: Tensor | None = None,
+    inplace: bool = False,
+) -> Tensor:
+    """Do as `noise`, where it is known that no trace and no transform looks on."""
     what = name, plain_rates(rates), numbers
     key = plain_key(key)
     if isinstance(key, DeviceKey) and key.memory.device != x.device:

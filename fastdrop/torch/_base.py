@@ -18,7 +18,17 @@ from torch.nn.modules.dropout import _DropoutNd
 from fastdrop._arrays.numbers import flag, rate
 from fastdrop._stream.keys import Key, Rng, as_key, shown, signed
 from fastdrop.torch import _keys as keys
-from fastdrop.torch._autograd import Indices, Rows, check_traced, noise, not_a_tensor, placed, traced
+from fastdrop.torch._autograd import (
+    Indices,
+    Rows,
+    check_traced,
+    noise,
+    noise_unseen,
+    not_a_tensor,
+    placed,
+    traced,
+    transformed,
+)
 from fastdrop.torch._noises import Numbers
 
 Tensor: TypeAlias = torch.Tensor
@@ -280,6 +290,8 @@ class DropoutModule(NoiseModule, _DropoutNd):
         # bool since a module of torch.nn that was swapped may have anything there
         name, rates, inplace = self._noise, (self.p,), bool(self.inplace)
         numbers = placed(self._numbers(input), **draws) if draws else self._numbers(input)
+        if self._key is None and not (draws or inplace or traced(input) or transformed()):  # the usual case
+            return noise_unseen(input, name, rates, keys.random_key(input), numbers)
         return self._with_key(
             input, lambda key: noise(input, name, rates, key, numbers, inplace=inplace), draws
         )

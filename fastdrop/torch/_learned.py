@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NoReturn, SupportsIndex, TypeAlias
 
 import numpy as np
@@ -23,7 +24,7 @@ from fastdrop.torch._autograd import (
     traced,
     transformed,
 )
-from fastdrop.torch._keys import key_of, key_tensor, plain_key
+from fastdrop.torch._keys import eagerly, key_of, key_tensor, plain_key
 from fastdrop.torch._noises import Numbers, NumbersWithDraws, draws_of
 
 Tensor: TypeAlias = torch.Tensor
@@ -38,10 +39,16 @@ def _learned(
     return _run(x, number, key_of(key), (name, options, tuple(axes)))
 
 
+@cache
+def _options(name: str) -> tuple[str, ...]:
+    """The names of a noise's own options, for which its record looks at the signature each time."""
+    return NOISES[name].options
+
+
 def _run(x: Tensor, number: Tensor, key: Any, what: What) -> Tensor:
     """The noise of a tensor, without autograd."""
     name, options, axes = what
-    given = dict(zip(NOISES[name].options, options, strict=True))
+    given = dict(zip(_options(name), options, strict=True))
     return as_tensor(NOISES[name].function(as_array(x), _plain(number), key, **draws_of(axes), **given))
 
 
@@ -63,7 +70,7 @@ def _backward(
 def _run_backward(g: Tensor, x: Tensor, number: Tensor, key: Any, what: What) -> tuple[Tensor, Tensor]:
     """The gradients of a tensor and of the number."""
     name, options, axes = what
-    given = dict(zip(NOISES[name].options, options, strict=True))
+    given = dict(zip(_options(name), options, strict=True))
     backward: Any = NOISES[name].backward
     if device.is_there(g) and not device.is_there(number):  # a plain number, of which no gradient is wanted
         return _run(g, number, key, what), torch.full_like(number, torch.nan)
@@ -104,8 +111,8 @@ _learned.register_autograd(_gradients, setup_context=_keep)
 by_rows(_learned)
 
 
-class _OfListedDraws(torch.autograd.Function):
-    """The same for draws that a caller listed, which operators can't take."""
+class _Learned(torch.autograd.Function):
+    """The same in fewer steps than operators take, and for listed draws, which they can't take."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, number: Tensor, key: Any, what: What) -> Tensor:
@@ -115,12 +122,16 @@ class _OfListedDraws(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        if batched(g):
-            refuse_batches(ctx.settings[1][2])
-        return *_BackwardOfListedDraws.apply(g, *ctx.saved_tensors, *ctx.settings), None, None
+        (x, number), (key, what) = ctx.saved_tensors, ctx.settings
+        if torch.compiler.is_dynamo_compiling():  # compiled autograd
+            return *eagerly(_LearnedBackward.apply, g, x, number, key, what), None, None
+        if batched(g) or traced(g) or transformed():
+            refuse_batches(what[2])
+            return *_backward(g, x, number, key_tensor(key), *what), None, None
+        return *_LearnedBackward.apply(g, x, number, key, what), None, None
 
 
-class _BackwardOfListedDraws(torch.autograd.Function):
+class _LearnedBackward(torch.autograd.Function):
     """Its backward, which says so if it is to be differentiated, as the operator does."""
 
     @staticmethod
@@ -155,13 +166,17 @@ def learned(
                 f"under torch.func and in forward mode {name} can't have listed draws (rows, indices, "
                 "offsets); use torch.autograd.grad, and a loop in place of vmap"
             )
-        y: Tensor = _OfListedDraws.apply(x, number, plain_key(key), (name, options, axes))
+    elif traced(x) or traced(number) or transformed():
+        if not traced(x) and _differentiated():
+            raise RuntimeError(f"torch.func doesn't differentiate {name}; use torch.autograd.grad")
+        held = key if isinstance(key, torch.Tensor) else key_tensor(key)
+        y: Tensor = _learned(x, number, held, name, options, axes)
         return y
-    if not traced(x) and _differentiated():
-        raise RuntimeError(f"torch.func doesn't differentiate {name}; use torch.autograd.grad")
-    held = key if isinstance(key, torch.Tensor) else key_tensor(key)
-    y = _learned(x, number, held, name, options, axes)
-    return y
+    what = name, options, axes
+    if torch.is_grad_enabled() and (x.requires_grad or number.requires_grad):
+        y = _Learned.apply(x, number, plain_key(key), what)
+        return y
+    return _run(x, number, plain_key(key), what)
 
 
 def _check_places(x: Tensor, number: Tensor, name: str) -> None:

@@ -67,7 +67,7 @@ def _by_axes(function: Callable[..., NDArray[Any]]) -> Callable[..., NDArray[Any
 
 def draws_of(axes: Numbers) -> dict[str, Any]:
     """The arguments of a function of arrays that say which draws belong to the elements."""
-    return {"shared_axes": tuple(axes), "window": window_of(axes)}
+    return {"shared_axes": tuple(axes), "window": window_of(axes)} if axes else {}
 
 
 def window_of(numbers: Numbers) -> Any:
