@@ -362,7 +362,7 @@ def learned(visit: Visit) -> None:
 def units(visit: Visit) -> None:
     """Feature maps (64, 256, 56, 56) that share draws, beside a product with a mask that broadcasts."""
     shape = (2, 4, 4, 4) if visit.small else (64, 256, 56, 56)
-    rates = np.linspace(0.1, 0.5, shape[1]).reshape(1, -1, 1, 1)
+    rates = visit.randn(1, shape[1], 1, 1).sigmoid_().mul_(0.4).add_(0.1)
     theirs = visit.torch.nn.functional.dropout
     compiled = visit.compiled(lambda x, ones: x * theirs(ones, P), dynamic=True)
 

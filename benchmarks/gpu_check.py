@@ -78,9 +78,10 @@ FAMILIES = {
     "sums": Family(40, 40, 5),
     "totals": Family(40, 40, 2),
     "learned numbers": Family(48, 48, 1),
+    "given rates": Family(48, 48, 1),
 }
-OF_TOTALS = "sums", "totals", "learned_numbers"  # which have the type of their result in place of a bias's
-IN_DOUBLES = "totals", "learned_numbers"  # which compute in float64, whatever the type of their arrays is
+OF_TOTALS = "sums", "totals", "learned_numbers", "given_rates"  # with their result's type as that of a bias
+IN_DOUBLES = "totals", "learned_numbers", "given_rates"  # in float64, whatever the type of their arrays is
 # Before capability 9.0 a warp that came apart calls functions to exchange numbers. In code that is compiled
 # to be linked a kernel keeps clear of the registers that calls may change, and takes about twice as many.
 OLD_REGISTERS = 208
@@ -93,7 +94,7 @@ LOADS, STORES = r"ld\.global\.v[24]", r"st\.global\.v[24]"
 
 def variants() -> list[Variant]:
     """A list of variants, in which each pair of what variants differ in comes once at least."""
-    families = every_drop, every_noise, every_mask, every_spread, every_sum, every_learned
+    families = every_drop, every_noise, every_mask, every_spread, every_sum, every_learned, every_rate
     return [v for family in families for v in pairwise(family())]
 
 
@@ -134,6 +135,12 @@ def every_mask() -> Iterator[Variant]:
         yield Variant(work, REALS[0], numbers=0)
     for real, kind in product(REALS, ("bytes", "bits")):
         yield Variant("mask_factors", real, (kind,), numbers=0)
+
+
+def every_rate() -> Iterator[Variant]:
+    """The kernels that make thresholds and scales of rates."""
+    for carrier, real in product(CARRIERS.values(), REALS):
+        yield Variant("given_rates", carrier, (), 0, real, numbers=0)
 
 
 def every_spread() -> Iterator[Variant]:

@@ -49,7 +49,10 @@ class Backend(Protocol):
         """Do a pass with one threshold and scale."""
 
     def by_rates(self, what: Pass, plan: Plan, p: NDArray[Any], key: tuple[int, ...]) -> None:
-        """Do a pass with a rate for each draw: of float32 or float64, in C order, which broadcasts."""
+        """Do a pass with a rate for each draw: of float32 or float64, in C order, which broadcasts.
+
+        CUDA's takes rates that are on the GPU too.
+        """
 
     def density(self, what: Density, plan: Plan, key: tuple[int, ...]) -> None:
         """Do what a density says."""
@@ -188,7 +191,9 @@ def fuse(what: Pass, plan: Plan, p: Rate, key: Key | SupportsIndex) -> None:
                 _backend(plan).by_rates(what, plan, rates, words(key))
                 return
             p = float(rates.flat[0])
-        _refuse_device_rates(p)
+        elif device.is_there(p):
+            gpu().by_rates(what, plan, _rates_there(plan, p), words(key))
+            return
     threshold, scale = rate(p)
     backend = cpu() if plan.arrays is host else gpu()
     backend.fuse(what, plan, threshold, scale if what.scale is None else what.scale, words(key))
@@ -320,12 +325,14 @@ def _by_rates_at_once(
     return y
 
 
-def _refuse_device_rates(p: Any) -> None:
-    if device.is_there(p):
-        raise TypeError(
-            f"an array p must be a NumPy array, which is checked without waiting for the GPU, got "
-            f"{type(p).__name__}; copy it to the host once"
-        )
+def _rates_there(plan: Plan, p: Any) -> device.DeviceArray:
+    """Return an array of rates on a GPU, whose values aren't checked, since that would wait for the GPU."""
+    _same_place(plan.arrays, p, "p")
+    rates = device.DeviceArray(p)
+    device.check_device(rates, plan.x, "p")
+    host.refuse_complex(rates, "p")
+    check_broadcast("p", rates, plan.layout.draws[: len(plan.x.shape)])
+    return rates
 
 
 def _rates(plan: Plan, p: NDArray[Any]) -> NDArray[Any]:

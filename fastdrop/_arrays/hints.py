@@ -52,6 +52,8 @@ def as_number(name: str, value: Any) -> str:
     """Return the hint for an object where a real number is needed, or an array of them may be."""
     if isinstance(value, Key):
         return f"{name} comes before the key"
+    if getattr(value, "is_cuda", False) or hasattr(value, "__cuda_array_interface__"):
+        return f"it is on a GPU, so copy {name} to the host"
     several = hasattr(value, "__array__") and np.ndim(value) > 0
     if several and isinstance(value, np.ndarray):
         return "use one number, since no array is taken here"

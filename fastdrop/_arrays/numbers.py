@@ -79,17 +79,21 @@ def checked_rates(p: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(p, np.float32 if p.dtype == np.float32 else np.float64)
 
 
+def check_range(p: NDArray[Any]) -> None:
+    """Raise an error unless all rates of an array are in [0, 1]."""
+    wrong = p[~((p >= 0) & (p <= 1))]
+    if wrong.size:
+        raise ValueError(f"p must be in [0, 1], got {wrong[0]} in an array")
+
+
 def thresholds_and_scales(
     p: NDArray[Any], dtype: np.dtype[Any], scale: float | None
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return what `rate` returns for each rate of an array, with scales of a dtype, or raise an error.
+    """Return what `rate` returns for each rate of an array in [0, 1], with scales of a dtype.
 
     A scale of 0 drops always: the threshold of a rate of 1 is no uint32. A scale that is given replaces
     those of kept elements.
     """
-    wrong = p[~((p >= 0) & (p <= 1))]
-    if wrong.size:
-        raise ValueError(f"p must be in [0, 1], got {wrong[0]} in an array")
     counts = np.rint(p.astype(np.float64) * FULL)
     kept = FULL - counts
     scales = np.divide(FULL, kept, out=np.zeros(p.shape), where=kept != 0)
@@ -144,7 +148,7 @@ def check_mask_target(out: Any, shape: tuple[int, ...], packed: bool) -> None:
         raise ValueError(f"out must be {dtype} {lengths} for this mask, got {out.dtype} {out.shape}")
 
 
-def check_broadcast(name: str, numbers: NDArray, shape: tuple[int, ...]) -> None:
+def check_broadcast(name: str, numbers: Any, shape: tuple[int, ...]) -> None:
     """Raise an error if an array is masked, or does not broadcast to the mask's shape."""
     if isinstance(numbers, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array; use {name}.filled(0)")

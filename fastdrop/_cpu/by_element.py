@@ -13,8 +13,8 @@ from fastdrop._arrays.numbers import FULL
 from fastdrop._cpu import bernoulli
 from fastdrop._cpu.bernoulli import FAR, NO_BIAS, between, fetch_ahead
 from fastdrop._lanes import formulas
-from fastdrop._lanes.draws import compare_digit, digits, mirror
-from fastdrop._lanes.floats import low_word, rint
+from fastdrop._lanes.draws import compare_digit, count_and_scale, digits, mirror
+from fastdrop._lanes.floats import low_word
 from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.memory import load, load_double, load_where, store, store_rounded, store_where
 from fastdrop._lanes.vectors import LANES, any_nonzero, splat, where, zero_where
@@ -59,10 +59,9 @@ def _number_of(rate, scale):
 def _read_lanes(p, rate, count, thresholds, scales, place, scale):
     """Do as `_number_of` for neighbours, eight at a time."""
     for i in range(0, count, LANES):
-        counts = rint(load_double(p, rate + i) * _FULL)
-        own = splat(scale) if scale != 0 else splat(_FULL) / (splat(_FULL) - counts)
+        counts, own = count_and_scale(load_double(p, rate + i), scale)
         store(thresholds, place + i, low_word(counts))
-        store_rounded(scales, place + i, zero_where(counts == _FULL, own))
+        store_rounded(scales, place + i, own)
 
 
 @inlined

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fastdrop._arrays.host import lanes_dtype
 from fastdrop._arrays.listed import MOST, Runs, Scattered
+from fastdrop._arrays.numbers import check_range
 from fastdrop._arrays.plan import Density, Pass
 from fastdrop._cpu import bernoulli, by_element, density, helpers, scattered, team
 from fastdrop._cpu.bernoulli import NEAR, NO_BIAS, NO_CYCLE, Units
@@ -432,8 +433,7 @@ def by_rate(
 def check_rates(p: NDArray[Any]) -> None:
     """Raise an error unless all rates of a flat array are in [0, 1]."""
     if not _share(_in_range, (p,), p.size, p, 0.0):
-        wrong = p[~((p >= 0) & (p <= 1))]
-        raise ValueError(f"p must be in [0, 1], got {wrong[0]} in an array")
+        check_range(p)
 
 
 def masked(x: NDArray, keep: NDArray[np.bool_], y: NDArray, scale: float) -> None:

@@ -302,16 +302,21 @@ def number_at(kind: types.Type) -> Any:
     return read
 
 
-@intrinsic
-def put_byte(typingctx, address, index, byte):
-    """Write a scalar as byte number `index` at an address."""
+@cache
+def put_number(kind: types.Type) -> Any:
+    """Return a function that writes a scalar of a type of Numba's as the number `index` at an address."""
 
-    def codegen(context, builder, sig, args):
-        where = _addresses(builder, *args[:2], 1, 1)
-        builder.store(args[2], _pointer(context, builder, where, _I8), align=1)
-        return context.get_dummy_value()
+    @intrinsic
+    def write(typingctx, address, index, number):
+        def codegen(context, builder, sig, args):
+            size = itemsize(kind)
+            where = _addresses(builder, *args[:2], size, 1)
+            builder.store(args[2], _pointer(context, builder, where, args[2].type), align=size)
+            return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64, types.uint8), codegen
+        return types.void(types.int64, types.int64, kind), codegen
+
+    return write
 
 
 @cache

@@ -32,10 +32,11 @@ from numba.core.types.containers import UniTuple
 from fastdrop._cuda import access, lane, places, warp
 from fastdrop._cuda.access import itemsize
 from fastdrop._lanes import formulas
+from fastdrop._lanes.draws import count_and_scale
 from fastdrop._lanes.inline import called, inlined
 from fastdrop._lanes.special import exp
 from fastdrop._lanes.vectors import lane as one_lane
-from fastdrop._lanes.vectors import splat_like, where, wide
+from fastdrop._lanes.vectors import splat_like, value, where, wide
 from fastdrop._stream.keys import MIRROR_SHIFT, TILE
 
 NOISE_TILE = 128  # elements of four groups of noise with a density, which a warp does
@@ -140,7 +141,7 @@ def made(variant: Variant, in_pairs: bool = True, lanes: int = 1) -> Any:
 
 def argument_types(variant: Variant) -> tuple[Any, ...]:
     """Return the types of the arguments after the number of the work."""
-    real = types.float64 if variant.work == "learned_numbers" else real_of(variant.carrier)
+    real = types.float64 if variant.work in OF_DOUBLES else real_of(variant.carrier)
     integers, reals = _SHAPES[variant.work]
     found = [UniTuple(I64, length) for length in integers]
     return *found, UniTuple(real, variant.numbers + reals)
@@ -158,6 +159,7 @@ _SHAPES = {
     "sums": ((2, 3), 1),
     "totals": ((4, 3), 1),
     "learned_numbers": ((2,), 1),
+    "given_rates": ((3,), 1),
 }
 OF_ONE_LANE = (
     "listed_draws",
@@ -167,7 +169,9 @@ OF_ONE_LANE = (
     "sums",
     "totals",
     "learned_numbers",
+    "given_rates",
 )  # works that are those of a lane, not of a warp
+OF_DOUBLES = "learned_numbers", "given_rates"  # works whose number is a float64, whatever the elements are
 
 
 @cache
@@ -490,7 +494,7 @@ def mask_bytes(variant: Variant, in_pairs: bool, lanes: int) -> Any:
 
     The mask has axes (first, outer, shared, inner), and factors are as for `spread`.
     """
-    factor_at = access.number_at(variant.carrier)
+    factor_at, put_byte = access.number_at(variant.carrier), access.put_number(types.uint8)
 
     @called
     def work(item, arrays, layout, reals):
@@ -499,7 +503,7 @@ def mask_bytes(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         o = row // np.uint64(shared)
         o -= o // np.uint64(outer) * np.uint64(outer)
         place = np.int64(o) * inner + item - np.int64(row) * inner
-        access.put_byte(mask, item, np.uint8(factor_at(factors, place) >= reals[0]))
+        put_byte(mask, item, np.uint8(factor_at(factors, place) >= reals[0]))
 
     return work
 
@@ -507,7 +511,7 @@ def mask_bytes(variant: Variant, in_pairs: bool, lanes: int) -> Any:
 @cache
 def mask_bits(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     """Return the work of one lane that packs eight bytes of a mask into bits, the first into the highest."""
-    byte_at = access.number_at(types.uint8)
+    byte_at, put_byte = access.number_at(types.uint8), access.put_number(types.uint8)
 
     @called
     def work(item, arrays, layout, reals):
@@ -515,7 +519,7 @@ def mask_bits(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         bits = np.uint32(0)
         for at in range(8 * item, 8 * item + 8):
             bits = (bits << np.uint32(1)) | np.uint32(byte_at(mask, at) if at < layout[0] else np.uint8(0))
-        access.put_byte(packed, item, np.uint8(bits))
+        put_byte(packed, item, np.uint8(bits))
 
     return work
 
@@ -777,3 +781,26 @@ def learned_numbers(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         write(arrays[1], 4, one / (one + exp(-a)))
 
     return work_of_a_logit
+
+
+@cache
+def given_rates(variant: Variant, in_pairs: bool, lanes: int) -> Any:
+    """Return the work of one lane that makes the threshold of a rate, and the scale of what it keeps.
+
+    A number that isn't 0 replaces that scale. A rate that isn't in [0, 1] drops nothing, and its
+    scale is NaN.
+    """
+    take, wide_of = access.take(variant.carrier), access.converted(types.float64)
+    put_threshold, put_scale = access.put_number(I64), access.put(variant.bias)
+    rounded = access.converted(variant.bias)
+
+    @called
+    def work(item, arrays, reals):
+        at = one_lane(np.uint64(item))
+        p = wide_of(take(arrays[0], at, access.everywhere(at)))
+        fits = (p >= 0.0) & ((p < 1.0) | (p == 1.0))
+        count, scale = count_and_scale(where(fits, p, 0.0), reals[0])
+        put_threshold(arrays[1], item, np.int64(value(count)))
+        put_scale(arrays[2], at, access.everywhere(at), rounded(where(fits, scale, np.nan)))
+
+    return work

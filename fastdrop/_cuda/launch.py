@@ -266,6 +266,14 @@ def totals(terms: Terms, total: Elements, summed: int, inner: int, parts: int, p
     driver.start(variant, total.size, *place, *arrays, summed, inner, parts, x.real(0))
 
 
+def given_rates(rates: Elements, scale: float, thresholds: int, scales: Elements, place: Place) -> None:
+    """Write thresholds and scales of rates; a scale that isn't 0 replaces those of kept elements."""
+    kind, result = CARRIERS[rates.typestr], CARRIERS[scales.typestr]
+    variant = Variant("given_rates", kind, (), 0, result, numbers=0)
+    arrays = rates.pointer, thresholds, scales.pointer
+    driver.start(variant, rates.size, *place, *arrays, np.float64(scale))
+
+
 def learned_numbers(formula: str, number: Elements, temperature: float, made: Elements, place: Place) -> None:
     """Write the numbers of a formula of a learned number that is on the GPU; or learned numbers as they are.
 

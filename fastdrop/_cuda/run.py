@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastdrop._arrays.device import UNKNOWN, DeviceArray, DeviceMask, Elements, empty_like, given
 from fastdrop._arrays.listed import SHORT
-from fastdrop._arrays.numbers import FULL, thresholds_and_scales
+from fastdrop._arrays.numbers import check_range
 from fastdrop._arrays.plan import Density, Layout, Pass, Plan, Rows, layout_of, layout_of_parts, repetition
 from fastdrop._cuda import driver, launch, results
 from fastdrop._cuda.launch import InMemory, Numbers, Part, Place, Starts, Terms
@@ -29,22 +29,37 @@ def fuse(what: Pass, plan: Plan, threshold: int, scale: float, key: tuple[int, .
         _bernoulli(what, plan, (threshold, scale), key, [])
 
 
-def by_rates(what: Pass, plan: Plan, p: NDArray[Any], key: tuple[int, ...]) -> None:
-    """Do a pass with a rate for each draw, from an array on the host."""
-    flat, inner = _repeating(p, plan.layout.draws)
-    limits, factors = thresholds_and_scales(flat, np.dtype(plan.x.lanes.real), what.scale)
-    if plan.x.size:
-        # these kernels know a rate of 1 by its threshold, not by a scale of 0
-        whole = np.where(factors == 0, FULL, limits.astype(np.int64))
-        kept = [driver.upload(a, *_place(plan)) for a in (whole, factors)]
-        thresholds, scales = (memory.pointer for memory in kept)
-        _bernoulli(what, plan, Numbers(thresholds, scales, inner, flat.size), key, kept)
+def by_rates(what: Pass, plan: Plan, p: NDArray[Any] | DeviceArray, key: tuple[int, ...]) -> None:
+    """Do a pass with a rate for each draw, from an array on the host, which is checked, or on the GPU."""
+    if isinstance(p, np.ndarray):
+        check_range(p)
+    if not plan.x.size:
+        return
+    place, kept, like = _place(plan), list[Any](), plan.y.lanes
+    if isinstance(p, DeviceArray):
+        there, inner = _repeating_there(p, plan.layout.draws, len(plan.x.shape), kept)
+        rates = there.lanes
+    else:
+        flat, inner = _repeating(p, plan.layout.draws)
+        kept.append(driver.upload(flat, *place))
+        rates = Elements(kept[0].pointer, flat.size, flat.dtype.str)
+    scales, thresholds = _scratch(rates.size, like, place), driver.Memory(8 * rates.size, *place)
+    kept += scales, thresholds
+    made = Elements(scales.pointer, rates.size, _typestr(like))
+    launch.given_rates(rates, what.scale or 0.0, thresholds.pointer, made, place)
+    own = Numbers(thresholds.pointer, made.pointer, inner, rates.size)
+    _bernoulli(what, plan, own, key, kept, p if isinstance(p, DeviceArray) else None)
 
 
 def _bernoulli(
-    what: Pass, plan: Plan, rate: tuple[int, float] | Numbers, key: tuple[int, ...], kept: list[Any]
+    what: Pass,
+    plan: Plan,
+    rate: tuple[int, float] | Numbers,
+    key: tuple[int, ...],
+    kept: list[Any],
+    rates: DeviceArray | None = None,
 ) -> None:
-    """Do a pass; `kept` holds memory on the GPU until all is launched."""
+    """Do a pass; `kept` holds memory on the GPU until all is launched, and `rates` are a caller's there."""
     place, whole = _place(plan), _whole(plan)
 
     def direct(at: int, size: int, rows: Rows | Starts) -> None:
@@ -63,7 +78,7 @@ def _bernoulli(
         _keep(plan, what.formula == "keep_bits", whole, place, kept, make)
         return
     _do(plan.layout, whole, place, kept, direct, make, (what.formula, what.activation, what.constants))
-    plan.y.written = _hold((plan.x, plan.other, plan.bias, plan.y), place)
+    plan.y.written = _hold((plan.x, plan.other, plan.bias, plan.y, rates), place)
 
 
 def _keep(
@@ -144,10 +159,7 @@ def _numbers(
             return InMemory(made.pointer, made.size)
         if number.size == 1:
             return InMemory(_reals(number, like, place, kept).pointer, 1)
-        if not repetition(number.shape, layout.draws):
-            number = results.broadcast(number, layout.draws)
-            kept.append(number)
-        inner = repetition(number.shape, layout.draws)
+        number, inner = _repeating_there(number, layout.draws, x.ndim, kept)
         return Numbers(0, _reals(number, like, place, kept).pointer, inner, number.size)
     if not what.by_draw:
         return what.numbers
@@ -366,6 +378,18 @@ def _repeating(numbers: NDArray[Any], draws: tuple[int, ...]) -> tuple[NDArray[A
     if inner:
         return numbers.ravel(), inner
     return np.broadcast_to(numbers, draws).ravel(), 1
+
+
+def _repeating_there(
+    numbers: DeviceArray, draws: tuple[int, ...], ndim: int, kept: list[Any]
+) -> tuple[DeviceArray, int]:
+    """Do as `_repeating` for numbers on the GPU; the draws have one axis more than x if it is complex."""
+    draws, parts = draws[:ndim], math.prod(draws[ndim:])
+    inner = math.prod(draws) if numbers.size == 1 else repetition(numbers.shape, draws)
+    if not inner:
+        numbers, inner = results.broadcast(numbers, draws), 1
+        kept.append(numbers)
+    return numbers, inner * parts
 
 
 def _typestr(like: Elements) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastdrop._lanes.floats import rint
 from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.special import logistic, radius, rotation
 from fastdrop._lanes.vectors import (
@@ -20,6 +21,7 @@ from fastdrop._lanes.vectors import (
     splat,
     splat_like,
     upper_half,
+    zero_where,
 )
 from fastdrop._stream import philox
 from fastdrop._stream.keys import BERNOULLI, DOMAIN_SHIFT, LOGISTIC, MIRROR_SHIFT, NORMAL
@@ -32,6 +34,7 @@ _WORD = np.uint64(0xFFFFFFFF)
 _HIGH_DRAW = np.uint64(0xFFFF00)  # the bits of counter word 2 that hold bits 32 to 47 of the draw number
 _PLANES = np.uint64(BERNOULLI << DOMAIN_SHIFT)  # counter word 2 of plane 0
 _SECOND = np.uint64(1)  # the plane that float64 takes its further digits from
+_UNIFORMS = 2.0**32  # how many there are
 
 _philox4x32 = inlined(philox.philox4x32)
 compare_digit = inlined(philox.compare_digit)
@@ -69,6 +72,20 @@ def digits(tile, plane, key, draw):
 def tile_words(block, plane, key, draw):
     """Return the words with one digit of U for eight blocks of tiles."""
     return words(block, _PLANES | np.uint64(plane), key, draw)
+
+
+@inlined
+def count_and_scale(p, scale):
+    """Return how many of 2**32 uniforms rates drop, and the scale of what is kept, as lanes of float64.
+
+    The scale is the one given, or if that is 0 the scale of the realised rate, 2**32 / (2**32 - count).
+    It is 0 where everything is dropped.
+    """
+    count = rint(p * _UNIFORMS)
+    own = (
+        splat_like(scale, p) if scale != 0 else splat_like(_UNIFORMS, p) / (splat_like(_UNIFORMS, p) - count)
+    )
+    return count, zero_where(count == _UNIFORMS, own)
 
 
 @inlined

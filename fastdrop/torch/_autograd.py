@@ -163,7 +163,7 @@ def _of_arrays(
 def _run_batch(x: Tensor, other: Tensor | None, settings: Settings) -> Tensor:
     """A noise of a batch of gradients: PyTorch calls the operator for each of them."""
     name, rates, key, numbers = settings
-    if any(isinstance(rate, np.ndarray) for rate in rates):
+    if any(isinstance(rate, (np.ndarray, torch.Tensor)) for rate in rates):
         raise RuntimeError("for batched gradients p must be one number, got an array; use a loop")
     refuse_batches(numbers)
     return _op(x, other, key_tensor(key), name, rates, numbers)
@@ -432,15 +432,12 @@ def plain_rates(rates: Sequence[Any]) -> tuple[Any, ...]:
 
 def plain_rate(p: Any) -> Any:
     """One of them. An array is copied, so that backward has the same one."""
-    if isinstance(p, torch.Tensor) and not p.is_cpu:
-        raise TypeError(
-            "an array of rates must be on the CPU, where it is checked without waiting for the GPU, got one "
-            f"on {p.device}; copy it there once"
-        )
     if not isinstance(p, torch.Tensor):
         return p.copy() if isinstance(p, np.ndarray) else p
     if p.requires_grad:
         raise TypeError("p gets no gradient, got one that requires it; use p.detach(), or ConcreteDropout")
+    if device.is_there(p):
+        return p.clone()
     return _values(p, "p").copy()
 
 

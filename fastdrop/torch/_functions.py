@@ -35,8 +35,8 @@ def dropout(
         On the CPU or a CUDA device: float16, bfloat16, float32, float64, complex64 or complex128, in any
         memory format.
     p : float, Tensor or ndarray
-        Probability to drop, in [0, 1]. An array as in `fastdrop.dropout`, on the CPU, that needs no gradient;
-        not in a graph of `torch.compile`.
+        Probability to drop, in [0, 1]. An array as in `fastdrop.dropout`, on the CPU or where x is, that
+        needs no gradient; not in a graph of `torch.compile`.
     key : Key, int or Tensor
         The same key gives the mask of `fastdrop.dropout`. `key_tensor` makes tensors for `torch.compile`.
     shared_axes : int or tuple of int, default ()

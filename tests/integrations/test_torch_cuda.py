@@ -77,6 +77,21 @@ def functions_and_dtypes():
             yield pytest.param(name, dtype, marks=[] if plain else [pytest.mark.slow])
 
 
+@pytest.mark.parametrize("shape", [(5,), (4, 1), ()], ids=str)
+def test_rates_on_the_gpu(shape, driver, monkeypatch):
+    """Without a copy from the host; backward has the rates that forward had."""
+    monkeypatch.setattr(driver, "upload", None)
+    p = np.random.default_rng(1).random(shape)
+    x, there = made(4, 5).requires_grad_(), torch.from_numpy(np.array(p)).to(WHERE)
+    y = fdt.dropout(x, there, KEY)
+    there.fill_(0.5)
+    y.backward(torch.ones_like(y))
+    assert equal(y, as_on_host(fd.dropout, x, p=p, key=KEY))
+    assert equal(x.grad, as_on_host(fd.dropout, torch.ones(4, 5), p=p, key=KEY))
+    with pytest.raises(TypeError, match="p gets no gradient"):
+        fdt.dropout(x, there.requires_grad_(), KEY)
+
+
 @pytest.mark.parametrize(("name", "dtype"), list(functions_and_dtypes()), ids=str)
 def test_functions_have_the_bits_of_numpy(name, dtype, driver):
     x = made(3, 700, dtype=dtype)

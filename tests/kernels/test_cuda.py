@@ -243,6 +243,90 @@ def test_rates_by_unit():
             check(call.function, x, p[:, 0], KEY, shared_axes=2)
 
 
+RATES = [
+    ((5, 60), (), {}),
+    ((5, 60), (1, 1), {}),
+    ((5, 60), (60,), {"window": ((1 << 33, 80), ((1 << 32) - 1, 7))}),
+    ((5, 60), (5, 60), {"rows": [5, 0, 7, 7, 1]}),
+    ((5, 4), (5, 1), {"rows": [5, 0, 7, 7, 1]}),
+    ((2, 3, 90, 4), (3, 1, 4), {}),
+    ((2, 3, 90, 4), (2, 1, 90, 1), {}),
+    ((2, 3, 5, 4), (2, 1, 1, 4), {"shared_axes": 2}),
+]
+
+
+def rates_there(shape, kind):
+    p = np.random.default_rng(1).random(shape).astype(kind)
+    if p.size > 2:
+        p.flat[:3] = 1, 0, 2.0**-20
+    return p
+
+
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64], ids=str)
+def test_rates_on_the_gpu(kind, driver, monkeypatch):
+    """They give the bits of the same rates on the host, and nothing is copied there."""
+    for shape, given, where in RATES:
+        p = rates_there(given, kind)
+        for call in BERNOULLI:
+            if call.noise.by_element:
+                x = operands(call, *shape)
+                expected = call.function(*x, p, KEY, **where)
+                with monkeypatch.context() as changed:
+                    if "rows" not in where:  # which are copied
+                        changed.setattr(driver, "upload", None)
+                    y = call.function(*map(ndarray, x), ndarray(p), KEY, **where)
+                assert same_bits(y.get(), expected), (call.function, shape, given)
+
+
+@each(DTYPES)
+def test_dtypes_beside_rates_on_the_gpu(dtype):
+    p = rates_there((4, 1), np.float32)
+    for options in ({}, {"shared_axes": 2}):
+        x = normal(3, 4, 50, dtype=dtype)
+        y = fd.dropout(ndarray(x), ndarray(p), KEY, **options)
+        assert same_bits(y.get(), fd.dropout(x, p, KEY, **options))
+        assert same_bits(fd.dropout(ndarray(x), p, KEY, **options).get(), y.get())
+
+
+def test_masks_and_gradients_of_rates_on_the_gpu():
+    p, x = rates_there((40,), np.float64), normal(3, 40)
+    for packed in (False, True):
+        expected = fd.keep_mask(x.shape, p, KEY, packed=packed)
+        out = ndarray(np.zeros_like(expected))
+        assert fd.keep_mask(x.shape, ndarray(p), KEY, packed=packed, out=out) is out
+        assert np.array_equal(out.get(), expected)
+    y = fd.dropout_backward(ndarray(x), ndarray(p), KEY)
+    assert same_bits(y.get(), fd.dropout_backward(x, p, KEY))
+    assert same_bits(fd.zoneout(ndarray(x), ndarray(-x), ndarray(p), KEY).get(), fd.zoneout(x, -x, p, KEY))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, -1e-9, 1.0000001])
+def test_rates_on_the_gpu_that_are_none_give_nan(wrong):
+    p, x = np.asarray([0.5, wrong, 1.0]), np.ones((60, 3), np.float32)
+    for shape, axis in (((3,), 1), ((3, 1), 0)):
+        y = fd.dropout(
+            ndarray(np.ascontiguousarray(x if axis else x.T)), ndarray(p.reshape(shape)), KEY
+        ).get()
+        first, second, third = y.T if axis else y
+        assert np.isnan(second).all()
+        assert sorted({*first.tolist()}) == [0, 2]
+        assert not third.any()
+
+
+def test_rates_on_the_gpu_that_do_not_fit():
+    x = normal(4, 5)
+    with pytest.raises(TypeError, match="p must be a real number"):
+        fd.dropout(x, ndarray(np.full(5, 0.5)), KEY)
+    with pytest.raises(TypeError, match="p must be on a GPU if x is and only then"):
+        fd.zoneout(x, x, ndarray(np.full(5, 0.5)), KEY)
+    with pytest.raises(ValueError, match=r"p must broadcast to the mask's shape \(4, 5\), got \(4,\)"):
+        fd.dropout(ndarray(x), ndarray(np.full(4, 0.5)), KEY)
+    with pytest.raises(TypeError, match="p needs real numbers, got complex64"):
+        fd.dropout(ndarray(x), ndarray(np.full(5, 0.5, np.complex64)), KEY)
+    with pytest.raises(TypeError, match="int32 on a GPU"):
+        fd.dropout(ndarray(x), ndarray(np.zeros(5, np.int32)), KEY)
+
+
 @each(DTYPES)
 def test_densities_by_element(dtype):
     numbers = np.random.default_rng(1).random((4, 1))
@@ -670,8 +754,6 @@ def test_refusals():
         fd.dropout(ndarray(x), 0.5, 1, out=ndarray(x[:2]))
     with pytest.raises(TypeError, match="residual"):
         fd.dropout_add(ndarray(x), x, 0.5, 1)
-    with pytest.raises(TypeError, match=r"NumPy array.*to the host once"):
-        fd.dropout(ndarray(x), ndarray(x), 1)
     for std in (fd.gaussian_dropout, fd.gaussian_noise):
         with pytest.raises(TypeError, match="real number"):
             std(ndarray(x), ndarray(x), 1)
