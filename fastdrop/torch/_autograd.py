@@ -20,12 +20,11 @@ from fastdrop._arrays.listed import Listed
 from fastdrop._arrays.numbers import FULL, Rate, flag, rate
 from fastdrop._arrays.plan import window_given
 from fastdrop._backends import loading, words
-from fastdrop._stream.keys import Key
-from fastdrop.torch import _gpu
+from fastdrop._stream.keys import Key, draw_of
+from fastdrop.torch import _gpu, _keys
 from fastdrop.torch._keys import (
     DeviceKey,
     eagerly,
-    key_in_memory,
     key_of,
     key_tensor,
     outside_transforms,
@@ -44,9 +43,15 @@ else:  # TorchScript reads the annotations of modules, and knows none of these
 What: TypeAlias = tuple[str, tuple[Any, ...], Numbers]  # a noise's name, rates and numbers
 Settings: TypeAlias = tuple[str, tuple[Any, ...], Any, Numbers]  # the same with its key
 
+_BFLOAT = np.dtype(ml_dtypes.bfloat16)
 _DTYPES = frozenset({torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128})
 REAL = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
+
+# Under these names a small call finds them sooner.
+_transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active
+_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+_tracing: Callable[[], object] = torch._C._get_tracing_state
 
 
 def as_array(x: Tensor) -> Any:
@@ -90,7 +95,7 @@ def as_tensor(x: Any) -> Tensor:
     """The array's memory as a tensor, which it may be already."""
     if isinstance(x, torch.Tensor):
         return x
-    if x.dtype == ml_dtypes.bfloat16:
+    if x.dtype == _BFLOAT:
         return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(x)
 
@@ -322,11 +327,12 @@ def dropped_unseen(x: Tensor, p: float) -> Tensor | None:
     quick = direct(x)
     if not (drawn := drawn_rate(p)) or not quick.takes(x):
         return None
-    key = random_key(x) if quick is _gpu else key_in_memory()
+    wanted = x.requires_grad and torch.is_grad_enabled()
+    if quick is not _gpu and not wanted:  # then nobody keeps the key, which need not be made
+        return _dropped(quick, x, (*drawn, *draw_of(_keys.SEED, _keys.random_draw())))
+    key = random_key(x)
     numbers = *drawn, *words(key)
-    if x.requires_grad and torch.is_grad_enabled():
-        return _at_random(x, (quick, p, key, numbers))
-    return _dropped(quick, x, numbers)
+    return _at_random(x, (quick, p, key, numbers)) if wanted else _dropped(quick, x, numbers)
 
 
 def _dropped(quick: ModuleType, x: Tensor, numbers: tuple[Any, ...]) -> Tensor:
@@ -408,13 +414,14 @@ def _as_arrays(numbers: Any) -> Any:
 
 def _values(x: Tensor, name: str) -> NDArray[Any]:
     """The memory of a tensor of plain numbers, which transforms of torch.func have nothing to do with."""
-    if torch._C._are_functorch_transforms_active():
-        x = _unwrapped(x, name)
+    x = _unwrapped(x, name)
     return outside_transforms(lambda: as_array(x) if x.dtype is torch.bfloat16 else x.numpy(force=True))
 
 
 def _unwrapped(x: Tensor, name: str) -> Tensor:
     """The tensor that one made under transforms of torch.func stands for."""
+    if not torch._C._are_functorch_transforms_active():
+        return x
     functorch = torch._C._functorch
     while functorch.is_gradtrackingtensor(x):
         x = functorch.get_unwrapped(x)
@@ -437,7 +444,8 @@ def plain_rate(p: Any) -> Any:
     if p.requires_grad:
         raise TypeError("p gets no gradient, got one that requires it; use p.detach(), or ConcreteDropout")
     if device.is_there(p):
-        return p.clone()
+        there = _unwrapped(p, "p")
+        return outside_transforms(there.clone)
     return _values(p, "p").copy()
 
 
@@ -446,11 +454,11 @@ def traced(x: Tensor) -> bool:
 
     Such modes, as that of `make_fx`, see operators alone, and not what is written to memory.
     """
-    return bool(
+    return (
         torch.compiler.is_compiling()  # first, since torch.compile looks no further
         or type(x) not in PLAIN
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._get_tracing_state()
+        or _modes() > 0
+        or _tracing() is not None
         or x.is_meta
     )
 
@@ -462,7 +470,7 @@ def batched(x: Tensor) -> bool:
 
 def transformed() -> bool:
     """Whether torch.func or forward-mode derivatives are at work."""
-    return forward_ad._current_level >= 0 or bool(torch._C._are_functorch_transforms_active())
+    return forward_ad._current_level >= 0 or _transforms()
 
 
 def noise(
@@ -478,7 +486,7 @@ def noise(
     """A noise of a tensor, or of two, with the derivatives that it has: one of `NOISES` by its name."""
     if inplace is not False and flag("inplace", inplace) and isinstance(x, torch.Tensor) and _is_learned(x):
         raise RuntimeError("inplace can't change a leaf that requires grad; use inplace=False or x.clone()")
-    transforms = torch._C._are_functorch_transforms_active()
+    transforms = _transforms()
     if transforms and torch.compiler.is_dynamo_compiling():
         return eagerly(noise, x, name, rates, key, numbers, other=other, inplace=inplace)
     if transforms and not _functionalized():

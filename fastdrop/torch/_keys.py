@@ -180,12 +180,7 @@ def plain_key(key: Any) -> Any:
 
 def random_key(x: Tensor) -> Key:
     """A key for a tensor from torch's generator, which torch.manual_seed and checkpoint set."""
-    return DeviceKey.drawn(x.device) if captured(x) else key_in_memory()
-
-
-def key_in_memory() -> Key:
-    """A key from torch's generator of the CPU."""
-    return checked_key(SEED, random_draw())
+    return DeviceKey.drawn(x.device) if captured(x) else checked_key(SEED, random_draw())
 
 
 def captured(x: Tensor) -> bool:

@@ -90,6 +90,11 @@ def test_rates_on_the_gpu(shape, driver, monkeypatch):
     assert equal(x.grad, as_on_host(fd.dropout, torch.ones(4, 5), p=p, key=KEY))
     with pytest.raises(TypeError, match="p gets no gradient"):
         fdt.dropout(x, there.requires_grad_(), KEY)
+    rows, there = x.detach()[None], torch.tensor(0.25, device=WHERE)
+    y = torch.func.vmap(lambda row: fdt.dropout(row, there, KEY))(rows)
+    assert equal(y[0], as_on_host(fd.dropout, rows[0], p=0.25, key=KEY))
+    with pytest.raises(RuntimeError, match="under vmap p can't be mapped"):
+        torch.func.vmap(lambda row, p: fdt.dropout(row, p, KEY))(rows, there[None])
 
 
 @pytest.mark.parametrize(("name", "dtype"), list(functions_and_dtypes()), ids=str)
