@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, TypeVar, cast
 
 import ml_dtypes
 import numpy as np
@@ -34,6 +34,7 @@ from fastdrop.torch._keys import (
 from fastdrop.torch._noises import NOISES, PASSED, Numbers, NumbersWithDraws
 
 Tensor: TypeAlias = torch.Tensor
+T = TypeVar("T")
 if TYPE_CHECKING:
     Integers: TypeAlias = ArrayLike | Tensor
     Rows: TypeAlias = Integers | None
@@ -70,7 +71,7 @@ def as_array(x: Tensor) -> Any:
 def integers_or_floats(x: Tensor) -> NDArray[Any]:
     """The memory of a second tensor as an array, which may hold tokens."""
     if x.layout is not torch.strided or x.is_nested:
-        raise _not_dense(x)
+        raise not_dense(x)
     if x.is_floating_point() or x.is_complex():
         return as_array(x)
     check_device(x)
@@ -115,14 +116,16 @@ def direct(x: Tensor) -> ModuleType:
 
 
 def run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool = False) -> Tensor:
-    """A noise of tensors, without autograd: a new tensor of x's memory format, or x itself.
+    """A noise of tensors, without autograd: a new tensor of x's memory format, or x itself."""
+    return named(settings[0], _run, x, other, settings, inplace)
 
-    In profiles it goes by its name, as an operator of PyTorch's does.
-    """
+
+def named(name: str, function: Callable[..., T], *arguments: Any) -> T:
+    """What a function returns, in profiles by the name of a noise, as an operator of PyTorch's is there."""
     if torch.autograd._profiler_enabled():
-        with record_function(f"fastdrop::{settings[0]}"):
-            return _run(x, other, settings, inplace)
-    return _run(x, other, settings, inplace)
+        with record_function(f"fastdrop::{name}"):
+            return function(*arguments)
+    return function(*arguments)
 
 
 def _run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool) -> Tensor:
@@ -134,7 +137,7 @@ def _run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool) -> 
     if batched(x):
         return _run_batch(x, other, settings)
     if x.layout is not torch.strided or x.is_nested:
-        raise _not_dense(x)
+        raise not_dense(x)
     if inplace:
         return _run_in_place(x, other, settings)
     if x.is_contiguous() or NOISES[name].shape is not None:
@@ -180,7 +183,7 @@ def refuse_batches(numbers: Numbers) -> None:
         raise RuntimeError("batched gradients can't have listed draws (rows, indices, offsets); use a loop")
 
 
-def _not_dense(x: Tensor) -> TypeError:
+def not_dense(x: Tensor) -> TypeError:
     """The error that names the tensor's layout and what to do."""
     kind = "a nested one; use x.unbind()" if x.is_nested else f"{x.layout}; use x.to_dense()"
     return TypeError(f"dropout needs a dense tensor, got {kind}")
@@ -337,10 +340,8 @@ def dropped_unseen(x: Tensor, p: float) -> Tensor | None:
 
 def _dropped(quick: ModuleType, x: Tensor, numbers: tuple[Any, ...]) -> Tensor:
     """Dropout in the fewest steps, by its name in profiles."""
-    if torch.autograd._profiler_enabled():
-        with record_function("fastdrop::dropout"):
-            return quick.dropout(x, numbers)
-    return quick.dropout(x, numbers)
+    dropped: Tensor = named("dropout", quick.dropout, x, numbers)
+    return dropped
 
 
 @torch.library.custom_op(
@@ -398,7 +399,7 @@ def placed(numbers: Any, rows: Any = None, indices: Any = None, offsets: Any = N
 def check_traced(x: Tensor, numbers: Numbers) -> None:
     """Refuse what operators and so graphs can't take: nested tensors, and draws that a caller listed."""
     if getattr(x, "is_nested", False) is True:
-        raise _not_dense(x)
+        raise not_dense(x)
     if isinstance(numbers, NumbersWithDraws):
         raise TypeError(
             "in a graph the draws can't be listed by rows, indices or offsets; use torch.compiler.disable"

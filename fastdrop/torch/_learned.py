@@ -20,6 +20,8 @@ from fastdrop.torch._autograd import (
     by_rows,
     check_tensors,
     check_traced,
+    named,
+    not_dense,
     refuse_batches,
     traced,
     transformed,
@@ -48,8 +50,13 @@ def _options(name: str) -> tuple[str, ...]:
 def _run(x: Tensor, number: Tensor, key: Any, what: What) -> Tensor:
     """The noise of a tensor, without autograd."""
     name, options, axes = what
-    given = dict(zip(_options(name), options, strict=True))
-    return as_tensor(NOISES[name].function(as_array(x), _plain(number), key, **draws_of(axes), **given))
+    if x.layout is not torch.strided or x.is_nested:
+        raise not_dense(x)
+    given = dict(zip(_options(name), options, strict=True)) | draws_of(axes)
+    found: Tensor = named(
+        name, lambda: as_tensor(NOISES[name].function(as_array(x), _plain(number), key, **given))
+    )
+    return found
 
 
 @torch.library.custom_op(
@@ -74,8 +81,8 @@ def _run_backward(g: Tensor, x: Tensor, number: Tensor, key: Any, what: What) ->
     backward: Any = NOISES[name].backward
     if device.is_there(g) and not device.is_there(number):  # a plain number, of which no gradient is wanted
         return _run(g, number, key, what), torch.full_like(number, torch.nan)
-    arrays = as_array(g), as_array(x), _plain(number)
-    dx, slope = backward(*arrays, key, **draws_of(axes), **given)
+    arrays, given = (as_array(g), as_array(x), _plain(number)), given | draws_of(axes)
+    dx, slope = named(f"{name}_backward", lambda: backward(*arrays, key, **given))
     return as_tensor(dx), as_tensor(slope if device.is_there(slope) else np.asarray(slope)).to(number.dtype)
 
 

@@ -47,6 +47,49 @@ def test_layouts_and_expanded_gradients():
     assert torch.equal(fdt.concrete_dropout(image, logit, KEY), same)
 
 
+LEARNED = [(fdt.concrete_dropout, -1.0), (fdt.information_dropout, 0.3)]
+by_noise = pytest.mark.parametrize(("noise", "start"), LEARNED, ids=["concrete", "information"])
+
+
+@by_noise
+def test_gradients_in_batches_and_by_compiled_autograd(noise, start):
+    x, number = X.clone().requires_grad_(), torch.tensor(start, dtype=torch.float64, requires_grad=True)
+    y, rows = noise(x, number, KEY), torch.eye(X.numel(), dtype=X.dtype)[:3].view(3, *X.shape)
+    together = torch.autograd.grad(y, (x, number), rows, is_grads_batched=True, retain_graph=True)
+    for each, row in enumerate(rows):
+        expected = torch.autograd.grad(y, (x, number), row, retain_graph=True)
+        assert all(torch.equal(a[each], b) for a, b in zip(together, expected, strict=True))
+    torch._dynamo.reset()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
+        y.backward(rows[0])
+    expected = torch.autograd.grad(noise(x, number, KEY), (x, number), rows[0])
+    assert torch.equal(x.grad, expected[0])
+    assert torch.equal(number.grad, expected[1])
+
+
+@by_noise
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_what_tensors_are_refused(noise, start):
+    number = torch.tensor(start)
+    with pytest.raises(TypeError, match=r"a dense tensor, got torch\.sparse_coo; use"):
+        noise(torch.ones(3).to_sparse(), number, KEY)
+    with pytest.raises(TypeError, match="a dense tensor, got a nested one; use"):
+        noise(torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), number, KEY)
+    x = X.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(noise(x, number, KEY).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=f"{noise.__name__} has first derivatives only"):
+        slope.sum().backward()
+
+
+@by_noise
+def test_names_in_profiles(noise, start):
+    number = torch.tensor(start, requires_grad=True)
+    with torch.profiler.profile() as profile:
+        noise(X, number, KEY).sum().backward()
+    names = {event.key for event in profile.key_averages()}
+    assert {f"fastdrop::{noise.__name__}", f"fastdrop::{noise.__name__}_backward"} <= names
+
+
 def test_the_operators_are_what_torch_demands_of_operators():
     logit = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
     arguments = X.clone().requires_grad_(), logit, fdt.key_tensor(KEY), "concrete_dropout", (0.1,), [1]
