@@ -192,7 +192,8 @@ def fuse(what: Pass, plan: Plan, p: Rate, key: Key | SupportsIndex) -> None:
                 return
             p = float(rates.flat[0])
         elif device.is_there(p):
-            gpu().by_rates(what, plan, _rates_there(plan, p), words(key))
+            there = _rates_there(plan, p)
+            gpu().by_rates(what, plan, there, words(key))
             return
     threshold, scale = rate(p)
     backend = cpu() if plan.arrays is host else gpu()
@@ -328,9 +329,8 @@ def _by_rates_at_once(
 def _rates_there(plan: Plan, p: Any) -> device.DeviceArray:
     """Return an array of rates on a GPU, whose values aren't checked, since that would wait for the GPU."""
     _same_place(plan.arrays, p, "p")
-    rates = device.DeviceArray(p)
+    rates = device.DeviceRates(p)
     device.check_device(rates, plan.x, "p")
-    host.refuse_complex(rates, "p")
     check_broadcast("p", rates, plan.layout.draws[: len(plan.x.shape)])
     return rates
 

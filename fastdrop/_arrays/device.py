@@ -200,6 +200,18 @@ class DeviceMask(DeviceArray):
         raise TypeError(f"mask must be of bool or uint8, got {dtype} on a GPU")
 
 
+class DeviceRates(DeviceArray):
+    """Rates on a GPU, which are real numbers, as a `DeviceArray`."""
+
+    __slots__ = ()
+    _named: ClassVar = {name: dtype for name, dtype in _DTYPES.items() if dtype.kind != "c"}
+    _typestrs: ClassVar = {name: dtype for name, dtype in _TYPESTRS.items() if dtype.kind != "c"}
+
+    def _refuse(self, dtype: str) -> Any:
+        allowed = "float16, bfloat16, float32 or float64"
+        raise TypeError(f"p on a GPU must be of {allowed}, got {dtype}; use floats")
+
+
 def is_tensor(x: Any) -> bool:
     """Return whether an object is a PyTorch tensor."""
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)

@@ -35,10 +35,12 @@ def broadcast(numbers: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
     owner = numbers.owner
     if device.is_tensor(owner):
         return DeviceArray(owner.expand(shape).contiguous())
+    if numbers.lent is not None and hasattr(owner, "__array_namespace__"):
+        return DeviceArray(owner.__array_namespace__().broadcast_to(owner, shape))
     library: Any = sys.modules.get(type(owner).__module__.partition(".")[0])
     if not hasattr(library, "broadcast_to") or not hasattr(library, "ascontiguousarray"):
         raise ValueError(
-            f"an array on a GPU must have the mask's shape {shape}, got {numbers.shape}; broadcast it, in C "
-            "order"
+            f"an array on a GPU of {type(owner).__module__} may vary along neighbouring axes of the mask's "
+            f"shape {shape} alone, got {numbers.shape}; broadcast it, in C order"
         )
     return DeviceArray(library.ascontiguousarray(library.broadcast_to(owner, shape)))

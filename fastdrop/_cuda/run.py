@@ -37,18 +37,19 @@ def by_rates(what: Pass, plan: Plan, p: NDArray[Any] | DeviceArray, key: tuple[i
         return
     place, kept, like = _place(plan), list[Any](), plan.y.lanes
     if isinstance(p, DeviceArray):
+        kept.append(p)
         there, inner = _repeating_there(p, plan.layout.draws, len(plan.x.shape), kept)
         rates = there.lanes
     else:
         flat, inner = _repeating(p, plan.layout.draws)
         kept.append(driver.upload(flat, *place))
-        rates = Elements(kept[0].pointer, flat.size, flat.dtype.str)
+        rates = Elements(kept[-1].pointer, flat.size, flat.dtype.str)
     scales, thresholds = _scratch(rates.size, like, place), driver.Memory(8 * rates.size, *place)
     kept += scales, thresholds
     made = Elements(scales.pointer, rates.size, _typestr(like))
     launch.given_rates(rates, what.scale or 0.0, thresholds.pointer, made, place)
     own = Numbers(thresholds.pointer, made.pointer, inner, rates.size)
-    _bernoulli(what, plan, own, key, kept, p if isinstance(p, DeviceArray) else None)
+    _bernoulli(what, plan, own, key, kept)
 
 
 def _bernoulli(
@@ -57,9 +58,8 @@ def _bernoulli(
     rate: tuple[int, float] | Numbers,
     key: tuple[int, ...],
     kept: list[Any],
-    rates: DeviceArray | None = None,
 ) -> None:
-    """Do a pass; `kept` holds memory on the GPU until all is launched, and `rates` are a caller's there."""
+    """Do a pass; `kept` holds memory and arrays on the GPU until all is launched."""
     place, whole = _place(plan), _whole(plan)
 
     def direct(at: int, size: int, rows: Rows | Starts) -> None:
@@ -78,7 +78,7 @@ def _bernoulli(
         _keep(plan, what.formula == "keep_bits", whole, place, kept, make)
         return
     _do(plan.layout, whole, place, kept, direct, make, (what.formula, what.activation, what.constants))
-    plan.y.written = _hold((plan.x, plan.other, plan.bias, plan.y, rates), place)
+    plan.y.written = _hold((plan.x, plan.other, plan.bias, plan.y, *kept), place)
 
 
 def _keep(
@@ -123,12 +123,7 @@ def density(what: Density, plan: Plan, key: tuple[int, ...]) -> None:
         noise(f"{what.formula}_factor", factors, factors, at, rows)
 
     _do(layout, whole, place, kept, direct, make, ("times" if what.multiplies else "plus", 0, ()), shortest=1)
-    plan.y.written = _hold((plan.x, plan.y, _on_gpu(number)), place)
-
-
-def _on_gpu(number: Any) -> DeviceArray | None:
-    """Return a density's number if it is on the GPU."""
-    return number if isinstance(number, DeviceArray) else None
+    plan.y.written = _hold((plan.x, plan.y, *kept), place)
 
 
 def _noise(
@@ -154,6 +149,7 @@ def _numbers(
     """Return a density's numbers as launches take them."""
     number, like = what.numbers[0], x.lanes
     if isinstance(number, DeviceArray):
+        kept.append(number)
         if len(what.numbers) > 1:  # a logit and a temperature, for which the formula takes five numbers
             made = _made("concrete", number, 5, what.numbers[1], like, place, kept)
             return InMemory(made.pointer, made.size)
@@ -202,7 +198,7 @@ def total(what: Density, plan: Plan, key: tuple[int, ...], shape: tuple[int, ...
     """
     layout, place = plan.layout, _place(plan)
     kept: list[Any] = []
-    result, number = results.of_reals(shape, plan.x), what.numbers[0]
+    result = results.of_reals(shape, plan.x)
     noise = _noise(what, plan.x, layout, key, place, kept)
 
     def make(factors: Elements, at: int, rows: Rows | Starts) -> None:
@@ -219,7 +215,7 @@ def total(what: Density, plan: Plan, key: tuple[int, ...], shape: tuple[int, ...
         goal = result.lanes if last else _doubles(outer * inner, place, kept)
         _sum(terms._replace(factors=factors if multiplied else None), goal, summed, inner, place)
         terms = Terms(goal)
-    result.written = _hold((plan.x, plan.other, result, _on_gpu(number)), place)
+    result.written = _hold((plan.x, plan.other, result, *kept), place)
     return given(result)
 
 
@@ -334,9 +330,9 @@ def sum_rows(plan: Plan, like: Any) -> Any:
     return given(total)
 
 
-def _hold(arrays: tuple[DeviceArray | None, ...], place: Place) -> Any:
+def _hold(used: tuple[Any, ...], place: Place) -> Any:
     """Hold the arrays that are lent until all that was started is done; return when, or None without any."""
-    found = [array.lent for array in arrays if array is not None]
+    found = [array.lent for array in used if isinstance(array, DeviceArray)]
     if all(lent is None for lent in found):
         return None
     done = driver.Event(*place)

@@ -50,8 +50,8 @@ def dropout(
         converted without a word they would lose gradients, time or memory.
     p : float or ndarray
         Probability to drop, in [0, 1], exact to 2**-33. An array must broadcast to the mask's shape:
-        x's, with length 1 along the shared axes. If x is on a GPU it may be there too, of real numbers, and
-        is not checked: what isn't in [0, 1] gives NaNs.
+        x's, with length 1 along the shared axes. If x is on a GPU it may be there too, of floats, and is not
+        checked: what isn't in [0, 1] gives NaNs.
     key : Key or int
         The same key gives the same mask; an int is the seed of a `Key`.
     shared_axes : int or tuple of int, default ()

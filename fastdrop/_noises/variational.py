@@ -181,6 +181,8 @@ def _checked_variance(variance: ArrayLike, with_gradient: bool = False) -> NDArr
     v = unmasked(variance)
     if not holds_reals(v.dtype):
         raise TypeError(f"variance must be real, got {v.dtype}; use its real part")
+    if v.dtype.itemsize > 8:  # below float64's numbers it would be 0
+        v = v.astype(np.float64)
     fine = (v > 0 if with_gradient else v >= 0) & (v < np.inf)
     if np.count_nonzero(fine) < v.size:  # in a third of the time of fine.all()
         wrong = v[~fine]

@@ -441,6 +441,11 @@ def plain_rates(rates: Sequence[Any]) -> tuple[Any, ...]:
 def plain_rate(p: Any) -> Any:
     """One of them. An array is copied, so that backward has the same one."""
     if not isinstance(p, torch.Tensor):
+        if type(p) is not float and device.is_there(p):
+            got = type(p).__name__
+            raise TypeError(
+                f"p must be a number, a tensor or a NumPy array, got {got}; use torch.from_dlpack"
+            )
         return p.copy() if isinstance(p, np.ndarray) else p
     if p.requires_grad:
         raise TypeError("p gets no gradient, got one that requires it; use p.detach(), or ConcreteDropout")

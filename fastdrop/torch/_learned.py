@@ -130,6 +130,8 @@ class _Learned(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         (x, number), (key, what) = ctx.saved_tensors, ctx.settings
+        if g.layout is torch.sparse_coo:
+            g = g.to_dense()
         if torch.compiler.is_dynamo_compiling():  # compiled autograd
             return *eagerly(_LearnedBackward.apply, g, x, number, key, what), None, None
         if batched(g) or traced(g) or transformed():

@@ -76,6 +76,9 @@ def test_what_tensors_are_refused(noise, start):
     with pytest.raises(TypeError, match="a dense tensor, got a nested one; use"):
         noise(torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), number, KEY)
     x = X.clone().requires_grad_()
+    y, g = noise(x[0], number, KEY), torch.eye(6)[:, :5].to(X.dtype)
+    sparse, dense = (torch.autograd.grad(y, x, each, retain_graph=True)[0] for each in (g.to_sparse(), g))
+    assert torch.equal(sparse, dense)
     (slope,) = torch.autograd.grad(noise(x, number, KEY).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match=f"{noise.__name__} has first derivatives only"):
         slope.sum().backward()

@@ -3,6 +3,7 @@
 import copy
 from contextlib import contextmanager
 
+import device_arrays
 import numpy as np
 import pytest
 import torch
@@ -95,6 +96,9 @@ def test_rates_on_the_gpu(shape, driver, monkeypatch):
     assert equal(y[0], as_on_host(fd.dropout, rows[0], p=0.25, key=KEY))
     with pytest.raises(RuntimeError, match="under vmap p can't be mapped"):
         torch.func.vmap(lambda row, p: fdt.dropout(row, p, KEY))(rows, there[None])
+    monkeypatch.setattr(device, "is_there", lambda a: not isinstance(a, np.ndarray))
+    with pytest.raises(TypeError, match=r"p must be a number, .*, got ndarray; use torch\.from_dlpack"):
+        fdt.dropout(x, device_arrays.ndarray(p), KEY)
 
 
 @pytest.mark.parametrize(("name", "dtype"), list(functions_and_dtypes()), ids=str)

@@ -115,8 +115,17 @@ def empty(shape, dtype, device):
     return empty_like(lent(np.zeros(shape, dtype)), device)
 
 
+def broadcast_to(x, shape):
+    return lent(np.broadcast_to(x.numpy(), shape))
+
+
 library = types.SimpleNamespace(
-    from_dlpack=from_dlpack, empty_like=empty_like, empty=empty, float32=np.float32, float64=np.float64
+    from_dlpack=from_dlpack,
+    empty_like=empty_like,
+    empty=empty,
+    broadcast_to=broadcast_to,
+    float32=np.float32,
+    float64=np.float64,
 )
 
 
@@ -156,6 +165,9 @@ def test_bits_are_the_cpus_and_inputs_stay(knows_versions, monkeypatch):
     for function in (fd.dropout_add, fd.zoneout):
         assert same(function(a, b, 0.3, KEY), function(x, previous, 0.3, KEY))
     assert same(fd.dropout(a, lent(rates), KEY), fd.dropout(x, rates, KEY))
+    x, rates = normal(2, 3, 4), np.linspace(0, 1, 8).reshape(2, 1, 4)
+    assert same(fd.dropout(lent(x), lent(rates), KEY), fd.dropout(x, rates, KEY))
+    x = normal(3, 50)
     assert same(a, x)
     assert same(b, previous)
 
