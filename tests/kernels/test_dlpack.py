@@ -165,9 +165,8 @@ def test_bits_are_the_cpus_and_inputs_stay(knows_versions, monkeypatch):
     for function in (fd.dropout_add, fd.zoneout):
         assert same(function(a, b, 0.3, KEY), function(x, previous, 0.3, KEY))
     assert same(fd.dropout(a, lent(rates), KEY), fd.dropout(x, rates, KEY))
-    x, rates = normal(2, 3, 4), np.linspace(0, 1, 8).reshape(2, 1, 4)
-    assert same(fd.dropout(lent(x), lent(rates), KEY), fd.dropout(x, rates, KEY))
-    x = normal(3, 50)
+    block, apart = normal(2, 3, 4), np.linspace(0, 1, 8).reshape(2, 1, 4)
+    assert same(fd.dropout(lent(block), lent(apart), KEY), fd.dropout(block, apart, KEY))
     assert same(a, x)
     assert same(b, previous)
 
@@ -250,6 +249,14 @@ def test_streams(driver):
     assert (event.place, event.waiting) == ((0, 0), [STREAM])
     assert sum(lent is not None for lent in held) == 2  # x's memory and y's, until the kernel is done
     del y
+
+
+@pytest.mark.skipif(not SIMULATED, reason="the stand-in of the driver notes what is held")
+@pytest.mark.parametrize(("rates", "count"), [((4,), 3), ((2, 1, 4), 4)], ids=str)
+def test_rates_are_held_and_so_is_their_copy_in_the_masks_shape(rates, count, driver):
+    fd.dropout(lent(normal(2, 3, 4)), lent(np.full(rates, 0.5)), KEY)
+    ((_, held),) = driver.held
+    assert sum(lent is not None for lent in held) == count
 
 
 @pytest.mark.skipif(not SIMULATED, reason="NumPy's memory can be watched")

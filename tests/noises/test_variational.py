@@ -184,6 +184,22 @@ def test_log_alpha_keeps_its_shape():
         layer.log_alpha = 0.0
 
 
+@pytest.mark.parametrize(
+    ("variance", "message"),
+    [
+        ([1.0, 0.0], "variance must be above 0, where it has a gradient, got 0"),
+        ([0.0, -1.0], r"variance must be finite and >= 0, got -1\.0"),
+        ([1.0, np.inf], "variance must be finite and >= 0, got inf"),
+        ([1.0, np.nan], "variance must be finite and >= 0, got nan"),
+        (np.array([1, np.longdouble("1e-400")]), "variance must be above 0, where it has a gradient, got 0"),
+    ],
+    ids=str,
+)
+def test_variances_without_a_gradient(variance, message):
+    with pytest.raises(ValueError, match=message):
+        fd.local_reparameterization_backward(np.ones(2), variance, KEY)
+
+
 def test_a_block_has_the_normals_that_it_has_in_the_whole():
     mean, variance = normal(6, 5), np.abs(normal(6, 5, seed=1)) + 0.1
     block, window = np.s_[2:5, 1:4], ((6, 5), (2, 1))
