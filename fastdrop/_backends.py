@@ -321,8 +321,7 @@ def _by_rates_at_once(
         return None
     y, flat_x, flat_y, _ = pair
     rates = checked_rates(p).ravel()
-    cpu().check_rates(rates)
-    cpu().by_rate(flat_x, flat_y, rates, inner, 0, row.start, *stream(key), what.scale or 0.0)
+    cpu().checked_by_rate(flat_x, flat_y, rates, inner, row.start, *stream(key), what.scale or 0.0)
     return y
 
 

@@ -98,7 +98,11 @@ def _drop_rows_kernel() -> Any:
 
 @cache
 def _drop_by_element_kernel(dtype: np.dtype[Any]) -> Any:
-    """Return the kernel of dropout with a rate for each element, of arrays of a dtype."""
+    """Return the kernel of dropout with a rate for each element, of arrays of a dtype.
+
+    Few rates it looks at itself, and writes nothing if one isn't in [0, 1]. Where there are more, threads
+    share that work in `check_rates`.
+    """
     real = lanes_dtype(np.empty(0, dtype)).name
     computed = getattr(np, real)
 
@@ -107,7 +111,10 @@ def _drop_by_element_kernel(dtype: np.dtype[Any]) -> Any:
         by_element.elements(computed, *given, begin, end)
 
     def kernel(x, y, p, inner, phase, start, key, draw, scale, helpers):
+        if p.size < SMALL and not by_element.in_range(p, 0, p.size):
+            return False
         in_pieces(piece, (x, y, p, inner, phase, start, key, draw, scale), y.size, helpers)
+        return True
 
     return jit(kernel, real)
 
@@ -118,7 +125,10 @@ def _drop_by_row_kernel() -> Any:
         by_element.rows(*given, begin, end)
 
     def kernel(x, y, p, first, length, start, key, draw, scale, helpers):
+        if p.size < SMALL and not by_element.in_range(p, 0, p.size):
+            return False
         in_pieces(piece, (x, y, p, first, length, start, key, draw, scale), y.size // length, helpers)
+        return True
 
     return jit(kernel)
 
@@ -414,20 +424,32 @@ def elements(
 
 def by_rate(
     x: NDArray, y: NDArray, p: NDArray, inner: int, phase: int, start: int, key: int, draw: int, scale: float
-) -> None:
+) -> bool:
     """Do dropout where every `inner` neighbours have the next rate; arrays are as in `Part`, and not empty.
 
     After the last rate they begin again with the first. The first element is the one at `phase`. Kept
-    elements are multiplied by the scale, or if that is 0 by 1 / (1 - p).
+    elements are multiplied by the scale, or if that is 0 by 1 / (1 - p). Return False, with nothing written,
+    if there are few rates and one is out of range.
     """
     numbers = key, draw, scale
     if (inner >= _LONG or inner % TILE == 0) and phase % inner == 0 and x.size % inner == 0:
         given = x, y, p, phase // inner % p.size, inner, start, *numbers
-        _share(_drop_by_row, given, x.size // inner, y, _MANY, 1)
-        return
+        done: bool = _share(_drop_by_row, given, x.size // inner, y, _MANY, 1)
+        return done
     kernel = _drop_by_element_kernel(x.dtype)
     given = x, y, p, inner, phase, start, *numbers
-    _share(kernel, given, x.size, y, _OWN_RATE, TILE, start % TILE)
+    done = _share(kernel, given, x.size, y, _OWN_RATE, TILE, start % TILE)
+    return done
+
+
+def checked_by_rate(
+    x: NDArray, y: NDArray, p: NDArray, inner: int, start: int, key: int, draw: int, scale: float
+) -> None:
+    """Do as `by_rate`, or raise an error if a rate is not in [0, 1], in the fewest steps."""
+    if p.size >= SMALL:
+        check_rates(p)
+    if not by_rate(x, y, p, inner, 0, start, key, draw, scale):
+        check_range(p)
 
 
 def check_rates(p: NDArray[Any]) -> None:

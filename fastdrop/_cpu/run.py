@@ -25,9 +25,8 @@ from fastdrop._arrays.plan import (
 )
 from fastdrop._cpu import calls
 from fastdrop._cpu.bernoulli import NO_CYCLE, Units
-from fastdrop._cpu.calls import Draw, Part, drop
-from fastdrop._cpu.calls import by_rate as by_rate
-from fastdrop._cpu.calls import check_rates as check_rates
+from fastdrop._cpu.calls import Draw, Part, check_rates, drop
+from fastdrop._cpu.calls import checked_by_rate as checked_by_rate
 from fastdrop._cpu.calls import drop_row as drop_row
 from fastdrop._cpu.calls import drop_rows as drop_rows
 from fastdrop._cpu.calls import noise as noise
@@ -189,7 +188,7 @@ def one_call(
 ) -> None:
     """Do a pass on flat arrays by one call of a kernel; `how` is what `at_once` returned, or plain `Rows`."""
     if isinstance(how, Units):
-        factors = np.empty(x.size // how.shared, x.dtype)
+        factors = np.empty(x.size // how.shared, lanes_dtype(x))
         calls.drawn_units(what, x, other, y, factors, how, draw)
     elif what.formula == "drop":
         drop(x, y, how, *draw)
@@ -204,7 +203,7 @@ def _units(what: Pass, plan: Plan, draw: Draw) -> None:
     layout = plan.layout
     units = at_once(layout, plan.bias is not None)
     if isinstance(units, Units) and _fit(plan):
-        factors = np.empty(layout.count, plan.x.dtype if plan.x.dtype in PLAIN else lanes_dtype(plan.x))
+        factors = np.empty(layout.count, lanes_dtype(plan.x))
         x, other, _, _, y = _flat(plan)
         calls.drawn_units(what, x, other, y, factors, units, draw)
         return

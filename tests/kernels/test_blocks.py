@@ -187,14 +187,16 @@ def test_rates_that_repeat_with_each_tile_are_whole_again_after_a_tie():
         (np.float64, np.nextafter(1, 2)),
     ],
 )
-def test_a_wrong_rate_is_found_wherever_it_is(dtype, wrong):
-    for shape in ((37, 5), (1, 5), (37, 1), (37, 2050)):
-        x, p = np.ones((37, max(shape[1], 5)), np.float32), np.full(shape, 0.5, dtype)
+def test_a_wrong_rate_is_found_wherever_it_is_before_anything_is_written(dtype, wrong):
+    shapes = (37, 5), (1, 5), (37, 1), (37, 2050), (3, 1, 4096), (3, 4, 1)
+    for full, shape in zip(((37, 5),) * 3 + ((37, 2050), (3, 2, 4096), (3, 4, 4096)), shapes, strict=True):
+        x, p, out = np.ones(full, np.float32), np.full(shape, 0.5, dtype), np.full(full, 7, np.float32)
         for at in {0, p.size // 2, p.size - 1}:
             q = p.copy()
             q.flat[at] = wrong
             with pytest.raises(ValueError, match=r"p must be in \[0, 1\], got \S+ in an array"):
-                fd.dropout(x, q, KEY)
+                fd.dropout(x, q, KEY, out=out)
+            assert (out == 7).all()
 
 
 def test_float32_rates_are_those_numbers_in_float64():
