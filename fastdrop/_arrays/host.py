@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,16 @@ _WRITABLE = READY | 0x400
 def to_array(x: ArrayLike) -> NDArray[Any]:
     """Return x as a plain array, in any byte order, or raise an error if its dtype is not taken."""
     a = unmasked(x)
-    if a.dtype not in PLAIN and a.dtype.name not in _DTYPES:
+    if a.dtype not in PLAIN and not _taken(a.dtype):
         allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
         raise TypeError(f"dropout needs {allowed}, got {a.dtype}; {as_floats(x, a)}")
     return a
+
+
+@lru_cache(maxsize=64)  # NumPy takes a microsecond and more to name a dtype
+def _taken(dtype: np.dtype[Any]) -> bool:
+    """Return whether functions take arrays of a dtype, in any byte order."""
+    return dtype.name in _DTYPES
 
 
 def unmasked(x: ArrayLike) -> NDArray[Any]:
@@ -85,23 +92,28 @@ def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(out)
 
 
-def product(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """Return ``a @ b`` without warnings of NaNs.
+# A decorator of functions with products of matrices. A BLAS may also compute with what lies beside small
+# matrices in its vectors, and NumPy then warns of an invalid value that is nowhere in the result. A context
+# would take .7 us longer.
+without_warnings = np.errstate(invalid="ignore")
 
-    A BLAS may also compute with what lies beside small matrices in its vectors, and NumPy then warns of an
-    invalid value that is nowhere in the result.
-    """
-    with np.errstate(invalid="ignore"):
-        return np.matmul(a, b, out=out)
+
+@without_warnings
+def product(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """Return ``a @ b`` without warnings of NaNs."""
+    return np.matmul(a, b, out=out)
 
 
 def plain_pair(x: Any, out: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], bool] | None:
     """Return what the quick ways of small calls work on; None for arrays that they don't take.
 
-    That is the array that the caller gets, then x and the array to write to, which are flat if the kernels
-    can take both where they lie, and last whether they are.
+    That is the array that the caller gets, then x and the array to write to, which are flat, and lanes, if
+    the kernels can take both where they lie, and last whether they are.
     """
-    if type(x) is not np.ndarray or x.dtype not in PLAIN or not x.size:
+    if type(x) is not np.ndarray or not x.size:
+        return None
+    lanes = x.dtype in PLAIN
+    if not lanes and not _half(x.dtype):
         return None
     if out is None:
         given = y = np.empty(x.shape, x.dtype)
@@ -109,9 +121,17 @@ def plain_pair(x: Any, out: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[An
     else:
         given, y = out, output(out, x)
         flags = x.flags.num & y.flags.num
+    if not lanes:
+        x, y = as_lanes(x), as_lanes(y)
     if flags & READY != READY:
         return given, x, y, False
     return (given, x, y, True) if x.ndim == 1 else (given, x.ravel(), y.ravel(), True)
+
+
+@lru_cache(maxsize=64)
+def _half(dtype: np.dtype[Any]) -> bool:
+    """Return whether a dtype is of 16-bit floats in the machine's byte order."""
+    return dtype.name in _CARRIERS and dtype.isnative
 
 
 def flat_like(other: Any, x: Any, out: Any) -> NDArray[Any] | None:
@@ -122,15 +142,18 @@ def flat_like(other: Any, x: Any, out: Any) -> NDArray[Any] | None:
         return None
     if out is not None:
         output(out, other)
-    return other if other.ndim == 1 else other.ravel()
+    return as_lanes(other) if other.ndim == 1 else as_lanes(other).ravel()
 
 
 def plain_bias(bias: Any, x: NDArray[Any]) -> NDArray[Any] | None:
     """Return a bias as kernels take it, or None if the quick way for small calls can't."""
     if bias is None:
         return no_bias(x)
-    fits = type(bias) is np.ndarray and bias.dtype is x.dtype and bias.shape == x.shape[-1:]
-    return bias if fits and bias.flags.num & READY == READY else None
+    if type(bias) is not np.ndarray or bias.shape != x.shape[-1:] or bias.flags.num & READY != READY:
+        return None
+    if bias.dtype is real_type(x):
+        return bias
+    return as_bias(bias, x) if bias.dtype is x.dtype else None
 
 
 def target(out: Any, x: NDArray[Any], other: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -159,7 +182,7 @@ def overlap(out: NDArray[Any], x: NDArray[Any]) -> bool:
 
 def real_type(x: NDArray[Any]) -> np.dtype[Any]:
     """Return the dtype that x's elements are computed in."""
-    return x.dtype if x.dtype in PLAIN else lanes_dtype(as_lanes(x))
+    return lanes_dtype(as_lanes(x))
 
 
 def as_bias(bias: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
@@ -226,15 +249,21 @@ def as_lanes(a: NDArray) -> NDArray:
     """Return a view as kernels take it: integers for 16-bit floats, another axis for complex parts."""
     if a.dtype in PLAIN:
         return a
-    if a.dtype.kind == "c":
-        return a[..., None].view(np.dtype(f"f{a.itemsize // 2}").newbyteorder(a.dtype.byteorder))
-    carrier = _CARRIERS.get(a.dtype.name)
-    return a if carrier is None else a.view(carrier.newbyteorder(a.dtype.byteorder))
+    lanes = _as_lanes(a.dtype)
+    return a[..., None].view(lanes) if a.dtype.kind == "c" else a.view(lanes)
+
+
+@lru_cache(maxsize=64)
+def _as_lanes(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of a view by `as_lanes`, of the same byte order."""
+    if dtype.kind == "c":
+        return np.dtype(f"f{dtype.itemsize // 2}").newbyteorder(dtype.byteorder)
+    return _CARRIERS.get(dtype.name, dtype).newbyteorder(dtype.byteorder)
 
 
 def lanes_dtype(a: NDArray) -> np.dtype[Any]:
     """Return the dtype that a view by `as_lanes` is computed in, which is also that of its factors."""
-    return np.dtype(_COMPUTED_AS.get(a.dtype.type, a.dtype.type))
+    return a.dtype if a.dtype in PLAIN else np.dtype(_COMPUTED_AS.get(a.dtype.type, a.dtype.type))
 
 
 def pieces(*arrays: NDArray, fit: bool = False) -> Iterator[tuple[Any, ...]]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, SupportsIndex, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import PLAIN, product, target, unmasked
+from fastdrop._arrays.host import PLAIN, product, target, unmasked, without_warnings
 from fastdrop._arrays.listed import Listed, Runs, numbers_of_rows
 from fastdrop._arrays.numbers import FULL, flag, rate
 from fastdrop._arrays.plan import Window, window_given, window_of
@@ -310,8 +310,8 @@ def checked_array(
         raise TypeError(
             f"{name} must be of the others' dtype {dtype}, got {got}; use {name}.astype(np.{dtype})"
         )
-    lengths = zip(shape, array.shape, strict=False)
-    if array.ndim != len(shape) or any(want != n for want, n in lengths if not isinstance(want, str)):
+    wrong = [n for want, n in zip(shape, array.shape, strict=False) if want != n and type(want) is int]
+    if wrong or array.ndim != len(shape):
         wanted = ", ".join(map(str, shape))
         raise ValueError(f"{name} must have the shape ({wanted}), got {array.shape}")
     return array
@@ -374,13 +374,19 @@ def drop_connect_moments(
     rate(p)
     if p >= 1:
         raise ValueError(f"p must be below 1 for the moments, got {p}; the variance is p / (1 - p)")
-    mean, variance = product(x, weight), product(np.square(x), np.square(weight))
+    mean, variance = _products(x, weight)
     if bias is not None:
         bias = checked_array("bias", bias, weight.shape[1:], x.dtype)
         mean += bias
         variance += np.square(bias)
     variance *= float(p) / (1 - float(p))
     return mean, variance
+
+
+@without_warnings
+def _products(x: NDArray[Any], weight: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the products of two arrays and of their squares."""
+    return np.matmul(x, weight), np.matmul(np.square(x), np.square(weight))
 
 
 def drop_connect_inference(
