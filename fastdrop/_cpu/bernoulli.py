@@ -216,15 +216,18 @@ def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far, begi
 @inlined
 def _run(formula, x, other, bias, y, first, last, dropped, scale, constants, far):
     """Do the elements of one unit. `dropped` is a constant here, so that unneeded arrays are not read."""
-    at = first
-    while at + LANES <= last:
+    at, same = first, splat(dropped)
+    while at + 2 * LANES <= last:
         if far:
             _fetch(x, other, at + _TILE)
-        _put(formula, x, other, bias, y, at, at, splat(dropped), scale, constants, far)
+        _put_wide(formula, x, other, bias, y, at, at, join(same, same), scale, constants, far)
+        at += 2 * LANES
+    if at + LANES <= last:
+        _put(formula, x, other, bias, y, at, at, same, scale, constants, far)
         at += LANES
     if at < last:
         inside = iota() < np.uint64(last - at)
-        _put_part(formula, x, other, bias, y, at, at, splat(dropped), scale, constants, inside)
+        _put_part(formula, x, other, bias, y, at, at, same, scale, constants, inside)
 
 
 @inlined
