@@ -79,7 +79,7 @@ def drop_path(
     window = window_given(window, rows)
     if type(x) is not np.ndarray:
         refuse_foreign(x)
-    axes = _axes(np.ndim(x), mode)
+    axes = _axes(x.ndim if type(x) is np.ndarray else np.ndim(x), mode)
     if scale_by_keep is not True and not flag("scale_by_keep", scale_by_keep):
         return unscaled_dropout(x, p, key, shared_axes=axes, out=out, window=window)
     return fused(DROP, x, out, p, key, axes, window)  # type: ignore[no-any-return]
@@ -220,8 +220,8 @@ class DropPath(Dropout):
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         key, p, _, window, _ = forward
-        options: dict[str, Any] = {"mode": self.mode, "scale_by_keep": self.scale_by_keep}
-        return drop_path(x, p, key, **options, out=out, window=window)
+        mode, scaled = self.mode, self.scale_by_keep
+        return drop_path(x, p, key, mode=mode, scale_by_keep=scaled, out=out, window=window)
 
     def _arguments(self) -> dict[str, Any]:
         unscaled = {} if self.scale_by_keep else {"scale_by_keep": False}

@@ -17,6 +17,10 @@ from fastdrop._stream.keys import Key, shown
 
 _REAL = "an activation"  # what needs real numbers, for errors
 _ADD = Pass("add")
+_ACTIVATED = {  # the passes of a formula, by the number of their activation
+    formula: tuple(Pass(formula, activation=number) for number in range(len(ACTIVATIONS)))
+    for formula in ("activate", "activate_add", "differentiate")
+}
 
 
 def dropout_add(
@@ -188,7 +192,7 @@ def bias_act_dropout(
     """
     window = window_given(window, rows, indices, offsets)
     formula, other = ("activate", None) if residual is None else ("activate_add", ("residual", residual, "x"))
-    what = Pass(formula, activation=_number_of(activation))
+    what = _ACTIVATED[formula][_number_of(activation)]
     _check_axis(x)
     return fused(  # type: ignore[no-any-return]
         what, x, out, p, key, shared_axes, window, real=_REAL, other=other, biased=True, bias=bias
@@ -245,7 +249,7 @@ def bias_act_dropout_backward(
     (array([[0., 0., 2., 2.]]), array([0., 0., 2., 2.]))
     """
     window = window_given(window, rows, indices, offsets)
-    what, other = Pass("differentiate", activation=_number_of(activation)), ("g", g, "x")
+    what, other = _ACTIVATED["differentiate"][_number_of(activation)], ("g", g, "x")
     _check_axis(x)
     plan = planned(x, out, shared_axes, window, real=_REAL, other=other, biased=True, bias=bias)
     fuse(what, plan, p, key)
@@ -261,6 +265,8 @@ def _number_of(activation: str) -> int:
 
 def _check_axis(x: ArrayLike) -> None:
     """Raise an error if x has no last axis, which a bias needs."""
+    if type(x) is np.ndarray and x.ndim:  # the usual case first
+        return
     if np.ndim(x) == 0:
         refuse_foreign(x)
         raise ValueError("a bias needs x's last axis, got a 0-d array; use x[None]")

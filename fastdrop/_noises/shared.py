@@ -224,14 +224,14 @@ class TemporalDropout(ArrayLayer, RateLayer):
 
     def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
         forward = super()._begin(x, window, kept)
-        if self._sequence is None or len(forward.shape) != 2:
+        if self._sequence is None or len(forward[2]) != 2:
             return forward
         return forward._replace(key=self._sequence)
 
     def _done(self, forward: Forward) -> None:
         next_key = self._key
         super()._done(forward)
-        if len(forward.shape) == 2:
+        if len(forward[2]) == 2:
             if self._sequence is not None:  # then this step took no draw of its own
                 self._key = next_key
             self._sequence = forward.key
@@ -248,11 +248,11 @@ class TemporalDropout(ArrayLayer, RateLayer):
             self._sequence = None
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
-        key, p, _, _, lengths = forward
-        if np.ndim(x) == 2:
+        key, p, shape, _, lengths = forward
+        if len(shape) == 2:
             return bernoulli.dropout(x, p, key, out=out)
-        if np.ndim(x) != 3:
-            raise ValueError(f"TemporalDropout needs 3 axes, or 2 for a step, got shape {np.shape(x)}")
+        if len(shape) != 3:
+            raise ValueError(f"TemporalDropout needs 3 axes, or 2 for a step, got shape {shape}")
         time = 0 if self.time_major else 1
         if lengths is None:
             return bernoulli.dropout(x, p, key, shared_axes=time, out=out)
