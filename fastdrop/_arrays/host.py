@@ -95,10 +95,10 @@ def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
 # A decorator of functions with products of matrices. A BLAS may also compute with what lies beside small
 # matrices in its vectors, and NumPy then warns of an invalid value that is nowhere in the result. A context
 # would take .7 us longer.
-without_warnings = np.errstate(invalid="ignore")
+without_nan_warnings = np.errstate(invalid="ignore")
 
 
-@without_warnings
+@without_nan_warnings
 def product(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
     """Return ``a @ b`` without warnings of NaNs."""
     return np.matmul(a, b, out=out)
@@ -107,8 +107,8 @@ def product(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any] | None = None) -
 def plain_pair(x: Any, out: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], bool] | None:
     """Return what the quick ways of small calls work on; None for arrays that they don't take.
 
-    That is the array that the caller gets, then x and the array to write to, which are flat, and lanes, if
-    the kernels can take both where they lie, and last whether they are.
+    That is the array that the caller gets, then x and the array to write to, both as lanes. They are flat if
+    kernels can take both where they lie in memory, and last is whether they are.
     """
     if type(x) is not np.ndarray or not x.size:
         return None
@@ -135,7 +135,7 @@ def _half(dtype: np.dtype[Any]) -> bool:
 
 
 def flat_like(other: Any, x: Any, out: Any) -> NDArray[Any] | None:
-    """Return another array like x flat, or None if the quick way for small calls can't take it."""
+    """Return another array like the caller's x, as flat lanes, or None if the quick way can't take it."""
     if type(other) is not np.ndarray or other.dtype is not x.dtype or other.shape != x.shape:
         return None
     if other.flags.num & READY != READY:
@@ -146,7 +146,7 @@ def flat_like(other: Any, x: Any, out: Any) -> NDArray[Any] | None:
 
 
 def plain_bias(bias: Any, x: NDArray[Any]) -> NDArray[Any] | None:
-    """Return a bias as kernels take it, or None if the quick way for small calls can't."""
+    """Return a bias of the caller's x as kernels take it, or None if the quick way can't take it."""
     if bias is None:
         return no_bias(x)
     if type(bias) is not np.ndarray or bias.shape != x.shape[-1:] or bias.flags.num & READY != READY:

@@ -86,22 +86,6 @@ def check_range(p: NDArray[Any]) -> None:
         raise ValueError(f"p must be in [0, 1], got {wrong[0]} in an array")
 
 
-def thresholds_and_scales(
-    p: NDArray[Any], dtype: np.dtype[Any], scale: float | None
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return what `rate` returns for each rate of an array in [0, 1], with scales of a dtype.
-
-    A scale of 0 drops always: the threshold of a rate of 1 is no uint32. A scale that is given replaces
-    those of kept elements.
-    """
-    counts = np.rint(p.astype(np.float64) * FULL)
-    kept = FULL - counts
-    scales = np.divide(FULL, kept, out=np.zeros(p.shape), where=kept != 0)
-    if scale is not None:
-        scales = np.where(kept != 0, scale, 0)
-    return np.minimum(counts, FULL - 1).astype(np.uint32), scales.astype(dtype)
-
-
 def flag(name: str, value: object, allowed: str = "True or False", hint: str = "") -> bool:
     """Return an option that is True or False as a bool, or raise an error that names it.
 

@@ -217,12 +217,15 @@ def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far, begi
 def _run(formula, x, other, bias, y, first, last, dropped, scale, constants, far):
     """Do the elements of one unit. `dropped` is a constant here, so that unneeded arrays are not read."""
     at, same = first, splat(dropped)
-    while at + 2 * LANES <= last:
+    if in_a_line(x) > 2 * LANES:  # of 16 bits; others would often lie across two cache lines
+        while at + 2 * LANES <= last:
+            if far:
+                _fetch(x, other, at + _TILE)
+            _put_wide(formula, x, other, bias, y, at, at, join(same, same), scale, constants, far)
+            at += 2 * LANES
+    while at + LANES <= last:
         if far:
             _fetch(x, other, at + _TILE)
-        _put_wide(formula, x, other, bias, y, at, at, join(same, same), scale, constants, far)
-        at += 2 * LANES
-    if at + LANES <= last:
         _put(formula, x, other, bias, y, at, at, same, scale, constants, far)
         at += LANES
     if at < last:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastdrop._arrays.numbers import FULL
 from fastdrop._cpu import bernoulli
 from fastdrop._cpu.bernoulli import FAR, NO_BIAS, between, fetch_ahead
 from fastdrop._lanes import formulas
-from fastdrop._lanes.draws import compare_digit, count_and_scale, digits, mirror
+from fastdrop._lanes.draws import compare_digit, count_and_scale, digits, mirror, threshold_and_scale
 from fastdrop._lanes.floats import low_word
 from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.memory import load, load_double, load_where, store, store_rounded, store_where
@@ -26,7 +25,6 @@ _ROW = _WORDS * LANES  # neighbours that share a bit number
 _HALF = 16  # digits that are brought into order together; few tiles need the other half
 _LOW = np.uint32((1 << _HALF) - 1)
 _NONE, _ONE, _ALL = np.uint32(0), np.uint32(1), np.uint32(0xFFFFFFFF)
-_FULL = float(FULL)
 _FAR, _ZERO = np.int64(FAR), np.int64(0)
 
 
@@ -44,20 +42,8 @@ def in_range(p, begin, end):
 
 
 @inlined
-def _number_of(rate, scale):
-    """Return the threshold of a rate, and the scale of kept elements.
-
-    The scale is the one given, or if that is 0 the scale of the realised rate, 2**32 / (2**32 - threshold).
-    It is 0 where everything is dropped, whatever the threshold.
-    """
-    count = np.rint(np.float64(rate) * _FULL)
-    own = 0.0 if count == _FULL else scale if scale != 0 else _FULL / (_FULL - count)
-    return np.uint32(min(count, _FULL - 1)), own
-
-
-@inlined
 def _read_lanes(p, rate, count, thresholds, scales, place, scale):
-    """Do as `_number_of` for neighbours, eight at a time."""
+    """Write the thresholds and scales of neighbours, eight at a time; see `threshold_and_scale`."""
     for i in range(0, count, LANES):
         counts, own = count_and_scale(load_double(p, rate + i), scale)
         store(thresholds, place + i, low_word(counts))
@@ -78,11 +64,11 @@ def _read(p, inner, position, first, last, thresholds, scales, scale):
             whole = count // LANES * LANES
             _read_lanes(p, rate, whole, thresholds, scales, place, scale)
             for i in range(whole, count):
-                thresholds[place + i], scales[place + i] = _number_of(p[rate + i], scale)
+                thresholds[place + i], scales[place + i] = threshold_and_scale(p[rate + i], scale)
             rate += count
         else:
             count = min(last - place, left)
-            threshold, own = _number_of(p[rate], scale)
+            threshold, own = threshold_and_scale(p[rate], scale)
             thresholds[place : place + count] = threshold
             scales[place : place + count] = own
             rate, left = rate + 1, inner
@@ -200,7 +186,7 @@ def rows(x, y, p, first, length, start, key, draw, scale, begin, end):
     """Do as `elements`, from the row `begin` to the row `end`: row r has the rate (first + r) % p.size."""
     affine, layout = formulas.affine, (x.size, _ZERO, start)
     for row in range(begin, end):
-        threshold, own = _number_of(p[(first + row) % p.size], scale)
+        threshold, own = threshold_and_scale(p[(first + row) % p.size], scale)
         at, after = row * length, (row + 1) * length
         if own == 0:
             y[at:after] = 0

@@ -100,8 +100,8 @@ def _drop_rows_kernel() -> Any:
 def _drop_by_element_kernel(dtype: np.dtype[Any]) -> Any:
     """Return the kernel of dropout with a rate for each element, of arrays of a dtype.
 
-    Few rates it looks at itself, and writes nothing if one isn't in [0, 1]. Where there are more, threads
-    share that work in `check_rates`.
+    It looks at fewer than `SMALL` rates itself, and returns False, with nothing written, if one isn't in
+    [0, 1]. Where there are more, threads share that work in `check_rates`.
     """
     real = lanes_dtype(np.empty(0, dtype)).name
     computed = getattr(np, real)
@@ -120,6 +120,8 @@ def _drop_by_element_kernel(dtype: np.dtype[Any]) -> Any:
 
 
 def _drop_by_row_kernel() -> Any:
+    """Return the kernel of dropout with a rate for each row; it looks at rates as that of elements does."""
+
     @inlined
     def piece(given, begin, end):
         by_element.rows(*given, begin, end)
@@ -266,8 +268,8 @@ def _scattered_by_rates_kernel() -> Any:
     def piece(given, begin, end):
         scattered.drop_by_rates(*given, begin, end)
 
-    def kernel(factors, indices, thresholds, scales, key, draw, helpers):
-        in_pieces(piece, (factors, indices, thresholds, scales, key, draw), factors.size, helpers)
+    def kernel(factors, indices, p, scale, key, draw, helpers):
+        in_pieces(piece, (factors, indices, p, scale, key, draw), factors.size, helpers)
 
     return jit(kernel, "rates")
 
@@ -334,7 +336,8 @@ def _share(
     if request is None:
         return kernel(*given, 0)
     found = kernel(*given, request.__array_interface__["data"][0])
-    helpers.heed(request)
+    if found is not False:  # which says that nothing was done
+        helpers.heed(request)
     return found
 
 
@@ -424,32 +427,33 @@ def elements(
 
 def by_rate(
     x: NDArray, y: NDArray, p: NDArray, inner: int, phase: int, start: int, key: int, draw: int, scale: float
-) -> bool:
+) -> None:
     """Do dropout where every `inner` neighbours have the next rate; arrays are as in `Part`, and not empty.
 
     After the last rate they begin again with the first. The first element is the one at `phase`. Kept
-    elements are multiplied by the scale, or if that is 0 by 1 / (1 - p). Return False, with nothing written,
-    if there are few rates and one is out of range.
+    elements are multiplied by the scale, or if that is 0 by 1 / (1 - p). `SMALL` rates and more must have
+    been looked at by `check_rates`; of fewer, one that is not in [0, 1] is an error, before y is written.
     """
     numbers = key, draw, scale
     if (inner >= _LONG or inner % TILE == 0) and phase % inner == 0 and x.size % inner == 0:
         given = x, y, p, phase // inner % p.size, inner, start, *numbers
-        done: bool = _share(_drop_by_row, given, x.size // inner, y, _MANY, 1)
-        return done
-    kernel = _drop_by_element_kernel(x.dtype)
-    given = x, y, p, inner, phase, start, *numbers
-    done = _share(kernel, given, x.size, y, _OWN_RATE, TILE, start % TILE)
-    return done
+        done = _share(_drop_by_row, given, x.size // inner, y, _MANY, 1)
+    else:
+        kernel = _drop_by_element_kernel(x.dtype)
+        given = x, y, p, inner, phase, start, *numbers
+        done = _share(kernel, given, x.size, y, _OWN_RATE, TILE, start % TILE)
+    if not done:
+        check_range(p)
+        raise RuntimeError("p changed during the call")
 
 
 def checked_by_rate(
     x: NDArray, y: NDArray, p: NDArray, inner: int, start: int, key: int, draw: int, scale: float
 ) -> None:
-    """Do as `by_rate`, or raise an error if a rate is not in [0, 1], in the fewest steps."""
+    """Do as `by_rate` for any number of rates, in the fewest steps."""
     if p.size >= SMALL:
         check_rates(p)
-    if not by_rate(x, y, p, inner, 0, start, key, draw, scale):
-        check_range(p)
+    by_rate(x, y, p, inner, 0, start, key, draw, scale)
 
 
 def check_rates(p: NDArray[Any]) -> None:
@@ -546,8 +550,8 @@ def scattered_factors(factors: NDArray, place: Scattered, draw: Draw) -> None:
 
 
 def scattered_factors_by_rates(
-    factors: NDArray, place: Scattered, rates: tuple[NDArray, NDArray], key: int, draw: int
+    factors: NDArray, place: Scattered, p: NDArray, scale: float, key: int, draw: int
 ) -> None:
-    """Do as `scattered_factors`, with a threshold and a scale for each draw."""
-    given = factors, place.indices.view(np.uint64), *rates, key, draw
+    """Do as `scattered_factors`, with a rate for each draw, and the scale as in `by_rate`."""
+    given = factors, place.indices.view(np.uint64), p, scale, key, draw
     _share(_scattered_by_rates, given, factors.size, factors, _LISTED)

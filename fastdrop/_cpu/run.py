@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastdrop._arrays.host import BUFFER, PLAIN, READY, as_lanes, column_sums, copy, lanes_dtype, pieces
 from fastdrop._arrays.listed import Runs, Scattered
-from fastdrop._arrays.numbers import FULL, thresholds_and_scales
+from fastdrop._arrays.numbers import FULL
 from fastdrop._arrays.plan import (
     Density,
     Layout,
@@ -282,8 +282,8 @@ def by_rates(what: Pass, plan: Plan, p: NDArray[Any], key: Philox) -> None:
 
     def factor(into: Plan, rows: Any) -> None:
         if isinstance(into.layout.only, Scattered):
-            own = thresholds_and_scales(rates[rows].ravel(), into.y.dtype, what.scale)
-            calls.scattered_factors_by_rates(into.y.ravel(), into.layout.only, own, *key)
+            own = rates[rows].ravel()
+            calls.scattered_factors_by_rates(into.y.ravel(), into.layout.only, own, scale, *key)
         else:
             into.y.fill(1)
             _drop_by_array(into, rates[rows], scale, key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastdrop._lanes.draws import GROUP, compare_digit, dropped_of, mirror, tile_words
+from fastdrop._lanes.draws import GROUP, compare_digit, dropped_of, mirror, threshold_and_scale, tile_words
 from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.memory import load, load_where, store, store_where, store_words
 from fastdrop._lanes.vectors import (
@@ -111,15 +111,17 @@ def drop(factors, indices, threshold, scale, key, draw, begin, end):
 
 
 @inlined
-def drop_by_rates(factors, indices, thresholds, scales, key, draw, begin, end):
-    """Do as `drop`, where each draw has a threshold and a scale."""
+def drop_by_rates(factors, indices, p, scale, key, draw, begin, end):
+    """Do as `drop`, where each draw has a rate; the scale is as in `count_and_scale`."""
+    thresholds, scales = np.zeros(LANES, np.uint32), np.zeros(LANES, factors.dtype)
     key, draw = np.uint64(key), np.uint64(draw)
     for at in range(begin, end, LANES):
         count = min(LANES, end - at)
+        for i in range(count):
+            thresholds[i], scales[i] = threshold_and_scale(p[at + i], scale)
         inside = iota() < np.uint64(count)
-        own = load_where(thresholds, at, inside)
-        below = _below(load_where(indices, at, inside), own, key, draw)
-        store_where(factors, at, zero_where(below != _NONE, load_where(scales, at, inside)), inside)
+        below = _below(load_where(indices, at, inside), load(thresholds, 0), key, draw)
+        store_where(factors, at, zero_where(below != _NONE, load(scales, 0)), inside)
 
 
 @inlined

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastdrop._lanes.floats import rint
+from fastdrop._lanes.floats import low_word, rint
 from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.special import logistic, radius, rotation
 from fastdrop._lanes.vectors import (
@@ -16,11 +16,13 @@ from fastdrop._lanes.vectors import (
     any_nonzero,
     iota,
     join,
+    lane,
     lower_half,
     narrow,
     splat,
     splat_like,
     upper_half,
+    value,
     zero_where,
 )
 from fastdrop._stream import philox
@@ -86,6 +88,16 @@ def count_and_scale(p, scale):
         splat_like(scale, p) if scale != 0 else splat_like(_UNIFORMS, p) / (splat_like(_UNIFORMS, p) - count)
     )
     return count, zero_where(count == _UNIFORMS, own)
+
+
+@inlined
+def threshold_and_scale(rate, scale):
+    """Do as `count_and_scale` for one rate, with the count as a threshold.
+
+    For a rate that drops everything the threshold is 0, since 2**32 is no uint32, and the scale is 0.
+    """
+    count, own = count_and_scale(lane(np.float64(rate)), scale)
+    return value(low_word(count)), value(own)
 
 
 @inlined

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, SupportsIndex, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import PLAIN, product, target, unmasked, without_warnings
+from fastdrop._arrays.host import PLAIN, product, target, unmasked, without_nan_warnings
 from fastdrop._arrays.listed import Listed, Runs, numbers_of_rows
 from fastdrop._arrays.numbers import FULL, flag, rate
 from fastdrop._arrays.plan import Window, window_given, window_of
@@ -383,7 +383,7 @@ def drop_connect_moments(
     return mean, variance
 
 
-@without_warnings
+@without_nan_warnings
 def _products(x: NDArray[Any], weight: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the products of two arrays and of their squares."""
     return np.matmul(x, weight), np.matmul(np.square(x), np.square(weight))

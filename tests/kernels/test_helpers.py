@@ -164,6 +164,19 @@ def test_where_helpers_do_not_come_they_are_asked_less_and_less():
     assert helpers._pause == 1
 
 
+def test_a_refused_call_says_nothing_of_helpers(monkeypatch):
+    fd.set_num_threads(2)
+    heeded = []
+    monkeypatch.setattr(helpers, "heed", heeded.append)
+    x = np.ones((64, 4096), np.float32)
+    for wrong in ({"p": np.full(4096, 1.5)}, {"p": 0.5, "rows": [-1] * 64}):
+        with pytest.raises(ValueError, match=r"p must be in|rows must be in"):
+            fd.dropout(x, key=1, **wrong)
+    assert not heeded
+    fd.dropout(x, np.full(4096, 0.5), 1)
+    assert len(heeded) == 1
+
+
 class Busy:
     """Two threads that work on one call until they are let go: one is a helper."""
 
