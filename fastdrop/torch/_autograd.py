@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, TypeVar, cast
 
@@ -280,11 +280,19 @@ def _derivative(ctx: Any, name: str, g: Tensor, inplace: bool = False) -> Tensor
     if key is None or NOISES[ctx.what[0]].keeps_other:
         other, given = ctx.saved_tensors
         key = given if key is None else key
-    if torch.compiler.is_dynamo_compiling():  # compiled autograd
-        return eagerly(noise, g, name, rates, key, numbers, other=other, inplace=inplace)
-    if torch.is_grad_enabled() or transformed():
-        return noise(g, name, rates, key, numbers, other=other, inplace=inplace)
+    if torch.is_grad_enabled() or transformed() or torch.compiler.is_dynamo_compiling():
+        return noise_of_gradient(g, name, rates, key, numbers, other=other, inplace=inplace)
     return run(g, other, (name, rates, key, numbers), inplace)
+
+
+def outside_graphs(function: Callable[..., T]) -> Callable[..., T]:
+    """A function for backward, which compiled autograd calls outside of its graphs: they hold no arrays."""
+    return partial(eagerly, function) if torch.compiler.is_dynamo_compiling() else function
+
+
+def noise_of_gradient(g: Tensor, *what: Any, **options: Any) -> Tensor:
+    """Do as `noise` in a backward."""
+    return outside_graphs(noise)(g, *what, **options)
 
 
 def _like_sparse(g: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -308,12 +316,11 @@ class _AtRandom(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         quick, p, key, numbers = ctx.settings
-        if torch.compiler.is_dynamo_compiling():  # compiled autograd
-            return eagerly(noise, g, "dropout", (p,), key), None
-        if torch.is_grad_enabled() or transformed() or not quick.takes(g):
+        compiled = torch.compiler.is_dynamo_compiling()
+        if compiled or torch.is_grad_enabled() or transformed() or not quick.takes(g):
             if g.layout is torch.sparse_coo:
-                return _like_sparse(g, lambda dense: noise(dense, "dropout", (p,), key)), None
-            return noise(g, "dropout", (p,), key), None
+                return _like_sparse(g, lambda dense: noise_of_gradient(dense, "dropout", (p,), key)), None
+            return noise_of_gradient(g, "dropout", (p,), key), None
         return _dropped(quick, g, numbers), None
 
 

@@ -17,6 +17,8 @@ from fastdrop.torch._autograd import (
     as_tensor,
     batched,
     noise,
+    noise_of_gradient,
+    outside_graphs,
     plain_rate,
     traced,
     transformed,
@@ -45,7 +47,7 @@ class _DropoutAdd(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        dx = noise(g, *ctx.settings) if ctx.needs_input_grad[0] else None
+        dx = noise_of_gradient(g, *ctx.settings) if ctx.needs_input_grad[0] else None
         return dx, g, None, None, None
 
 
@@ -107,21 +109,27 @@ class _BiasActDropout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, bias = ctx.saved_tensors
-        p, key, activation, axes = ctx.settings
-        again = torch.is_grad_enabled() or transformed()  # whether this gradient may be differentiated
-        if again or batched(g):
-            wanted = [t for t, needed in zip((x, bias), ctx.needs_input_grad, strict=False) if needed]
-            with torch.enable_grad():
-                y = _in_steps(x, bias, None, *ctx.settings)
-            found = iter(torch.autograd.grad(y, wanted, g, create_graph=again))
-            dx, dbias = (next(found) if needed else None for needed in ctx.needs_input_grad[:2])
-        else:
-            options: dict[str, Any] = {"activation": activation, **draws_of(axes)}
-            arrays = as_array(g.contiguous()), as_array(x), _maybe(as_array, bias)
-            dx, dbias = fd.bias_act_dropout_backward(*arrays, p, key, **options)
-            dx, dbias = as_tensor(dx), _maybe(as_tensor, dbias)
-        return dx, dbias, g if ctx.needs_input_grad[2] else None, None, None, None, None
+        given = g, *ctx.saved_tensors, ctx.settings, tuple(ctx.needs_input_grad)
+        gradients = outside_graphs(_gradients)(*given)
+        return *gradients, g if ctx.needs_input_grad[2] else None, None, None, None, None
+
+
+def _gradients(
+    g: Tensor, x: Tensor, bias: Tensor | None, settings: Any, needed: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """The gradients of `bias_act_dropout` with respect to x and to the bias, where they are needed."""
+    p, key, activation, axes = settings
+    again = torch.is_grad_enabled() or transformed()  # whether this gradient may be differentiated
+    if again or batched(g):
+        wanted = [t for t, asked in zip((x, bias), needed, strict=False) if asked]
+        with torch.enable_grad():
+            y = _in_steps(x, bias, None, *settings)
+        found = iter(torch.autograd.grad(y, wanted, g, create_graph=again))
+        return tuple(next(found) if asked else None for asked in needed[:2])
+    options: dict[str, Any] = {"activation": activation, **draws_of(axes)}
+    arrays = as_array(g.contiguous()), as_array(x), _maybe(as_array, bias)
+    dx, dbias = fd.bias_act_dropout_backward(*arrays, p, key, **options)
+    return as_tensor(dx), _maybe(as_tensor, dbias)
 
 
 def bias_act_dropout(

@@ -1,6 +1,7 @@
 import copy
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
@@ -201,3 +202,27 @@ def test_graphs_under_vmap_have_a_key_for_each_row(rng):
         make_fx(torch.vmap(drop))(torch.ones(3, 500))
     key, y = drop.key, graph(torch.ones(3))
     assert rng is None or torch.equal(y[1], fdt.dropout(x, 0.5, key.fold_in(1)))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        fdt.dropout,
+        lambda x, p, key: fdt.dropout_add(x, x, p, key),
+        lambda x, p, key: fdt.bias_act_dropout(x, x.detach()[0], p, key, activation="gelu"),
+        lambda x, p, key: fdt.zoneout(x, x.detach(), p, key),
+    ],
+    ids=["dropout", "dropout_add", "bias_act_dropout", "zoneout"],
+)
+def test_compiled_autograd_of_rates_in_an_array(call):
+    rates, found = torch.linspace(0.1, 0.9, 8), []
+    for context in (
+        nullcontext(),
+        torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")),
+    ):
+        x = torch.linspace(-1, 1, 32).reshape(4, 8).requires_grad_()
+        y = call(x, rates, KEY)
+        with context:
+            y.sum().backward()
+        found.append(x.grad)
+    assert torch.equal(*found)
