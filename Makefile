@@ -23,7 +23,7 @@ WEB := out/asv/web
 EXAMPLES := simple_network regularized_network mnist_cnn compare_dropouts data_size fused_network concrete_rate \
 	uncertainty char_rnn char_transformer data_parallel masks
 
-.PHONY: demo examples check test test-all fuzz bench bench-suite bench-compare bench-list dashboard results cuda-check \
+.PHONY: demo examples check test test-all coverage fuzz bench bench-suite bench-compare bench-list dashboard results cuda-check \
 	clean docs release-check
 .DELETE_ON_ERROR:
 
@@ -45,6 +45,10 @@ test: check
 
 test-all: check
 	$(PYTEST) $(ARGS)
+
+# all tests, half as long again, and which lines and branches of the Python part none of them reached
+coverage: $(VENV)/.test
+	$(PYTEST) --cov --cov-report=term $(ARGS)
 
 # What fails is kept in .hypothesis, and is tried first the next time, here or by pytest --hypothesis-profile=deep.
 fuzz: $(VENV)/.test
