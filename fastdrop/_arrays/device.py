@@ -319,7 +319,8 @@ def as_bias(bias: DeviceArray, x: DeviceArray) -> DeviceArray:
     """Return a bias, or raise an error unless its type is that of x's computation: nothing converts it."""
     check_device(bias, x, "bias")
     if real_type(bias) != real_type(x):
-        raise ValueError(f"bias must have x's dtype {x.dtype} or {real_type(x)}, got {bias.dtype}")
+        allowed = " or ".join(sorted({str(x.dtype), str(real_type(x))}))
+        raise ValueError(f"bias must have x's dtype {allowed}, got {bias.dtype}")
     return bias
 
 

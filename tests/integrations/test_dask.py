@@ -807,6 +807,12 @@ def refused():
     yield "dropout", (x, da.ones((3, 7, 12, 10)), KEY), ValueError, "p must broadcast to the mask's shape"
     yield "dropout", (x, 0.3, None), TypeError, "key must be a fastdrop.Key or an int"
     yield "gaussian_dropout", (x, 1.0, KEY), ValueError, "p must be below 1"
+    yield (
+        "drop_connect_backward",
+        (x[0, :9], x[0], da.ones((10, 4)), 0.3, KEY),
+        ValueError,
+        r"shape \(12, 4\)",
+    )
     yield "gaussian_noise", (x, -1.0, KEY), ValueError, "std must be finite and >= 0, got -1.0"
     yield "alpha_dropout", (x, RATES, KEY), TypeError, "p must be a real number"
     yield "alpha_dropout", (x.astype(complex), 0.3, KEY), TypeError, "alpha dropout needs real numbers"
@@ -852,6 +858,10 @@ def test_refuses_at_once(name, args, error, message):
 
 
 def test_refuses_axes_modes_and_values_of_rates():
+    with pytest.raises(ValueError, match=r"shape must have lengths of at least 0, got \(7, -1\)"):
+        fdd.keep_mask((7, -1), 0.3, KEY)
+    with pytest.raises(TypeError, match=r"chunks must be sizes of at least 1.* got None"):
+        fdd.keep_mask((7, 12), 0.3, KEY, chunks=None)
     x = da.ones(SHAPE, chunks=CHUNKS)
     with pytest.raises(ValueError, match=r"shared_axes must be in \[-3, 3\)"):
         fdd.dropout(x, 0.3, KEY, shared_axes=3)

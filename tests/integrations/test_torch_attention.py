@@ -272,6 +272,7 @@ def test_without_the_threads_of_pytorch(causal, monkeypatch):
         lambda f, q, k, v: f(q, k[:, :3], v[:, :3], None, 0.5, enable_gqa=True),
         lambda f, q, k, v: f(q, k[:, :2], v[:, :2], None, 0.5),
         lambda f, q, k, v: f(q, k, v, torch.ones(3, 7), 0.5),
+        lambda f, q, k, v: f(q, k, v, torch.ones(80, 80, dtype=torch.float64), 0.5),
         lambda f, q, k, v: f(q[:, :, :1], k, v, torch.ones(5, 80), 0.5),
         lambda f, q, k, v: f(q, k, v, torch.ones(3, 2, 4, 80, 80), 0.5),
     ],

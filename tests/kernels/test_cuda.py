@@ -772,3 +772,10 @@ def test_refusals():
         fd.drop_block(ndarray(x), 0.5, 1, block_size=1)
     with pytest.raises(ValueError, match="in \\[0, 1\\]"):
         fd.dropout(ndarray(x), 1.5, 1)
+    there = ndarray(x[0])
+    with pytest.raises(ValueError, match="bias must have x's dtype float32, got float64"):
+        fd.bias_act_dropout(ndarray(x), ndarray(np.ones(5)), 0.5, 1)
+    with pytest.raises(ValueError, match="bias must have x's dtype float16 or float32, got float64"):
+        fd.bias_act_dropout(ndarray(x.astype(np.float16)), ndarray(np.ones(5)), 0.5, 1)
+    with pytest.raises(ValueError, match="out must not overlap bias, which a GPU still reads"):
+        fd.bias_act_dropout(ndarray(x[0]), there, 0.5, 1, out=there)

@@ -335,6 +335,9 @@ def test_offsets_that_are_refused(offsets, rows, message):
         fd.dropout(np.ones(6), 0.5, KEY, offsets=offsets, rows=rows)
     with pytest.raises(TypeError, match="offsets must be integers, got float64"):
         fd.dropout(np.ones(6), 0.5, KEY, offsets=[0.0, 6.0])
+    much = np.broadcast_to(np.float32(1), (1 << 32) + 1)
+    with pytest.raises(ValueError, match=r"rows of at most 2\*\*32 elements, got one of 4294967297"):
+        fd.dropout(much, 0.5, KEY, offsets=[0, much.size])
 
 
 def test_edges():
