@@ -26,6 +26,7 @@ from fastdrop._stream.keys import stream
 
 Call = Callable[[], object]
 KEY = fd.Key(1)
+TURNS, SETTLE = 3, 3  # each way has three turns, in which the first calls find y where others left it
 WAYS = {"near": bernoulli.NEAR, "far": bernoulli.FAR, "past": bernoulli.PAST}
 
 
@@ -58,13 +59,16 @@ def works(y: NDArray[np.float32]) -> dict[str, Call | None]:
 def medians_us(timed: dict[str, Call], before: Call | None, rounds: int) -> dict[str, float]:
     """Return the median time of each of some calls that take turns, each after other work or itself."""
     times: dict[str, list[float]] = {name: [] for name in timed}
-    for _ in range(rounds + 1):
+    for _ in range(TURNS):
         for name, call in timed.items():
-            (before or call)()
-            start = time.thread_time()
-            call()
-            times[name].append(time.thread_time() - start)
-    return {name: statistics.median(found[1:]) * 1e6 for name, found in times.items()}
+            for nth in range(SETTLE + rounds):
+                if before is not None:
+                    before()
+                start = time.thread_time()
+                call()
+                if nth >= SETTLE:
+                    times[name].append(time.thread_time() - start)
+    return {name: statistics.median(found) * 1e6 for name, found in times.items()}
 
 
 def main(arguments: list[str] | None = None) -> None:
