@@ -11,18 +11,7 @@ import numpy as np
 from fastdrop._lanes.draws import GROUP, compare_digit, dropped_of, mirror, threshold_and_scale, tile_words
 from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.memory import load, load_where, store, store_where, store_words
-from fastdrop._lanes.vectors import (
-    LANES,
-    any_nonzero,
-    iota,
-    join,
-    lower_half,
-    narrow,
-    splat,
-    upper_half,
-    where,
-    zero_where,
-)
+from fastdrop._lanes.vectors import LANES, any_nonzero, iota, narrow, splat, where, zero_where
 from fastdrop._stream.keys import TILE
 
 # A tile takes about as long as so many draws by themselves. From so many draws on, or for a threshold of so
@@ -127,16 +116,15 @@ def drop_by_rates(factors, indices, p, scale, key, draw, begin, end):
 @inlined
 def _noise_at(noise, index, key, draw, like):
     """Return the noise of eight draws."""
-    z0, z1 = noise(_blocks(index, _IN_GROUP), key, draw, like)
-    return _own_word(index, lower_half(z0), upper_half(z0), lower_half(z1), upper_half(z1))
+    z0, z1, z2, z3 = noise(_blocks(index, _IN_GROUP), key, draw, like)
+    return _own_word(index, z0, z1, z2, z3)
 
 
 @inlined
 def noise_of(noise, formula, x, y, indices, numbers, key, draw, begin, end):
     """Write a formula of x and the noise into y, from `begin` to `end`."""
     key, draw = np.uint64(key), np.uint64(draw)
-    none = load_where(x, 0, iota() < np.uint64(0))
-    like, whole = join(none, none), begin + (end - begin) // LANES * LANES
+    like, whole = load_where(x, 0, iota() < np.uint64(0)), begin + (end - begin) // LANES * LANES
     for at in range(begin, whole, LANES):
         z = _noise_at(noise, load(indices, at), key, draw, like)
         store(y, at, formula(load(x, at), z, numbers))

@@ -17,11 +17,9 @@ from fastdrop._lanes.vectors import (
     iota,
     join,
     lane,
-    lower_half,
     narrow,
     splat,
     splat_like,
-    upper_half,
     value,
     zero_where,
 )
@@ -29,6 +27,7 @@ from fastdrop._stream import philox
 from fastdrop._stream.keys import BERNOULLI, DOMAIN_SHIFT, LOGISTIC, MIRROR_SHIFT, NORMAL
 
 GROUP = 4 * LANES  # elements of a group, of which element 8w + b has word w of block b
+GROUPS = 2  # so many groups are drawn at once: more than one keeps processors busy
 _BLOCKS = np.uint64(LANES)  # Philox blocks in a tile, and in a group: each lane computes one
 _ALL, _NONE, _ONE = np.uint32(0xFFFFFFFF), np.uint32(0), np.uint32(1)
 _TOP_DIGIT = _TOP_BIT = np.uint32(0x80000000)
@@ -59,9 +58,15 @@ def words_of(block, numbers, key, draw):
 
 
 @inlined
-def blocks_of(group):
-    """Return the numbers of the eight Philox blocks of a tile, or of a group, as lanes."""
-    return iota() + group * _BLOCKS
+def blocks_of(tile):
+    """Return the numbers of the eight Philox blocks of a tile, as lanes."""
+    return iota() + tile * _BLOCKS
+
+
+@inlined
+def blocks_of_groups(group):
+    """Return the numbers of the sixteen Philox blocks of a group and of the next, as lanes."""
+    return join(iota(), iota() + _BLOCKS) + group * _BLOCKS
 
 
 @inlined
@@ -102,8 +107,8 @@ def threshold_and_scale(rate, scale):
 
 @inlined
 def mirror(draw):
-    """Return lanes to xor words with: all ones if the key is antithetic, else zeros."""
-    return splat(_ALL if draw >> np.uint64(MIRROR_SHIFT) else _NONE)
+    """Return what to xor words with: all ones if the key is antithetic, else zeros."""
+    return _ALL if draw >> np.uint64(MIRROR_SHIFT) else _NONE
 
 
 @inlined
@@ -144,7 +149,7 @@ def dropped_of(tile, threshold, key, draw, u0, u1, u2, u3):
 
 @inlined
 def _high_and_low(domain, block, key, draw):
-    """Return the words of eight blocks, and the words with further digits.
+    """Return the words of blocks, and the words with further digits.
 
     Float32 does not use the further digits, and the compiler then leaves them out.
     """
@@ -154,23 +159,26 @@ def _high_and_low(domain, block, key, draw):
 
 @inlined
 def normal(block, key, draw, like):
-    """Return four standard normals for each of eight blocks, by Box and Muller's method."""
+    """Return the standard normals of the four words of blocks, by Box and Muller's method.
+
+    They are as many vectors of as many lanes as there are blocks, in the precision of `like`.
+    """
     (h0, h1, h2, h3), (l0, l1, l2, l3) = _high_and_low(NORMAL, block, key, draw)
     negated = mirror(draw) & _TOP_BIT
-    r = radius(join(h0, h2), join(l0, l2), like)
-    x, y = rotation(join(h1 ^ negated, h3 ^ negated), join(l1, l3), like)
-    x, y = r * x, r * y
-    return join(lower_half(x), lower_half(y)), join(upper_half(x), upper_half(y))
+    r0, r2 = radius(h0, l0, like), radius(h2, l2, like)
+    x0, y0 = rotation(h1 ^ negated, l1, like)
+    x2, y2 = rotation(h3 ^ negated, l3, like)
+    return r0 * x0, r0 * y0, r2 * x2, r2 * y2
 
 
 @inlined
 def logistic_noise(block, key, draw, like):
-    """Return four numbers of standard logistic noise for each of eight blocks."""
+    """Do as `normal`, for numbers of standard logistic noise."""
     (h0, h1, h2, h3), (l0, l1, l2, l3) = _high_and_low(LOGISTIC, block, key, draw)
-    flipped = join(mirror(draw), mirror(draw))
-    v0 = logistic(join(h0, h1) ^ flipped, join(l0, l1) ^ flipped, like)
-    v1 = logistic(join(h2, h3) ^ flipped, join(l2, l3) ^ flipped, like)
-    return v0, v1
+    flip = mirror(draw)
+    v0, v1 = logistic(h0 ^ flip, l0 ^ flip, like), logistic(h1 ^ flip, l1 ^ flip, like)
+    v2, v3 = logistic(h2 ^ flip, l2 ^ flip, like), logistic(h3 ^ flip, l3 ^ flip, like)
+    return v0, v1, v2, v3
 
 
 DENSITIES = {"normal": normal, "logistic": logistic_noise}
