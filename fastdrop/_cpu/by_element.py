@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastdrop._cpu import bernoulli
-from fastdrop._cpu.bernoulli import FAR, NO_BIAS, between, fetch_ahead
+from fastdrop._cpu.bernoulli import FAR, NO_BIAS, between, fetch_head
 from fastdrop._lanes import formulas
 from fastdrop._lanes.draws import compare_digit, count_and_scale, digits, mirror, threshold_and_scale
 from fastdrop._lanes.floats import low_word
@@ -145,9 +145,9 @@ def _dropped(tile, thresholds, planes, key, draw):
 def _apply(x, y, at, first, last, dropped, scales):
     """Write dropout of a tile's places [first, last); place 0 is, or would be, at `at` in the arrays."""
     whole = first == 0 and last == _TILE
+    fetch_head(x, x, at)
     for k in range(first // _ROW, (last + _ROW - 1) // _ROW):
         bit, place = np.uint32(_ONE << np.uint32(k)), k * _ROW
-        fetch_ahead(x, x, at + place, _ROW)
         for sets in dropped:
             scale, mine = load(scales, place), (sets & bit) != _NONE
             if whole:
