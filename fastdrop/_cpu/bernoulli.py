@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from fastdrop._cpu.rows import part_of_row, rows_between
+from fastdrop._cpu.rows import part_of_row, rows_between, within_tiles
 from fastdrop._lanes import draws, formulas
 from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.memory import (
@@ -35,6 +35,7 @@ _WORDS = 4  # words in a Philox block; group g of eight has bit g // 4 of word g
 _NONE = np.uint32(0)
 _ONE = np.uint32(1)
 _ALL = np.uint32(0xFFFFFFFF)
+_NO_TILE = np.uint64(0xFFFFFFFFFFFFFFFF)
 _ROW = _WORDS * LANES  # neighbours that share a bit number
 _HEAD = 8  # cache lines of the next tile that are asked for
 # Where the arrays of a call probably are, by their size. NEAR: in the nearest caches, and nothing is done.
@@ -202,6 +203,9 @@ def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far, begi
     """
     cycle, draw = Cycle(*cycle), Draw(*draw)
     threshold = np.uint32(draw.threshold)
+    none = splat(_NONE)
+    dropped, held, right = (none, none, none, none), _NO_TILE, _NONE
+    together = within_tiles(rows)
     first_row, after = rows_between(rows, begin, end)
     for row in range(first_row, after):
         base, length, index = part_of_row(rows, row, begin, end)
@@ -211,7 +215,11 @@ def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far, begi
             at = base + t * _TILE - offset  # the place of the tile's first element, maybe before the row
             first, last = max(base - at, 0), min(base + length - at, _TILE)
             needed = _bits_of(first, last)
-            dropped = draws.dropped(number, threshold, np.uint64(draw.key), np.uint64(draw.draw), needed)
+            # A tile that comes again is drawn whole, for the short rows that may still lie in it.
+            if number != held or needed & ~right:
+                right = _ALL if together or number == held else needed
+                dropped = draws.dropped(number, threshold, np.uint64(draw.key), np.uint64(draw.draw), right)
+                held = number
             bias_at = _place_in_cycle(cycle.phase + at, first, cycle.period)
             if last - first == _TILE:
                 _whole_tile(formula, x, other, bias, y, at, bias_at, dropped, draw.scale, constants, far)

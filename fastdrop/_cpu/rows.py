@@ -13,6 +13,9 @@ from numba.core import types
 from numba.extending import overload
 
 from fastdrop._lanes.inline import inlined
+from fastdrop._stream.keys import TILE
+
+_HALF_TILE = TILE // 2
 
 
 def rows_between(rows: tuple[Any, ...], begin: int, end: int) -> tuple[int, int]:
@@ -22,6 +25,11 @@ def rows_between(rows: tuple[Any, ...], begin: int, end: int) -> tuple[int, int]
 
 def _row_at(rows: tuple[Any, ...], row: int) -> tuple[int, int, int]:
     """Return where a row begins, where it ends, and the index of its first element."""
+    raise NotImplementedError
+
+
+def within_tiles(rows: tuple[Any, ...]) -> bool:
+    """Return whether at least two rows begin in each tile, if that is known."""
     raise NotImplementedError
 
 
@@ -55,6 +63,13 @@ def _rows_between(rows, begin, end):
 
         return listed
     return lambda rows, begin, end: (begin // rows[0], (end + rows[0] - 1) // rows[0])
+
+
+@overload(within_tiles, jit_options={"forceinline": True})
+def _within_tiles(rows):
+    if _listed(rows):
+        return lambda rows: False
+    return lambda rows: 0 < rows[1] <= _HALF_TILE
 
 
 @overload(_row_at, jit_options={"forceinline": True})
