@@ -15,7 +15,7 @@ import numpy as np
 
 import fastdrop as fd
 
-from .given import Given, Shape, dense, flat, heads, images, normals, rows, sequences, volumes
+from .given import Given, Shape, channels_last, dense, flat, heads, images, normals, rows, sequences, volumes
 from .grid import PRODUCT, REAL
 
 Call = Callable[[], Any]
@@ -232,6 +232,13 @@ def rates_by_feature(s: Given) -> np.ndarray:
     return np.full(s.x.shape[-1], s.p)
 
 
+def complex_channels(s: Given) -> Call:
+    """Dropout of whole channels of complex numbers, in the same bytes."""
+    dtype = np.result_type(s.x.dtype, np.complex64)
+    out = {name: a.view(dtype) for name, a in s.out.items()}
+    return partial(fd.dropout, s.x.view(dtype), s.p, s.key, shared_axes=1, **out)
+
+
 def recurrent_mask(s: Given) -> Any:
     """What drops the state of an LSTM, each gate's by itself, all through one sequence."""
     return fd.RecurrentDropout(0.0, s.p, gates=4, rng=0)().recurrent
@@ -283,6 +290,9 @@ FUNCTIONS = [
         for name in ("relu", "gelu", "gelu_tanh", "silu")
         if ACTIVATED in OF_FUNCTIONS
     ),
+    function(OF_FUNCTIONS["dropout"], "__maps", images, shared_axes=(2, 3)),
+    function(OF_FUNCTIONS["dropout"], "__channels", channels_last, shared_axes=1),
+    Case("dropout__complex_channels", complex_channels, None, channels_last, True, PRODUCT),
     Case("dropout__transposed", lambda s: partial(fd.dropout, s.x.T, s.p, s.key, **s.out), None, rows, False),
     Case(
         "dropout__by_feature",

@@ -76,6 +76,11 @@ def images(size: int) -> Shape:
     return _split(size, (_power(size) - 2 * side) // 2, side, side)
 
 
+def channels_last(size: int) -> Shape:
+    """Samples, places, and 28 channels, which is no power of two."""
+    return 8, max(size // (8 * 28), 1), 28
+
+
 def volumes(size: int) -> Shape:
     """Samples, channels, depth, height, width."""
     side = _power(size) // 5

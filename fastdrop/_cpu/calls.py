@@ -24,6 +24,7 @@ from fastdrop._cpu.team import in_pieces
 from fastdrop._lanes import formulas
 from fastdrop._lanes.draws import DENSITIES
 from fastdrop._lanes.inline import inlined
+from fastdrop._lanes.vectors import LANES
 from fastdrop._stream.keys import TILE
 
 Draw: TypeAlias = tuple[int, float, int, int]  # a `bernoulli.Draw`, as the plain tuple that kernels take
@@ -380,9 +381,9 @@ def drop_rows(x: NDArray, y: NDArray, numbers: NDArray[np.int64], draw: Draw) ->
     return done
 
 
-def _far(y: NDArray, place: int = 0, run: int = 16) -> int:
-    """Return the `distance` of arrays; y begins at a place in a tile, and is written in runs of bytes."""
-    if y.nbytes < STREAM_FROM or run % 16:
+def _far(y: NDArray, place: int = 0) -> int:
+    """Return the `distance` of arrays; y begins at a place in a tile."""
+    if y.nbytes < STREAM_FROM:
         return distance(y.nbytes)
     return distance(y.nbytes, y.ctypes.data - place * y.itemsize)
 
@@ -416,11 +417,14 @@ def elements(
     if y.size < SMALL:
         kernel(x, other, bias, y, tuple(rows), (period, 0), draw, what.constants, NEAR, 0)
         return
-    grain, phase, run = TILE, 0, 1
+    grain, phase, far = TILE, 0, distance(y.nbytes)
     if not isinstance(rows, Runs):
         length, stride, start = rows
-        grain, phase, run = (length, 0, 1) if stride else (TILE, start % TILE, 16)
-    far = _far(y, phase, run)
+        if stride:
+            grain = length
+        else:
+            phase = start % TILE
+            far = _far(y, phase)
     given = x, other, bias, y, tuple(rows), (period, 0), draw, what.constants, far
     _share(kernel, given, y.size, y, _bernoulli(draw[0]), grain, phase)
 
@@ -510,9 +514,15 @@ def _share_units(kernel: Any, given: tuple[Any, ...], y: NDArray[Any], axes: Uni
 
 
 def _far_of_units(y: NDArray[Any], axes: Units) -> int:
+    """Return the `distance` of arrays of units.
+
+    The last elements of a row that is no whole number of vectors are written into the caches. Processors
+    take a third of a microsecond where such a line is also written past them.
+    """
     if y.nbytes < STREAM_FROM:  # the usual case first
         return distance(y.nbytes)
-    return _far(y, run=(axes.shared if axes.inner == 1 else axes.inner) * y.itemsize)
+    row = y.size if tuple(axes[:2]) == (2, 1) else axes.shared if axes.inner == 1 else axes.inner
+    return distance(y.nbytes) if row % LANES else _far(y)
 
 
 def noise(what: Density, x: NDArray, y: NDArray, rows: tuple[Any, ...], key: int, draw: int) -> None:

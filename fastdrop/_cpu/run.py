@@ -36,6 +36,7 @@ from fastdrop._lanes.disk import environment as environment
 from fastdrop._stream.keys import signed
 
 _UNITS = 1 << 16  # so many units' factors stay in the cache
+_LOOPED = 1 << 12  # elements that take longer than one round of a loop in Python
 _SHORT = 8  # for shorter units a branch for each costs more than a factor for each element
 _DROP = Pass()
 
@@ -255,7 +256,8 @@ def spread(what: Pass, plan: Plan, factors: NDArray[Any]) -> None:
     x, y = plan.x, plan.y
     lead, shared, inner = last_runs(x.shape, factors.shape)
     others = [] if plan.other is None else [plan.other]
-    if not (_fit(plan) and plan.bias is None and _worth_a_branch(shared, inner)):
+    long = not lead or math.prod(x.shape[lead:]) >= _LOOPED
+    if not (long and _fit(plan) and plan.bias is None and _worth_a_branch(shared, inner)):
         biases = [] if plan.bias is None else [np.broadcast_to(plan.bias, x.shape)]
         for *cut, f, target, _ in pieces(x, *others, *biases, factors, y, fit=True):
             part = Part(cut[0], cut[len(others)], cut[-1], NO_CYCLE, target)

@@ -73,6 +73,48 @@ def test_bigger_arrays_and_a_broadcast_input(shared, dtype):
     )
 
 
+@pytest.mark.parametrize("width", [1, 7, 31, 64, 300, 512])
+@pytest.mark.parametrize("more", [0, 1, 100, 500, 1000])
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_rows_of_a_window_that_lie_in_one_tile(width, more, p):
+    x, window = normal(40, width), ((45, width + more), (3, more // 2))
+    assert same_bits(fd.dropout(x, p, KEY, window=window), reference.dropout(x, p, KEY, window))
+    listed = [3, 4, 4, 5, 3, 44, 0, 1, 43, 3]
+    full = reference.dropout(np.ones((45, width), np.float32), p, KEY)
+    assert same_bits(fd.dropout(np.ones((10, width), np.float32), p, KEY, rows=listed), full[listed])
+
+
+@pytest.mark.parametrize("width", [1, 16, 33, 64, 65, 100, 129])
+@pytest.mark.parametrize("first", [0, 1, 16, 31, 33, 63])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_normals_of_rows_are_those_of_the_array(width, first, dtype):
+    full = fd.gaussian_noise(np.zeros((20, 200), dtype), 1.0, KEY)
+    x, window = np.zeros((12, width), dtype), ((20, 200), (5, first))
+    assert same_bits(fd.gaussian_noise(x, 1.0, KEY, window=window), full[5:17, first : first + width])
+
+
+@pytest.mark.parametrize("shared", [(1,), (2,), (0, 2), (1, 2), (1, 3), (0, 1, 2)])
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128, np.float32])
+@pytest.mark.parametrize("inner", [1, 7, 700])
+def test_draws_that_many_short_blocks_share(shared, dtype, inner):
+    x = normal(3, 5, 4, inner, dtype=dtype)
+    assert same_bits(
+        fd.dropout(x, 0.3, KEY, shared_axes=shared), reference.dropout(x, 0.3, KEY, None, shared)
+    )
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 28), (3, 5, 32), (40, 5, 12)])
+@pytest.mark.parametrize("shared", [1, 2])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.complex64, np.complex128])
+def test_units_of_any_length_past_the_caches(shape, shared, dtype, monkeypatch):
+    monkeypatch.setattr(cpu_calls, "SMALL", 1)
+    monkeypatch.setattr(cpu_calls, "STREAM_FROM", 1)
+    x = normal(*shape, dtype=dtype)
+    assert same_bits(
+        fd.dropout(x, 0.3, KEY, shared_axes=shared), reference.dropout(x, 0.3, KEY, None, (shared,))
+    )
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("shared", [(), (1,), (0,), (2,), (0, 2)])
 def test_threads_streaming_and_blocks_give_the_same_bits(threads, shared, monkeypatch, in_pieces_of):
