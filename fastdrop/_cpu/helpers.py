@@ -23,8 +23,9 @@ from fastdrop._cpu import team
 from fastdrop._cpu.threads import usable
 
 _MOST = 255  # helpers
-# In ns: the shortest call that is shared, the least work for each thread, and how long a piece should be.
-_WORTH, _EACH, _PIECE_FROM, _PIECE_TO = 50_000.0, 20_000.0, 8_000.0, 100_000.0
+# In ns: the shortest call that is shared, and its shortest time times the threads that may be used, since two
+# can at most halve it; the least work for each thread, and how long a piece should be.
+_WORTH, _WORTH_ALL, _EACH, _PIECE_FROM, _PIECE_TO = 50_000.0, 400_000.0, 20_000.0, 8_000.0, 100_000.0
 _PIECES = 4  # for each thread at least, so that one that comes late or is slow holds nobody up
 _LONGEST_PAUSE = 6  # so many calls without a helper are followed by 2**6 - 1 that ask for none
 
@@ -64,7 +65,10 @@ def request(size: int, ns: float, grain: int, phase: int) -> NDArray[np.int64] |
 
 def _threads_for(ns: float) -> int:
     """Return how many threads a call should have that takes one of them about so many ns."""
-    return 1 if ns < _WORTH else min(usable(), int(ns / _EACH), _MOST + 1)
+    if ns < _WORTH:
+        return 1
+    most = usable()
+    return min(most, int(ns / _EACH), _MOST + 1) if ns * most >= _WORTH_ALL else 1
 
 
 def _step(size: int, ns: float, threads: int, grain: int) -> int:
@@ -115,7 +119,7 @@ def _make_slots() -> None:
     words = np.zeros((_MOST, team.SLOT_WORDS), np.int64)
     words[:, team.STATE] = team.GONE
     for slot in words:
-        slot[[team.WAKE, team.DONE]] = team.new_lock(), team.new_lock()
+        slot[[team.WAKE, team.DONE, team.WAKER]] = team.new_lock(), team.new_lock(), -1
     team.keep_for_ever(words)
     _free[:] = reversed(range(_MOST))
     _slots = words

@@ -7,6 +7,9 @@ takes its request back.
 
 The caller wakes two helpers, and each helper that begins wakes the next two, so that nobody wakes all. A
 helper sleeps on a lock of Python's own, which every platform has and which needs no interpreter either.
+
+On Linux, a helper that finds itself on the core of the thread that woke it goes to another one. Some
+schedulers leave both there, where the helper only takes the caller's time.
 """
 
 from __future__ import annotations
@@ -31,9 +34,10 @@ SHARE, SLOTS, COUNT, WANTED, STEP, PHASE, RUN, DATA, SIZE, CLAIMED = range(10)
 # on there are the slots of the helpers that were claimed.
 NEXT_PIECE, NEXT_TO_WAKE, HELPED, LIST = 16, 24, 32, 40
 
-# The words of a helper's slot.
-STATE, WAKE, DONE, LEAVE = range(4)
-SLOT_WORDS = 16
+# The words of a helper's slot; from CORES on there is a bit for each core that it may run on.
+STATE, WAKE, DONE, LEAVE, WAKER = range(5)
+CORES, _MOST_CORES = 16, 1024
+SLOT_WORDS = CORES + _MOST_CORES // 64
 
 # The state of a helper that no call has claimed. REVOKED: it was woken for a call that is over by now.
 IDLE, REVOKED, GONE = 0, 1, 2
@@ -57,6 +61,21 @@ def _python(name: str, result: types.Type, *arguments: types.Type) -> types.Exte
 
 _acquire = _python("PyThread_acquire_lock", types.int32, types.intp, types.int32)
 _release = _python("PyThread_release_lock", types.void, types.intp)
+
+
+def _library(name: str, *arguments: types.Type) -> types.ExternalFunction | None:
+    """Return a function of the C library that returns an int, or None where it has no such function."""
+    try:
+        function = getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError, TypeError):
+        return None
+    llvm.add_symbol(f"fastdrop_{name}", ctypes.cast(function, ctypes.c_void_p).value)
+    return types.ExternalFunction(f"fastdrop_{name}", types.int32(*arguments))
+
+
+_getcpu, _getpid = _library("sched_getcpu"), _library("getpid")
+_getaffinity = _library("sched_getaffinity", types.int32, types.intp, types.intp)
+_setaffinity = _library("sched_setaffinity", types.int32, types.intp, types.intp)
 
 
 def new_lock() -> int:
@@ -191,11 +210,40 @@ def _work(request):
         done += 1
 
 
+if _getcpu and _getpid and _getaffinity and _setaffinity:
+
+    @called
+    def _core():
+        """Return the number of the core that this thread runs on."""
+        return _getcpu()
+
+    @called
+    def _leave_core(slot, core):
+        """Let a helper run on the cores of the process but one, if there are others."""
+        cores, size = _at(slot, CORES), _MOST_CORES // 8
+        if core < 0 or core >= _MOST_CORES or _getaffinity(_getpid(), size, cores):
+            return
+        its_word = _at(cores, core // 64)
+        _write(its_word, _read(its_word) & ~(1 << (core % 64)))
+        _setaffinity(0, size, cores)  # which does nothing if no core is left
+
+else:  # no Linux
+
+    @called
+    def _core():
+        return -1
+
+    @called
+    def _leave_core(slot, core):
+        pass
+
+
 @called
 def _wake_two(request):
     first, claimed = _add(_at(request, NEXT_TO_WAKE), 2), _read(_at(request, CLAIMED))
     for k in range(first, min(first + 2, claimed)):
         slot = _read(_at(request, LIST + k))
+        _write(_at(slot, WAKER), _core())
         if _turn(slot, request + _TO_WAKE, request + _WOKEN):
             _release(_read(_at(slot, WAKE)))
 
@@ -255,6 +303,9 @@ def _share(request, run, data, size):
 def _serve(slot):
     while True:
         _acquire(_read(_at(slot, WAKE)), np.int32(1))
+        waker = _read(_at(slot, WAKER))
+        if waker == _core():
+            _leave_core(slot, waker)
         while True:
             state = _read(slot)
             if state == GONE:

@@ -121,6 +121,32 @@ def test_a_call_asks_for_as_many_as_it_has_work_for(monkeypatch):
     assert helpers.request(1000, 1e9, 1024, 0) is None  # there is nothing to cut
     fd.set_num_threads(2)
     assert helpers.request(1 << 20, 1e9, 1024, 0)[team.WANTED] == 1
+    assert helpers.request(1 << 20, helpers._WORTH_ALL / 2 - 1, 1024, 0) is None
+    assert helpers.request(1 << 20, helpers._WORTH_ALL / 2, 1024, 0) is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads can be put on cores on Linux alone")
+def test_a_helper_leaves_the_core_of_the_thread_that_woke_it():
+    cores = os.sched_getaffinity(0)
+    if len(cores) == 1:
+        pytest.skip("needs two cores")
+    core = min(cores)
+    fd.set_num_threads(2)
+    meet(2)
+    (helper,) = helpers._threads
+    found = []
+
+    def call():
+        os.sched_setaffinity(0, {core})  # of this thread
+        os.sched_setaffinity(helper.native_id, {core})
+        meet(2)
+        found.append(os.sched_getaffinity(helper.native_id))
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    caller.join()
+    assert found == [cores - {core}]
+    assert os.sched_getaffinity(0) == cores
 
 
 @pytest.mark.parametrize("unit", [1, 9, 1024, 5000])
