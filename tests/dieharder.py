@@ -1,4 +1,4 @@
-"""Dieharder over the stream: prints a table of its p-values, as `dieharder.md` has it.
+"""Dieharder over the stream: prints a table of its p-values, as `docs/reference/batteries.md` has it.
 
 apt-get install dieharder
 python tests/dieharder.py [samples] [a word of the streams' names]
