@@ -15,14 +15,15 @@ from fastdrop._lanes import formulas
 from fastdrop._lanes.draws import compare_digit, count_and_scale, digits, mirror, threshold_and_scale
 from fastdrop._lanes.floats import low_word
 from fastdrop._lanes.inline import inlined
-from fastdrop._lanes.memory import load, load_double, load_where, store, store_rounded, store_where
-from fastdrop._lanes.vectors import LANES, any_nonzero, splat, where, zero_where
+from fastdrop._lanes.memory import load, load_double, load_where, load_wide, store, store_rounded, store_where
+from fastdrop._lanes.vectors import LANES, any_nonzero, join, splat, where, zero_where
 from fastdrop._stream.keys import TILE
 
 _TILE = np.int64(TILE)
 _WORDS = 4
 _ROW = _WORDS * LANES  # neighbours that share a bit number
 _HALF = 16  # digits that are brought into order together; few tiles need the other half
+_CYCLE = 8 * TILE  # elements after which rates repeat, at most, for all to be held
 _LOW = np.uint32((1 << _HALF) - 1)
 _NONE, _ONE, _ALL = np.uint32(0), np.uint32(1), np.uint32(0xFFFFFFFF)
 _FAR, _ZERO = np.int64(FAR), np.int64(0)
@@ -80,7 +81,7 @@ def _read(p, inner, position, first, last, thresholds, scales, scale):
 @inlined
 def _butterfly(planes, one, other, by, bits):
     """Exchange some bits between two vectors of an array, to transpose its matrices of bits."""
-    a, b = load(planes, one), load(planes, other)
+    a, b = load_wide(planes, one), load_wide(planes, other)
     exchanged = (a ^ (b >> by)) & bits
     store(planes, one, a ^ exchanged)
     store(planes, other, b ^ (exchanged << by))
@@ -90,7 +91,7 @@ def _butterfly(planes, one, other, by, bits):
 def _transpose_step(planes, by, bits):
     """Exchange blocks of `by` bits between rows `by` apart (Warren, Hacker's Delight, section 7-3)."""
     for block in range(0, _HALF, 2 * by):
-        for at in range(block * _ROW, (block + by) * _ROW, LANES):
+        for at in range(block * _ROW, (block + by) * _ROW, 2 * LANES):
             _butterfly(planes, at, at + by * _ROW, np.uint32(by), np.uint32(bits))
 
 
@@ -103,9 +104,9 @@ def _into_planes(thresholds, planes, shift):
     shift = np.uint32(shift)
     for k in range(_HALF):
         row = (_HALF - 1 - k) * _ROW
-        for at in range(0, _ROW, LANES):
-            low = (load(thresholds, k * _ROW + at) >> shift) & _LOW
-            high = (load(thresholds, (k + _HALF) * _ROW + at) >> shift) << np.uint32(_HALF)
+        for at in range(0, _ROW, 2 * LANES):
+            low = (load_wide(thresholds, k * _ROW + at) >> shift) & _LOW
+            high = (load_wide(thresholds, (k + _HALF) * _ROW + at) >> shift) << np.uint32(_HALF)
             store(planes, row + at, low | high)
     _transpose_step(planes, 8, 0x00FF00FF)
     _transpose_step(planes, 4, 0x0F0F0F0F)
@@ -142,20 +143,33 @@ def _dropped(tile, thresholds, planes, key, draw):
 
 
 @inlined
+def _put(x, y, at, scales, place, dropped):
+    """Write dropout of sixteen neighbours at a place in the tile, which is at `at` in the arrays."""
+    scale = load_wide(scales, place)
+    store(y, at, zero_where(dropped | (scale == 0), load_wide(x, at) * scale))
+
+
+@inlined
+def _put_part(x, y, at, scales, place, dropped, first, last):
+    """Do as `_put`, for those of eight neighbours whose places are in [first, last)."""
+    scale, inside = load(scales, place), between(place, first, last)
+    v = load_where(x, at, inside) * scale
+    store_where(y, at, zero_where(dropped | (scale == 0), v), inside)
+
+
+@inlined
 def _apply(x, y, at, first, last, dropped, scales):
     """Write dropout of a tile's places [first, last); place 0 is, or would be, at `at` in the arrays."""
-    whole = first == 0 and last == _TILE
     fetch_head(x, x, at)
+    lower, upper, half = join(dropped[0], dropped[1]), join(dropped[2], dropped[3]), 2 * LANES
     for k in range(first // _ROW, (last + _ROW - 1) // _ROW):
         bit, place = np.uint32(_ONE << np.uint32(k)), k * _ROW
+        if first <= place and place + _ROW <= last:
+            _put(x, y, at + place, scales, place, (lower & bit) != _NONE)
+            _put(x, y, at + place + half, scales, place + half, (upper & bit) != _NONE)
+            continue
         for sets in dropped:
-            scale, mine = load(scales, place), (sets & bit) != _NONE
-            if whole:
-                store(y, at + place, zero_where(mine | (scale == 0), load(x, at + place) * scale))
-            else:
-                inside = between(place, first, last)
-                v = load_where(x, at + place, inside) * scale
-                store_where(y, at + place, zero_where(mine | (scale == 0), v), inside)
+            _put_part(x, y, at + place, scales, place, (sets & bit) != _NONE, first, last)
             place += LANES
 
 
@@ -165,16 +179,26 @@ def elements(real, x, y, p, inner, phase, start, key, draw, scale, begin, end):
 
     `real` is the type that x is computed in.
     """
-    thresholds, planes = np.empty(_TILE, np.uint32), np.empty(_HALF * _ROW, np.uint32)
-    scales = np.zeros(_TILE, real)
+    planes = np.empty(_HALF * _ROW, np.uint32)
     key, draw, ready, cycle = np.uint64(key), np.uint64(draw), False, p.size * inner
+    # A short cycle is read once, and goes on for a tile after its end. Of a long one each tile reads a part.
+    whole = cycle <= _CYCLE and end - begin > cycle + _TILE
+    size = cycle + _TILE if whole else _TILE
+    numbers, factors = np.empty(size, np.uint32), np.zeros(size, real)
+    if whole:
+        _read(p, inner, 0, 0, size, numbers, factors, scale)
+    thresholds, scales = numbers[:_TILE], factors[:_TILE]
     index = np.uint64(start) + np.uint64(begin)
     first_tile, offset = index // np.uint64(TILE), np.int64(index % np.uint64(TILE))
     for t in range((offset + end - begin + _TILE - 1) // _TILE):
         at = begin + t * _TILE - offset
         first, last = max(begin - at, 0), min(end - at, _TILE)
         if not ready:
-            _read(p, inner, (phase + at + first) % cycle, first, last, thresholds, scales, scale)
+            if whole:
+                here = (phase + at) % cycle
+                thresholds, scales = numbers[here : here + _TILE], factors[here : here + _TILE]
+            else:
+                _read(p, inner, (phase + at + first) % cycle, first, last, thresholds, scales, scale)
             _into_planes(thresholds, planes, _HALF)
             ready = first == 0 and last == _TILE and _TILE % cycle == 0  # then the next tile has the same
         dropped = _dropped(first_tile + np.uint64(t), thresholds, planes, key, draw)
