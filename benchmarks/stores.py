@@ -1,10 +1,10 @@
 """How dropout should read and write arrays of a size: what it costs after what was done before.
 
 Kernels can take arrays as they are (near), ask for x ahead (far), or also write y past the caches (past). The
-constants FETCH_FROM and STREAM_FROM of `fastdrop._cpu.calls` say from which sizes on they do. Each is timed
-in turns with np.multiply, on one thread, after the same call, a NumPy pass over y, a matrix product, and a
-copy of 32 MiB that leaves nothing of x and y in the caches. So is `fd.dropout`, which chooses. Time is the
-thread's own.
+constants FETCH_FROM and STREAM_FROM of `fastdrop._cpu.calls` say from which sizes on they do. Each and
+np.multiply are timed for some calls in turn, on one thread, after the same call, a NumPy pass over y, a
+matrix product, and a copy of 32 MiB that leaves nothing of x and y in the caches. So is `fd.dropout`, which
+chooses. Time is the thread's own.
 
     python benchmarks/stores.py [--rounds 31] [--p 0.5] [--powers 18 20 22 24]
 """

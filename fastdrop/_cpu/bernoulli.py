@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from fastdrop._cpu.rows import part_of_row, rows_between, within_tiles
+from fastdrop._cpu.rows import more_in_tile, part_of_row, rows_between
 from fastdrop._lanes import draws, formulas
 from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.memory import (
@@ -205,7 +205,6 @@ def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far, begi
     threshold = np.uint32(draw.threshold)
     none = splat(_NONE)
     dropped, held, right = (none, none, none, none), _NO_TILE, _NONE
-    together = within_tiles(rows)
     first_row, after = rows_between(rows, begin, end)
     for row in range(first_row, after):
         base, length, index = part_of_row(rows, row, begin, end)
@@ -215,9 +214,9 @@ def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far, begi
             at = base + t * _TILE - offset  # the place of the tile's first element, maybe before the row
             first, last = max(base - at, 0), min(base + length - at, _TILE)
             needed = _bits_of(first, last)
-            # A tile that comes again is drawn whole, for the short rows that may still lie in it.
+            # A tile in which other short rows lie is drawn whole, once for all of them.
             if number != held or needed & ~right:
-                right = _ALL if together or number == held else needed
+                right = _ALL if more_in_tile(rows, number == held) else needed
                 dropped = draws.dropped(number, threshold, np.uint64(draw.key), np.uint64(draw.draw), right)
                 held = number
             bias_at = _place_in_cycle(cycle.phase + at, first, cycle.period)

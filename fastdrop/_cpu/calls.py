@@ -31,6 +31,8 @@ Draw: TypeAlias = tuple[int, float, int, int]  # a `bernoulli.Draw`, as the plai
 
 # Calls of fewer elements are done by one thread, and their arrays are NEAR.
 SMALL = 1 << 15
+# Kernels look at fewer rates themselves. It is a constant of their code, so not SMALL, which tests change.
+FEW_RATES = 1 << 15
 # About how many ns an element takes, beside the bytes that it moves: where a threshold needs few digits,
 # where it needs many, with a rate of its own, for a density, and for a mask that is there.
 _FEW, _MANY, _OWN_RATE, _DENSITY, _MASKED = 0.1, 0.3, 1.0, 1.2, 0.1
@@ -101,7 +103,7 @@ def _drop_rows_kernel() -> Any:
 def _drop_by_element_kernel(dtype: np.dtype[Any]) -> Any:
     """Return the kernel of dropout with a rate for each element, of arrays of a dtype.
 
-    It looks at fewer than `SMALL` rates itself, and returns False, with nothing written, if one isn't in
+    It looks at fewer than `FEW_RATES` itself, and returns False, with nothing written, if one isn't in
     [0, 1]. Where there are more, threads share that work in `check_rates`.
     """
     real = lanes_dtype(np.empty(0, dtype)).name
@@ -112,7 +114,7 @@ def _drop_by_element_kernel(dtype: np.dtype[Any]) -> Any:
         by_element.elements(computed, *given, begin, end)
 
     def kernel(x, y, p, inner, phase, start, key, draw, scale, helpers):
-        if p.size < SMALL and not by_element.in_range(p, 0, p.size):
+        if p.size < FEW_RATES and not by_element.in_range(p, 0, p.size):
             return False
         in_pieces(piece, (x, y, p, inner, phase, start, key, draw, scale), y.size, helpers)
         return True
@@ -128,7 +130,7 @@ def _drop_by_row_kernel() -> Any:
         by_element.rows(*given, begin, end)
 
     def kernel(x, y, p, first, length, start, key, draw, scale, helpers):
-        if p.size < SMALL and not by_element.in_range(p, 0, p.size):
+        if p.size < FEW_RATES and not by_element.in_range(p, 0, p.size):
             return False
         in_pieces(piece, (x, y, p, first, length, start, key, draw, scale), y.size // length, helpers)
         return True
@@ -435,7 +437,7 @@ def by_rate(
     """Do dropout where every `inner` neighbours have the next rate; arrays are as in `Part`, and not empty.
 
     After the last rate they begin again with the first. The first element is the one at `phase`. Kept
-    elements are multiplied by the scale, or if that is 0 by 1 / (1 - p). `SMALL` rates and more must have
+    elements are multiplied by the scale, or if that is 0 by 1 / (1 - p). `FEW_RATES` and more must have
     been looked at by `check_rates`; of fewer, one that is not in [0, 1] is an error, before y is written.
     """
     numbers = key, draw, scale
@@ -455,7 +457,7 @@ def checked_by_rate(
     x: NDArray, y: NDArray, p: NDArray, inner: int, start: int, key: int, draw: int, scale: float
 ) -> None:
     """Do as `by_rate` for any number of rates, in the fewest steps."""
-    if p.size >= SMALL:
+    if p.size >= FEW_RATES:
         check_rates(p)
     by_rate(x, y, p, inner, 0, start, key, draw, scale)
 
@@ -508,21 +510,35 @@ def units(what: Pass, part: Part, factors: NDArray[Any], axes: Units) -> None:
 
 
 def _share_units(kernel: Any, given: tuple[Any, ...], y: NDArray[Any], axes: Units) -> None:
-    """Call a kernel of units, with helpers if that is worth it; pieces are cut between units, or rows."""
-    row = axes.shared if axes.inner == 1 else axes.inner
-    _share(kernel, given, y.size // row, y, _FEW, 1)
+    """Call a kernel of units, with helpers if that is worth it; pieces are cut between units, or rows.
+
+    Units of two elements are cut where vectors are, since these may be written past the caches.
+    """
+    row, grain = _row_of_units(axes), LANES if _are_pairs(axes) else 1
+    _share(kernel, given, y.size // row, y, _FEW, grain)
 
 
 def _far_of_units(y: NDArray[Any], axes: Units) -> int:
     """Return the `distance` of arrays of units.
 
-    The last elements of a row that is no whole number of vectors are written into the caches. Processors
-    take a third of a microsecond where such a line is also written past them.
+    The last elements of a row that is no whole number of vectors are written into the caches. Where the same
+    line is also written past them, processors take a third of a microsecond. Only long rows make up for it.
     """
     if y.nbytes < STREAM_FROM:  # the usual case first
         return distance(y.nbytes)
-    row = y.size if tuple(axes[:2]) == (2, 1) else axes.shared if axes.inner == 1 else axes.inner
-    return distance(y.nbytes) if row % LANES else _far(y)
+    row = _row_of_units(axes)
+    if row % LANES and not _are_pairs(axes) and (row < _LONG or row * y.itemsize % 16):
+        return distance(y.nbytes)
+    return _far(y)
+
+
+def _row_of_units(axes: Units) -> int:
+    """Return how many neighbours are written together: those of a unit, or one of each of a row of units."""
+    return axes.shared if axes.inner == 1 else axes.inner
+
+
+def _are_pairs(axes: Units) -> bool:
+    return axes.inner == 1 and axes.shared == 2
 
 
 def noise(what: Density, x: NDArray, y: NDArray, rows: tuple[Any, ...], key: int, draw: int) -> None:

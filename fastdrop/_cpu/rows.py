@@ -28,8 +28,8 @@ def _row_at(rows: tuple[Any, ...], row: int) -> tuple[int, int, int]:
     raise NotImplementedError
 
 
-def within_tiles(rows: tuple[Any, ...]) -> bool:
-    """Return whether at least two rows begin in each tile, if that is known."""
+def more_in_tile(rows: tuple[Any, ...], same: bool) -> bool:
+    """Return whether other rows probably lie in the tile of a row; `same` is whether the row before does."""
     raise NotImplementedError
 
 
@@ -65,11 +65,16 @@ def _rows_between(rows, begin, end):
     return lambda rows, begin, end: (begin // rows[0], (end + rows[0] - 1) // rows[0])
 
 
-@overload(within_tiles, jit_options={"forceinline": True})
-def _within_tiles(rows):
+@overload(more_in_tile, jit_options={"forceinline": True})
+def _more_in_tile(rows, same):
     if _listed(rows):
-        return lambda rows: False
-    return lambda rows: 0 < rows[1] <= _HALF_TILE
+        return lambda rows, same: same
+
+    def evenly(rows, same):
+        length, stride, _ = rows
+        return 0 < stride <= TILE and (stride <= _HALF_TILE or length > _HALF_TILE)
+
+    return evenly
 
 
 @overload(_row_at, jit_options={"forceinline": True})

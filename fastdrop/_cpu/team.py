@@ -36,8 +36,8 @@ NEXT_PIECE, NEXT_TO_WAKE, HELPED, LIST = 16, 24, 32, 40
 
 # The words of a helper's slot; from CORES on there is a bit for each core that it may run on.
 STATE, WAKE, DONE, LEAVE, WAKER = range(5)
-CORES, _MOST_CORES = 16, 1024
-SLOT_WORDS = CORES + _MOST_CORES // 64
+CORES, _CORES_BYTES = 16, 128
+SLOT_WORDS = CORES + _CORES_BYTES // 8
 
 # The state of a helper that no call has claimed. REVOKED: it was woken for a call that is over by now.
 IDLE, REVOKED, GONE = 0, 1, 2
@@ -73,7 +73,7 @@ def _library(name: str, *arguments: types.Type) -> types.ExternalFunction | None
     return types.ExternalFunction(f"fastdrop_{name}", types.int32(*arguments))
 
 
-_getcpu, _getpid = _library("sched_getcpu"), _library("getpid")
+_getcpu = _library("sched_getcpu")
 _getaffinity = _library("sched_getaffinity", types.int32, types.intp, types.intp)
 _setaffinity = _library("sched_setaffinity", types.int32, types.intp, types.intp)
 
@@ -210,7 +210,7 @@ def _work(request):
         done += 1
 
 
-if _getcpu and _getpid and _getaffinity and _setaffinity:
+if _getcpu and _getaffinity and _setaffinity:
 
     @called
     def _core():
@@ -218,20 +218,30 @@ if _getcpu and _getpid and _getaffinity and _setaffinity:
         return _getcpu()
 
     @called
+    def _remember_cores(slot):
+        """Write into its slot on which cores a helper may run: those of the thread that started it."""
+        _getaffinity(0, _CORES_BYTES, _at(slot, CORES))  # which writes nothing where there are too many
+
+    @called
     def _leave_core(slot, core):
-        """Let a helper run on the cores of the process but one, if there are others."""
-        cores, size = _at(slot, CORES), _MOST_CORES // 8
-        if core < 0 or core >= _MOST_CORES or _getaffinity(_getpid(), size, cores):
-            return
-        its_word = _at(cores, core // 64)
-        _write(its_word, _read(its_word) & ~(1 << (core % 64)))
-        _setaffinity(0, size, cores)  # which does nothing if no core is left
+        """Let a helper run on its cores but one, if there are others."""
+        cores = _at(slot, CORES)
+        if core < 8 * _CORES_BYTES:
+            word = _at(cores, core // 64)
+            before = _read(word)
+            _write(word, before & ~(1 << (core % 64)))
+            _setaffinity(0, _CORES_BYTES, cores)  # which fails, and changes nothing, if no core is left
+            _write(word, before)
 
 else:  # no Linux
 
     @called
     def _core():
         return -1
+
+    @called
+    def _remember_cores(slot):
+        pass
 
     @called
     def _leave_core(slot, core):
@@ -301,10 +311,11 @@ def _share(request, run, data, size):
 
 
 def _serve(slot):
+    _remember_cores(slot)
     while True:
         _acquire(_read(_at(slot, WAKE)), np.int32(1))
         waker = _read(_at(slot, WAKER))
-        if waker == _core():
+        if waker >= 0 and waker == _core():
             _leave_core(slot, waker)
         while True:
             state = _read(slot)

@@ -103,11 +103,11 @@ def test_draws_that_many_short_blocks_share(shared, dtype, inner):
     )
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 28), (3, 5, 32), (40, 5, 12)])
+@pytest.mark.parametrize("shape", [(3, 5, 28), (3, 5, 32), (40, 5, 12), (1, 1003, 2), (2, 3, 5004)])
 @pytest.mark.parametrize("shared", [1, 2])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.complex64, np.complex128])
-def test_units_of_any_length_past_the_caches(shape, shared, dtype, monkeypatch):
-    monkeypatch.setattr(cpu_calls, "SMALL", 1)
+def test_units_of_any_length_past_the_caches(shape, shared, dtype, monkeypatch, in_pieces_of):
+    in_pieces_of(101, 2)
     monkeypatch.setattr(cpu_calls, "STREAM_FROM", 1)
     x = normal(*shape, dtype=dtype)
     assert same_bits(
@@ -142,6 +142,19 @@ def test_shared_elements_are_equal_and_nothing_bigger_is_held():
         tracemalloc.stop()
     assert (y == y[:, :1]).all()
     assert peak < 2**20  # y has 16 MiB
+
+
+@pytest.mark.parametrize("width", [1, 7, 100, 768, 1024, 1025, 5000, 8192, 8193])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_rates_that_repeat_after_any_number_of_elements(width, threads, dtype, in_pieces_of):
+    in_pieces_of(9500, threads)
+    x, p = normal(31_000 // width + 1, width, dtype=dtype), np.linspace(0, 1, width) ** 2
+    assert same_bits(fd.dropout(x, p, KEY), reference.dropout(x, p, KEY))
+    window = (len(x) + 2, 3 * width), (1, width // 2)
+    assert same_bits(fd.dropout(x, p, KEY, window=window), reference.dropout(x, p, KEY, window))
+    maps = np.repeat(x[:7, :, None], 5, axis=2)
+    assert same_bits(fd.dropout(maps, p[:, None], KEY), reference.dropout(maps, p[:, None], KEY))
 
 
 def test_scalar_p_and_an_array_filled_with_it_give_the_same_bits():
