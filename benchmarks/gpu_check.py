@@ -66,7 +66,7 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "drops": Family(78, 100, 1),
+    "drops": Family(80, 100, 1),
     "drops by number": Family(100, 128, 15),
     "noise": Family(56, 84, 1),
     "noise by number": Family(64, 64, 6),
@@ -232,6 +232,8 @@ def faults(ptx: str, family: str, dtype: str, biased: bool, registers: int, stac
     most = allowed.of_float64 if dtype == "float64" else allowed.registers
     most = most if _Device.compute_capability >= NEWEST else OLD_REGISTERS
     wrong = [f"{registers} registers"] if registers > most else []
+    if "%laneid" in ptx:
+        wrong.append("%laneid, by which NVVM makes two loops of one")
     wrong += [f"{stack} bytes of stack"] if stack else []
     wrong += ["local memory"] if ".local" in ptx else []
     # only a product that spells its rounding is safe from being made one fma with the addition after it

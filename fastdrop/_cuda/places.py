@@ -29,7 +29,9 @@ def row_of(size: int, listed: bool) -> Any:
     @inlined
     def found(item, starts, groups, length, stride, start):
         """Return the group's number, the place of its first element, and which elements the row has."""
-        row = np.uint64(item) // np.uint64(groups)
+        row = np.uint64(0)
+        if item >= groups:  # an array is mostly one row, and a division takes as long as some elements
+            row = np.uint64(item) // np.uint64(groups)
         number = np.uint64(item) - row * np.uint64(groups)
         if listed:
             index = np.uint64(_start_at(starts, np.int64(row)))

@@ -36,7 +36,10 @@ def lane_numbers(lanes: int) -> Any:
     def numbers(typingctx):
         def codegen(context, builder, sig, args):
             if lanes == 1:
-                return call(builder, "llvm.nvvm.read.ptx.sreg.laneid", I32)
+                # Not %laneid, which NVVM takes for the same number in all lanes: of a loop that chooses by
+                # a bit of it NVVM made two, and half of the lanes waited while the others drew.
+                thread = call(builder, "llvm.nvvm.read.ptx.sreg.tid.x", I32)
+                return builder.and_(thread, I32(WARP - 1))
             return ir.Constant(vector(I32, WARP), list(range(WARP)))
 
         return Vec(types.uint32, lanes)(), codegen

@@ -16,9 +16,10 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic, lower_builtin, models, overload, register_model
 
 from fastdrop._lanes.inline import inlined
+from fastdrop._stream import philox
 
 LANES = 8
 I32, I64 = ir.IntType(32), ir.IntType(64)
@@ -195,6 +196,28 @@ def wide(typingctx, v):
     """Return uint32 lanes as uint64."""
     double = vector(I64, v.lanes)
     return Vec(types.uint64, v.lanes)(v), lambda context, builder, sig, args: builder.zext(args[0], double)
+
+
+@intrinsic
+def _word_times(typingctx, v, multiplier):
+    """Return `philox.word_times` of uint64 lanes."""
+
+    def codegen(context, builder, sig, args):
+        v, multiplier = args
+        if context.target_name != "cuda":
+            low = splatted(builder, I64(0xFFFFFFFF), sig.return_type.lanes)
+            return builder.mul(builder.and_(v, low), splatted(builder, multiplier, sig.return_type.lanes))
+        # What CUDA's compiler makes of a product of 64 bits also adds up the parts that are 0.
+        words = builder.trunc(v, I32), builder.trunc(multiplier, I32)
+        kind = ir.FunctionType(I64, [I32, I32])
+        return builder.call(ir.InlineAsm(kind, "mul.wide.u32 $0, $1, $2;", "=l,r,r"), words)
+
+    return v(v, types.uint64), codegen
+
+
+@overload(philox.word_times, jit_options={"forceinline": True})
+def _word_times_of_lanes(c, multiplier):
+    return (lambda c, multiplier: _word_times(c, multiplier)) if isinstance(c, Vec) else None
 
 
 @intrinsic

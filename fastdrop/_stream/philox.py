@@ -1,7 +1,7 @@
 """The generator Philox4x32-10, and the step that decides by one more digit which elements are dropped.
 
-Both use operators only, so that the same lines serve NumPy uint64 arrays (the reference), one lane (CUDA)
-and vectors of eight lanes (the CPU). `fastdrop._stream.keys` says how counters are packed.
+Both use operators and `word_times` only, so that the same lines serve NumPy uint64 arrays (the reference),
+one lane (CUDA) and vectors of eight lanes (the CPU). `fastdrop._stream.keys` says how counters are packed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ LOW_HALF = np.uint64(0xFFFFFFFF)
 HALF_WIDTH = np.uint64(32)
 
 
+def word_times(c, multiplier):
+    """Return the product of the word in the low half of c and one of the multipliers, of 64 bits."""
+    return (c & LOW_HALF) * multiplier
+
+
 @register_jitable(forceinline=True)
 def _round(c, k0, k1):
-    p0 = (c[0] & LOW_HALF) * MULTIPLIER_0
-    p1 = (c[2] & LOW_HALF) * MULTIPLIER_1
+    p0, p1 = word_times(c[0], MULTIPLIER_0), word_times(c[2], MULTIPLIER_1)
     return (p1 >> HALF_WIDTH) ^ c[1] ^ k0, p1, (p0 >> HALF_WIDTH) ^ c[3] ^ k1, p0
 
 

@@ -1,6 +1,7 @@
 """fastdrop.torch on CUDA tensors: of a GPU where there is one, else by CPU tensors taken for such."""
 
 import copy
+import warnings
 from contextlib import contextmanager
 
 import device_arrays
@@ -338,7 +339,9 @@ def test_refusals():
 def nobody_waits():
     """Let whatever waits for the GPU raise an error; without a GPU, what reads a tensor's numbers."""
     if not SIMULATED:
-        torch.cuda.set_sync_debug_mode("error")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it doesn't see all that waits
+            torch.cuda.set_sync_debug_mode("error")
         try:
             yield
         finally:
@@ -407,24 +410,24 @@ class TestLearnedNumbers:
     @pytest.mark.parametrize("rng", [None, 5])
     def test_modules(self, rng):
         torch.manual_seed(1)
-        x = made(40, 5)
+        x, weight = made(40, 5), made(3, 5)
         for module in (fdt.ConcreteDropout(0.3, rng=rng), fdt.InformationDropout([0.3] * 5, rng=rng)):
             module.to(WHERE)
             optimiser = torch.optim.SGD(module.parameters(), lr=1e-3)
             (number,) = module.parameters()
             before = number.detach().clone()
             with nobody_waits():
-                (module(x).square().mean() + self.regularizer(module)).backward()
+                (module(x).square().mean() + self.regularizer(module, weight)).backward()
             assert number.grad.device == x.device
             assert bool(torch.isfinite(number.grad).all())
             optimiser.step()
             assert not torch.equal(number, before)
             assert module.eval()(x) is x
 
-    def regularizer(self, module):
+    def regularizer(self, module, weight):
         if isinstance(module, fdt.InformationDropout):
             return module.regularizer(0.1)
-        return module.regularizer(made(3, 5), weight_scale=0.1, entropy_scale=0.1)
+        return module.regularizer(weight, weight_scale=0.1, entropy_scale=0.1)
 
     @pytest.mark.skipif(not SIMULATED, reason="a GPU's tensors need no pretending")
     def test_a_number_elsewhere_is_refused(self, monkeypatch):
