@@ -9,8 +9,8 @@ others of their line, each after a buffer larger than the GPU's cache was writte
 fails or is out of time says so, and the next begins. Results go into a file as plain data after each part;
 --json benchmarks/results/gpu.json writes the manual's.
 
-While an H200 copies an element it can issue 63 instructions for it in float32, and 32 in 16-bit types;
-`make cuda-check` counts those of the kernels.
+While an H200 copies an element it can issue 63 instructions for it in float32, and 32 in 16-bit types, of
+integers half as many; `make cuda-check` counts those of the kernels.
 """
 
 from __future__ import annotations
@@ -238,10 +238,9 @@ def multiple(value: Any, first: Any) -> str:
 
 def tests(visit: Visit) -> None:
     """The tests on a GPU, against the reference and the CPU's kernels."""
-    found = [path for path in visit.tests if (FOLDER / path).exists()]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += ["-n", "8"] if find_spec("xdist") else []  # most of their time is Numba's
-    done = subprocess.run([*command, *found], cwd=FOLDER, timeout=visit.left, check=False)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:benchmark"]
+    command += ["-n", "auto"] if find_spec("xdist") else []  # most of their time is Numba's
+    done = subprocess.run([*command, *visit.tests], cwd=FOLDER, timeout=visit.left, check=False)
     visit.show("tests", {"exit status": done.returncode}, "")
     if done.returncode:
         raise RuntimeError(f"pytest ended with {done.returncode}")

@@ -1,18 +1,22 @@
-"""Writes the tables of docs/benchmarks.md, the short one of README.md, and the plots, from stored results.
+"""Writes tables of docs/benchmarks.md, docs/guide/gpu.md and README.md, and the plots, from stored results.
 
 python benchmarks/readme.py
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import plots
 from peers_results import OURS, STEPS, Results, Row
 
 README = Path(__file__).parents[1] / "README.md"
 MANUAL = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+GPU_PAGE = Path(__file__).parents[1] / "docs" / "guide" / "gpu.md"
 PLOT = Path(__file__).parent / "results" / "peers.svg"
+GPU = PLOT.with_name("gpu.json")  # which `python benchmarks/gpu.py --json` writes
 THREADS_PLOT = PLOT.with_name("threads.svg")
 BEGIN, END = "<!-- written by benchmarks/readme.py -->\n", "<!-- until here -->\n"
 SIZES = (1 << 10, 1 << 16, 1 << 18, 1 << 22, 1 << 25)
@@ -54,6 +58,7 @@ def short(results: Results, of_torch: Results) -> str:
             *(["", results.caution()] if results.caution() else []),
             "",
             *_a_step(of_torch),
+            *_on_a_gpu(gpu_results()),
             "",
         ]
     )
@@ -63,8 +68,20 @@ def _a_step(results: Results) -> list[str]:
     row = next(row for row in results.rows if row["part"] == "gpt")
     none, ours, theirs = (_amount(row, name) for name in ("p=0", "install()", "torch.nn"))
     return [
-        f"A training step of a small GPT takes {theirs} with torch.nn's dropout, {ours} with `install()`,",
+        f"A training step of a small GPT takes {theirs} with torch.nn's dropout, {ours} with `install()`, "
         f"and {none} without dropout ({results.processor()}, {plots.day(results.date)}).",
+    ]
+
+
+def _on_a_gpu(found: dict[str, Any]) -> list[str]:
+    def copies(dtype: str, name: str) -> str:
+        values = next(r["values"] for r in found["results"] if (r["case"], r["dtype"]) == ("2^26", dtype))
+        return f"{values[name] / values['copy']:.2f}"
+
+    ours, theirs = ([copies(dtype, name) for dtype in ("float32", "bfloat16")] for name in ("p=.1", "eager"))
+    return [
+        f"On an {found['gpu']} dropout of 67 million elements takes {ours[0]} copies in float32 and "
+        f"{ours[1]} in bfloat16, PyTorch's {theirs[0]} and {theirs[1]}.",
     ]
 
 
@@ -179,6 +196,57 @@ def _other_rate(results: Results, sizes: list[int], threads: int) -> str:
     )
 
 
+# What the tables of a GPU are about; of the parts of benchmarks/gpu.py, and in their order.
+GPU_PARTS = {
+    "dropout": "Dropout, beside PyTorch's own, whose time doesn't depend on p",
+    "add": "`dropout_add`, beside an add",
+    "gelu": "`bias_act_dropout` with gelu, rows of 4,096",
+    "gaussian": "Gaussian dropout, beside products with `torch.randn_like`",
+    "units": "Feature maps (64, 256, 56, 56): draws shared along axes, and a rate for each channel",
+    "masks": "Masks of one's own, and the mask of dropout",
+    "learned": "Concrete dropout and its gradients",
+    "python": "Python's time of a call on 1,024 elements",
+    "first_call": "The first call of a process, beyond the CUDA context",
+    "gpt": "A training step of a GPT of 12 layers and width 768, bfloat16 by autocast",
+    "compiled_gpt": "The same with blocks that torch.compile made",
+}
+LEFT_OUT = "2^24", "2^28", "float16"  # sizes and a dtype whose neighbours show the same
+
+
+def gpu_results() -> dict[str, Any]:
+    """What a visit to a GPU found."""
+    found: dict[str, Any] = json.loads(GPU.read_text())
+    return found
+
+
+def gpu_section(found: dict[str, Any]) -> str:
+    """What stands between the marks of the page on GPUs: where and when, and a table for each part."""
+    machine = found["machine"]
+    lines = [
+        f"Taken on one {found['gpu']} with torch {found['torch']}, numba {machine['numba']} and",
+        f"Python {machine['python']}, on {plots.day(found['date'])}; medians of {found['rounds']},",
+        "in brackets multiples of a row's first.",
+        'Arrays are not in the GPU\'s cache. "eager" and "compiled" are PyTorch\'s own.',
+        "",
+    ]
+    for part, title in GPU_PARTS.items():
+        rows = [
+            row
+            for row in found["results"]
+            if row["part"] == part and row["case"] not in LEFT_OUT and row["dtype"] not in LEFT_OUT
+        ]
+        labels: tuple[str, ...] = ()
+        for row in rows:
+            if tuple(row["values"]) != labels:
+                labels = tuple(row["values"])
+                lines += ["", f"**{title}**" if row is rows[0] else "", ""]
+                lines += [_row(row["unit"], list(labels)), _row("---", ["---"] * len(labels))]
+            first = next(iter(row["values"].values()))
+            cells = [f"{plots.short(v)} ({v / first:.2f})" for v in row["values"].values()]
+            lines.append(_row(f"{row['case']} {row['dtype']}".strip(), cells))
+    return "\n".join([*lines, ""]).replace("\n\n\n", "\n\n")
+
+
 def with_section(text: str, new: str) -> str:
     """A page with what is between the marks replaced."""
     before, _, rest = text.partition(BEGIN)
@@ -207,5 +275,6 @@ if __name__ == "__main__":
     read_steps = Results.read(STEPS)
     README.write_text(with_section(README.read_text(), short(read, read_steps)))
     MANUAL.write_text(with_section(MANUAL.read_text(), section(read) + steps(read_steps)))
+    GPU_PAGE.write_text(with_section(GPU_PAGE.read_text(), gpu_section(gpu_results())))
     PLOT.write_text(plot(read))
     THREADS_PLOT.write_text(threads_plot(read))

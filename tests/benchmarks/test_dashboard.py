@@ -50,6 +50,7 @@ def test_pages_have_what_the_results_files_give(modules, results, steps):
     for page, written in (
         (readme.README, readme.short(results, steps)),
         (readme.MANUAL, readme.section(results) + readme.steps(steps)),
+        (readme.GPU_PAGE, readme.gpu_section(readme.gpu_results())),
     ):
         text = page.read_text()
         assert text.count(readme.BEGIN) == text.count(readme.END) == 1
