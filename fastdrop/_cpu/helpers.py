@@ -25,7 +25,7 @@ from fastdrop._cpu.threads import usable
 _MOST = 255  # helpers
 # In ns: the shortest call that is shared, and its shortest time times the threads that may be used, since two
 # can at most halve it; the least work for each thread, and how long a piece should be.
-_WORTH, _WORTH_ALL, _EACH, _PIECE_FROM, _PIECE_TO = 50_000.0, 400_000.0, 20_000.0, 8_000.0, 100_000.0
+_WORTH, _WORTH_ALL, _EACH, _PIECE_FROM, _PIECE_TO = 25_000.0, 400_000.0, 8_000.0, 5_000.0, 100_000.0
 _PIECES = 4  # for each thread at least, so that one that comes late or is slow holds nobody up
 _LONGEST_PAUSE = 6  # so many calls without a helper are followed by 2**6 - 1 that ask for none
 

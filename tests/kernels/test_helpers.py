@@ -116,8 +116,8 @@ def test_helpers_help_and_wake_each_other(count):
 def test_a_call_asks_for_as_many_as_it_has_work_for(monkeypatch):
     fd.set_num_threads(8)
     assert helpers.request(1 << 20, helpers._WORTH - 1, 1024, 0) is None
-    few, many = (helpers.request(1 << 20, ns, 1024, 0) for ns in (2.5 * helpers._EACH, 1e9))
-    assert (few[team.WANTED], many[team.WANTED]) == (1, 7)
+    few, many = (helpers.request(1 << 20, ns, 1024, 0) for ns in (6.5 * helpers._EACH, 1e9))
+    assert (few[team.WANTED], many[team.WANTED]) == (5, 7)
     assert helpers.request(1000, 1e9, 1024, 0) is None  # there is nothing to cut
     fd.set_num_threads(2)
     assert helpers.request(1 << 20, 1e9, 1024, 0)[team.WANTED] == 1
