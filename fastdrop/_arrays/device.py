@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -102,6 +103,7 @@ class DeviceArray:
     # the dtypes that are taken, by their names and by others
     _named: ClassVar[dict[str, np.dtype[Any]]] = _DTYPES
     _typestrs: ClassVar[dict[str, np.dtype[Any]]] = _TYPESTRS
+    _of_tensors: ClassVar[dict[Any, np.dtype[Any]]] = {}  # the same by PyTorch's dtypes
 
     def __init__(self, owner: Any) -> None:
         self.owner, self.written = owner, None
@@ -121,8 +123,11 @@ class DeviceArray:
                 "this function knows no gradients, got a tensor that requires one; use fastdrop.torch, or "
                 "x.detach()"
             )
-        name = str(x.dtype).removeprefix("torch.")
-        self.dtype = self._named.get(name) or self._refuse(name)
+        dtype = self._of_tensors.get(x.dtype)
+        if dtype is None:  # a dtype's name, which takes long to find, is looked up once
+            name = str(x.dtype).removeprefix("torch.")
+            dtype = self._of_tensors[x.dtype] = self._named.get(name) or self._refuse(name)
+        self.dtype = dtype
         if not x.is_contiguous() or x.is_conj() or x.is_neg():
             self.owner = x = x.resolve_conj().resolve_neg().contiguous()
         self.shape, self.pointer, self.read_only = tuple(x.shape), x.data_ptr(), False
@@ -177,8 +182,8 @@ class DeviceArray:
     @property
     def lanes(self) -> Elements:
         """The flat elements, as kernels take them."""
-        typestr = _CARRIERS.get(self.dtype.name, self.dtype.str)
-        return Elements(self.pointer, self.size * (1 + (self.dtype.kind == "c")), typestr)
+        typestr, count = _carrier(self.dtype)
+        return Elements(self.pointer, self.size * count, typestr)
 
     def overlaps(self, other: DeviceArray) -> bool:
         """Return whether two arrays share memory."""
@@ -195,6 +200,7 @@ class DeviceMask(DeviceArray):
 
     __slots__ = ()
     _named, _typestrs = _MASKS, _MASK_TYPESTRS
+    _of_tensors: ClassVar = {}
 
     def _refuse(self, dtype: str) -> Any:
         raise TypeError(f"mask must be of bool or uint8, got {dtype} on a GPU")
@@ -206,10 +212,17 @@ class DeviceRates(DeviceArray):
     __slots__ = ()
     _named: ClassVar = {name: dtype for name, dtype in _DTYPES.items() if dtype.kind != "c"}
     _typestrs: ClassVar = {name: dtype for name, dtype in _TYPESTRS.items() if dtype.kind != "c"}
+    _of_tensors: ClassVar = {}
 
     def _refuse(self, dtype: str) -> Any:
         allowed = "float16, bfloat16, float32 or float64"
         raise TypeError(f"p on a GPU must be of {allowed}, got {dtype}; use floats")
+
+
+@cache
+def _carrier(dtype: np.dtype[Any]) -> tuple[str, int]:
+    """Return what kernels take elements of a dtype as, and how many of them an element is."""
+    return _CARRIERS.get(dtype.name, dtype.str), 2 if dtype.kind == "c" else 1
 
 
 def is_tensor(x: Any) -> bool:
@@ -227,6 +240,8 @@ def stream_of_tensors(number: int) -> int:
 def is_captured(x: Any) -> bool:
     """Return whether PyTorch captures a CUDA graph of what is done with its tensor x now."""
     torch = sys.modules["torch"]
+    if x.device.index == torch._C._cuda_getDevice():
+        return bool(torch._C._cuda_isCurrentStreamCapturing())
     with torch.cuda.device(x.device):
         return bool(torch._C._cuda_isCurrentStreamCapturing())
 
