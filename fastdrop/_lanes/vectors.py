@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, overload, register_model
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from fastdrop._lanes.inline import inlined
-from fastdrop._stream import philox
 
 LANES = 8
 I32, I64 = ir.IntType(32), ir.IntType(64)
@@ -32,6 +31,8 @@ def vector(element: ir.Type, lanes: int = LANES) -> ir.Type:
 
 class Vec(types.Type):
     """The Numba type of a vector: so many lanes of one scalar type."""
+
+    word_times: ClassVar[Any]  # what `philox.word_times` is of uint64 lanes
 
     def __init__(self, element: types.Type, lanes: int = LANES) -> None:
         self.element, self.lanes = element, lanes
@@ -215,9 +216,7 @@ def _word_times(typingctx, v, multiplier):
     return v(v, types.uint64), codegen
 
 
-@overload(philox.word_times, jit_options={"forceinline": True})
-def _word_times_of_lanes(c, multiplier):
-    return (lambda c, multiplier: _word_times(c, multiplier)) if isinstance(c, Vec) else None
+Vec.word_times = _word_times
 
 
 @intrinsic

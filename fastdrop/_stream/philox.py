@@ -7,7 +7,7 @@ one lane (CUDA) and vectors of eight lanes (the CPU). `fastdrop._stream.keys` sa
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
+from numba.extending import overload, register_jitable
 
 MULTIPLIER_0 = np.uint64(0xD2511F53)
 MULTIPLIER_1 = np.uint64(0xCD9E8D57)
@@ -21,6 +21,14 @@ HALF_WIDTH = np.uint64(32)
 def word_times(c, multiplier):
     """Return the product of the word in the low half of c and one of the multipliers, of 64 bits."""
     return (c & LOW_HALF) * multiplier
+
+
+@overload(word_times, jit_options={"forceinline": True})
+def _compiled_word_times(c, multiplier):
+    own = getattr(c, "word_times", None)  # which lanes have
+    if own is not None:
+        return lambda c, multiplier: own(c, multiplier)
+    return lambda c, multiplier: (c & LOW_HALF) * multiplier
 
 
 @register_jitable(forceinline=True)
