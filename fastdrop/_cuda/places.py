@@ -30,7 +30,7 @@ def row_of(size: int, listed: bool) -> Any:
     def found(item, starts, groups, length, stride, start):
         """Return the group's number, the place of its first element, and which elements the row has."""
         row = np.uint64(0)
-        if item >= groups:  # an array is mostly one row, and a division takes as long as some elements
+        if item >= groups:  # else there is nothing to divide, as in an array that is one row
             row = np.uint64(item) // np.uint64(groups)
         number = np.uint64(item) - row * np.uint64(groups)
         if listed:

@@ -67,6 +67,12 @@ def test_pages_of_other_results_are_others(modules, results, steps):
     assert readme.with_section(text, readme.section(doubled) + readme.steps(steps)) != text
     front = readme.README.read_text()
     assert readme.with_section(front, readme.short(doubled, steps)) != front
+    gpu = readme.GPU_PAGE.read_text()
+    found = readme.gpu_results()
+    halved = [
+        r | {"values": {n: v / 2 for n, v in r["values"].items()}} for r in found["results"] if r["dtype"]
+    ]
+    assert readme.with_section(gpu, readme.gpu_section(found | {"results": halved})) != gpu
     last = steps.rows[-1]
     slower = {**last, "values": {name: 2 * value for name, value in last["values"].items()}}
     other = readme.steps(steps._replace(rows=[*steps.rows[:-1], slower]))
