@@ -200,6 +200,13 @@ def fuse(what: Pass, plan: Plan, p: Rate, key: Key | SupportsIndex) -> None:
     backend.fuse(what, plan, threshold, scale if what.scale is None else what.scale, words(key))
 
 
+def gated(
+    what: Pass, plan: Plan, a: NDArray[Any], slope: float, shift: float, key: Key | SupportsIndex
+) -> None:
+    """Do a pass on the host with a rate for each element: 1 - sigmoid(slope * a + shift)."""
+    cpu().by_gate(what, plan, a, (slope, shift), words(key))
+
+
 def fused(
     what: Pass,
     x: Any,

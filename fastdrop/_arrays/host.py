@@ -226,13 +226,10 @@ def _overlaps_itself(a: NDArray) -> bool:
 
 
 def mask_of(given: ArrayLike, x: NDArray[Any], packed: bool) -> NDArray[Any]:
-    """Return a user's mask as bytes that broadcast to x, or raise an error if it doesn't fit."""
+    """Return a user's mask, of bytes that broadcast to x or packed, or raise an error if it doesn't fit."""
     mask = unmasked(given)
     check_mask(mask, x, packed)
-    if packed:
-        return np.unpackbits(mask, count=x.size).reshape(x.shape)
-    keep: NDArray[Any] = mask != 0
-    return keep
+    return mask if packed else mask.view(np.uint8)
 
 
 def mask_target(out: Any, shape: tuple[int, ...], packed: bool) -> NDArray[Any]:

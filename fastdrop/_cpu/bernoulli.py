@@ -26,7 +26,7 @@ from fastdrop._lanes.memory import (
     store_streaming,
     store_where,
 )
-from fastdrop._lanes.vectors import LANES, iota, join, lower_twice, splat, upper_twice, zero_where
+from fastdrop._lanes.vectors import LANES, iota, join, lower_twice, splat, upper_twice
 from fastdrop._stream.keys import TILE
 
 _TILE = np.int64(TILE)
@@ -79,7 +79,7 @@ class Units(NamedTuple):
 
 
 @inlined
-def _write(y, at, v, far):
+def write(y, at, v, far):
     """Write neighbours to y, past the caches if they are too small for the arrays."""
     if far == PAST:
         store_streaming(y, at, v)
@@ -98,14 +98,14 @@ def between(place, first, last):
 def _put(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, far):
     """Apply the formula to eight neighbours from `at` on, whose biases are from `bias_at` on."""
     v = formula(load(x, at), load(other, at), load(bias, bias_at), dropped, scale, constants)
-    _write(y, at, v, far)
+    write(y, at, v, far)
 
 
 @inlined
 def _put_wide(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, far):
     """Do as `_put`, for sixteen neighbours."""
     v = formula(load_wide(x, at), load_wide(other, at), load_wide(bias, bias_at), dropped, scale, constants)
-    _write(y, at, v, far)
+    write(y, at, v, far)
 
 
 @inlined
@@ -126,18 +126,18 @@ def fetch_head(x, other, at):
     too gained nothing.
     """
     for place in range(at + _TILE, at + _TILE + _HEAD * in_a_line(x), in_a_line(x)):
-        _fetch(x, other, place)
+        fetch(x, other, place)
 
 
 @inlined
 def _fetch_row(x, other, at):
     """Ask for all lines of 32 elements, a tile ahead, which pays where y is written past the caches."""
     for place in range(at + _TILE, at + _TILE + _ROW, in_a_line(x)):
-        _fetch(x, other, place)
+        fetch(x, other, place)
 
 
 @inlined
-def _fetch(x, other, place):
+def fetch(x, other, place):
     """Ask for the cache lines of one place in both arrays, or once if they are the same array."""
     prefetch(x, place)
     if other.ctypes.data != x.ctypes.data:
@@ -237,12 +237,12 @@ def _run(formula, x, other, bias, y, first, last, dropped, scale, constants, far
     if in_a_line(x) > 2 * LANES:  # of 16 bits; others would often lie across two cache lines
         while at + 2 * LANES <= last:
             if far:
-                _fetch(x, other, at + _TILE)
+                fetch(x, other, at + _TILE)
             _put_wide(formula, x, other, bias, y, at, at, join(same, same), scale, constants, far)
             at += 2 * LANES
     while at + LANES <= last:
         if far:
-            _fetch(x, other, at + _TILE)
+            fetch(x, other, at + _TILE)
         _put(formula, x, other, bias, y, at, at, same, scale, constants, far)
         at += LANES
     if at < last:
@@ -265,7 +265,7 @@ def _row_of_units(formula, x, other, bias, y, first, last, factors, factor, cons
     while at + LANES <= last:
         scale = load(factors, factor + at - first)
         if far:
-            _fetch(x, other, at + _TILE)
+            fetch(x, other, at + _TILE)
         _put(formula, x, other, bias, y, at, at, scale == 0, scale, constants, far)
         at += LANES
     # A store of no lanes must not happen: beside streaming stores to the same line it cost 370 ns a row.
@@ -317,15 +317,3 @@ def units(formula, x, other, bias, y, factors, axes, constants, far, begin, end)
             _row_of_units(formula, x, other, bias, y, first, first + inner, factors, factor, constants, far)
     if far == PAST:
         fence()
-
-
-@inlined
-def masked(x, keep, y, scale, begin, end):
-    """Write x * scale into y, from `begin` to `end`: where a byte of the mask is 0, +0."""
-    whole = begin + (end - begin) // LANES * LANES
-    for at in range(begin, whole, LANES):
-        store(y, at, zero_where(load(keep, at) == np.uint8(0), load(x, at) * scale))
-    if whole < end:
-        inside = iota() < np.uint64(end - whole)
-        v = load_where(x, whole, inside) * scale
-        store_where(y, whole, zero_where(load_where(keep, whole, inside) == np.uint8(0), v), inside)

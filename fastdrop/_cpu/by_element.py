@@ -13,15 +13,27 @@ from fastdrop._cpu import bernoulli
 from fastdrop._cpu.bernoulli import FAR, NO_BIAS, between, fetch_head
 from fastdrop._lanes import formulas
 from fastdrop._lanes.draws import compare_digit, count_and_scale, digits, mirror, threshold_and_scale
-from fastdrop._lanes.floats import low_word
+from fastdrop._lanes.floats import double, low_word
 from fastdrop._lanes.inline import inlined
-from fastdrop._lanes.memory import load, load_double, load_where, load_wide, store, store_rounded, store_where
-from fastdrop._lanes.vectors import LANES, any_nonzero, join, splat, where, zero_where
+from fastdrop._lanes.memory import load, load_where, load_wide, store, store_rounded, store_where
+from fastdrop._lanes.vectors import (
+    LANES,
+    any_nonzero,
+    bits_of,
+    iota,
+    join,
+    lower_half,
+    splat,
+    upper_half,
+    zero_where,
+)
 from fastdrop._stream.keys import TILE
 
 _TILE = np.int64(TILE)
 _WORDS = 4
 _ROW = _WORDS * LANES  # neighbours that share a bit number
+_WIDE = 2 * LANES
+_ALL_LANES, _ALL_WIDE = np.uint32((1 << LANES) - 1), np.uint32((1 << _WIDE) - 1)
 _HALF = 16  # digits that are brought into order together; few tiles need the other half
 _CYCLE = 8 * TILE  # elements after which rates repeat, at most, for all to be held
 _LOW = np.uint32((1 << _HALF) - 1)
@@ -30,30 +42,67 @@ _FAR, _ZERO = np.int64(FAR), np.int64(0)
 
 
 @inlined
-def in_range(p, begin, end):
-    """Return whether the rates from `begin` to `end` are in [0, 1]."""
-    outside, whole = splat(_NONE), begin + (end - begin) // LANES * LANES
+def is_rate(p):
+    """Return whether lanes are in [0, 1]."""
+    return (p >= 0.0) & ((p < 1.0) | (p == 1.0))
+
+
+@inlined
+def is_finite(a):
+    """Return whether lanes are neither infinite nor NaN."""
+    return a - a == 0.0
+
+
+@inlined
+def are_all(fine, numbers, begin, end):
+    """Return whether the numbers from `begin` to `end` are such as a function says, of which 0 is one."""
+    whole, all_fine = begin + (end - begin) // _WIDE * _WIDE, iota() < np.uint64(LANES)
+    right = join(all_fine, all_fine)
+    for i in range(begin, whole, _WIDE):
+        right = right & fine(load_wide(numbers, i))
+    for i in range(whole, end, LANES):
+        inside = iota() < np.uint64(end - i)
+        all_fine = all_fine & fine(load_where(numbers, i, inside))
+    return bits_of(right) == _ALL_WIDE and bits_of(all_fine) == _ALL_LANES
+
+
+@inlined
+def make_rates(rates, a, numbers, p, begin, end):
+    """Write the rates that a function makes of `a` to p, from `begin` to `end`."""
+    whole = begin + (end - begin) // LANES * LANES
     for i in range(begin, whole, LANES):
-        q = load_double(p, i)
-        outside = outside | where((q >= 0.0) & ((q < 1.0) | (q == 1.0)), 0, splat(_ONE))
-    fine = not any_nonzero(outside)
-    for i in range(whole, end):
-        fine &= 0 <= p[i] <= 1
-    return fine
+        store(p, i, rates(load(a, i), numbers))
+    if whole < end:
+        inside = iota() < np.uint64(end - whole)
+        store_where(p, whole, rates(load_where(a, whole, inside), numbers), inside)
 
 
 @inlined
-def _read_lanes(p, rate, count, thresholds, scales, place, scale):
-    """Write the thresholds and scales of neighbours, eight at a time; see `threshold_and_scale`."""
-    for i in range(0, count, LANES):
-        counts, own = count_and_scale(load_double(p, rate + i), scale)
-        store(thresholds, place + i, low_word(counts))
-        store_rounded(scales, place + i, own)
+def _read_lanes(rates, p, numbers, rate, count, thresholds, scales, place, scale):
+    """Write the thresholds and scales of neighbours, eight at a time; see `threshold_and_scale`.
+
+    The places of the last eight have to exist, and are all written.
+    """
+    whole = count // _WIDE * _WIDE
+    for i in range(0, whole, _WIDE):
+        v = rates(load_wide(p, rate + i), numbers)
+        _put_counts(lower_half(v), thresholds, scales, place + i, scale)
+        _put_counts(upper_half(v), thresholds, scales, place + i + LANES, scale)
+    for i in range(whole, count, LANES):
+        v = rates(load_where(p, rate + i, iota() < np.uint64(count - i)), numbers)
+        _put_counts(v, thresholds, scales, place + i, scale)
 
 
 @inlined
-def _read(p, inner, position, first, last, thresholds, scales, scale):
-    """Write the thresholds and scales of a tile's places [first, last).
+def _put_counts(p, thresholds, scales, place, scale):
+    counts, own = count_and_scale(double(p), scale)
+    store(thresholds, place, low_word(counts))
+    store_rounded(scales, place, own)
+
+
+@inlined
+def _read(rates, p, numbers, inner, position, first, last, thresholds, scales, scale):
+    """Write the thresholds and scales of a tile's places [first, last), and maybe of the eight after them.
 
     Every `inner` neighbours have the next rate, and after the last the first comes again; the place `first`
     is at `position` in this cycle.
@@ -62,10 +111,7 @@ def _read(p, inner, position, first, last, thresholds, scales, scale):
     while place < last:
         if inner == 1:
             count = min(last - place, p.size - rate)
-            whole = count // LANES * LANES
-            _read_lanes(p, rate, whole, thresholds, scales, place, scale)
-            for i in range(whole, count):
-                thresholds[place + i], scales[place + i] = threshold_and_scale(p[rate + i], scale)
+            _read_lanes(rates, p, numbers, rate, count, thresholds, scales, place, scale)
             rate += count
         else:
             count = min(last - place, left)
@@ -174,20 +220,21 @@ def _apply(x, y, at, first, last, dropped, scales):
 
 
 @inlined
-def elements(real, x, y, p, inner, phase, start, key, draw, scale, begin, end):
+def elements(real, rates, x, y, p, numbers, inner, phase, start, key, draw, scale, begin, end):
     """Write dropout of x into y, from `begin` to `end`; element i has the rate (phase + i) // inner % p.size.
 
-    `real` is the type that x is computed in.
+    `real` is the type that x is computed in. A function makes rates of p and the numbers; only where `inner`
+    is 1 need it be another than `formulas.given`.
     """
     planes = np.empty(_HALF * _ROW, np.uint32)
     key, draw, ready, cycle = np.uint64(key), np.uint64(draw), False, p.size * inner
     # A short cycle is read once, and goes on for a tile after its end. Of a long one each tile reads a part.
     whole = cycle <= _CYCLE and end - begin > cycle + _TILE
     size = cycle + _TILE if whole else _TILE
-    numbers, factors = np.empty(size, np.uint32), np.zeros(size, real)
+    counts, factors = np.empty(size + LANES, np.uint32), np.zeros(size + LANES, real)
     if whole:
-        _read(p, inner, 0, 0, size, numbers, factors, scale)
-    thresholds, scales = numbers[:_TILE], factors[:_TILE]
+        _read(rates, p, numbers, inner, 0, 0, size, counts, factors, scale)
+    thresholds, scales = counts, factors
     index = np.uint64(start) + np.uint64(begin)
     first_tile, offset = index // np.uint64(TILE), np.int64(index % np.uint64(TILE))
     for t in range((offset + end - begin + _TILE - 1) // _TILE):
@@ -196,9 +243,10 @@ def elements(real, x, y, p, inner, phase, start, key, draw, scale, begin, end):
         if not ready:
             if whole:
                 here = (phase + at) % cycle
-                thresholds, scales = numbers[here : here + _TILE], factors[here : here + _TILE]
+                thresholds, scales = counts[here:], factors[here:]
             else:
-                _read(p, inner, (phase + at + first) % cycle, first, last, thresholds, scales, scale)
+                position = (phase + at + first) % cycle
+                _read(rates, p, numbers, inner, position, first, last, thresholds, scales, scale)
             _into_planes(thresholds, planes, _HALF)
             ready = first == 0 and last == _TILE and _TILE % cycle == 0  # then the next tile has the same
         dropped = _dropped(first_tile + np.uint64(t), thresholds, planes, key, draw)

@@ -17,7 +17,7 @@ from fastdrop._arrays.host import lanes_dtype
 from fastdrop._arrays.listed import MOST, Runs, Scattered
 from fastdrop._arrays.numbers import check_range
 from fastdrop._arrays.plan import Density, Pass
-from fastdrop._cpu import bernoulli, by_element, density, helpers, scattered, team
+from fastdrop._cpu import bernoulli, by_element, density, helpers, masks, scattered, team
 from fastdrop._cpu.bernoulli import NEAR, NO_BIAS, NO_CYCLE, Units
 from fastdrop._cpu.compiled import jit
 from fastdrop._cpu.team import in_pieces
@@ -28,6 +28,8 @@ from fastdrop._lanes.vectors import LANES
 from fastdrop._stream.keys import TILE
 
 Draw: TypeAlias = tuple[int, float, int, int]  # a `bernoulli.Draw`, as the plain tuple that kernels take
+
+Gate: TypeAlias = tuple[float, float]  # what makes rates of pre-activations: see `formulas.gate`
 
 # Calls of fewer elements are done by one thread, and their arrays are NEAR.
 SMALL = 1 << 15
@@ -107,14 +109,15 @@ def _drop_by_element_kernel(dtype: np.dtype[Any]) -> Any:
     [0, 1]. Where there are more, threads share that work in `check_rates`.
     """
     real = lanes_dtype(np.empty(0, dtype)).name
-    computed = getattr(np, real)
+    computed, rates = getattr(np, real), formulas.given
 
     @inlined
     def piece(given, begin, end):
-        by_element.elements(computed, *given, begin, end)
+        x, y, p, inner, phase, start, key, draw, scale = given
+        by_element.elements(computed, rates, x, y, p, (), inner, phase, start, key, draw, scale, begin, end)
 
     def kernel(x, y, p, inner, phase, start, key, draw, scale, helpers):
-        if p.size < FEW_RATES and not by_element.in_range(p, 0, p.size):
+        if p.size < FEW_RATES and not by_element.are_all(by_element.is_rate, p, 0, p.size):
             return False
         in_pieces(piece, (x, y, p, inner, phase, start, key, draw, scale), y.size, helpers)
         return True
@@ -130,7 +133,7 @@ def _drop_by_row_kernel() -> Any:
         by_element.rows(*given, begin, end)
 
     def kernel(x, y, p, first, length, start, key, draw, scale, helpers):
-        if p.size < FEW_RATES and not by_element.in_range(p, 0, p.size):
+        if p.size < FEW_RATES and not by_element.are_all(by_element.is_rate, p, 0, p.size):
             return False
         in_pieces(piece, (x, y, p, first, length, start, key, draw, scale), y.size // length, helpers)
         return True
@@ -138,19 +141,50 @@ def _drop_by_row_kernel() -> Any:
     return jit(kernel)
 
 
-def _in_range_kernel() -> Any:
+@cache
+def _drop_by_gate_kernel(dtype: np.dtype[Any]) -> Any:
+    """Return the kernel of standout, of arrays of a dtype: each element has a rate, of its pre-activation."""
+    real = lanes_dtype(np.empty(0, dtype)).name
+    computed, rates, one, none = getattr(np, real), formulas.gate, np.int64(1), np.int64(0)
+
     @inlined
     def piece(given, begin, end):
-        p, fine = given
-        if not by_element.in_range(p, begin, end):
-            fine[0] = False
+        x, y, a, numbers, start, key, draw, scale = given
+        by_element.elements(computed, rates, x, y, a, numbers, one, none, start, key, draw, scale, begin, end)
 
-    def kernel(p, helpers):
-        fine = np.ones(1, np.bool_)
-        in_pieces(piece, (p, fine), p.size, helpers)
-        return fine[0]
+    def kernel(x, y, a, numbers, start, key, draw, scale, helpers):
+        in_pieces(piece, (x, y, a, numbers, start, key, draw, scale), y.size, helpers)
+
+    return jit(kernel, real, "gate")
+
+
+def _rates_by_gate_kernel() -> Any:
+    gate = formulas.gate
+
+    @inlined
+    def piece(given, begin, end):
+        a, numbers, p = given
+        by_element.make_rates(gate, a, numbers, p, begin, end)
+
+    def kernel(a, numbers, p, helpers):
+        in_pieces(piece, (a, numbers, p), p.size, helpers)
 
     return jit(kernel)
+
+
+def _are_all_kernel(fine: Any) -> Any:
+    @inlined
+    def piece(given, begin, end):
+        numbers, found = given
+        if not by_element.are_all(fine, numbers, begin, end):
+            found[0] = False
+
+    def kernel(numbers, helpers):
+        found = np.ones(1, np.bool_)
+        in_pieces(piece, (numbers, found), numbers.size, helpers)
+        return found[0]
+
+    return jit(kernel, fine.__name__)
 
 
 def _repeat_kernel() -> Any:
@@ -176,13 +210,26 @@ def _elements_kernel(name: str, activation: int) -> Any:
     return jit(kernel, name, activation)
 
 
-def _masked_kernel() -> Any:
+def _apply_kernel(packed: bool) -> Any:
+    apply = masks.apply_bits if packed else masks.apply_bytes
+
     @inlined
     def piece(given, begin, end):
-        bernoulli.masked(*given, begin, end)
+        apply(*given, begin, end)
 
-    def kernel(x, keep, y, scale, helpers):
-        in_pieces(piece, (x, keep, y, scale), y.size, helpers)
+    def kernel(x, keep, y, scale, far, helpers):
+        in_pieces(piece, (x, keep, y, scale, far), y.size, helpers)
+
+    return jit(kernel, packed)
+
+
+def _kept_bits_kernel() -> Any:
+    @inlined
+    def piece(given, begin, end):
+        masks.kept_bits(*given, begin, end)
+
+    def kernel(y, size, start, draw, helpers):
+        in_pieces(piece, (y, start, draw), size, helpers)
 
     return jit(kernel)
 
@@ -297,8 +344,9 @@ def _scattered_noise_kernel(draw_name: str, name: str, start: float | None) -> A
 _drop, _drop_runs, _drop_rows = _drop_kernel(), _drop_runs_kernel(), _drop_rows_kernel()
 _drop_by_row = _drop_by_row_kernel()
 _scattered, _scattered_by_rates = _scattered_kernel(), _scattered_by_rates_kernel()
-_in_range, _repeat = _in_range_kernel(), _repeat_kernel()
-_masked = _masked_kernel()
+_rates_by_gate, _repeat = _rates_by_gate_kernel(), _repeat_kernel()
+_are_rates, _are_finite = _are_all_kernel(by_element.is_rate), _are_all_kernel(by_element.is_finite)
+_apply_bytes, _apply_bits, _kept_bits = _apply_kernel(False), _apply_kernel(True), _kept_bits_kernel()
 
 
 class Part(NamedTuple):
@@ -464,13 +512,41 @@ def checked_by_rate(
 
 def check_rates(p: NDArray[Any]) -> None:
     """Raise an error unless all rates of a flat array are in [0, 1]."""
-    if not _share(_in_range, (p,), p.size, p, 0.0):
+    if not _share(_are_rates, (p,), p.size, p, 0.0):
         check_range(p)
 
 
-def masked(x: NDArray, keep: NDArray[np.bool_], y: NDArray, scale: float) -> None:
-    """Write x * scale into y where a mask is set, and +0 elsewhere; arrays are as in `Part`."""
-    _share(_masked, (x, keep.view(np.uint8), y, scale), y.size, y, _MASKED)
+def are_finite(a: NDArray[Any]) -> bool:
+    """Return whether all numbers of a flat array are finite."""
+    return bool(_share(_are_finite, (a,), a.size, a, 0.0))
+
+
+def by_gate(
+    x: NDArray, y: NDArray, a: NDArray, numbers: Gate, start: int, key: int, draw: int, scale: float
+) -> None:
+    """Do dropout at the rates of standout, of finite pre-activations; other arguments are as in `by_rate`."""
+    given = x, y, a, numbers, start, key, draw, scale
+    _share(_drop_by_gate_kernel(x.dtype), given, x.size, y, _OWN_RATE, TILE, start % TILE)
+
+
+def rates_by_gate(a: NDArray, numbers: Gate, p: NDArray) -> None:
+    """Write the rates of standout to p, which has the type that `a` is computed in."""
+    _share(_rates_by_gate, (a, numbers, p), a.size, a, _OWN_RATE)
+
+
+def masked(x: NDArray, keep: NDArray[np.uint8], packed: bool, y: NDArray, scale: float) -> None:
+    """Write x * scale into y where a mask is set, and +0 elsewhere; arrays are as in `Part`.
+
+    The mask has a byte for each element, or if it is packed a bit, in the order of `numpy.packbits`.
+    """
+    given = x, keep, y, scale, _far(y)
+    _share(_apply_bits if packed else _apply_bytes, given, y.size, y, _MASKED)
+
+
+def kept_bits(y: NDArray[np.uint8], size: int, start: int, draw: Draw) -> None:
+    """Write which of `size` elements are kept to y, as bits; the first has the index `start`, of 8 or so."""
+    ns = 8 * _bernoulli(draw[0])  # for a byte
+    _share(_kept_bits, (y, size, start, draw), size, y, ns, TILE, start % TILE)
 
 
 def repeated(bias: NDArray[Any]) -> NDArray[Any]:

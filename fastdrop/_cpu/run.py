@@ -25,7 +25,8 @@ from fastdrop._arrays.plan import (
 )
 from fastdrop._cpu import calls
 from fastdrop._cpu.bernoulli import NO_CYCLE, Units
-from fastdrop._cpu.calls import Draw, Part, check_rates, drop
+from fastdrop._cpu.blocks import without_blocks as without_blocks
+from fastdrop._cpu.calls import Draw, Gate, Part, check_rates, drop
 from fastdrop._cpu.calls import checked_by_rate as checked_by_rate
 from fastdrop._cpu.calls import drop_row as drop_row
 from fastdrop._cpu.calls import drop_rows as drop_rows
@@ -293,6 +294,33 @@ def by_rates(what: Pass, plan: Plan, p: NDArray[Any], key: Philox) -> None:
     _by_factors(what, plan, factor)
 
 
+def by_gate(what: Pass, plan: Plan, a: NDArray[Any], numbers: Gate, key: Philox) -> None:
+    """Do a pass with a rate for each element, which `gate` would make of its pre-activation."""
+    lanes, row = _in_lanes(plan), plan.layout.row
+    if row is None or not a.size or not _fit(lanes) or np.may_share_memory(a, plan.y):
+        by_rates(what, plan, gate(a, numbers), key)
+        return
+    flats = lanes.x.ravel(), lanes.y.ravel(), as_lanes(a).ravel()
+    calls.by_gate(*flats, numbers, row.start, *key, what.scale or 0.0)
+
+
+def gate(a: NDArray[Any], numbers: Gate) -> NDArray[Any]:
+    """Return the rates of standout, in the precision that pre-activations are computed in.
+
+    These are as kernels take them: finite, in C order, aligned, of native floats.
+    """
+    lanes = as_lanes(a)
+    p = np.empty(a.shape, lanes_dtype(lanes))
+    if a.size:
+        calls.rates_by_gate(lanes.ravel(), numbers, p.ravel())
+    return p
+
+
+def are_finite(a: NDArray[Any]) -> bool:
+    """Return whether all numbers of an array are finite, which is as `gate` takes it."""
+    return not a.size or calls.are_finite(as_lanes(a).ravel())
+
+
 def _drop_by_rates(plan: Plan, p: NDArray[Any], scale: float, key: Philox) -> None:
     """Do dropout where each element has a draw and a rate."""
     layout, row = plan.layout, plan.layout.row
@@ -382,14 +410,30 @@ def sum_rows(plan: Plan, like: Any) -> NDArray[Any]:
 
 
 def mask(plan: Plan, keep: NDArray[Any], packed: bool, scale: float) -> None:
-    """Scale the elements that a mask of bytes keeps, and drop the others; the mask broadcasts to x."""
+    """Scale the elements that a mask keeps, and drop the others.
+
+    The mask has bytes and broadcasts to x, or it is packed.
+    """
     shape, plan = plan.x.shape, _in_lanes(plan)
-    if keep.shape == plan.x.shape and keep.flags.c_contiguous and plan.x.size and _fit(plan):
-        calls.masked(plan.x.ravel(), keep.ravel(), plan.y.ravel(), scale)
+    if not plan.x.size:
         return
+    own = packed or (keep.shape == plan.x.shape and keep.flags.c_contiguous)  # a number for each element
+    if own and plan.x.ndim == len(shape) and _fit(plan):
+        calls.masked(plan.x.ravel(), keep.ravel(), packed, plan.y.ravel(), scale)
+        return
+    if packed:
+        keep = np.unpackbits(keep, count=math.prod(shape)).reshape(shape)
     keep = np.broadcast_to(keep, shape).reshape(shape + (1,) * (plan.x.ndim - len(shape)))
     for part, kept, target, _ in pieces(plan.x, keep, plan.y, fit=True):
-        calls.masked(part, np.ascontiguousarray(kept), target, scale)
+        calls.masked(part, np.ascontiguousarray(kept), False, target, scale)
+
+
+def keep_bits(size: int, start: int, draw: Draw) -> NDArray[np.uint8]:
+    """Return which of so many elements are kept, packed; `start` is the first's index, a multiple of 8."""
+    bits = np.empty(-(-size // 8), np.uint8)
+    if size:
+        calls.kept_bits(bits, size, start, draw)
+    return bits
 
 
 def multiply(plan: Plan, factors: NDArray[Any]) -> None:

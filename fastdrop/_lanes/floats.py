@@ -131,6 +131,17 @@ integer_shifted = _integer("integer_shifted", 2, "As `integer`, without the uppe
 
 
 @intrinsic
+def double(typingctx, v):
+    """Return lanes of float32 or float64 as float64."""
+    wide = Vec(types.float64, v.lanes)
+
+    def codegen(context, builder, sig, args):
+        return args[0] if v == wide else builder.fpext(args[0], vector(ir.DoubleType(), v.lanes))
+
+    return wide(v), codegen
+
+
+@intrinsic
 def low_word(typingctx, v):
     """Return the low 32 bits of float64 lanes that hold integers in [0, 2**52)."""
 

@@ -114,18 +114,6 @@ def store_words(array, w0, w1, w2, w3):
 
 
 @intrinsic
-def load_double(typingctx, array, index):
-    """Return eight consecutive elements of an array of float32 or float64, as float64."""
-
-    def codegen(context, builder, sig, args):
-        pointer, align = _address(context, builder, sig.args[0], *args)
-        v = builder.load(pointer, align=align)
-        return v if array.dtype == types.float64 else builder.fpext(v, vector(ir.DoubleType()))
-
-    return Vec(types.float64)(array, types.intp), codegen
-
-
-@intrinsic
 def store_rounded(typingctx, array, index, v):
     """Write float64 lanes, rounded to the real or unsigned type of the array's elements."""
 

@@ -232,6 +232,28 @@ def any_nonzero(typingctx, v):
 
 
 @intrinsic
+def bits_of(typingctx, mask):
+    """Return boolean lanes as the bits of a number of 32 bits, the first lane in the lowest."""
+
+    def codegen(context, builder, sig, args):
+        return builder.zext(builder.bitcast(args[0], ir.IntType(mask.lanes)), I32)
+
+    return types.uint32(mask), codegen
+
+
+@intrinsic
+def are_set(typingctx, bits):
+    """Return whether the bits of two bytes of a number are set, as lanes; each byte's highest is first."""
+    places = ir.Constant(vector(I32, 2 * LANES), [1 << (lane ^ (LANES - 1)) for lane in range(2 * LANES)])
+
+    def codegen(context, builder, sig, args):
+        found = builder.and_(splatted(builder, args[0], 2 * LANES), places)
+        return builder.icmp_unsigned("!=", found, ir.Constant(found.type, None))
+
+    return Vec(types.boolean, 2 * LANES)(types.uint32), codegen
+
+
+@intrinsic
 def where(typingctx, mask, a, b):
     """Return lanes of a where the mask is set, and of b elsewhere; one of them may be a scalar."""
     lanes = a if isinstance(a, Vec) else b
@@ -269,6 +291,7 @@ def _shuffled(name: str, lanes: list[int], doc: str) -> Any:
 
 lower_twice = _shuffled("lower_twice", [lane // 2 for lane in range(LANES)], "Lanes 0 to 3, each twice.")
 upper_twice = _shuffled("upper_twice", [4 + lane // 2 for lane in range(LANES)], "Lanes 4 to 7, each twice.")
+backwards = _shuffled("backwards", list(range(LANES))[::-1], "Eight lanes, the last first.")
 lower_half = _shuffled("lower_half", list(range(LANES)), "The first eight of sixteen lanes.")
 upper_half = _shuffled("upper_half", list(range(LANES, 2 * LANES)), "The last eight of sixteen lanes.")
 

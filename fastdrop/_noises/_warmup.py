@@ -218,11 +218,13 @@ def _calls(noise: Noise, dtype: str) -> Iterator[Callable[[], Any]]:
             yield from _calls_of(function, noise, x)
     if noise.name == "dropout":
         yield partial(keep_mask, 9, 0.3, 0)
+        yield partial(keep_mask, 9, 0.3, 0, packed=True)
         yield partial(keep_mask, 9, np.full(9, 0.3), 0)
         yield partial(keep_mask, x.shape, 0.3, 0, **_listed(x))
         yield partial(keep_mask, x.shape, 0.3, 0, shared_axes=-1)
         yield partial(noise.function, x, 0.3, 0, rows=np.arange(len(x)))
         yield partial(apply_mask, x, np.ones(x.shape, bool), 0.3)
+        yield partial(apply_mask, x, np.ones(-(-x.size // 8), np.uint8), 0.3, packed=True)
     if noise.name == "gaussian_noise":
         yield partial(normal, 9, 0, dtype=x.dtype)
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays import device, host
 from fastdrop._arrays.hints import checked_shape
 from fastdrop._arrays.numbers import FULL, Rate, flag, rate
-from fastdrop._arrays.plan import NO_AXES, Axes, Indices, Pass, Plan, Window, layout_of, window_given
+from fastdrop._arrays.plan import NO_AXES, Axes, Indices, Layout, Pass, Plan, Window, layout_of, window_given
 from fastdrop._backends import cpu, fuse, fused, masked
 from fastdrop._noises._layer import ElementwiseLayer, Forward, RateLayer
 from fastdrop._noises._noise import Noise, register
@@ -247,16 +247,29 @@ def keep_mask(
         plan = Plan(device, target, target, None, None, layout_of(lengths, False, shared_axes, window), out)
         fuse(_BITS if packed else _BYTES, plan, p, key)
         return out
-    mask = np.ones(checked_shape(shape), np.uint8)
+    mask = np.empty(checked_shape(shape), np.uint8)
     if out is not None:
         host.mask_target(out, mask.shape, packed)
     layout = layout_of(mask.shape, False, shared_axes, window)
-    fuse(UNSCALED, Plan(host, mask, mask, None, None, layout, None), p, key)
-    found = np.packbits(mask) if packed else mask.view(np.bool_)
+    found = _drawn_as_bits(layout, p, key) if packed and isinstance(p, float) else None
+    if found is None:
+        mask.fill(1)
+        fuse(UNSCALED, Plan(host, mask, mask, None, None, layout, None), p, key)
+        found = np.packbits(mask) if packed else mask.view(np.bool_)
     if out is None:
         return found
     np.copyto(out, found)
     return out
+
+
+def _drawn_as_bits(layout: Layout, p: float, key: Key | SupportsIndex) -> NDArray[np.uint8] | None:
+    """Return a packed mask without one of bytes before it, or None if its draws don't begin with a byte."""
+    threshold, scale = rate(p)
+    row = None if layout.shared else layout.row
+    if row is None or row.start % 8 or not 0 < threshold < FULL:
+        return None
+    bits: NDArray[np.uint8] = cpu().keep_bits(layout.count, row.start, (threshold, scale, *stream(key)))
+    return bits
 
 
 def apply_mask(

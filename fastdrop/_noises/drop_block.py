@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import to_array
 from fastdrop._arrays.numbers import flag, rate
-from fastdrop._backends import masked
+from fastdrop._backends import cpu, masked
 from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
 from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import keep_mask
@@ -88,9 +88,10 @@ def drop_block(
     array([[[1.6, 1.6, 1.6, 1.6, 0. , 0. , 0. , 1.6]]])
     """
     x = to_array(x)
-    mask = block_mask(x.shape, p, key, block_size, shared_channels, data_format)
-    kept = np.count_nonzero(mask)
-    return masked(x, mask, mask.size / kept if kept else 0.0, out)  # type: ignore[no-any-return]
+    mask, kept = _block_mask(x.shape, p, key, block_size, shared_channels, data_format)
+    own = mask.ndim == 1  # for each channel of an image
+    scale = math.prod(x.shape if own else mask.shape) / kept if kept else 0.0
+    return masked(x, mask, scale, out, own)  # type: ignore[no-any-return]
 
 
 def drop_block_backward(
@@ -124,30 +125,34 @@ def drop_block_backward(
     return drop_block(g, p, key, data_format=data_format, out=out, **options)
 
 
-def block_mask(
+def _block_mask(
     shape: tuple[int, ...],
     p: float,
     key: Key | SupportsIndex,
     block_size: Size,
     shared_channels: bool,
     data_format: str,
-) -> NDArray[np.bool_]:
-    """Return the mask of `drop_block`, with one channel if all channels share it."""
+) -> tuple[NDArray[np.uint8], int]:
+    """Return the mask of `drop_block`, and how many elements it keeps.
+
+    It is packed, or if all channels share it, of bytes for one channel.
+    """
     check_data_format(data_format)
     if not 3 <= len(shape) <= 5:
         raise ValueError(f"drop_block needs 3, 4 or 5 axes, got shape {shape}; use x[None] for one image")
     last = data_format == "channels_last"
     axes = range(1, len(shape) - 1) if last else range(2, len(shape))
     gamma, sides = block_layout(tuple(shape[axis] for axis in axes), p, block_size)
-    starts = list(shape)
-    if shared_channels is not False and flag("shared_channels", shared_channels):
-        starts[-1 if last else 1] = 1
+    images = list(shape)
+    shared = shared_channels is not False and flag("shared_channels", shared_channels)
+    if shared:
+        images[-1 if last else 1] = 1
+    places = images.copy()
     for axis, side in zip(axes, sides, strict=True):
-        starts[axis] -= max(side - 1, 0)
-    dropped = _padded(~keep_mask(starts, gamma, key), [(axis, shape[axis]) for axis in axes])
-    for axis, side in zip(axes, sides, strict=True):
-        _grow(dropped, axis, side)
-    return np.logical_not(dropped, out=dropped)
+        places[axis] -= max(side - 1, 0)
+    starts = keep_mask(places, gamma, key, packed=True)
+    mask, kept = cpu().without_blocks(starts, tuple(places), tuple(images), axes)
+    return (np.unpackbits(mask, count=math.prod(images)).reshape(images) if shared else mask), kept
 
 
 def block_layout(image: tuple[int, ...], p: float, block_size: Size) -> tuple[float, tuple[int, ...]]:
@@ -173,29 +178,6 @@ def sizes_of(block_size: Size, count: int) -> tuple[int, ...]:
     return sizes
 
 
-def _padded(seeds: NDArray[np.bool_], lengths: list[tuple[int, int]]) -> NDArray[np.bool_]:
-    """Return the seeds in an array that is longer along some axes, with none in the places after them."""
-    shape = list(seeds.shape)
-    for axis, length in lengths:
-        shape[axis] = length
-    image = np.zeros(shape, np.bool_)
-    image[tuple(map(slice, seeds.shape))] = seeds
-    return image
-
-
-def _grow(image: NDArray[np.bool_], axis: int, side: int) -> None:
-    """Mark the `side` - 1 places after each mark along an axis, in place.
-
-    There are so many places after the last mark of each line. So all lines are done as one, in runs of bytes
-    as long as the array, and what is shifted beyond the end of a line is no mark. Marks grow by doubling.
-    """
-    flat, stride, grown = image.reshape(-1), math.prod(image.shape[axis + 1 :]), 1
-    while grown < side:
-        step = min(grown, side - grown)
-        flat[step * stride :] |= flat[: flat.size - step * stride].copy()
-        grown += step
-
-
 class _DropBlock(ArrayLayer, RateLayer):
     """The base of DropBlock in one, two and three dimensions."""
 
@@ -218,7 +200,7 @@ class _DropBlock(ArrayLayer, RateLayer):
             "shared_channels": flag("shared_channels", shared_channels),
             "data_format": data_format,
         }
-        block_mask((0,) * (self.spatial + 2), self.p, 0, **self.options)
+        _block_mask((0,) * (self.spatial + 2), self.p, 0, **self.options)
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         if np.ndim(x) != self.spatial + 2:

@@ -11,13 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays.host import real_array, target
 from fastdrop._arrays.numbers import flag, holds_reals, real
 from fastdrop._arrays.plan import Indices, Pass, Window, window_given
-from fastdrop._backends import fuse, planned
+from fastdrop._backends import cpu, gated, planned
 from fastdrop._noises._layer import Forward, NoiseLayer, passed, unchanging
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._stream.keys import Key, Rng
 
-# The largest v of which exp(v) and exp(-v) are normal numbers. Alpha and beta from _LARGE on take float64.
-_MOST = {np.float32: 87.0, np.float64: 700.0}
+# Alpha and beta from here on take float64.
 _LARGE = 1e30
 
 
@@ -85,12 +84,11 @@ def standout_dropout(
     inverted = inverted is not False and flag("inverted", inverted)
     window = window_given(window, rows, indices, offsets)
     x = real_array(h, "standout")
-    dropped = _kept(a, alpha, beta)
-    np.subtract(1, dropped, out=dropped)
-    if dropped.shape != x.shape:
-        raise ValueError(f"a must have h's shape {x.shape}, got {dropped.shape}")
+    pre, slope, shift = _gate(a, alpha, beta)
+    if pre.shape != x.shape:
+        raise ValueError(f"a must have h's shape {x.shape}, got {pre.shape}")
     plan = planned(x, out, (), window)
-    fuse(Pass(scale=None if inverted else 1.0), plan, dropped, key)
+    gated(Pass(scale=None if inverted else 1.0), plan, pre, slope, shift, key)
     return plan.result  # type: ignore[no-any-return]
 
 
@@ -156,29 +154,28 @@ def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -
     >>> fd.standout_keep_prob([-1.0, 0.0, 1.0], alpha=2.0, beta=1.0).round(3)
     array([0.269, 0.731, 0.953])
     """
-    return _kept(a, alpha, beta, np.float64)
+    pre, slope, shift = _gate(a, alpha, beta)
+    kept: NDArray[np.float64] = cpu().gate(
+        pre.astype(np.float64), (-slope, -shift)
+    )  # sigmoid(v), 1 - sigmoid(-v)
+    return kept
 
 
-def _kept(a: ArrayLike, alpha: float, beta: float, dtype: type[np.floating] | None = None) -> NDArray[Any]:
-    """Return `standout_keep_prob`; without a dtype in float32 where a has no more digits."""
+def _gate(a: ArrayLike, alpha: float, beta: float) -> tuple[NDArray[Any], float, float]:
+    """Return pre-activations as the kernels of standout take them, alpha and beta; or raise an error.
+
+    They are float64 unless float32 has enough digits for them.
+    """
     given = np.asarray(a)
     if not holds_reals(given.dtype):
         raise TypeError(f"a must be of real numbers, got {given.dtype}; use a.astype(np.float32)")
-    finite = np.isfinite(given)
-    if not finite.all():
-        raise ValueError(f"a must be finite, got {given[~finite].flat[0]}")
     slope, shift = _finite("alpha", alpha), _finite("beta", beta)
-    if dtype is None:
-        few_digits = given.dtype.itemsize <= 4 and given.dtype.kind not in "iub"
-        dtype = np.float32 if few_digits and max(abs(slope), abs(shift)) < _LARGE else np.float64
-    with np.errstate(over="ignore"):  # a large alpha overflows to inf, whose sigmoid is 0 or 1
-        v: NDArray[Any] = np.asarray(np.multiply(given, -slope, dtype=dtype, casting="unsafe"))
-        v -= shift
-    np.clip(v, -_MOST[dtype], _MOST[dtype], out=v)
-    np.exp(v, out=v)
-    v += 1
-    np.reciprocal(v, out=v)
-    return v
+    few_digits = given.dtype.itemsize <= 4 and given.dtype.kind not in "iu"
+    narrow = few_digits and max(abs(slope), abs(shift)) < _LARGE
+    pre = np.require(given, given.dtype.newbyteorder("=") if narrow else np.float64, ["C", "A"])
+    if not cpu().are_finite(pre):
+        raise ValueError(f"a must be finite, got {pre[~np.isfinite(pre)].flat[0]}")
+    return pre, slope, shift
 
 
 def _finite(name: str, value: Any) -> float:

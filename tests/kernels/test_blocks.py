@@ -342,6 +342,25 @@ def test_apply_mask_is_onnx_dropout(dtype, packed):
         assert (np.asarray(out)[~mask] == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("packed", [False, True])
+def test_masks_of_any_size_far_and_near(dtype, packed, monkeypatch):
+    monkeypatch.setattr("fastdrop._cpu.calls.SMALL", 1)
+    monkeypatch.setattr("fastdrop._cpu.calls.FETCH_FROM", 1 << 12)
+    monkeypatch.setattr("fastdrop._cpu.calls.STREAM_FROM", 1 << 14)
+    rng = np.random.default_rng(2)
+    for size in [*range(1, 36), 1023, 1024, 1041, 5000, 9001, 40_007]:
+        x, mask = normal(size + 3, dtype=dtype), rng.random(size) < 0.6
+        given_mask = np.packbits(mask) if packed else mask
+        for first in (0, 1, 3):  # at other addresses
+            out = np.full(size + 6, 7, dtype)
+            y = out[first : first + size]
+            fd.apply_mask(x[first : first + size], given_mask, 0.5, packed=packed, out=y)
+            assert same_bits(y, np.where(mask, x[first : first + size] * dtype(2), dtype(0)))
+            assert (out[:first] == 7).all()
+            assert (out[first + size :] == 7).all()
+
+
 def test_apply_mask_broadcasts_and_selects():
     x = np.array([[np.nan, 1.0], [-1.0, np.inf]])
     assert fd.apply_mask(x, [[False], [True]], 0.5).tolist() == [[0, 0], [-2, np.inf]]

@@ -24,7 +24,7 @@ SCRIPT = """
 import numpy as np, fastdrop as fd
 from fastdrop._cpu import calls
 y = fd.apply_mask(np.ones(31, np.float32), np.resize([True, False, False], 31), 0.5)
-print(y.tobytes().hex(), sum(calls._masked.stats.cache_hits.values()))
+print(y.tobytes().hex(), sum(calls._apply_bytes.stats.cache_hits.values()))
 """
 FULL = """
 import resource
@@ -298,7 +298,7 @@ def test_nothing_is_written_beside_the_package(tmp_path):
     found = run(SCRIPT, package.parent, XDG_CACHE_HOME=str(home))
     assert (found.stdout, found.stderr) == (f"{BITS} 0\n", "")
     assert sorted(package.rglob("*")) == before
-    assert list(home.rglob("fastdrop/*/masked-*.code"))
+    assert list(home.rglob("fastdrop/*/apply-*.code"))
 
 
 COMPILED_LATER = """
@@ -318,7 +318,7 @@ assert (fd.apply_mask(np.ones(9), np.full(9, True), 0.5) == 2).all()
 
 def test_code_from_the_disk_needs_none_of_numba_s_modules_and_leaves_it_whole(tmp_path):
     fd.apply_mask(np.ones(31, np.float32), np.ones(31, np.bool_), 0.5)  # which puts it there
-    copy_code(tmp_path, "masked")
+    copy_code(tmp_path, "apply")
     lean = SCRIPT + "import sys; print('numba.np.linalg' in sys.modules)" + COMPILED_LATER
     found = run(lean, Path(fd.__file__).parents[1], NUMBA_CACHE_DIR=str(tmp_path))
     assert (found.stdout, found.stderr) == (f"{BITS} 1\nFalse\n", "")

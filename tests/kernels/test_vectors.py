@@ -68,6 +68,21 @@ def test_any_nonzero(lane):
     assert njit(lambda a: vectors.any_nonzero(memory.load(a, 0)))(a) == (lane is not None)
 
 
+def test_bits_of_lanes_and_lanes_of_bits():
+    for mask in (0, 1, 0b10110001, 255):
+        a = np.array([mask >> lane & 1 for lane in range(8)], np.uint32)
+        assert njit(lambda a: vectors.bits_of(memory.load(a, 0) != np.uint32(0)))(a) == mask
+
+    @njit
+    def spread(word, out):
+        memory.store(out, 0, vectors.where(vectors.are_set(word), memory.load_wide(out, 0), np.uint32(0)))
+
+    for word in (0, 0x8001, 0x1234, 0xFFFF):
+        out = np.ones(16, np.uint32)
+        spread(np.uint32(word), out)
+        assert np.array_equal(out, np.unpackbits(np.array([word], "<u2").view(np.uint8)))
+
+
 def test_zero_where_makes_positive_zeros_of_anything():
     x = np.array([np.nan, -0.0, np.inf, -1, 2, 3, 4, 5], np.float32)
     got = lanes(lambda v: vectors.zero_where(vectors.narrow(vectors.iota()) < np.uint32(4), v), x)

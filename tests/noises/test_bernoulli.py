@@ -140,6 +140,20 @@ def test_keep_mask_is_where_dropout_keeps(p):
             assert np.array_equal(out, found)
 
 
+@pytest.mark.parametrize("key", [KEY, fd.Key(7).antithetic()])
+@pytest.mark.parametrize("p", [2.0**-32, 0.25, 0.3, 1 - 2.0**-32])
+def test_packed_masks_are_the_bits_of_masks(p, key):
+    """Of any size, and from any index on, also within a byte of the full mask."""
+    sizes = [*range(1, 20), 127, 128, 1000, 1023, 1024, 1025, 2049, 5000, 300_000]
+    for size in sizes:
+        for start in (0, 1, 8, 40, 1016, 1024, 4099):
+            window = ((size + 5000,), (start,))
+            mask = fd.keep_mask(size, p, key, window=window)
+            bits = fd.keep_mask(size, p, key, packed=True, window=window)
+            assert np.array_equal(bits, np.packbits(mask)), (size, start)
+    assert np.array_equal(mask[:50], reference.keep_mask((4149,), p, key)[4099:])
+
+
 def test_keep_mask_refuses_outputs():
     for out, packed, message in (
         (np.ones(4, bool), False, r"out must be bool \(3,\) for this mask, got bool \(4,\)"),

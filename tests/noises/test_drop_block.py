@@ -45,6 +45,11 @@ def test_blocks_are_the_painted_ones(shape, size):
         ((2, 3, 9, 7), (2, 5)),
         ((2, 2, 5, 6, 7), 3),
         ((2, 2, 5, 6, 4), (1, 2, 9)),
+        ((3, 2, 200), 150),
+        ((2, 3, 70, 65), (33, 64)),
+        ((1, 3, 3, 130), (2, 1)),
+        ((2, 1, 7, 9, 63), (4, 1, 31)),
+        ((1, 70, 5, 6, 3), (5, 3, 1)),
     ],
 )
 def test_blocks_in_each_number_of_dimensions(shape, size, last):

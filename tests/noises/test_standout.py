@@ -44,6 +44,47 @@ def test_it_is_dropout_at_those_rates(dtype, inverted):
         assert same_bits(y, np.where(by_rates == 0, 0, h).astype(dtype))
 
 
+PRECISIONS = [(np.float16, np.float32), (ml_dtypes.bfloat16, np.float32), (np.float32, np.float32)]
+
+
+@pytest.mark.parametrize(("dtype", "real"), [*PRECISIONS, (np.float64, np.float64), (np.int8, np.float64)])
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (-2.5, 0.7), (0.0, -1.0), (1e35, 0.0)])
+def test_rates_have_the_precision_of_a(dtype, real, alpha, beta):
+    """An element is kept as the exact rate says, unless U is within some roundings of it."""
+    a = (3 * normal(100_003, dtype=np.float64)).astype(dtype)
+    v = -(alpha * a.astype(np.longdouble) + beta)
+    rates = 1 / (1 + np.exp(np.clip(v * -1, -700, 700)))
+    kept = fd.standout_dropout(np.ones(a.shape, np.float32), a, KEY, alpha=alpha, beta=beta) != 0
+    slack = 0 if abs(alpha) > 1e30 else 4 * np.finfo(real).eps * (1 + np.abs(v) * rates * (1 - rates))
+    most, least = np.minimum(rates + slack + 2.0**-31, 1), np.maximum(rates - slack - 2.0**-31, 0)
+    ones = np.ones(a.shape)
+    assert not (kept & (fd.dropout(ones, least.astype(np.float64), KEY) == 0)).any()
+    assert not (~kept & (fd.dropout(ones, most.astype(np.float64), KEY) != 0)).any()
+    assert kept.any()
+    assert not kept.all()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_each_way_to_the_rates_gives_the_same_bits(dtype, inverted):
+    """Where arrays lie so that one kernel can't read a and write y, the rates are an array first."""
+    options = {"alpha": 1.3, "beta": -0.4, "inverted": inverted}
+    for size in (1, 7, 8, 15, 16, 17, 1000, 1024, 1031, 70_001):
+        h, a = normal(size, dtype=np.float32), normal(size, dtype=dtype, seed=1)
+        want = fd.standout_dropout(h, a, KEY, **options)
+        for given_h, given_a in (
+            (np.repeat(h, 2)[::2], a),
+            (h, np.repeat(a, 2)[::2]),
+            (h, a.astype(a.dtype.newbyteorder())),
+        ):
+            assert same_bits(fd.standout_dropout(given_h, given_a, KEY, **options), want)
+        if dtype == np.float32:
+            own = a.copy()
+            assert same_bits(fd.standout_dropout(h, own, KEY, out=own, **options), want)
+        rows = fd.standout_dropout(h[:, None], a[:, None], KEY, rows=np.arange(size), **options)
+        assert same_bits(rows[:, 0], want)
+
+
 def test_extreme_pre_activations():
     a = np.array([-1e3, 1e3, -40.0, 40.0])
     assert fd.standout_dropout(np.ones(4), a, KEY).tolist() == [0, 1, 0, 1]
