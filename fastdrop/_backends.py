@@ -284,13 +284,20 @@ def _at_once(
 def _on_gpu_at_once(what: Pass, x: Any, out: Any, p: float, key: Key | SupportsIndex) -> Any:
     """Do dropout of an array on a GPU in the fewest steps, or return None; see `_at_once`."""
     threshold, scale = rate(p)
+    numbers = threshold, scale if what.scale is None else what.scale, *words(key)
+    found = device.plain_tensors(x, out)
+    if found is not None:
+        y, pointer, target, size, typestr, number = found
+        stream = device.stream_of_tensors(number)
+        gpu().plain("drop", typestr, number)(pointer, pointer, target, size, stream, *numbers)
+        return y
     a = device.to_array(x)
     if not a.size or a.dtype.kind == "c" or a.device == device.UNKNOWN or a.lent is not None:
         return None
-    y = device.target(out, a)
-    numbers = threshold, scale if what.scale is None else what.scale, *words(key)
-    gpu().drop_at_once(a.pointer, y.pointer, a.size, a.lanes.typestr, a.device, a.cuda_stream, numbers)
-    return y.owner if out is None else out
+    b = device.target(out, a)
+    drop = gpu().plain("drop", a.lanes.typestr, a.device)
+    drop(a.pointer, a.pointer, b.pointer, a.size, a.cuda_stream, *numbers)
+    return b.owner if out is None else out
 
 
 def _rows_at_once(

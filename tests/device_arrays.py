@@ -170,6 +170,9 @@ class Driver(types.ModuleType):
         memory.array[:] = np.ascontiguousarray(numbers).ravel().view(np.uint8)
         return memory
 
+    def starter(self, variant, device):
+        return lambda items, *given: self.start(variant, items, device, *given)
+
     def start(self, variant, items, device, stream, *arguments):
         self.started.append((variant, items, device, stream))
         variant, arguments = in_family(variant, arguments)
@@ -243,5 +246,6 @@ def stand_in(monkeypatch, driver):
     from fastdrop._cuda import launch, run
 
     monkeypatch.setattr(launch, "driver", driver)
+    monkeypatch.setattr(run, "plain", cache(launch.plain.__wrapped__))  # which keeps what a driver gave
     monkeypatch.setattr(run, "driver", driver)
     monkeypatch.setattr(_backends, "gpu", lambda: run)

@@ -265,6 +265,48 @@ def to_array(x: Any) -> DeviceArray:
     return x if isinstance(x, DeviceArray) else DeviceArray(x)
 
 
+def plain_tensors(x: Any, out: Any) -> tuple[Any, int, int, int, str, int] | None:
+    """Return what the quick way of small calls needs of tensors; None for those that it doesn't take.
+
+    That is the tensor that the caller gets, the addresses of x and of it, how many elements they have and as
+    which type kernels take these, and the number of the GPU. It takes what needs no other look.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or type(x) is not torch.Tensor or x.layout is not torch.strided:
+        return None
+    dtype = x.dtype
+    typestr = _TENSOR_TYPESTRS.get(dtype) or _TENSOR_TYPESTRS.setdefault(dtype, _typestr_of_tensors(dtype))
+    if not typestr or not _in_order(x, torch) or not (size := x.numel()):
+        return None
+    pointer, where = x.data_ptr(), x.device
+    if out is None:
+        out = torch.empty_like(x)
+        target = out.data_ptr()
+    else:
+        if type(out) is not torch.Tensor or out.dtype is not dtype or out.layout is not torch.strided:
+            return None
+        if out.shape != x.shape or out.device != where or not _in_order(out, torch):
+            return None
+        target = out.data_ptr()
+        if target != pointer and abs(target - pointer) < size * dtype.itemsize:
+            return None
+    return out, pointer, target, size, typestr, where.index or 0
+
+
+_TENSOR_TYPESTRS: dict[Any, str] = {}  # "" for what the quick way doesn't take
+
+
+def _typestr_of_tensors(dtype: Any) -> str:
+    found = _DTYPES.get(str(dtype).removeprefix("torch."))
+    return "" if found is None or found.kind == "c" else _carrier(found)[0]
+
+
+def _in_order(x: Any, torch: Any) -> bool:
+    """Return whether a tensor's memory holds its elements in C order, and nobody needs its gradient."""
+    plain = x.is_contiguous() and not x.is_neg() and not x.is_nested
+    return plain and not (x.requires_grad and torch.is_grad_enabled())
+
+
 def target(out: Any, x: DeviceArray, other: DeviceArray | None = None) -> DeviceArray:
     """Return the array to write to: out, checked against x and the other array, or a new one like x."""
     if out is None:

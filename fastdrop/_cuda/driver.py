@@ -6,7 +6,7 @@ and put back. NVIDIA's packages are imported at the first call, since machines w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from threading import Lock
@@ -48,13 +48,6 @@ def _device(number: int) -> tuple[tuple[int, int], int]:
     )
 
 
-@cache
-def _kernel(variant: Variant, device: int) -> Any:
-    """Return a kernel for a device, whose context is current."""
-    code, name = cubin(variant, _device(device)[0])
-    return _packages()[0].ObjectCode.from_cubin(code).get_kernel(name)
-
-
 @lru_cache(maxsize=4096)
 def _config(threads: int, device: int) -> Any:
     """Return of how many blocks a grid has to be for so many threads, and of how many threads a block."""
@@ -81,21 +74,42 @@ def device_of(pointer: int) -> int:
     return int(number)
 
 
+@cache
+def starter(variant: Variant, device: int) -> Callable[..., None]:
+    """Return a function (items, stream, *arguments) that does as `start`, for callers that keep it.
+
+    To look a kernel up by its variant takes a microsecond.
+    """
+    core, api = _packages()
+    lanes = 1 if variant.work in OF_ONE_LANE else WARP
+    device_of_context, launch = api.cuCtxGetDevice, core.launch
+
+    def start(items: int, stream: int, *arguments: Any) -> None:
+        error, current = device_of_context()
+        if not error and int(current) == device:
+            config = _config(items * lanes, device)
+            launch(_stream(stream), config, kernel[0] if kernel else loaded(), items, *arguments)
+            return
+        with _current(device):
+            start(items, stream, *arguments)
+
+    def loaded() -> Any:
+        """Load the kernel, which needs the device's context, at the first call."""
+        code, name = cubin(variant, _device(device)[0])
+        kernel.append(core.ObjectCode.from_cubin(code).get_kernel(name))
+        return kernel[0]
+
+    kernel: list[Any] = []
+    return start
+
+
 def start(variant: Variant, items: int, device: int, stream: int, *arguments: Any) -> None:
     """Start a kernel on a stream with so many items of work, and don't wait.
 
     Arguments are those of the work, one after the other: ints for addresses and integers, and NumPy scalars
     for reals.
     """
-    core, api = _packages()
-    error, current = api.cuCtxGetDevice()
-    if not error and int(current) == device:
-        threads = items if variant.work in OF_ONE_LANE else items * WARP
-        kernel = _kernel(variant, device)
-        core.launch(_stream(stream), _config(threads, device), kernel, items, *arguments)
-        return
-    with _current(device):
-        start(variant, items, device, stream, *arguments)
+    starter(variant, device)(items, stream, *arguments)
 
 
 @contextmanager

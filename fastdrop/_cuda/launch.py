@@ -6,7 +6,7 @@ kernels, and `fastdrop._cuda.driver` starts them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from fastdrop._cuda.kernels import NOISE_TILE, SPREAD_TILE_BYTES, Variant
 from fastdrop._stream.keys import TILE
 
 _MOST_BIASES = 1 << 31  # whose places kernels count in 32 bits
+_LAST = TILE - 1
 CARRIERS = {"<f4": types.float32, "<f8": types.float64, "<i2": types.int16, "<u2": types.uint16}
 
 
@@ -66,6 +67,7 @@ class Numbers(NamedTuple):
 
 
 NONE = Numbers(0, 0, 1, 1)
+_NO_NUMBERS = tuple(NONE)  # which is unpacked faster
 
 
 class InMemory(NamedTuple):
@@ -125,30 +127,33 @@ def drops(
 
 
 @cache
-def _plain_drop(typestr: str) -> tuple[Variant, Any, Any]:
-    """Return the kernel of dropout for a type of elements, the type that computes them, and its 0."""
-    real = np.float64 if typestr == "<f8" else np.float32
-    return Variant("drops", CARRIERS[typestr], ("drop",)), real, real(0)
+def plain(formula: str, typestr: str, device: int) -> Callable[..., None]:
+    """Return a function that does a formula without constants in few steps, for a type of elements.
 
-
-def drop_at_once(
-    x: int,
-    y: int,
-    size: int,
-    typestr: str,
-    device: int,
-    stream: int,
-    numbers: tuple[Any, ...],
-) -> None:
-    """Do dropout of elements at an address, whose draws are 0, 1, 2, ..., in the fewest steps.
-
-    The numbers are threshold and scale, then what kernels need of the key.
+    The elements' draws are 0, 1, 2, ... It takes the addresses of x, of the other array and of y, how many
+    elements they have, the stream, threshold and scale, and then what kernels need of the key.
     """
-    variant, real, zero = _plain_drop(typestr)
-    (threshold, scale), tiles = numbers[:2], -(-size // TILE)
-    drawn = (threshold, *numbers[2:], 0)[:4]
-    layout = 0, tiles, size, 0, 0, 0, 0
-    driver.start(variant, tiles, device, stream, x, x, x, y, *layout, *drawn, *NONE, real(scale), zero, zero)
+    real = np.float64 if typestr == "<f8" else np.float32
+    start, zero = driver.starter(Variant("drops", CARRIERS[typestr], (formula,)), device), real(0)
+
+    def do(
+        x: int,
+        other: int,
+        y: int,
+        size: int,
+        stream: int,
+        threshold: int,
+        scale: float,
+        key: int,
+        draw: int,
+        address: int = 0,
+    ) -> None:
+        tiles = (size + _LAST) // TILE
+        layout = 0, tiles, size, 0, 0, 0, 0
+        drawn = threshold, key, draw, address
+        start(tiles, stream, x, other, x, y, *layout, *drawn, *_NO_NUMBERS, real(scale), zero, zero)
+
+    return do
 
 
 def _of_formula(numbers: Sequence[float] | Numbers | InMemory) -> tuple[Numbers, Sequence[float]]:

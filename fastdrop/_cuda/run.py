@@ -16,7 +16,7 @@ from fastdrop._arrays.numbers import check_range
 from fastdrop._arrays.plan import Density, Layout, Pass, Plan, Rows, layout_of, layout_of_parts, repetition
 from fastdrop._cuda import driver, launch, results
 from fastdrop._cuda.launch import InMemory, Numbers, Part, Place, Starts, Terms
-from fastdrop._cuda.launch import drop_at_once as drop_at_once
+from fastdrop._cuda.launch import plain as plain
 
 _MOST = 1 << 31  # so many elements and more are done by several launches of `spread`
 _PARTIAL = 1 << 17  # sums of columns are made in parts, so that about so many threads have work

@@ -20,7 +20,7 @@ from fastdrop._arrays.listed import Listed
 from fastdrop._arrays.numbers import FULL, Rate, flag, rate
 from fastdrop._arrays.plan import window_given
 from fastdrop._backends import loading, words
-from fastdrop._stream.keys import Key, draw_of
+from fastdrop._stream.keys import Key, as_key_or_seed, checked_key, draw_of
 from fastdrop.torch import _gpu, _keys
 from fastdrop.torch._keys import (
     DeviceKey,
@@ -120,9 +120,12 @@ def run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool = Fal
     return named(settings[0], _run, x, other, settings, inplace)
 
 
+_profiled: Callable[[], bool] = torch.autograd._profiler_enabled
+
+
 def named(name: str, function: Callable[..., T], *arguments: Any) -> T:
     """What a function returns, in profiles by the name of a noise, as an operator of PyTorch's is there."""
-    if torch.autograd._profiler_enabled():
+    if _profiled():
         with record_function(f"fastdrop::{name}"):
             return function(*arguments)
     return function(*arguments)
@@ -305,26 +308,37 @@ def _like_sparse(g: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
 _in_graph = super(torch.autograd.Function, _Noise).apply
 
 
-class _AtRandom(torch.autograd.Function):
-    """Dropout by a random draw, in few steps: for a small tensor these cost as much as its elements."""
+# What a quick way needs: the module that does it, rate, key, and the numbers that kernels take. Where nobody
+# may need the key of a random draw, the draw stands in its place.
+Quick: TypeAlias = tuple[ModuleType, float, Key | int, tuple[Any, ...]]
+
+
+class _Quick(torch.autograd.Function):
+    """Dropout, maybe added to a residual, in few steps: small tensors wait for each of them."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, settings: tuple[ModuleType, float, Key, tuple[Any, ...]]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, residual: Tensor | None, settings: Quick) -> Tensor:
         ctx.settings = settings
-        return _dropped(settings[0], x, settings[3])
+        return _dropped(settings[0], x, settings[3], residual)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        quick, p, key, numbers = ctx.settings
-        compiled = torch.compiler.is_dynamo_compiling()
-        if compiled or torch.is_grad_enabled() or transformed() or not quick.takes(g):
-            if g.layout is torch.sparse_coo:
-                return _like_sparse(g, lambda dense: noise_of_gradient(dense, "dropout", (p,), key)), None
-            return noise_of_gradient(g, "dropout", (p,), key), None
-        return _dropped(quick, g, numbers), None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x_needs, residual_needs, _ = ctx.needs_input_grad
+        return _gradient(g, *ctx.settings) if x_needs else None, g if residual_needs else None, None
 
 
-_at_random = super(torch.autograd.Function, _AtRandom).apply
+def _gradient(g: Tensor, quick: ModuleType, p: float, key: Key | int, numbers: tuple[Any, ...]) -> Tensor:
+    """Dropout of a gradient."""
+    compiled = torch.compiler.is_dynamo_compiling()
+    if not (compiled or torch.is_grad_enabled() or transformed()) and quick.takes(g):
+        return _dropped(quick, g, numbers)
+    key = key if isinstance(key, Key) else checked_key(_keys.SEED, key)
+    if g.layout is torch.sparse_coo:
+        return _like_sparse(g, lambda dense: noise_of_gradient(dense, "dropout", (p,), key))
+    return noise_of_gradient(g, "dropout", (p,), key)
+
+
+_quick = super(torch.autograd.Function, _Quick).apply
 
 
 def dropped_at_random(x: Tensor, p: float) -> Tensor | None:
@@ -334,21 +348,49 @@ def dropped_at_random(x: Tensor, p: float) -> Tensor | None:
 
 def dropped_unseen(x: Tensor, p: float) -> Tensor | None:
     """Do as `dropped_at_random`, where it is known that no trace and no transform looks on."""
-    quick = direct(x)
+    quick: ModuleType = direct(x)
     if not (drawn := drawn_rate(p)) or not quick.takes(x):
         return None
-    wanted = x.requires_grad and torch.is_grad_enabled()
-    if quick is not _gpu and not wanted:  # then nobody keeps the key, which need not be made
-        return _dropped(quick, x, (*drawn, *draw_of(_keys.SEED, _keys.random_draw())))
-    key = random_key(x)
+    key: Key | int
+    if quick is _gpu and device.is_captured(x):
+        key = random_key(x)
+        numbers = *drawn, *words(key)
+    else:
+        key = _keys.random_draw()
+        numbers = *drawn, *draw_of(_keys.SEED, key)
+    if x.requires_grad and torch.is_grad_enabled():
+        return _quick(x, None, (quick, p, key, numbers))
+    return _dropped(quick, x, numbers)
+
+
+def added_quickly(x: Tensor, residual: Tensor, p: Any, key: Any) -> Tensor | None:
+    """Residual + dropout(x) of tensors on a GPU in the fewest steps, or None where that isn't the way."""
+    if traced(x) or traced(residual) or transformed() or not (drawn := drawn_rate(p)):
+        return None
+    alike = x.shape == residual.shape and x.dtype is residual.dtype and x.device == residual.device
+    if not alike or not (_gpu.takes(x) and _gpu.takes(residual)):
+        return None
+    if type(key) is not Key:
+        key = plain_key(key)
+        if isinstance(key, DeviceKey):
+            return None
+        key = as_key_or_seed(key)
     numbers = *drawn, *words(key)
-    return _at_random(x, (quick, p, key, numbers)) if wanted else _dropped(quick, x, numbers)
+    if (x.requires_grad or residual.requires_grad) and torch.is_grad_enabled():
+        return _quick(x, residual, (_gpu, p, key, numbers))
+    return _dropped(_gpu, x, numbers, residual)
 
 
-def _dropped(quick: ModuleType, x: Tensor, numbers: tuple[Any, ...]) -> Tensor:
-    """Dropout in the fewest steps, by its name in profiles."""
-    dropped: Tensor = named("dropout", quick.dropout, x, numbers)
-    return dropped
+def _dropped(
+    quick: ModuleType, x: Tensor, numbers: tuple[Any, ...], residual: Tensor | None = None
+) -> Tensor:
+    """Dropout in the fewest steps, maybe added to a residual; by its name in profiles."""
+    if _profiled():
+        name = "dropout" if residual is None else "dropout_add"
+        given = (x, numbers) if residual is None else (x, residual, numbers)
+        return named(name, getattr(quick, name), *given)
+    y: Tensor = quick.dropout(x, numbers) if residual is None else quick.dropout_add(x, residual, numbers)
+    return y
 
 
 @torch.library.custom_op(

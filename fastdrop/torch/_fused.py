@@ -13,6 +13,7 @@ import fastdrop as fd
 from fastdrop._arrays.numbers import Rate
 from fastdrop._stream.keys import shown
 from fastdrop.torch._autograd import (
+    added_quickly,
     as_array,
     as_tensor,
     batched,
@@ -53,6 +54,9 @@ class _DropoutAdd(torch.autograd.Function):
 
 def dropout_add(x: Tensor, residual: Tensor, p: Rate | Tensor, key: Any, axes: Numbers) -> Tensor:
     """Residual + dropout(x), in one pass where both are in C order and of one shape and dtype."""
+    y = None if axes else added_quickly(x, residual, p, key)
+    if y is not None:
+        return y
     if _fusible(x, residual):
         return _DropoutAdd.apply(x, residual, plain_rate(p), plain_key(key), axes)
     _check_residual(residual, x)

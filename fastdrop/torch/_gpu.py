@@ -26,8 +26,19 @@ def dropout(
 
     The numbers are threshold and scale, then what kernels need of the key.
     """
-    y = x if inplace else torch.empty_like(x)
-    number = x.device.index or 0
-    place = number, device.stream_of_tensors(number)
-    _backends.gpu().drop_at_once(x.data_ptr(), y.data_ptr(), x.numel(), _TYPESTRS[x.dtype], *place, numbers)
+    y, address, number = x if inplace else torch.empty_like(x), x.data_ptr(), x.device.index or 0
+    stream = device.stream_of_tensors(number)
+    drop = _backends.gpu().plain("drop", _TYPESTRS[x.dtype], number)
+    drop(address, address, y.data_ptr(), x.numel(), stream, *numbers)
+    return y
+
+
+def dropout_add(
+    x: torch.Tensor, residual: torch.Tensor, numbers: tuple[int, float, *tuple[int, ...]]
+) -> torch.Tensor:
+    """Residual + dropout(x), of tensors that `takes` takes and that are alike; see `dropout`."""
+    y, number = torch.empty_like(x), x.device.index or 0
+    stream = device.stream_of_tensors(number)
+    add = _backends.gpu().plain("add", _TYPESTRS[x.dtype], number)
+    add(x.data_ptr(), residual.data_ptr(), y.data_ptr(), x.numel(), stream, *numbers)
     return y

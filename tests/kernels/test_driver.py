@@ -129,14 +129,14 @@ class Stub:
 @pytest.fixture
 def stub(monkeypatch):
     found = Stub()
-    for name in ("_device", "_kernel", "_config", "_stream"):
+    for name in ("_device", "starter", "_config", "_stream"):
         getattr(driver, name).cache_clear()
     monkeypatch.setattr(driver, "_packages", lambda: (found, found))
     monkeypatch.setattr(
         driver, "cubin", lambda variant, capability: (b"code", f"{variant.work} {capability}")
     )
     yield found
-    for name in ("_device", "_kernel", "_config", "_stream"):
+    for name in ("_device", "starter", "_config", "_stream"):
         getattr(driver, name).cache_clear()
 
 
