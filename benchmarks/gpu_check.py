@@ -67,7 +67,7 @@ class Family(NamedTuple):
 
 FAMILIES = {
     "drops": Family(80, 100, 1),  # threads get registers by the eight, so that 73 to 80 leave as many warps
-    "drops by number": Family(100, 128, 15),
+    "drops by number": Family(112, 128, 15),  # two blocks of 256 threads fit, as with 88
     "noise": Family(56, 84, 1),
     "noise by number": Family(64, 64, 6),
     "listed draws": Family(64, 64, 3),

@@ -45,7 +45,7 @@ SPREAD_TILE_BYTES = 2048  # of the elements that a warp does of an array whose d
 _OF_TWO = "add", "replace", "activate_add", "differentiate", "affine", "activated"
 
 I32, I64 = types.int32, types.int64
-_1, _32 = np.uint32(1), np.uint32(32)
+_1, _32, _ALL = np.uint32(1), np.uint32(32), np.uint32(0xFFFFFFFF)
 _draw_at = access.number_at(I64)
 
 
@@ -174,14 +174,14 @@ OF_ONE_LANE = (
 OF_DOUBLES = "learned_numbers", "given_rates"  # works whose number is a float64, whatever the elements are
 
 
+_RUNS = 8  # each rate of a tile is drawn for itself, unless they are more: then U costs less
+
+
 @cache
-def _rates(lanes: int) -> tuple[Any, Any]:
-    """Return a function for the place of an element's rate, and one for the bits of a tile by rates."""
-    threshold_of, (_, uniforms), inlined_here = (
-        access.take_integer(I64),
-        warp.drawn(lanes),
-        warp.inlined_on_a_gpu(lanes),
-    )
+def _rates(lanes: int) -> tuple[Any, Any, Any]:
+    """Return a function for the place of an element's rate, and two for the bits of a tile by rates."""
+    threshold_of, threshold_at = access.take_integer(I64), access.number_at(I64)
+    (dropped_words, uniforms), inlined_here = warp.drawn(lanes), warp.inlined_on_a_gpu(lanes)
 
     @inlined_here
     def place(first, offset, inner, count):
@@ -194,8 +194,24 @@ def _rates(lanes: int) -> tuple[Any, Any]:
         return places.divided(at, np.uint64(inner))[0]
 
     @inlined_here
-    def dropped(tile, key, draw, numbers, thresholds, first, inner, count, low, high):
-        """Return the bits of a tile as `dropped_words` does, of elements `low` to below `high` at least."""
+    def in_runs(tile, key, draw, numbers, thresholds, rate, count, end, inner, runs):
+        """Return the bits of a tile as `dropped_words` does, where few rates follow each other.
+
+        The first rate is that of elements up to `end`, each other of `inner` more.
+        """
+        words, begin = splat_like(np.uint32(0), numbers), np.int64(0)
+        for _ in range(runs):
+            own = dropped_words(tile, threshold_at(thresholds, rate), key, draw, numbers)
+            rows = (splat_like(np.uint32(begin + 31), numbers) - numbers) >> np.uint32(5)  # before `begin`
+            half = rows >> _1
+            after = (splat_like(_ALL, numbers) << half) << (rows - half)  # no shift is by 32
+            words = (words & ~after) | (own & after)
+            rate, begin, end = (rate + 1 if rate + 1 < count else 0), end, end + inner
+        return words
+
+    @inlined_here
+    def by_uniforms(tile, key, draw, numbers, thresholds, first, inner, count, low, high):
+        """Do the same for any rates, of elements `low` to below `high` at least."""
         one, none = splat_like(_1, numbers), splat_like(np.uint32(0), numbers)
         mirrored = np.uint64(draw) >> np.uint64(MIRROR_SHIFT) != 0
         words, u = none, uniforms(tile, key, draw, numbers)
@@ -209,7 +225,7 @@ def _rates(lanes: int) -> tuple[Any, Any]:
             words, u = words | (below << np.uint32(row)), u[1:] + u[:1]
         return words
 
-    return place, dropped
+    return place, in_runs, by_uniforms
 
 
 @cache
@@ -232,9 +248,8 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     finish = _finish(formula, variant.activation, variant.bias, quad)
     finish_one = _finish(formula, variant.activation, variant.bias, 1)
     ask_twice = accesses >= 8 and not two  # whether registers can hold twice as much before the bits come
-    number_at, scale_of = access.number_at(real), access.take(real)
-    threshold_at, zeros = access.number_at(I64), access.zeros(real)
-    rate_place, dropped_by_rates = _rates(lanes)
+    number_at, scale_of, zeros = access.number_at(real), access.take(real), access.zeros(real)
+    rate_place, dropped_in_runs, dropped_by_uniforms = _rates(lanes)
 
     @inlined_here
     def ask(address, numbers):
@@ -242,9 +257,21 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         return a, b, take_four(address, numbers + np.uint32(64)), take_four(address, numbers + np.uint32(96))
 
     @inlined_here
-    def write(x, other, y, access_number, turned, numbers, scale, constants, bias, b0, period):
+    def dropped_in_tile(tile, threshold, key, draw, numbers, of_rates):
+        """Return the bits of a tile of one rate, or of a few that follow each other."""
+        if by_rate:
+            thresholds, _, rate, count, inner, runs, _, _, split = of_rates
+            end = np.int64(split)
+            return dropped_in_runs(tile, key, draw, numbers, thresholds, rate, count, end, inner, runs)
+        return dropped_words(tile, threshold, key, draw, numbers)
+
+    @inlined_here
+    def write(x, other, y, access_number, turned, numbers, scale, constants, bias, b0, period, of_rates):
         """Finish and write the elements of one access of the tile."""
         column = numbers * np.uint32(quad)
+        if by_rate:
+            place = column + access_number * np.uint32(32 * quad)
+            scale = where(place < of_rates[-1], scale, of_rates[-2])
         row = (column >> np.uint32(5)) + np.uint32(quad) * access_number
         bits = warp.from_lane(turned, row) >> (column & np.uint32(31))
         at = column
@@ -261,13 +288,17 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         write(x[3], other[3], y, first + np.uint32(3), *given)
 
     @inlined_here
-    def whole(x, other, y, tile, threshold, key, draw, numbers, scale, constants, bias, b0, period):
-        """Do a whole tile at addresses that are multiples of 16."""
+    def whole(x, other, y, tile, threshold, key, draw, numbers, scale, constants, bias, b0, period, of_rates):
+        """Do a whole tile at addresses that are multiples of 16.
+
+        If it has two rates, the second is that of whole accesses.
+        """
         x0 = ask(x, numbers)
         x1 = ask(x + 2048, numbers) if ask_twice else x0
         o0 = ask(other, numbers) if two else x0
-        turned = warp.transposed_bits(dropped_words(tile, threshold, key, draw, numbers), numbers)
-        given = turned, numbers, scale, constants, bias, b0, period
+        bits = dropped_in_tile(tile, threshold, key, draw, numbers, of_rates)
+        turned = warp.transposed_bits(bits, numbers)
+        given = turned, numbers, scale, constants, bias, b0, period, of_rates
         write_four(x0, o0, y, np.uint32(0), *given)
         if accesses >= 8:
             if not ask_twice:
@@ -283,7 +314,7 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
             write_four(x3, o3, y, np.uint32(12), *given)
 
     @inlined_here
-    def row(k, x, other, y, low, high, words, numbers, scale, constants, bias, b0, period, rates):
+    def row(k, x, other, y, low, high, words, numbers, scale, constants, bias, b0, period, of_rates):
         """Do the elements of row k of a tile, from number `low` to below `high` of the tile."""
         offset = numbers + np.uint32(32 * k)
         valid = (offset >= low) & (offset < high)
@@ -292,8 +323,11 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         at = places.wrapped(offset + b0, period) if biased else offset
         factor = scale
         if by_rate:
-            scales, first, inner, count = rates
-            factor = scale_of(scales, rate_place(first, offset, inner, count), valid)
+            _, address, _, count, inner, runs, first, second, split = of_rates
+            if runs <= 2:
+                factor = where(offset < split, scale, second)
+            else:
+                factor = scale_of(address, rate_place(first, offset, inner, count), valid)
         done, _ = finish_one((v,), (o,), words >> np.uint32(k), factor, constants, bias, at, period)
         put(y, offset, valid, done[0])
 
@@ -311,26 +345,34 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         b0, last = np.uint32(0), np.uint32(period)
         if biased:
             b0 = np.uint32((at + phase) % period)
-        first, mixed = 0, False
-        thresholds, scales, inner, count, rate_phase = rates
+        thresholds, address, inner, count, rate_phase = rates
+        rate, first, runs, split, second = np.int64(0), np.int64(0), np.int64(1), np.uint32(TILE), scale
+        fits = low == 0 and high == TILE and (x | y | other) & 15 == 0
         if by_rate:
-            whole_period = inner * count
-            i = rate_phase + at
-            mixed = (i + low) // inner != (i + high - 1) // inner
-            rate = (i + low) // inner % count
-            first, threshold = i % whole_period, threshold_at(thresholds, rate)
-            scale = splat_like(number_at(scales, rate), scale)
-        if low == 0 and high == TILE and (x | y | other) & 15 == 0 and not mixed:
-            whole(x, other, y, tile, threshold, key, draw, numbers, scale, constants, bias, b0, last)
+            number, into = places.quotient(rate_phase + at + low, inner)
+            rate = places.quotient(number, count)[1]
+            end = min(low + inner - into, TILE)  # where the elements of the next rate begin, if not later
+            runs += places.quotient(into + high - low - 1, inner)[0]
+            scale = splat_like(number_at(address, rate), scale)
+            if runs > 2:
+                first = (rate_phase + at) % (inner * count)
+            elif runs == 2:
+                second = splat_like(number_at(address, rate + 1 if rate + 1 < count else 0), scale)
+            fits = fits and (runs == 1 or (runs == 2 and end % quad == 0))
+            split = np.uint32(end)
+        of_rates = thresholds, address, rate, count, inner, runs, first, second, split
+        if fits:
+            given = numbers, scale, constants, bias, b0, last, of_rates
+            whole(x, other, y, tile, threshold, key, draw, *given)
             return
         lower, upper = np.uint32(low), np.uint32(high)
-        words = dropped_words(tile, 0 if mixed else threshold, key, draw, numbers)
-        if by_rate and mixed:
-            given = thresholds, first, inner, count, lower, upper
-            words = dropped_by_rates(tile, key, draw, numbers, *given)
+        if by_rate and runs > _RUNS:
+            given_rates = thresholds, first, inner, count, lower, upper
+            words = dropped_by_uniforms(tile, key, draw, numbers, *given_rates)
+        else:
+            words = dropped_in_tile(tile, threshold, key, draw, numbers, of_rates)
         for k in range(low >> 5, (high + 31) >> 5):
-            given_rates = scales, first, inner, count
-            row(k, x, other, y, lower, upper, words, numbers, scale, constants, bias, b0, last, given_rates)
+            row(k, x, other, y, lower, upper, words, numbers, scale, constants, bias, b0, last, of_rates)
 
     return work
 

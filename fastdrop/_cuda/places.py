@@ -44,6 +44,16 @@ def row_of(size: int, listed: bool) -> Any:
     return found
 
 
+@inlined
+def quotient(number, by):
+    """Return the quotient and the remainder of two integers from 0 on, in 32 bits if these are enough."""
+    if (number | by) >> 32 == 0:
+        found = np.int64(np.uint32(number) // np.uint32(by))
+    else:
+        found = np.int64(np.uint64(number) // np.uint64(by))
+    return found, number - found * by
+
+
 @intrinsic
 def divided(typingctx, v, by):
     """Return quotients and remainders of unsigned lanes and a scalar."""

@@ -436,3 +436,51 @@ class TestLearnedNumbers:
             monkeypatch.setattr(device, "is_there", lambda a, there=there: a is there)
             with pytest.raises(RuntimeError, match=f"logit must be on cpu as x is.*{advice}"):
                 fdt.concrete_dropout(x, number, KEY)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("needs", [(False, False), (True, False), (False, True), (True, True)])
+def test_dropout_add_in_few_steps(dtype, needs):
+    x, residual, g = (made(7, 300, dtype=dtype, seed=seed) for seed in range(3))
+    expected = as_on_host(lambda a, b: fd.dropout_add(a, b, 0.3, KEY), x, residual)
+    dx = as_on_host(lambda a: fd.dropout(a, 0.3, KEY), g)
+    for p, key in ((0.3, KEY), (np.array(0.3), KEY)):  # the quick way takes no array
+        a, b = (t.clone().requires_grad_(need) for t, need in zip((x, residual), needs, strict=True))
+        y = fdt.dropout_add(a, b, p, key)
+        assert equal(y, expected)
+        assert y.requires_grad is any(needs)
+        if y.requires_grad:
+            y.backward(g)
+        assert a.grad is None if not needs[0] else equal(a.grad, dx)
+        assert b.grad is None if not needs[1] else torch.equal(b.grad, g)
+
+
+def test_dropout_add_takes_the_long_way_where_it_must():
+    x, residual = made(4, 300), made(4, 300, seed=1)
+    for a, b in (
+        (x.T, residual.T),
+        (x, residual.double()),
+        (x, residual[0]),
+        (x.double(), residual.double()),
+        (x[:, ::2], residual[:, ::2]),
+    ):
+        key = fd.Key(5)
+        expected = b + fdt.dropout(a, 0.3, key)
+        torch.testing.assert_close(fdt.dropout_add(a, b, 0.3, key), expected, rtol=0, atol=0)
+    for p in (0.0, 1.0):
+        assert torch.equal(fdt.dropout_add(x, residual, p, 5), residual + fdt.dropout(x, p, 5))
+    with pytest.raises(TypeError, match="key"):
+        fdt.dropout_add(x, residual, 0.3, "key")
+    with pytest.raises(ValueError, match="p must be"):
+        fdt.dropout_add(x, residual, 1.5, 5)
+
+
+def test_dropout_add_has_a_second_derivative():
+    a = made(3, 40, dtype=torch.float64).requires_grad_()
+    b = made(3, 40, dtype=torch.float64, seed=1).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x, y: fdt.dropout_add(x, y, 0.3, KEY), (a, b))
+    with torch.no_grad():
+        assert not fdt.dropout_add(a, b, 0.3, KEY).requires_grad
+    with torch.autograd.profiler.profile() as profile:
+        fdt.dropout_add(a, b, 0.3, KEY)
+    assert "fastdrop::dropout_add" in {event.name for event in profile.function_events}

@@ -130,6 +130,26 @@ def test_rates(p, key):
         check(fd.concrete_dropout, normal(100), logit, key, temperature=0.1 + p)
 
 
+# Tiles of one rate, of two that meet between accesses or within one, of a few, and of many.
+RUNS = [3136, 1536, 1024, 1000, 700, 513, 260, 150, 116, 60, 33, 1]
+
+
+@pytest.mark.parametrize("length", RUNS)
+@pytest.mark.parametrize("key", [KEY, KEY.antithetic()], ids=str)
+def test_rates_that_change_within_tiles(length, key):
+    """Where a row of so many elements has one rate. The CPU's rates are held to the reference."""
+    rng = np.random.default_rng(length)
+    rates = rng.choice([0, 1e-9, 0.1, 0.25, 0.5, 0.75, 0.9, 1], (5, 1))
+    for dtype in (np.float32, np.float16, np.float64) if length in (1536, 700) else (np.float32,):
+        x = normal(9, 5, length, dtype=dtype)
+        for window in (None, ((9, 5, length + 6), (0, 0, 3)), ((20, 5, length), (7, 0, 0))):
+            expected = fd.dropout(x, rates, key, window=window)
+            assert same_bits(fd.dropout(ndarray(x), rates, key, window=window).get(), expected)
+        other = normal(9, 5, length, dtype=dtype, seed=1)
+        y = fd.dropout_add(ndarray(x), ndarray(other), rates, key)
+        assert same_bits(y.get(), fd.dropout_add(x, other, rates, key))
+
+
 LISTED = [
     ((3, 40), {"rows": [5, 0, 5]}),
     ((3, 4), {"rows": [5, 0, 1 << 40]}),
