@@ -33,14 +33,14 @@ from numba import cuda, types
 
 from fastdrop._arrays.plan import ACTIVATIONS
 from fastdrop._cuda import compiled
-from fastdrop._cuda.kernels import NOISE_TILE, SPREAD_TILE_BYTES, Variant, real_of
+from fastdrop._cuda.variants import NOISE_TILE, SPREAD_TILE_BYTES, Variant
 from fastdrop._stream.keys import TILE
 
 CARRIERS = {
-    "float16": types.int16,
-    "bfloat16": types.uint16,
-    "float32": types.float32,
-    "float64": types.float64,
+    "float16": "<i2",
+    "bfloat16": "<u2",
+    "float32": "<f4",
+    "float64": "<f8",
 }
 NAMES = {carrier: name for name, carrier in CARRIERS.items()}
 REALS = CARRIERS["float32"], CARRIERS["float64"]
@@ -92,6 +92,11 @@ GENERIC = r"(ld|st)\.(?!global|param|shared|local|const)"
 LOADS, STORES = r"ld\.global\.v[24]", r"st\.global\.v[24]"
 
 
+def real_of(carrier: str) -> str:
+    """The type that elements are computed in."""
+    return "<f8" if carrier == "<f8" else "<f4"
+
+
 def variants() -> list[Variant]:
     """A list of variants, in which each pair of what variants differ in comes once at least."""
     families = every_drop, every_noise, every_mask, every_spread, every_sum, every_learned, every_rate
@@ -107,7 +112,7 @@ def every_drop() -> Iterator[Variant]:
             yield Variant("drops", carrier, ("factor",), 0, None, by_number, listed)
 
 
-def passes(carrier: Any) -> Iterator[tuple[str, int, Any]]:
+def passes(carrier: str) -> Iterator[tuple[str, int, str | None]]:
     """Formulas of Bernoulli noise, with the number of the activation, and the type of the bias."""
     for name in AFFINE:
         yield name, 0, None
@@ -340,7 +345,7 @@ class Counted(NamedTuple):
 def counted(case: Case, dtype: str) -> Counted:
     """Count the instructions of a whole tile, and its wide accesses."""
     carrier, bits = CARRIERS[dtype], 64 if case.work == "noise" and dtype != "float32" else 128
-    size = carrier.bitwidth // 8
+    size = int(carrier[-1])
     tile = {"drops": TILE, "noise": NOISE_TILE, "spread": SPREAD_TILE_BYTES // size}[case.work]
     numbers = NUMBERS.get(case.names, 2)
     variant = Variant(case.work, carrier, case.names, case.activation, numbers=numbers)
@@ -359,7 +364,7 @@ def counted(case: Case, dtype: str) -> Counted:
 
 def check_the_cache() -> None:
     """See that machine code is made without a GPU, kept in a file, and taken from there."""
-    variant = Variant("sums", types.float32, (), 0, types.float32, numbers=0)
+    variant = Variant("sums", "<f4", (), 0, "<f4", numbers=0)
     without_gpu(NEWEST)
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(numba.config, "CACHE_DIR", folder):
         code = compiled.cubin(variant, NEWEST)
@@ -387,7 +392,7 @@ def check_the_check() -> None:
     used = resources(compiled.assembled(ptx, NEWEST))
     found = faults(ptx, "spread", "float32", False, *used)
     found += faults(ptx, "spread", "float32", False, 200, 0)
-    found += narrow(ptx, Variant("drops", types.float32, ("drop",)))
+    found += narrow(ptx, Variant("drops", "<f4", ("drop",)))
     expected = (
         "local memory",
         "bytes of stack",

@@ -17,7 +17,7 @@ from numba.core.registry import cpu_target
 from numba.core.runtime import rtsys
 
 from fastdrop._cpu.compiled import jit
-from fastdrop._cuda import kernels
+from fastdrop._cuda import kernels, variants
 from fastdrop._lanes import disk, formulas
 
 TYPESTRS = {np.dtype(ml_dtypes.bfloat16): "<V2"}
@@ -109,7 +109,7 @@ def compiled_soon(kernel, *variant):
 @cache
 def on_the_cpu(variant):
     """The work of a kernel as a function of all its items, on vectors of a CPU."""
-    lanes = 1 if variant.work in kernels.OF_ONE_LANE else 32
+    lanes = 1 if variant.work in variants.OF_ONE_LANE else 32
     work = kernels.made(variant, False, lanes)
 
     def run(items, given):

@@ -16,10 +16,10 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from fastdrop._cuda.variants import WARP
 from fastdrop._lanes.memory import HALF, from_memory, in_lanes, to_memory
 from fastdrop._lanes.vectors import I32, I64, Vec, splatted, vector
 
-WARP = 32
 _I1, _I8, _I16 = ir.IntType(1), ir.IntType(8), ir.IntType(16)
 _IN_GPU_MEMORY = 1  # the number of the address space in which a GPU's compiler knows arrays to be
 

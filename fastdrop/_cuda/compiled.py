@@ -1,6 +1,7 @@
 """Compilation of the CUDA kernels to machine code of a GPU, kept on disk (see `fastdrop._lanes.disk`).
 
-A kernel is compiled at its first use for each capability of a GPU. That needs no GPU.
+A kernel is compiled at its first use for each capability of a GPU. That needs no GPU. Numba is imported where
+a kernel isn't on disk.
 """
 
 from __future__ import annotations
@@ -8,13 +9,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from functools import cache
-from importlib.metadata import distributions
 from typing import Any
 
-from numba import cuda, types
-
-from fastdrop._cuda import kernels
-from fastdrop._cuda.kernels import I64, Variant
+from fastdrop._cuda.variants import OF_ONE_LANE, Variant
 from fastdrop._lanes import disk
 
 _log = logging.getLogger("fastdrop")
@@ -25,7 +22,11 @@ _PAIRS_FROM = (8, 0)  # the first capability with an instruction that rounds two
 
 def _kernel(variant: Variant, in_pairs: bool) -> Any:
     """Return what a thread does, of a grid that may be smaller than the work."""
-    work, one_lane = kernels.made(variant, in_pairs), variant.work in kernels.OF_ONE_LANE
+    from numba import cuda
+
+    from fastdrop._cuda import kernels
+
+    work, one_lane = kernels.made(variant, in_pairs), variant.work in OF_ONE_LANE
 
     def kernel(items, given):
         first, step = cuda.grid(1), cuda.gridsize(1)
@@ -41,7 +42,11 @@ def _kernel(variant: Variant, in_pairs: bool) -> Any:
 
 def ptx(variant: Variant, capability: tuple[int, int]) -> tuple[str, str]:
     """Return the assembly of a kernel, and the name by which it is started."""
-    signature = types.void(I64, types.Tuple(kernels.argument_types(variant)))
+    from numba import cuda, types
+
+    from fastdrop._cuda import kernels
+
+    signature = types.void(kernels.I64, types.Tuple(kernels.argument_types(variant)))
     function = _kernel(variant, capability >= _PAIRS_FROM)
     text, _ = cuda.compile(function, signature, device=False, abi="numba", cc=capability)
     text = text.decode() if isinstance(text, bytes) else text
@@ -67,8 +72,7 @@ def assembled(text: str, capability: tuple[int, int], registers: int | None = No
 @cache
 def _stamp() -> str:
     """Return a name that changes with all that the kernels are compiled from and by."""
-    installed = {each.metadata["Name"]: each.version for each in distributions()}
-    return disk.stamp_of(_SOURCES, *(installed.get(name, "") for name in _COMPILERS))
+    return disk.stamp_of(_SOURCES, *map(disk.version_of, _COMPILERS))
 
 
 def cubin(variant: Variant, capability: tuple[int, int]) -> tuple[bytes, str]:

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdrop._cuda.access import WARP
 from fastdrop._cuda.compiled import cubin
-from fastdrop._cuda.kernels import OF_ONE_LANE, Variant
+from fastdrop._cuda.variants import OF_ONE_LANE, WARP, Variant
 
 _KEPT = 1 << 26  # bytes of a device's memory that the driver keeps for the next array of factors
 _MOST, _FEWEST = 256, 32  # threads of a block: as few as a warp where there are not enough blocks for the GPU

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba.core import types
@@ -31,6 +31,7 @@ from numba.core.types.containers import UniTuple
 
 from fastdrop._cuda import access, lane, places, warp
 from fastdrop._cuda.access import itemsize
+from fastdrop._cuda.variants import NOISE_TILE, OF_DOUBLES, Variant
 from fastdrop._lanes import formulas
 from fastdrop._lanes.draws import count_and_scale
 from fastdrop._lanes.inline import called, inlined
@@ -39,8 +40,6 @@ from fastdrop._lanes.vectors import lane as one_lane
 from fastdrop._lanes.vectors import splat_like, value, where, wide
 from fastdrop._stream.keys import MIRROR_SHIFT, TILE
 
-NOISE_TILE = 128  # elements of four groups of noise with a density, which a warp does
-SPREAD_TILE_BYTES = 2048  # of the elements that a warp does of an array whose draws are made
 # the formulas that read another array, and the families that have some
 _OF_TWO = "add", "replace", "activate_add", "differentiate", "affine", "activated"
 
@@ -98,50 +97,27 @@ def _finish(formula: Any, activation: int, bias_carrier: Any, count: int) -> Cal
     return finish
 
 
-class Variant(NamedTuple):
-    """What one kernel is compiled for.
-
-    Attributes
-    ----------
-    work : str
-        A function of this module.
-    carrier : Type
-        The type of the elements.
-    names : tuple of str
-        A formula, or a distribution and a formula.
-    activation : int
-        The place of the activation in `ACTIVATIONS`; if negative, the last number of the formula is that.
-    bias : Type or None
-        The type of the bias, if there is one.
-    by_number : bool
-        Whether draws have rates, or numbers, of their own.
-    listed : bool
-        Whether rows have starts that a caller listed.
-    numbers : int
-        How many numbers the formula takes.
-    in_memory : bool
-        Whether these numbers, which all draws share, are in the GPU's memory.
-    """
-
-    work: str
-    carrier: Any
-    names: tuple[str, ...] = ()
-    activation: int = 0
-    bias: Any = None
-    by_number: bool = False
-    listed: bool = False
-    numbers: int = 2
-    in_memory: bool = False
+_TYPES: dict[str | None, Any] = {
+    "<f4": types.float32,
+    "<f8": types.float64,
+    "<i2": types.int16,
+    "<u2": types.uint16,
+    None: None,
+}
 
 
 def made(variant: Variant, in_pairs: bool = True, lanes: int = 1) -> Any:
-    """Return the work of a variant as a function, for lanes of a GPU or all of a CPU."""
-    return globals()[variant.work](variant, in_pairs, lanes)
+    """Return the work of a variant as a function, for lanes of a GPU or all of a CPU.
+
+    The functions of works get Numba's types in place of the variant's.
+    """
+    typed = variant._replace(carrier=_TYPES[variant.carrier], bias=_TYPES[variant.bias])
+    return globals()[variant.work](typed, in_pairs, lanes)
 
 
 def argument_types(variant: Variant) -> tuple[Any, ...]:
     """Return the types of the arguments after the number of the work."""
-    real = types.float64 if variant.work in OF_DOUBLES else real_of(variant.carrier)
+    real = types.float64 if variant.work in OF_DOUBLES else real_of(_TYPES[variant.carrier])
     integers, reals = _SHAPES[variant.work]
     found = [UniTuple(I64, length) for length in integers]
     return *found, UniTuple(real, variant.numbers + reals)
@@ -161,17 +137,6 @@ _SHAPES = {
     "learned_numbers": ((2,), 1),
     "given_rates": ((3,), 1),
 }
-OF_ONE_LANE = (
-    "listed_draws",
-    "mask_bits",
-    "mask_bytes",
-    "mask_factors",
-    "sums",
-    "totals",
-    "learned_numbers",
-    "given_rates",
-)  # works that are those of a lane, not of a warp
-OF_DOUBLES = "learned_numbers", "given_rates"  # works whose number is a float64, whatever the elements are
 
 
 _RUNS = 8  # each rate of a tile is drawn for itself, unless they are more: then U costs less

@@ -11,17 +11,15 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.core import types
 
 from fastdrop._arrays.device import Elements
 from fastdrop._arrays.plan import Rows
 from fastdrop._cuda import driver
-from fastdrop._cuda.kernels import NOISE_TILE, SPREAD_TILE_BYTES, Variant
+from fastdrop._cuda.variants import NOISE_TILE, SPREAD_TILE_BYTES, Variant
 from fastdrop._stream.keys import TILE
 
 _MOST_BIASES = 1 << 31  # whose places kernels count in 32 bits
 _LAST = TILE - 1
-CARRIERS = {"<f4": types.float32, "<f8": types.float64, "<i2": types.int16, "<u2": types.uint16}
 
 
 class Place(NamedTuple):
@@ -50,7 +48,7 @@ class Part(NamedTuple):
             return self.x.pointer, 0, None
         if self.bias.size >= _MOST_BIASES:
             raise ValueError(f"a bias may have fewer than 2**31 elements on a GPU, got {self.bias.size}")
-        return self.bias.pointer, self.bias.size, CARRIERS[self.bias.typestr]
+        return self.bias.pointer, self.bias.size, self.bias.typestr
 
 
 class Numbers(NamedTuple):
@@ -118,7 +116,7 @@ def drops(
     threshold, scale = (0, 1.0) if by_number else rate[:2]
     bias, period, kind = part.of_bias()
     listed = isinstance(rows, Starts)
-    variant = Variant("drops", CARRIERS[y.typestr], (formula,), activation, kind, by_number, listed)
+    variant = Variant("drops", y.typestr, (formula,), activation, kind, by_number, listed)
     items, layout = _groups(rows, y.size, TILE)
     arrays = part.x.pointer, part.other.pointer, bias, y.pointer
     drawn, own = (threshold, *key, 0)[:4], rate if by_number else NONE
@@ -134,7 +132,7 @@ def plain(formula: str, typestr: str, device: int) -> Callable[..., None]:
     elements they have, the stream, threshold and scale, and then what kernels need of the key.
     """
     real = np.float64 if typestr == "<f8" else np.float32
-    start, zero = driver.starter(Variant("drops", CARRIERS[typestr], (formula,)), device), real(0)
+    start, zero = driver.starter(Variant("drops", typestr, (formula,)), device), real(0)
 
     def do(
         x: int,
@@ -179,7 +177,7 @@ def noise(
         isinstance(*pair) for pair in ((numbers, Numbers), (numbers, InMemory), (rows, Starts))
     )
     (_, *own), given = _of_formula(numbers)
-    kind = CARRIERS[y.typestr]
+    kind = y.typestr
     variant = Variant("noise", kind, names, 0, None, by_number, listed, len(given), in_memory)
     items, layout = _groups(rows, y.size, NOISE_TILE)
     reals = _reals(y.real, given)
@@ -201,7 +199,7 @@ def listed_draws(
     threshold, scale = (0, 1.0) if by_number else rate[:2]
     in_memory, (own, given) = isinstance(numbers, InMemory), _of_formula(rate if by_number else numbers)
     given = () if by_number else given
-    count, kind = max(len(given), 1), CARRIERS[y.typestr]
+    count, kind = max(len(given), 1), y.typestr
     variant = Variant("listed_draws", kind, names, 0, None, by_number, True, count, in_memory)
     reals = _reals(y.real, (scale, *given), 1 + count)
     drawn = (threshold, *key, 0)[:4]
@@ -210,20 +208,20 @@ def listed_draws(
 
 def mask_bytes(factors: Elements, mask: Elements, axes: tuple[int, int, int, int], place: Place) -> None:
     """Write a mask, a byte for each element, from the factors of its draws; axes are as for `spread`."""
-    variant = Variant("mask_bytes", CARRIERS[factors.typestr], (), numbers=0)
+    variant = Variant("mask_bytes", factors.typestr, (), numbers=0)
     driver.start(variant, mask.size, *place, factors.pointer, mask.pointer, *axes[1:], factors.real(0))
 
 
 def mask_bits(mask: Elements, packed: int, place: Place) -> None:
     """Pack a mask of bytes into bits at an address."""
-    variant = Variant("mask_bits", CARRIERS["<f4"], (), numbers=0)
+    variant = Variant("mask_bits", "<f4", (), numbers=0)
     items = -(-mask.size // 8)
     driver.start(variant, items, *place, mask.pointer, packed, mask.size, np.float32(0))
 
 
 def mask_factors(mask: Elements, packed: bool, scale: float, factors: Elements, place: Place) -> None:
     """Make factors of a mask, of bytes or of packed bits: the scale where it keeps an element."""
-    variant = Variant("mask_factors", CARRIERS[factors.typestr], ("bits" if packed else "bytes",), numbers=0)
+    variant = Variant("mask_factors", factors.typestr, ("bits" if packed else "bytes",), numbers=0)
     driver.start(variant, factors.size, *place, mask.pointer, factors.pointer, factors.real(scale))
 
 
@@ -238,7 +236,7 @@ def spread(
 ) -> None:
     """Apply factors of draws to elements; `axes` are the lengths (first, outer, shared, inner)."""
     y, (bias, period, kind) = part.y, part.of_bias()
-    variant = Variant("spread", CARRIERS[y.typestr], (formula,), activation, kind)
+    variant = Variant("spread", y.typestr, (formula,), activation, kind)
     items = -(-y.size * y.itemsize // SPREAD_TILE_BYTES)
     arrays = part.x.pointer, part.other.pointer, bias, y.pointer, factors
     reals = _reals(y.real, constants, 2)
@@ -247,7 +245,7 @@ def spread(
 
 def sums(y: Elements, total: Elements, rows: int, parts: int, place: Place) -> None:
     """Write sums of an array's columns into an array of as many rows as there are parts of its rows."""
-    variant = Variant("sums", CARRIERS[y.typestr], (), 0, CARRIERS[total.typestr], numbers=0)
+    variant = Variant("sums", y.typestr, (), 0, total.typestr, numbers=0)
     columns = total.size // parts
     driver.start(variant, total.size, *place, y.pointer, total.pointer, columns, rows, parts, y.real(0))
 
@@ -265,7 +263,7 @@ def totals(terms: Terms, total: Elements, summed: int, inner: int, parts: int, p
     x, other, factors = terms
     what = "elements" if other is None else "products"
     kind = "" if factors is None else np.dtype(factors.real).name
-    names, carriers = (what, kind), (CARRIERS[x.typestr], CARRIERS[total.typestr])
+    names, carriers = (what, kind), (x.typestr, total.typestr)
     variant = Variant("totals", carriers[0], names, 0, carriers[1], factors is not None, numbers=0)
     arrays = x.pointer, (other or x).pointer, (factors or x).pointer, total.pointer
     driver.start(variant, total.size, *place, *arrays, summed, inner, parts, x.real(0))
@@ -273,7 +271,7 @@ def totals(terms: Terms, total: Elements, summed: int, inner: int, parts: int, p
 
 def given_rates(rates: Elements, scale: float, thresholds: int, scales: Elements, place: Place) -> None:
     """Write thresholds and scales of rates; a scale that isn't 0 replaces those of kept elements."""
-    kind, result = CARRIERS[rates.typestr], CARRIERS[scales.typestr]
+    kind, result = rates.typestr, scales.typestr
     variant = Variant("given_rates", kind, (), 0, result, numbers=0)
     arrays = rates.pointer, thresholds, scales.pointer
     driver.start(variant, rates.size, *place, *arrays, np.float64(scale))
@@ -284,6 +282,6 @@ def learned_numbers(formula: str, number: Elements, temperature: float, made: El
 
     The formula "concrete" has five numbers of one logit.
     """
-    kind, result = CARRIERS[number.typestr], CARRIERS[made.typestr]
+    kind, result = number.typestr, made.typestr
     variant = Variant("learned_numbers", kind, (formula,), 0, result, numbers=0)
     driver.start(variant, number.size, *place, number.pointer, made.pointer, np.float64(temperature))

@@ -15,8 +15,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastdrop._cuda.access import WARP
 from fastdrop._cuda.lane import FULL
+from fastdrop._cuda.variants import WARP
 from fastdrop._lanes.draws import compare_digit, words_of
 from fastdrop._lanes.inline import called, inlined
 from fastdrop._lanes.vectors import I32, I64, Vec, call, splat_like, splatted, vector, where, wide

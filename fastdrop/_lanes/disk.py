@@ -16,12 +16,10 @@ import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import llvmlite
-import numba
-from numba import config
-
+_VARIABLE = "NUMBA_CACHE_DIR"
 _KEPT = 4  # folders of other versions that are kept, since environments of one user may differ
 _ABANDONED = 3600.0  # seconds after which a file that is half written belongs to a process that ended
 _OF_THE_CPU = "_arrays", "_cpu", "_lanes", "_stream", "torch/_openmp.py"  # what its kernels are made of
@@ -38,13 +36,21 @@ def stamp_of(sources: Iterable[str], *versions: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def version_of(package: str) -> str:
+    """Return the version of a package, which need not be imported for it, or nothing if it isn't there."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
 def _stamp() -> str:
     """Return a name that changes with any source file that the CPU's kernels use, and with the compiler.
 
     Numba itself looks only at the file that defines a kernel. After a change to a function that the kernel
     calls, it would run old machine code.
     """
-    return stamp_of(_OF_THE_CPU, numba.__version__, llvmlite.__version__, sys.version)
+    return stamp_of(_OF_THE_CPU, version_of("numba"), version_of("llvmlite"), sys.version)
 
 
 _STAMP = _stamp()
@@ -58,9 +64,14 @@ def directory() -> Path:
     return _of_all_versions() / _STAMP
 
 
+def _given() -> str:
+    """Return the folder that the user wants code in, or nothing."""
+    return os.environ.get(_VARIABLE, "")
+
+
 def _of_all_versions() -> Path:
-    if config.CACHE_DIR:
-        return Path(config.CACHE_DIR, "fastdrop")
+    if _given():
+        return Path(_given(), "fastdrop")
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")
         return Path(local or Path.home() / "AppData" / "Local") / "fastdrop" / "Cache"
@@ -82,7 +93,7 @@ def can_keep_code() -> bool:
 
 def environment() -> dict[str, str]:
     """Return the environment variables by which another process uses the same folder."""
-    return {"NUMBA_CACHE_DIR": os.path.abspath(config.CACHE_DIR)} if config.CACHE_DIR else {}
+    return {_VARIABLE: os.path.abspath(_given())} if _given() else {}
 
 
 def read(path: Path, key: bytes) -> bytes | None:

@@ -35,7 +35,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 @pytest.fixture
 def directory(tmp_path, monkeypatch):
     """An empty cache of Numba's, for this process too."""
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     for name in ("warn", "discard_stale", "mark_used"):  # which do their work once in a process
         monkeypatch.setattr(disk, name, getattr(disk, name).__wrapped__)
     return tmp_path
@@ -210,7 +210,7 @@ def test_a_folder_that_another_process_discards_meanwhile_is_made_again(director
     ],
 )
 def test_the_user_s_cache_directory(platform, environment, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
@@ -225,7 +225,7 @@ def test_a_user_without_a_home_is_told(monkeypatch):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(disk, "warn", disk.warn.__wrapped__)
-    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", home)
     with pytest.warns(RuntimeWarning, match="the user has no directory for caches; set NUMBA_CACHE_DIR"):

@@ -1,18 +1,20 @@
 """How kernels are started, with a stub in the place of CUDA's driver: the Python before a launch."""
 
+import subprocess
+import sys
 import weakref
 from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from numba.core import types
 
-from fastdrop._cuda import driver
-from fastdrop._cuda.kernels import Variant
+from fastdrop._cuda import compiled, driver
+from fastdrop._cuda.variants import Variant
+from fastdrop._lanes import disk
 
-VARIANT = Variant("drops", types.float32, ("drop",))
-OF_ONE_LANE = Variant("sums", types.float32, (), 0, types.float32, numbers=0)
+VARIANT = Variant("drops", "<f4", ("drop",))
+OF_ONE_LANE = Variant("sums", "<f4", (), 0, "<f4", numbers=0)
 
 
 class Error:
@@ -237,3 +239,57 @@ def test_the_device_of_an_address(stub):
     assert driver.device_of(1500) == 1
     with pytest.raises(ValueError, match="CUDA_ERROR_INVALID_VALUE"):
         driver.device_of(3)
+
+
+def test_a_kernel_on_disk_is_started_without_numba():
+    """Which takes longer to import than all else that a first call does."""
+    script = "import sys, fastdrop._cuda.run; print([m for m in ('numba', 'llvmlite') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_machine_code_on_disk(tmp_path, monkeypatch):
+    made = []
+
+    def ptx(variant, capability):
+        made.append((variant.carrier, capability))
+        return f"text {len(made)}", f"name {len(made)}"
+
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compiled, "ptx", ptx)
+    monkeypatch.setattr(compiled, "assembled", lambda text, capability, registers: b"\n" + text.encode())
+    first = compiled.cubin(VARIANT, (9, 0))
+    assert first == (b"\ntext 1", "name 1")
+    assert compiled.cubin(VARIANT, (9, 0)) == first  # from the disk
+    others = [(VARIANT, (8, 0)), (VARIANT._replace(carrier="<u2"), (9, 0)), (OF_ONE_LANE, (9, 0))]
+    for number, other in enumerate(others, 2):
+        assert compiled.cubin(*other) == (b"\ntext %d" % number, f"name {number}")
+    assert made == [("<f4", (9, 0)), ("<f4", (8, 0)), ("<u2", (9, 0)), ("<f4", (9, 0))]
+    files = sorted(tmp_path.rglob("*.cubin"))
+    assert len(files) == 4
+    for path in files:  # a bit, the end, everything, and the code of another
+        data = path.read_bytes()
+        for damaged in (
+            data[:-1] + bytes([data[-1] ^ 1]),
+            data[:-3],
+            b"",
+            (files[0], files[1])[path == files[0]].read_bytes(),
+        ):
+            path.write_bytes(damaged)
+            count = len(made)
+            for given in ((VARIANT, (9, 0)), *others):
+                compiled.cubin(*given)
+            assert len(made) == count + 1  # and it is written again
+
+
+def test_no_directory_for_machine_code(monkeypatch):
+    def directory():
+        raise RuntimeError("no home")
+
+    said = []
+    monkeypatch.setattr(disk, "directory", directory)
+    monkeypatch.setattr(disk, "warn", said.append)
+    monkeypatch.setattr(compiled, "ptx", lambda variant, capability: ("text", "name"))
+    monkeypatch.setattr(compiled, "assembled", lambda text, capability, registers: b"code")
+    assert compiled.cubin(VARIANT, (9, 0)) == (b"code", "name")
+    assert said == ["the user has no directory for caches"]

@@ -128,7 +128,7 @@ def test_where_no_code_can_be_kept_one_process_does_it(monkeypatch, tmp_path):
     monkeypatch.setattr(_warmup.Job, "run", lambda self: done.append(self.noise))
     monkeypatch.setattr(_warmup, "_side_by_side", lambda *_: pytest.fail("other processes were started"))
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
     fd.warmup("dropout", "zoneout", processes=2)
     assert done == ["dropout", "zoneout"]
 
