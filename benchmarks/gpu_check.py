@@ -14,6 +14,7 @@ one of 16 bits.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tempfile
@@ -366,7 +367,10 @@ def check_the_cache() -> None:
     """See that machine code is made without a GPU, kept in a file, and taken from there."""
     variant = Variant("sums", "<f4", (), 0, "<f4", numbers=0)
     without_gpu(NEWEST)
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(numba.config, "CACHE_DIR", folder):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.dict(os.environ, {"NUMBA_CACHE_DIR": folder}),
+    ):
         code = compiled.cubin(variant, NEWEST)
         with mock.patch.object(compiled, "ptx", side_effect=AssertionError("compiled a second time")):
             again = compiled.cubin(variant, NEWEST)

@@ -232,6 +232,11 @@ def rates_by_feature(s: Given) -> np.ndarray:
     return np.full(s.x.shape[-1], s.p)
 
 
+def packed_mask(s: Given) -> Call:
+    """A mask of one's own that is packed into bits."""
+    return partial(fd.apply_mask, s.x, np.packbits(s.other >= 0), s.p, packed=True, **s.out)
+
+
 def complex_channels(s: Given) -> Call:
     """Dropout of whole channels of complex numbers, in the same bytes."""
     dtype = np.result_type(s.x.dtype, np.complex64)
@@ -311,6 +316,7 @@ FUNCTIONS = [
     Case("keep_mask", lambda s: partial(fd.keep_mask, s.x.shape, s.p, s.key), out=False),
     Case("keep_mask__packed", lambda s: partial(fd.keep_mask, s.x.shape, s.p, s.key, packed=True), out=False),
     Case("apply_mask", lambda s: partial(fd.apply_mask, s.x, s.other >= 0, s.p, **s.out)),
+    Case("apply_mask__packed", packed_mask),
     Case("surviving_rows", lambda s: partial(fd.surviving_rows, s.x.size, s.p, s.key), out=False),
     Case("normal", lambda s: partial(fd.normal, s.x.shape, s.key, dtype=s.x.dtype), out=False),
     Case("information_kl", lambda s: partial(fd.information_kl, s.x), out=False),
