@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
@@ -385,13 +386,20 @@ def no_bias(x: DeviceArray) -> None:
     """Return None, which stands for no bias: CUDA has kernels without one."""
 
 
+def cupy_on(number: int) -> AbstractContextManager[Any]:
+    """Return a context in which CuPy's new arrays are on a GPU, rather than on the current one."""
+    known = number != UNKNOWN
+    return sys.modules["cupy"].cuda.Device(number) if known else nullcontext()
+
+
 def empty_like(x: DeviceArray) -> DeviceArray:
     """Return a new array like x, of the library of x's owner."""
     if is_tensor(x.owner):
         return DeviceArray(sys.modules["torch"].empty_like(x.owner.detach()))
     library = _library(x.owner)
     if library == "cupy":
-        return DeviceArray(sys.modules[library].empty_like(x.owner))
+        with cupy_on(x.device):
+            return DeviceArray(sys.modules[library].empty_like(x.owner))
     if library in ("numba", "numba_cuda"):
         return DeviceArray(sys.modules["numba.cuda"].device_array_like(x.owner))
     if x.lent is not None:

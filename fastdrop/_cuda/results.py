@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ def of_reals(shape: tuple[int, ...], x: DeviceArray) -> DeviceArray:
         return DeviceArray(torch.empty(shape, dtype=getattr(torch, name), device=owner.device))
     library = type(owner).__module__.partition(".")[0]
     if library == "cupy":
-        return DeviceArray(sys.modules[library].empty(shape, np.dtype(name)))
+        with device.cupy_on(x.device):
+            return DeviceArray(sys.modules[library].empty(shape, np.dtype(name)))
     if library in ("numba", "numba_cuda"):
         return DeviceArray(sys.modules["numba.cuda"].device_array(shape, np.dtype(name)))
     if x.lent is not None and hasattr(owner, "__array_namespace__"):
@@ -43,4 +45,5 @@ def broadcast(numbers: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
             f"an array on a GPU of {type(owner).__module__} may vary along neighbouring axes of the mask's "
             f"shape {shape} alone, got {numbers.shape}; broadcast it, in C order"
         )
-    return DeviceArray(library.ascontiguousarray(library.broadcast_to(owner, shape)))
+    with device.cupy_on(numbers.device) if library.__name__ == "cupy" else nullcontext():
+        return DeviceArray(library.ascontiguousarray(library.broadcast_to(owner, shape)))

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import numpy as np
@@ -25,8 +26,18 @@ class Array:
 
 @pytest.fixture(autouse=True)
 def cupy(monkeypatch):
-    module = types.ModuleType("cupy")
-    module.empty_like = lambda x: Array(x.__cuda_array_interface__["shape"], pointer=1 << 20)
+    module, current = types.ModuleType("cupy"), [0]
+
+    @contextmanager
+    def device(number):
+        before, current[0] = current[0], number
+        yield
+        current[0] = before
+
+    def empty(x):
+        return Array(x.__cuda_array_interface__["shape"], pointer=1 << 20, number=current[0])
+
+    module.cuda, module.empty_like = types.SimpleNamespace(Device=device), empty
     module.ascontiguousarray = lambda x: Array(x.__cuda_array_interface__["shape"], pointer=1 << 21)
     monkeypatch.setitem(sys.modules, "cupy", module)
 
@@ -42,6 +53,13 @@ def test_stream_and_device():
     other = of_library("other")
     other.device = "cuda:1"
     assert DeviceArray(other).device == UNKNOWN
+
+
+def test_new_arrays_are_on_the_gpu_of_the_old():
+    for number in (0, 1):
+        x = DeviceArray(Array(number=number))
+        assert empty_like(x).device == number
+    assert empty_like(DeviceArray(Array(number=None))).device == 0  # the current one, if x's isn't known
 
 
 def test_arrays_on_different_gpus():
