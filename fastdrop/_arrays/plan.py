@@ -203,6 +203,7 @@ class Layout:
         self.count = math.prod(self.draws)
         self.only: Rows | Runs | Scattered | None = None
         self.row: Rows | None = None
+        self._of_draws: Layout | None = None
         self._blocks: list[tuple[Any, Rows]] | None = None
         if not isinstance(place, Place):
             self.only = place
@@ -239,7 +240,9 @@ class Layout:
     def of_draws(self, first: int = 0, rows: int | None = None) -> Layout:
         """Return the layout of the array of draws itself, or of some of its rows; its elements share none."""
         if rows is None:
-            return Layout(self.draws, self.place, frozenset())
+            if self._of_draws is None:
+                self._of_draws = Layout(self.draws, self.place, frozenset())
+            return self._of_draws
         shape = (rows, *self.draws[1:])
         if isinstance(self.place, Place):
             return Layout(shape, self.place.moved(first), frozenset())

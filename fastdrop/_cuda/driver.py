@@ -123,6 +123,15 @@ def _current(device: int) -> Iterator[Any]:
         api.cuCtxSetCurrent(before)
 
 
+def _with(device: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function of the driver returns in a device's context, which mostly is the current one."""
+    error, current = _packages()[1].cuCtxGetDevice()
+    if not error and int(current) == device:
+        return function(*arguments)
+    with _current(device):
+        return function(*arguments)
+
+
 class Memory:
     """Memory on a GPU that belongs to us: for as long as launches need that were started on its stream.
 
@@ -130,8 +139,7 @@ class Memory:
     """
 
     def __init__(self, nbytes: int, device: int, stream: int) -> None:
-        with _current(device) as api:
-            error, pointer = api.cuMemAllocAsync(nbytes, stream)
+        error, pointer = _with(device, _packages()[1].cuMemAllocAsync, nbytes, stream)
         if error:
             raise RuntimeError(f"no {nbytes} bytes could be had on GPU {device}: {error.name}")
         self.pointer, self._place = int(pointer), (device, stream)
@@ -139,8 +147,7 @@ class Memory:
     def __del__(self) -> None:
         if hasattr(self, "pointer"):
             device, stream = self._place
-            with _current(device) as api:
-                api.cuMemFreeAsync(self.pointer, stream)
+            _with(device, _packages()[1].cuMemFreeAsync, self.pointer, stream)
 
 
 class Event:
