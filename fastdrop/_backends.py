@@ -14,7 +14,6 @@ import os
 import sys
 from functools import cache, reduce
 from importlib.util import find_spec
-from threading import RLock
 from types import ModuleType
 from typing import Any, Protocol, SupportsIndex, cast
 
@@ -39,6 +38,7 @@ from fastdrop._arrays.plan import (
 from fastdrop._cpu.threads import alone as alone
 from fastdrop._cpu.threads import usable as usable
 from fastdrop._extras import how_to_install
+from fastdrop._extras import loading as loading
 from fastdrop._stream.keys import Key, draw_of, stream
 
 
@@ -62,9 +62,6 @@ class Backend(Protocol):
 
     def sum_rows(self, plan: Plan, like: Any) -> Any:
         """Return the sums of y over all axes but the last, in an order that depends on the shape alone."""
-
-
-loading = RLock()  # held while a backend is imported at its first use
 
 
 @cache

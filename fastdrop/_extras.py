@@ -1,6 +1,11 @@
-"""How optional packages are installed: the one place that says it."""
+"""Packages that are imported at first use: how optional ones are installed, and the lock of such imports."""
 
 from __future__ import annotations
+
+from threading import RLock
+
+# Held while a package is imported at its first use. A fork waits for it: see `fastdrop._backends`.
+loading = RLock()
 
 
 def how_to_install(extra: str) -> str:

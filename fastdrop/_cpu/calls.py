@@ -544,7 +544,7 @@ def masked(x: NDArray, keep: NDArray[np.uint8], packed: bool, y: NDArray, scale:
 
 
 def kept_bits(y: NDArray[np.uint8], size: int, start: int, draw: Draw) -> None:
-    """Write which of `size` elements are kept to y, as bits; the first has the index `start`, of 8 or so."""
+    """Write which of `size` elements are kept to y, as bits; the first's index is a multiple of 8."""
     ns = 8 * _bernoulli(draw[0])  # for a byte
     _share(_kept_bits, (y, size, start, draw), size, y, ns, TILE, start % TILE)
 

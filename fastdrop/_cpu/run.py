@@ -417,6 +417,8 @@ def mask(plan: Plan, keep: NDArray[Any], packed: bool, scale: float) -> None:
     shape, plan = plan.x.shape, _in_lanes(plan)
     if not plan.x.size:
         return
+    if np.may_share_memory(keep, plan.y):  # or writing would change what is still to be read
+        keep = keep.copy()
     own = packed or (keep.shape == plan.x.shape and keep.flags.c_contiguous)  # a number for each element
     if own and plan.x.ndim == len(shape) and _fit(plan):
         calls.masked(plan.x.ravel(), keep.ravel(), packed, plan.y.ravel(), scale)

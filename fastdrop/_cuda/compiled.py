@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from fastdrop._cuda.variants import OF_ONE_LANE, Variant
+from fastdrop._extras import loading
 from fastdrop._lanes import disk
 
 _log = logging.getLogger("fastdrop")
@@ -20,12 +21,20 @@ _COMPILERS = "numba", "numba-cuda", "llvmlite", "cuda-core", "nvidia-nvvm", "nvi
 _PAIRS_FROM = (8, 0)  # the first capability with an instruction that rounds two numbers to 16 bits
 
 
+@cache
+def _numba() -> tuple[Any, Any, Any]:
+    """Return `numba.cuda`, Numba's types and our kernels, which a fork waits for until they are imported."""
+    with loading:
+        from numba import cuda, types
+
+        from fastdrop._cuda import kernels
+
+    return cuda, types, kernels
+
+
 def _kernel(variant: Variant, in_pairs: bool) -> Any:
     """Return what a thread does, of a grid that may be smaller than the work."""
-    from numba import cuda
-
-    from fastdrop._cuda import kernels
-
+    cuda, _, kernels = _numba()
     work, one_lane = kernels.made(variant, in_pairs), variant.work in OF_ONE_LANE
 
     def kernel(items, given):
@@ -42,10 +51,7 @@ def _kernel(variant: Variant, in_pairs: bool) -> Any:
 
 def ptx(variant: Variant, capability: tuple[int, int]) -> tuple[str, str]:
     """Return the assembly of a kernel, and the name by which it is started."""
-    from numba import cuda, types
-
-    from fastdrop._cuda import kernels
-
+    cuda, types, kernels = _numba()
     signature = types.void(kernels.I64, types.Tuple(kernels.argument_types(variant)))
     function = _kernel(variant, capability >= _PAIRS_FROM)
     text, _ = cuda.compile(function, signature, device=False, abi="numba", cc=capability)

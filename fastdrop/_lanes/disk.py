@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -37,11 +38,13 @@ def stamp_of(sources: Iterable[str], *versions: str) -> str:
 
 
 def version_of(package: str) -> str:
-    """Return the version of a package, which need not be imported for it, or nothing if it isn't there."""
+    """Return the version of a package, or nothing if it isn't there. It is imported only if it must be."""
     try:
         return version(package)
-    except PackageNotFoundError:
-        return ""
+    except PackageNotFoundError:  # as in programs that were packed without what describes their packages
+        with suppress(ImportError):
+            return str(getattr(import_module(package), "__version__", ""))
+    return ""
 
 
 def _stamp() -> str:

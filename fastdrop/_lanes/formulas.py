@@ -16,7 +16,7 @@ from typing import Any
 
 from fastdrop._lanes.floats import absolute, fma
 from fastdrop._lanes.inline import inlined
-from fastdrop._lanes.special import exp, exp_of_negative, exp_or_zero, normal_cdf, sigmoid
+from fastdrop._lanes.special import exp, exp_or_zero, normal_cdf, sigmoid
 from fastdrop._lanes.vectors import splat_like, where, zero_where
 
 _NONE, _RELU, _GELU, _GELU_TANH, _SILU = range(5)  # their places in `fastdrop._arrays.plan.ACTIVATIONS`
@@ -116,7 +116,7 @@ def given(p, numbers):
 def gate(a, numbers):
     """Return the rates of standout, 1 - sigmoid(v); numbers are the slope and the shift that make v of a."""
     v = fma(a, numbers[0], splat_like(numbers[1], a))
-    e = exp_of_negative(-absolute(v))
+    e = exp(-absolute(v))
     smaller = e / (e + 1.0)
     return where(v < 0, splat_like(1.0, a) - smaller, smaller)
 

@@ -18,6 +18,7 @@ from fastdrop._stream.keys import Key, Rng
 
 # Alpha and beta from here on take float64.
 _LARGE = 1e30
+_MOST = np.finfo(np.float64).max
 
 
 def standout_dropout(
@@ -155,9 +156,8 @@ def standout_keep_prob(a: ArrayLike, *, alpha: float = 1.0, beta: float = 0.0) -
     array([0.269, 0.731, 0.953])
     """
     pre, slope, shift = _gate(a, alpha, beta)
-    kept: NDArray[np.float64] = cpu().gate(
-        pre.astype(np.float64), (-slope, -shift)
-    )  # sigmoid(v), 1 - sigmoid(-v)
+    # sigmoid(v) = 1 - sigmoid(-v), of which `gate` makes the latter
+    kept: NDArray[np.float64] = cpu().gate(pre.astype(np.float64), (-slope, -shift))
     return kept
 
 
@@ -170,9 +170,15 @@ def _gate(a: ArrayLike, alpha: float, beta: float) -> tuple[NDArray[Any], float,
     if not holds_reals(given.dtype):
         raise TypeError(f"a must be of real numbers, got {given.dtype}; use a.astype(np.float32)")
     slope, shift = _finite("alpha", alpha), _finite("beta", beta)
-    few_digits = given.dtype.itemsize <= 4 and given.dtype.kind not in "iu"
-    narrow = few_digits and max(abs(slope), abs(shift)) < _LARGE
-    pre = np.require(given, given.dtype.newbyteorder("=") if narrow else np.float64, ["C", "A"])
+    kind, size = given.dtype.kind, given.dtype.itemsize
+    if size > 8:  # a long double, which may be beyond all others
+        if not np.isfinite(given).all():
+            raise ValueError(f"a must be finite, got {given[~np.isfinite(given)].flat[0]}")
+        given = np.clip(given, -_MOST, _MOST)
+    dtype: Any = np.float64
+    if size <= 4 and kind not in "iu" and max(abs(slope), abs(shift)) < _LARGE:
+        dtype = given.dtype.newbyteorder("=") if size > 1 else np.float32
+    pre = np.require(given, dtype, ["C", "A"])
     if not cpu().are_finite(pre):
         raise ValueError(f"a must be finite, got {pre[~np.isfinite(pre)].flat[0]}")
     return pre, slope, shift

@@ -329,8 +329,7 @@ class _Quick(torch.autograd.Function):
 
 def _gradient(g: Tensor, quick: ModuleType, p: float, key: Key | int, numbers: tuple[Any, ...]) -> Tensor:
     """Dropout of a gradient."""
-    compiled = torch.compiler.is_dynamo_compiling()
-    if not (compiled or torch.is_grad_enabled() or transformed()) and quick.takes(g):
+    if not (traced(g) or torch.is_grad_enabled() or transformed()) and quick.takes(g):
         return _dropped(quick, g, numbers)
     key = key if isinstance(key, Key) else checked_key(_keys.SEED, key)
     if g.layout is torch.sparse_coo:

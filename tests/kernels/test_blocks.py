@@ -361,6 +361,20 @@ def test_masks_of_any_size_far_and_near(dtype, packed, monkeypatch):
             assert (out[first + size :] == 7).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_mask_may_lie_where_the_result_goes(dtype, packed):
+    for size in (64, 1000, 100_000):
+        memory, mask = np.zeros(4 * size, np.uint8), np.random.default_rng(1).random(size) < 0.5
+        given_mask = np.packbits(mask) if packed else mask
+        own = memory[: given_mask.size]
+        own[:] = given_mask
+        out = memory[: size * np.dtype(dtype).itemsize].view(dtype)
+        x = normal(size, dtype=dtype)
+        expected = fd.apply_mask(x, given_mask, 0.5, packed=packed)
+        assert same_bits(fd.apply_mask(x, own, 0.5, packed=packed, out=out), expected)
+
+
 def test_apply_mask_broadcasts_and_selects():
     x = np.array([[np.nan, 1.0], [-1.0, np.inf]])
     assert fd.apply_mask(x, [[False], [True]], 0.5).tolist() == [[0, 0], [-2, np.inf]]

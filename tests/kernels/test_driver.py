@@ -4,11 +4,13 @@ import subprocess
 import sys
 import weakref
 from collections import Counter
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from fastdrop import _backends
 from fastdrop._cuda import compiled, driver
 from fastdrop._cuda.variants import Variant
 from fastdrop._lanes import disk
@@ -293,3 +295,19 @@ def test_no_directory_for_machine_code(monkeypatch):
     monkeypatch.setattr(compiled, "assembled", lambda text, capability, registers: b"code")
     assert compiled.cubin(VARIANT, (9, 0)) == (b"code", "name")
     assert said == ["the user has no directory for caches"]
+
+
+def test_a_fork_waits_for_the_import_of_the_compiler(monkeypatch):
+    """`fastdrop._backends` takes the same lock before a fork; a child would wait for ever."""
+    held = []
+
+    @contextmanager
+    def lock():
+        held.append("numba")
+        yield
+        held.append(compiled.__name__)
+
+    assert compiled.loading is _backends.loading
+    monkeypatch.setattr(compiled, "loading", lock())
+    compiled._numba.__wrapped__()
+    assert held == ["numba", compiled.__name__]

@@ -92,6 +92,23 @@ def test_extreme_pre_activations():
     assert fd.standout_dropout(h, a, KEY, inverted=True).tolist() == [0, np.inf, 0, -np.inf]
 
 
+def test_pre_activations_of_rare_types():
+    a = np.linspace(-4, 4, 9)
+    h = np.ones(9)
+    few = a.astype(ml_dtypes.float8_e5m2)
+    assert same_bits(fd.standout_dropout(h, few, KEY), fd.standout_dropout(h, few.astype(np.float32), KEY))
+    far = np.array([np.longdouble("1e400"), -np.longdouble("1e400")])
+    if np.isfinite(far).all():
+        kept = fd.standout_keep_prob(far)
+        assert kept[0] == 1
+        assert 0 < kept[1] < 1e-300
+        assert fd.standout_dropout(np.ones(2), far, KEY).tolist() == [1, 0]
+        with pytest.raises(ValueError, match="a must be finite, got inf"):
+            fd.standout_keep_prob(far * np.inf)
+    layer = fd.StandoutDropout(rng=KEY).eval()
+    assert layer(np.array([np.inf]), np.array([-1e9])).tolist() == [np.inf]  # no probability is 0
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_and_in_place(layout):
     want = fd.standout_dropout(H, A, KEY)
