@@ -77,7 +77,7 @@ def device_of(pointer: int) -> int:
 def starter(variant: Variant, device: int) -> Callable[..., None]:
     """Return a function (items, stream, *arguments) that does as `start`, for callers that keep it.
 
-    To look a kernel up by its variant takes a microsecond.
+    To make a variant and look it up takes .4 us, half of what the launch itself takes of Python.
     """
     core, api = _packages()
     lanes = 1 if variant.work in OF_ONE_LANE else WARP

@@ -177,8 +177,7 @@ def noise(
         isinstance(*pair) for pair in ((numbers, Numbers), (numbers, InMemory), (rows, Starts))
     )
     (_, *own), given = _of_formula(numbers)
-    kind = y.typestr
-    variant = Variant("noise", kind, names, 0, None, by_number, listed, len(given), in_memory)
+    variant = Variant("noise", y.typestr, names, 0, None, by_number, listed, len(given), in_memory)
     items, layout = _groups(rows, y.size, NOISE_TILE)
     reals = _reals(y.real, given)
     driver.start(variant, items, *place, x.pointer, y.pointer, *layout, *(*key, 0)[:3], *own, *reals)
@@ -199,8 +198,8 @@ def listed_draws(
     threshold, scale = (0, 1.0) if by_number else rate[:2]
     in_memory, (own, given) = isinstance(numbers, InMemory), _of_formula(rate if by_number else numbers)
     given = () if by_number else given
-    count, kind = max(len(given), 1), y.typestr
-    variant = Variant("listed_draws", kind, names, 0, None, by_number, True, count, in_memory)
+    count = max(len(given), 1)
+    variant = Variant("listed_draws", y.typestr, names, 0, None, by_number, True, count, in_memory)
     reals = _reals(y.real, (scale, *given), 1 + count)
     drawn = (threshold, *key, 0)[:4]
     driver.start(variant, y.size, *place, x.pointer, y.pointer, *starts, *drawn, *own[:4], *reals)
@@ -263,16 +262,14 @@ def totals(terms: Terms, total: Elements, summed: int, inner: int, parts: int, p
     x, other, factors = terms
     what = "elements" if other is None else "products"
     kind = "" if factors is None else np.dtype(factors.real).name
-    names, carriers = (what, kind), (x.typestr, total.typestr)
-    variant = Variant("totals", carriers[0], names, 0, carriers[1], factors is not None, numbers=0)
+    variant = Variant("totals", x.typestr, (what, kind), 0, total.typestr, factors is not None, numbers=0)
     arrays = x.pointer, (other or x).pointer, (factors or x).pointer, total.pointer
     driver.start(variant, total.size, *place, *arrays, summed, inner, parts, x.real(0))
 
 
 def given_rates(rates: Elements, scale: float, thresholds: int, scales: Elements, place: Place) -> None:
     """Write thresholds and scales of rates; a scale that isn't 0 replaces those of kept elements."""
-    kind, result = rates.typestr, scales.typestr
-    variant = Variant("given_rates", kind, (), 0, result, numbers=0)
+    variant = Variant("given_rates", rates.typestr, (), 0, scales.typestr, numbers=0)
     arrays = rates.pointer, thresholds, scales.pointer
     driver.start(variant, rates.size, *place, *arrays, np.float64(scale))
 
@@ -282,6 +279,5 @@ def learned_numbers(formula: str, number: Elements, temperature: float, made: El
 
     The formula "concrete" has five numbers of one logit.
     """
-    kind, result = number.typestr, made.typestr
-    variant = Variant("learned_numbers", kind, (formula,), 0, result, numbers=0)
+    variant = Variant("learned_numbers", number.typestr, (formula,), 0, made.typestr, numbers=0)
     driver.start(variant, number.size, *place, number.pointer, made.pointer, np.float64(temperature))
