@@ -4,7 +4,8 @@ Masks equal those of the CPU bit for bit: both are made of integers by the same 
 promised to be within 2 ulp of the CPU's. In fact they are equal too, but for the payloads of NaNs: kernels
 use additions, products, fmas, divisions and roots alone, which both machines round correctly, and the
 compiler contracts nothing, since each product has its rounding spelled out (see `fastdrop._lanes.vectors`).
-`make cuda-check` tests that no kernel has a contracted or approximate instruction. In float32 the normals of
+`make cuda-check` tests that no kernel has a contracted instruction, and no approximate one but those that
+`fastdrop._lanes.floats` corrects. In float32 the normals of
 either machine are at most 2 eps of their radius away from the exact ones (tests/kernels/test_lane.py).
 
 A warp does a tile of Bernoulli noise. It asks for its data first, by 16 bytes a lane and access, then draws
@@ -31,7 +32,7 @@ from numba.core.types.containers import UniTuple
 
 from fastdrop._cuda import access, lane, places, warp
 from fastdrop._cuda.access import itemsize
-from fastdrop._cuda.variants import NOISE_TILE, OF_DOUBLES, Variant
+from fastdrop._cuda.variants import NOISE_GROUP, NOISE_TILE, OF_DOUBLES, Variant
 from fastdrop._lanes import formulas
 from fastdrop._lanes.draws import count_and_scale
 from fastdrop._lanes.inline import called, inlined
@@ -346,9 +347,9 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
 def noise(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     """Return the work of a formula of noise with a density, with a draw for each element.
 
-    Item n is group n of 128 elements, as `places.row_of` counts them. If draws have numbers of their own,
-    that of element i is number (phase + i) // inner % count of an array of reals; else that array has the
-    numbers that all draws share, if they are in memory.
+    Item n is tile n of `NOISE_TILE` elements, as `places.row_of` counts them, in groups of 128. If draws have
+    numbers of their own, that of element i is number (phase + i) // inner % count of an array of reals; else
+    that array has the numbers that all draws share, if they are in memory.
     """
     (distribution, name), carrier, by_number = variant.names, variant.carrier, variant.by_number
     real = real_of(carrier)
@@ -365,25 +366,37 @@ def noise(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     unpack, pack = access.unpacked(carrier), access.packed(carrier, in_pairs)
     drawn, among_four, number_place = lane.DENSITIES[distribution], warp.transposition(1, 2), _rates(lanes)[0]
     two, zeros = size == 8, access.zeros(real)  # elements of 8 bytes come by two accesses
-    shared_numbers = _shared_numbers(variant)
+    shared_numbers, group_bytes = _shared_numbers(variant), NOISE_GROUP * size
 
     @inlined_here
-    def whole(x, y, block, key, draw, numbers, given):
+    def ask(x, four):
+        return take_words(x, four << _1) + take_words(x, (four << _1) + _1) if two else take_words(x, four)
+
+    @inlined_here
+    def group(asked, y, block, key, draw, four, low, high, given):
         """Do 128 elements; four neighbouring lanes exchange the numbers of their 16 elements."""
-        low, high = (numbers & _1) != 0, (numbers & np.uint32(2)) != 0
-        four = (numbers & np.uint32(24)) + ((numbers & np.uint32(3)) << _1) + ((numbers >> np.uint32(2)) & _1)
-        if two:
-            x0 = unpack(take_words(x, four << _1)) + unpack(take_words(x, (four << _1) + _1))
-        else:
-            x0 = unpack(take_words(x, four))
-        a, b, c, d = among_four(*drawn(block, key, draw, x0[0]), low, high)
-        u, v = formula(x0[0], a, given), formula(x0[1], b, given)
-        w, z = formula(x0[2], c, given), formula(x0[3], d, given)
+        x = unpack(asked)
+        a, b, c, d = among_four(*drawn(block, key, draw, x[0]), low, high)
+        u, v = formula(x[0], a, given), formula(x[1], b, given)
+        w, z = formula(x[2], c, given), formula(x[3], d, given)
         if two:
             put_words(y, four << _1, pack((u, v)))
             put_words(y, (four << _1) + _1, pack((w, z)))
         else:
             put_words(y, four, pack((u, v, w, z)))
+
+    @inlined_here
+    def whole(x, y, block, key, draw, numbers, given):
+        """Do a tile; the work of one group fills the waits of another."""
+        low, high = (numbers & _1) != 0, (numbers & np.uint32(2)) != 0
+        four = (numbers & np.uint32(24)) + ((numbers & np.uint32(3)) << _1) + ((numbers >> np.uint32(2)) & _1)
+        x0, x1 = ask(x, four), ask(x + group_bytes, four)
+        x2, x3 = ask(x + 2 * group_bytes, four), ask(x + 3 * group_bytes, four)
+        group(x0, y, block, key, draw, four, low, high, given)
+        group(x1, y + group_bytes, block + lane.BLOCKS_OF_NOISE, key, draw, four, low, high, given)
+        y, block = y + 2 * group_bytes, block + np.uint64(2) * lane.BLOCKS_OF_NOISE
+        group(x2, y, block, key, draw, four, low, high, given)
+        group(x3, y + group_bytes, block + lane.BLOCKS_OF_NOISE, key, draw, four, low, high, given)
 
     @inlined_here
     def one(x, y, offset, z, given, rates, low, high):
@@ -398,13 +411,13 @@ def noise(variant: Variant, in_pairs: bool, lanes: int) -> Any:
 
     @called
     def work(item, arrays, layout, keys, rates, given):
-        group, at, low, high = row_of(item, *layout)
+        tile, at, low, high = row_of(item, *layout)
         if high <= low:
             return
         key, draw = _key(*keys)
         numbers, (x, y) = numbers_of(), arrays
         x, y = x + at * size, y + at * size
-        block = wide(numbers) + np.uint64(group) * np.uint64(lane.BLOCKS_OF_NOISE)
+        block = wide(numbers) + np.uint64(tile) * np.uint64(NOISE_TILE // NOISE_GROUP) * lane.BLOCKS_OF_NOISE
         array, inner, count, phase = rates
         given = shared_numbers(array, given)
         if low == 0 and high == NOISE_TILE and (x | y) & (4 * words - 1) == 0 and not by_number:
@@ -413,11 +426,14 @@ def noise(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         first = (phase + at) % (inner * count) if by_number else 0
         row, lower, upper = (array, first, inner, count), np.uint32(low), np.uint32(high)
         offset = ((numbers & np.uint32(24)) << np.uint32(2)) + (numbers & np.uint32(7))
-        z0, z1, z2, z3 = drawn(block, key, draw, zeros(numbers))
-        one(x, y, offset, z0, given, row, lower, upper)
-        one(x, y, offset + np.uint32(8), z1, given, row, lower, upper)
-        one(x, y, offset + np.uint32(16), z2, given, row, lower, upper)
-        one(x, y, offset + np.uint32(24), z3, given, row, lower, upper)
+        for n in range(NOISE_TILE // NOISE_GROUP):
+            if n * NOISE_GROUP < high and low < (n + 1) * NOISE_GROUP:
+                z0, z1, z2, z3 = drawn(block, key, draw, zeros(numbers))
+                one(x, y, offset, z0, given, row, lower, upper)
+                one(x, y, offset + np.uint32(8), z1, given, row, lower, upper)
+                one(x, y, offset + np.uint32(16), z2, given, row, lower, upper)
+                one(x, y, offset + np.uint32(24), z3, given, row, lower, upper)
+            block, offset = block + lane.BLOCKS_OF_NOISE, offset + np.uint32(NOISE_GROUP)
 
     return work
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 WARP = 32  # lanes, which do everything together
-NOISE_TILE = 128  # elements of four groups of noise with a density, which a warp does
+NOISE_GROUP = 128  # elements of noise with a density, four of each lane of a warp
+NOISE_TILE = 4 * NOISE_GROUP  # which a warp does
 SPREAD_TILE_BYTES = 2048  # of the elements that a warp does of an array whose draws are made
 OF_ONE_LANE = (
     "listed_draws",

@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastdrop._lanes.vectors import I32, I64, Vec, call, splatted, suffix, vector
+from fastdrop._lanes.vectors import I32, I64, Vec, call, negated, rounded_product, splatted, suffix, vector
 
 
 def _unary(name: str, doc: str) -> Any:
@@ -23,7 +23,6 @@ def _unary(name: str, doc: str) -> Any:
     return intrinsic(function)
 
 
-sqrt = _unary("sqrt", "The square root of each lane.")
 rint = _unary("rint", "Each lane rounded to an integer, half to even.")
 absolute = _unary("fabs", "Each lane without its sign.")
 
@@ -44,6 +43,71 @@ def fma(typingctx, a, b, c):
         return _fma(builder, *lanes)
 
     return a(a, *(t if isinstance(t, Vec) else a.element for t in (b, c))), codegen
+
+
+def _approximate(context: Any, builder: ir.IRBuilder, name: str, v: ir.Value) -> ir.Value | None:
+    """Return a function of lanes as a GPU has it for float32 in one instruction, to a last bit or two.
+
+    There is none elsewhere. What is corrected by it below is rounded correctly, as CUDA's own roots and
+    quotients are; those look first whether a number is out of range, which costs as much again.
+    """
+    if context.target_name != "cuda" or v.type != ir.FloatType():
+        return None
+    kind = ir.FunctionType(v.type, [v.type])
+    return builder.call(ir.InlineAsm(kind, f"{name}.approx.ftz.f32 $0, $1;", "=f,f"), [v])
+
+
+@intrinsic
+def sqrt(typingctx, v):
+    """Return the square root of each lane, of numbers in [2**-101, 2**127]."""
+
+    def codegen(context, builder, sig, args):
+        x = args[0]
+        inverse = _approximate(context, builder, "rsqrt", x)
+        if inverse is None:
+            names = f"llvm.sqrt.{suffix(x.type)}", "__nv_sqrt"
+            return call(builder, names[context.target_name == "cuda"], x.type, x)
+        root, half = rounded_product(builder, x, inverse), rounded_product(builder, inverse, ir.FloatType()(0.5))
+        return _fma(builder, _fma(builder, negated(builder, root), root, x), half, root)
+
+    return v(v), codegen
+
+
+def _improved(builder: ir.IRBuilder, inverse: ir.Value, v: ir.Value) -> ir.Value:
+    """Return 1 / v after a step of Newton's method."""
+    rest = _fma(builder, negated(builder, v), inverse, ir.FloatType()(1))
+    return _fma(builder, inverse, rest, inverse)
+
+
+@intrinsic
+def reciprocal(typingctx, v):
+    """Return 1 / v, for numbers in [2**-125, 2**126)."""
+
+    def codegen(context, builder, sig, args):
+        inverse = _approximate(context, builder, "rcp", args[0])
+        if inverse is None:
+            return builder.fdiv(splatted(builder, _real(v.element)(1), v.lanes), args[0])
+        return _improved(builder, inverse, args[0])
+
+    return v(v), codegen
+
+
+@intrinsic
+def quotient(typingctx, a, b):
+    """Return a / b, for numbers in [2**-60, 2**60]."""
+
+    def codegen(context, builder, sig, args):
+        a, b = args
+        inverse = _approximate(context, builder, "rcp", b)
+        if inverse is None:
+            return builder.fdiv(a, b)
+        inverse, negative = _improved(builder, inverse, b), negated(builder, b)
+        found = rounded_product(builder, a, inverse)
+        for _ in range(2):
+            found = _fma(builder, inverse, _fma(builder, negative, found, a), found)
+        return found
+
+    return a(a, b), codegen
 
 
 def polynomial(single: tuple[float, ...], double: tuple[float, ...]) -> Any:
@@ -94,19 +158,22 @@ def split(typingctx, v):
     return types.UniTuple(v, 2)(v), codegen
 
 
+# A number that leaves no bits for fractions: a sum with it is rounded to an integer, which its low bits hold
+SHIFTER = polynomial(single=(1.5 * 2.0**23,), double=(1.5 * 2.0**52,))
+
+
 @intrinsic
-def scale_by_power(typingctx, v, k):
-    """Return lanes of v * 2**k, for integers k for which the result is a normal number."""
+def scale_by_power(typingctx, v, shifted):
+    """Return lanes of v * 2**k, which must be normal numbers, from k + `SHIFTER`."""
 
     def codegen(context, builder, sig, args):
         integer, fraction, _ = _precision(v.element)
         lanes = vector(integer, v.lanes)
-        shifter = splatted(builder, _real(v.element)(1.5 * 2.0**fraction), v.lanes)
-        k = builder.bitcast(builder.fadd(args[1], shifter), lanes)  # this sum holds k in its low bits
+        k = builder.bitcast(args[1], lanes)
         exponent = builder.shl(k, splatted(builder, integer(fraction), v.lanes))
         return builder.bitcast(builder.add(builder.bitcast(args[0], lanes), exponent), args[0].type)
 
-    return v(v, k), codegen
+    return v(v, shifted), codegen
 
 
 def _integer(name: str, shift: int, doc: str) -> Any:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastdrop._lanes.floats import absolute, fma
+from fastdrop._lanes.floats import absolute, fma, reciprocal
 from fastdrop._lanes.inline import inlined
 from fastdrop._lanes.special import exp, exp_or_zero, normal_cdf, sigmoid
 from fastdrop._lanes.vectors import splat_like, where, zero_where
@@ -195,5 +195,5 @@ def _relaxed(noise, numbers):
     """Return (1 - z) / (1 - p), and z itself: the sigmoid of v = (logit + noise) / temperature."""
     per_temperature, offset, kept, e, _ = numbers
     e_v = exp_or_zero(fma(noise, -per_temperature, splat_like(offset, noise)))  # exp(max(logit, 0) - v)
-    z = splat_like(1.0, noise) / fma(e_v, e, splat_like(1.0, noise))
+    z = reciprocal(fma(e_v, e, splat_like(1.0, noise)))
     return e_v * z * kept, z

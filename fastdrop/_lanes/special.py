@@ -21,13 +21,15 @@ from __future__ import annotations
 import numpy as np
 
 from fastdrop._lanes.floats import (
+    SHIFTER,
     absolute,
     flip_sign,
     fma,
     integer,
     integer_shifted,
     polynomial,
-    rint,
+    quotient,
+    reciprocal,
     scale_by_power,
     split,
     sqrt,
@@ -179,6 +181,8 @@ _TAIL = polynomial(
 
 # The largest arguments for which exp(v) and exp(-v) are both normal numbers
 _EXP_MOST = polynomial(single=(87.0,), double=(708.0,))
+# The largest a for which exp(-a**2 / 2) is a normal number, since a * a / 2 is at most _EXP_MOST
+_DEVIATION_MOST = polynomial(single=(13.190905570983887,), double=(37.62977544445356,))
 # The distance between neighbouring uniforms: one unit of a word
 _STEP = polynomial(single=(2.0**-32,), double=(2.0**-64,))
 _LN2 = 0.6931471805599453
@@ -195,9 +199,10 @@ _DENSITY = 0.3989422804014327  # 1 / sqrt(2 pi)
 @inlined
 def _exp(v):
     """Return exp(v), which must be a normal number."""
-    k = rint(v * 1.4426950408889634)
+    shifted = fma(v, 1.4426950408889634, SHIFTER(v))
+    k = shifted - SHIFTER(v)
     r = fma(k, -_LN2_LOWER, fma(k, -_LN2_UPPER, v))
-    return scale_by_power(fma(r * r, _EXP(r), r) + 1.0, k)
+    return scale_by_power(fma(r * r, _EXP(r), r) + 1.0, shifted)
 
 
 @inlined
@@ -229,16 +234,18 @@ def sigmoid(v):
     s is 0 where exp(v) is below the normal numbers.
     """
     e = exp(-v)
-    s = splat_like(1.0, v) / (e + 1.0)
+    s = reciprocal(e + 1.0)
     return where(v < -_EXP_MOST(v), 0, s), e * s
 
 
 @inlined
 def normal_cdf(x):
     """Return P(Z <= x) of a standard normal Z, and its density at x."""
+    most = _DEVIATION_MOST(x)
     a = absolute(x)
-    e = exp_or_zero(a * a * -0.5)
-    inverse = splat_like(1.0, x) / (a + 3.0)
+    beyond, a = most < a, where(a < most, a, most)
+    e = where(beyond, 0, _exp(a * a * -0.5))
+    inverse = reciprocal(a + 3.0)
     tail = e * _TAIL(fma(inverse, -6.0, splat_like(1.0, x))) * inverse
     return where(x < 0, tail, splat_like(1.0, x) - tail), e * _DENSITY
 
@@ -268,7 +275,7 @@ def radius(high, low, like):
 def logistic(high, low, like):
     """Return ln(u / (1 - u)) of the uniform of a word, in the precision of `like`."""
     smaller, _ = _smaller(high, low, like)
-    m, k = split(smaller / (splat_like(1.0, like) - smaller))
+    m, k = split(quotient(smaller, splat_like(1.0, like) - smaller))
     f = m - 1.0
     return flip_sign(fma(k, _LN2, f * _LOG(f)), high)
 

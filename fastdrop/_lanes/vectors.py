@@ -74,7 +74,7 @@ def _binary(op: Callable, integer: Callable, real: Callable | None = None, compa
         a, b = args
         emit = real if isinstance(sig.args[0].element, types.Float) else integer
         if emit is ir.IRBuilder.fmul and context.target_name == "cuda":
-            emit = _rounded_product
+            emit = rounded_product
         if not isinstance(sig.args[1], Vec):
             b = splatted(builder, b, sig.args[0].lanes)
         return emit(builder, a, b)
@@ -83,7 +83,7 @@ def _binary(op: Callable, integer: Callable, real: Callable | None = None, compa
     lower_builtin(op, Vec, types.Number)(lower)
 
 
-def _rounded_product(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+def rounded_product(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
     """Return a product that CUDA's compiler does not contract with a following sum into an fma."""
     name = "llvm.nvvm.mul.rn.f" if a.type == ir.FloatType() else "llvm.nvvm.mul.rn.d"
     return call(builder, name, a.type, a, b)
@@ -130,10 +130,13 @@ class _Negate(AbstractTemplate):
 
 @lower_builtin(operator.neg, Vec)
 def _negate(context, builder, sig, args):
-    v = sig.args[0]
-    scalar = ir.FloatType() if v.element == types.float32 else ir.DoubleType()
-    # CUDA's compiler does not know LLVM's fneg.
-    return builder.fsub(splatted(builder, scalar(-0.0), v.lanes), args[0])
+    return negated(builder, *args)
+
+
+def negated(builder: ir.IRBuilder, v: ir.Value) -> ir.Value:
+    """Return real lanes with the other sign, without LLVM's fneg, which CUDA's compiler does not know."""
+    zeros = ir.Constant(v.type, -0.0 if not isinstance(v.type, ir.VectorType) else [-0.0] * v.type.count)
+    return builder.fsub(zeros, v)
 
 
 def call(builder: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) -> ir.Value:

@@ -53,7 +53,18 @@ def test_split_and_scale_by_power_are_frexp_and_ldexp(dtype):
     assert np.array_equal(lanes(lambda a: floats.split(a)[0], x), mantissa)
     assert np.array_equal(lanes(lambda a: floats.split(a)[1], x), exponent.astype(dtype))
     k = np.array([0, 1, -1, 5, 10, -10, 20, -20], dtype)
-    assert np.array_equal(lanes(lambda a, k: floats.scale_by_power(a, k), x, k), np.ldexp(x, k.astype(int)))
+
+    def scaled(a, k):
+        return floats.scale_by_power(a, k + floats.SHIFTER(a))
+
+    assert np.array_equal(lanes(scaled, x, k), np.ldexp(x, k.astype(int)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_quotients(dtype):
+    a, b = np.random.default_rng(0).uniform(0.1, 10, (2, 8)).astype(dtype)
+    assert np.array_equal(lanes(lambda a: floats.reciprocal(a), a), 1 / a)
+    assert np.array_equal(lanes(lambda a, b: floats.quotient(a, b), a, b), a / b)
 
 
 def of_words(function, high, low, dtype):
