@@ -88,7 +88,8 @@ IN_DOUBLES = "totals", "learned_numbers", "given_rates"  # in float64, whatever 
 OLD_REGISTERS = 208
 BIAS_DIVISIONS = 1  # more of them, where there is a bias
 DIVISION = r"(div|rem)\.[su]64"
-INEXACT = r"mul\.f|mul\.ftz|(?!(rsqrt|rcp)\.approx\.ftz\.f32$).*\.(approx|full|ftz)\b"  # but what fmas correct
+# but what fmas correct in `fastdrop._lanes.floats`
+INEXACT = r"mul\.f|mul\.ftz|(?!(rsqrt|rcp)\.approx\.ftz\.f32$).*\.(approx|full|ftz)\b"
 GENERIC = r"(ld|st)\.(?!global|param|shared|local|const)"
 LOADS, STORES = r"ld\.global\.v[24]", r"st\.global\.v[24]"
 
@@ -322,7 +323,7 @@ CASES = (
     Case("drop p=.1", "drops", ("drop",), 3, (20, 20.5)),
     Case("add p=.1", "drops", ("add",), 3, (21.5, 23), arrays=2),
     Case("gelu p=.1", "drops", ("activate",), 3, (59, 60), GELU),
-    Case("gelu with bias p=.1", "drops", ("activate",), 3, (84, 84), GELU, True),
+    Case("gelu with bias p=.1", "drops", ("activate",), 3, (67, 64), GELU, True),
     Case("gaussian", "noise", ("normal", "multiply"), 0, (54, 55)),
     Case("concrete", "noise", ("logistic", "concrete"), 0, (84, 84)),
     Case("spread", "spread", ("times",), 0, (26.5, 23)),
@@ -359,7 +360,8 @@ def counted(case: Case, dtype: str) -> Counted:
     stores = tile * size * 8 // bits // 32
     each, bound = found.instructions / (tile // 32), case.bounds[dtype != "float32"]
     wrong = [f"more than {bound}"] if each > bound else []
-    if (found.loads, found.stores) != (case.arrays * stores, stores):
+    loads = range(case.arrays * stores, (case.arrays + case.biased) * stores + 1)  # those guarded don't count
+    if found.loads not in loads or found.stores != stores:
         wrong.append(f"{found.loads} wide loads and {found.stores} stores")
     return Counted(case.name, dtype, each, bound, ", ".join(wrong))
 

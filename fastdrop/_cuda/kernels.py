@@ -69,31 +69,83 @@ def _with_activation(activation: int) -> Any:
 
 
 @cache
-def _finish(formula: Any, activation: int, bias_carrier: Any, count: int) -> Callable[..., Any]:
-    """Return a function that applies a formula to so many elements of a lane; bit 0 drops the first."""
-    biased = bias_carrier is not None
+def _one_by_one(carrier: types.Type, count: int) -> Callable[..., Any]:
+    """Return a function that reads the biases of so many elements, whose places go around in a period."""
     if count == 1:
-        read, with_activation = access.take(bias_carrier or I32), _with_activation(activation)
+        read = access.take(carrier)
 
         @inlined
-        def finish_one(x, other, bits, scale, constants, bias, at, period):
-            v = x[0]
+        def read_one(bias, at, period):
+            return (read(bias, at, access.everywhere(at)),), places.following(at, period)
+
+        return read_one
+    read_half = _one_by_one(carrier, count // 2)
+
+    @inlined
+    def read_both(bias, at, period):
+        a, at = read_half(bias, at, period)
+        b, at = read_half(bias, at, period)
+        return a + b, at
+
+    return read_both
+
+
+@cache
+def _biases(carrier: Any, real: types.Type, count: int) -> Callable[..., Any]:
+    """Return a function for the biases of so many elements of a lane, from the place of the first on.
+
+    If all such biases are `together`, none of them goes around and each begins at a multiple of 16 bytes.
+    Zeros stand for no bias.
+    """
+    if carrier is None:
+        zeros = access.zeros(real)
+        if count == 1:
+            return inlined(lambda bias, at, period, together: (zeros(at),))
+        half = _biases(None, real, count // 2)
+        return inlined(lambda *given: half(*given) + half(*given))
+    one_by_one = _one_by_one(carrier, count)
+    if count == 1:
+        return inlined(lambda bias, at, period, together: one_by_one(bias, at, period)[0])
+    take_four, unpack = access.take_words(4), access.unpacked(carrier)
+    size = itemsize(carrier)
+    shift, twice_as_wide = np.uint32((16 // size).bit_length() - 1), count * size > 16
+
+    @inlined
+    def read(bias, at, period, together):
+        if together:
+            first = at >> shift
+            given = unpack(take_four(bias, first))
+            return given + unpack(take_four(bias, first + _1)) if twice_as_wide else given
+        return one_by_one(bias, at, period)[0]
+
+    return read
+
+
+@inlined
+def _together(bias, first, period, count):
+    """Return whether so many biases are always together, the first of all being at a place."""
+    return bias & 15 == 0 and np.int64(first) % count == 0 and np.int64(period) % count == 0
+
+
+@cache
+def _finish(formula: Any, activation: int, count: int) -> Callable[..., Any]:
+    """Return a function that applies a formula to so many elements of a lane; bit 0 drops the first."""
+    if count == 1:
+        with_activation = _with_activation(activation)
+
+        @inlined
+        def finish_one(x, other, biases, bits, scale, constants):
             dropped = (bits & _1) != 0
-            if biased:
-                b, at = read(bias, at, access.everywhere(at)), places.following(at, period)
-            else:
-                b = splat_like(0.0, v)
-            return (formula(v, other[0], b, dropped, scale, with_activation(constants)),), at
+            return (formula(x[0], other[0], biases[0], dropped, scale, with_activation(constants)),)
 
         return finish_one
     half = count // 2
-    finish_half, shift = _finish(formula, activation, bias_carrier, half), np.uint32(half)
+    finish_half, shift = _finish(formula, activation, half), np.uint32(half)
 
     @inlined
-    def finish(x, other, bits, scale, constants, bias, at, period):
-        y, at = finish_half(x[:half], other[:half], bits, scale, constants, bias, at, period)
-        z, at = finish_half(x[half:], other[half:], bits >> shift, scale, constants, bias, at, period)
-        return y + z, at
+    def finish(x, other, biases, bits, scale, constants):
+        y = finish_half(x[:half], other[:half], biases[:half], bits, scale, constants)
+        return y + finish_half(x[half:], other[half:], biases[half:], bits >> shift, scale, constants)
 
     return finish
 
@@ -211,8 +263,8 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     take, put = access.take(carrier), access.put(carrier)
     take_four, put_four = access.take_words(4), access.put_words(4)
     unpack, pack = access.unpacked(carrier), access.packed(carrier, in_pairs)
-    finish = _finish(formula, variant.activation, variant.bias, quad)
-    finish_one = _finish(formula, variant.activation, variant.bias, 1)
+    finish, finish_one = (_finish(formula, variant.activation, count) for count in (quad, 1))
+    biases, bias_of_one = (_biases(variant.bias, real, count) for count in (quad, 1))
     ask_twice = accesses >= 8 and not two  # whether registers can hold twice as much before the bits come
     number_at, scale_of, zeros = access.number_at(real), access.take(real), access.zeros(real)
     rate_place, dropped_in_runs, dropped_by_uniforms = _rates(lanes)
@@ -232,7 +284,9 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         return dropped_words(tile, threshold, key, draw, numbers)
 
     @inlined_here
-    def write(x, other, y, access_number, turned, numbers, scale, constants, bias, b0, period, of_rates):
+    def write(
+        x, other, y, access_number, turned, numbers, scale, constants, bias, b0, period, together, of_rates
+    ):
         """Finish and write the elements of one access of the tile."""
         column = numbers * np.uint32(quad)
         if by_rate:
@@ -243,8 +297,12 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         at = column
         if biased:
             at = places.wrapped(column + access_number * np.uint32(32 * quad) + b0, period)
-        done, _ = finish(unpack(x), unpack(other), bits, scale, constants, bias, at, period)
-        put_four(y, numbers + access_number * _32, pack(done))
+        b = biases(bias, at, period, together)
+        put_four(
+            y,
+            numbers + access_number * _32,
+            pack(finish(unpack(x), unpack(other), b, bits, scale, constants)),
+        )
 
     @inlined_here
     def write_four(x, other, y, first, *given):
@@ -264,7 +322,8 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         o0 = ask(other, numbers) if two else x0
         bits = dropped_in_tile(tile, threshold, key, draw, numbers, of_rates)
         turned = warp.transposed_bits(bits, numbers)
-        given = turned, numbers, scale, constants, bias, b0, period, of_rates
+        together = biased and _together(bias, b0, period, quad)
+        given = turned, numbers, scale, constants, bias, b0, period, together, of_rates
         write_four(x0, o0, y, np.uint32(0), *given)
         if accesses >= 8:
             if not ask_twice:
@@ -294,8 +353,8 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
                 factor = where(offset < split, scale, second)
             else:
                 factor = scale_of(address, rate_place(first, offset, inner, count), valid)
-        done, _ = finish_one((v,), (o,), words >> np.uint32(k), factor, constants, bias, at, period)
-        put(y, offset, valid, done[0])
+        b = bias_of_one(bias, at, period, False)
+        put(y, offset, valid, finish_one((v,), (o,), b, words >> np.uint32(k), factor, constants)[0])
 
     @called
     def work(item, arrays, layout, drawn, rates, reals):
@@ -587,35 +646,29 @@ def _kept(formula: Any, activation: int) -> Any:
 
 
 @cache
-def _spread(element: Any, real: Any, bias_carrier: Any, count: int) -> Any:
+def _spread(element: Any, real: Any, count: int) -> Any:
     """Return a function that applies factors to so many elements of a lane, which follow each other."""
-    biased = bias_carrier is not None
     if count == 1:
-        factor_of, bias_of = access.take(real), access.take(bias_carrier or I32)
+        factor_of = access.take(real)
 
         @inlined
-        def spread_one(x, other, factors, place, axes, constants, bias, at, period):
+        def spread_one(x, other, biases, factors, place, axes, constants):
             (i, c, o), (_, outer, shared, inner) = place, axes
             factor = factor_of(factors, o * inner + i, access.everywhere(i))
-            if biased:
-                b, at = bias_of(bias, at, access.everywhere(at)), places.following(at, period)
-            else:
-                b = splat_like(0.0, x[0])
             none, after = splat_like(np.uint32(0), i), i + _1
             i, c = where(after >= inner, none, after), where(after >= inner, c + _1, c)
             c, o = where(c >= shared, none, c), where(c >= shared, places.following(o, outer), o)
-            return (element(x[0], other[0], b, factor, constants),), (i, c, o), at
+            return (element(x[0], other[0], biases[0], factor, constants),), (i, c, o)
 
         return spread_one
     half = count // 2
-    spread_half = _spread(element, real, bias_carrier, half)
+    spread_half = _spread(element, real, half)
 
     @inlined
-    def spread_both(x, other, factors, place, axes, constants, bias, at, period):
-        given = factors, place, axes, constants, bias, at, period
-        y, place, at = spread_half(x[:half], other[:half], *given)
-        z, place, at = spread_half(x[half:], other[half:], factors, place, axes, constants, bias, at, period)
-        return y + z, place, at
+    def spread_both(x, other, biases, factors, place, axes, constants):
+        y, place = spread_half(x[:half], other[:half], biases[:half], factors, place, axes, constants)
+        z, place = spread_half(x[half:], other[half:], biases[half:], factors, place, axes, constants)
+        return y + z, place
 
     return spread_both
 
@@ -640,7 +693,8 @@ def spread(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     take, put = access.take(carrier), access.put(carrier)
     take_four, put_four = access.take_words(4), access.put_words(4)
     unpack, pack = access.unpacked(carrier), access.packed(carrier, in_pairs)
-    finish, finish_one = (_spread(element, real, variant.bias, count) for count in (quad, 1))
+    finish, finish_one = (_spread(element, real, count) for count in (quad, 1))
+    biases, bias_of_one = (_biases(variant.bias, real, count) for count in (quad, 1))
 
     @inlined_here
     def place_of(i, axes):
@@ -650,12 +704,13 @@ def spread(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         return i, c, places.divided(o, outer)[1] if first > 1 else o
 
     @inlined_here
-    def write(number, x, other, y, numbers, begin, factors, axes, constants, bias, b0, period):
+    def write(number, x, other, y, numbers, begin, factors, axes, constants, bias, b0, period, together):
         access_number = numbers + np.uint32(32 * number)
         offset = access_number * np.uint32(quad)
         at = places.wrapped(offset + b0, period) if biased else offset
-        given = factors, place_of(offset + begin, axes), axes, constants, bias, at, period
-        put_four(y, access_number, pack(finish(unpack(x), unpack(other), *given)[0]))
+        b, place = biases(bias, at, period, together), place_of(offset + begin, axes)
+        done, _ = finish(unpack(x), unpack(other), b, factors, place, axes, constants)
+        put_four(y, access_number, pack(done))
 
     @called
     def work(item, arrays, layout, constants):
@@ -677,7 +732,8 @@ def spread(variant: Variant, in_pairs: bool, lanes: int) -> Any:
             o1 = take_four(other, numbers + _32) if two else x1
             o2 = take_four(other, numbers + np.uint32(64)) if two else x2
             o3 = take_four(other, numbers + np.uint32(96)) if two else x3
-            given = y, numbers, start, factors, axes, constants, bias, b0, last
+            together = biased and _together(bias, b0, last, quad)
+            given = y, numbers, start, factors, axes, constants, bias, b0, last, together
             write(0, x0, o0, *given)
             write(1, x1, o1, *given)
             write(2, x2, o2, *given)
@@ -690,7 +746,9 @@ def spread(variant: Variant, in_pairs: bool, lanes: int) -> Any:
             o = take(other, offset, valid) if two else v
             at = places.wrapped(offset + b0, last) if biased else offset
             place = place_of(where(valid, offset, splat_like(np.uint32(0), offset)) + start, axes)
-            done, _, _ = finish_one((v,), (o,), factors, place, axes, constants, bias, at, last)
+            done, _ = finish_one(
+                (v,), (o,), bias_of_one(bias, at, last, False), factors, place, axes, constants
+            )
             put(y, offset, valid, done[0])
 
     return work

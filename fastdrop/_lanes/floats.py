@@ -67,7 +67,8 @@ def sqrt(typingctx, v):
         if inverse is None:
             names = f"llvm.sqrt.{suffix(x.type)}", "__nv_sqrt"
             return call(builder, names[context.target_name == "cuda"], x.type, x)
-        root, half = rounded_product(builder, x, inverse), rounded_product(builder, inverse, ir.FloatType()(0.5))
+        root = rounded_product(builder, x, inverse)
+        half = rounded_product(builder, inverse, ir.FloatType()(0.5))
         return _fma(builder, _fma(builder, negated(builder, root), root, x), half, root)
 
     return v(v), codegen

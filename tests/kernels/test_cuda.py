@@ -416,6 +416,32 @@ def test_bias_act_dropout(activation, dtype):
         check(differentiated, (g, x, b), p, KEY, exactly=exact.bias_act_dropout_backward, **options)
 
 
+@pytest.mark.parametrize(("dtype", "of_bias"), [(np.float32, np.float32), (ml_dtypes.bfloat16, np.float32)])
+def test_biases_of_whole_tiles(dtype, of_bias):
+    """Of rows whose biases are read together, by 16 bytes, and of others."""
+    for shape, window in [
+        ((48, 64), None),
+        ((34, 94), None),
+        ((2, 2048), None),
+        ((2, 2100), ((4, 4096), (1, 20))),
+    ]:
+        x, bias = normal(*shape, dtype=dtype), normal(shape[1], dtype=of_bias, seed=1)
+        options = {} if window is None else {"window": window}
+        check(fd.bias_act_dropout, (x, bias), 0.3, KEY, activation="relu", **options)
+
+
+def test_biases_of_whole_tiles_in_the_middle_of_an_array():
+    """There a tile may begin at a multiple of 16 bytes where its biases don't."""
+    x, bias, window = normal(2, 2100), normal(2100, seed=1), ((4, 4096), (1, 21))
+    given, made = (ndarray(np.append(np.float32(0), a)) for a in (x, np.zeros_like(x)))
+    views = [
+        ndarray(x, data=(a.__cuda_array_interface__["data"][0] + 4, False), owner=a) for a in (given, made)
+    ]
+    options = {"activation": "relu", "window": window}
+    fd.bias_act_dropout(views[0], ndarray(bias), 0.3, KEY, out=views[1], **options)
+    assert same_bits(made.get()[1:].reshape(x.shape), fd.bias_act_dropout(x, bias, 0.3, KEY, **options))
+
+
 MASKS = [
     (1100, {}),
     ((3, 4, 5), {"shared_axes": 1}),
