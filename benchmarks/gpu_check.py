@@ -72,6 +72,7 @@ FAMILIES = {
     "noise": Family(56, 84, 1),
     "noise by number": Family(64, 64, 6),
     "listed draws": Family(64, 64, 3),
+    "keep": Family(56, 56, 1),
     "mask bits": Family(32, 32, 1),
     "mask bytes": Family(40, 40, 16),
     "mask factors": Family(32, 32, 1),
@@ -140,6 +141,8 @@ def every_mask() -> Iterator[Variant]:
     """The kernels that write masks, and that make factors of a user's mask."""
     for work in ("mask_bytes", "mask_bits"):
         yield Variant(work, REALS[0], numbers=0)
+    for kind in ("bytes", "bits"):
+        yield Variant("keep", REALS[0], (kind,), numbers=0)
     for real, kind in product(REALS, ("bytes", "bits")):
         yield Variant("mask_factors", real, (kind,), numbers=0)
 

@@ -355,3 +355,23 @@ def converted(kind: types.Type) -> Any:
         return result(v), codegen
 
     return convert
+
+
+@cache
+def put_integer(kind: types.Type) -> Any:
+    """Return a function that writes the low bits of lanes as integers of a type, where lanes are valid."""
+
+    @intrinsic
+    def put_one(typingctx, address, index, valid, v):
+        lanes, size = index.lanes, itemsize(kind)
+
+        def codegen(context, builder, sig, args):
+            addresses = _addresses(builder, *args[:2], size, lanes)
+            written = vector(ir.IntType(8 * size), lanes)
+            low = args[3] if args[3].type == written else builder.trunc(args[3], written)
+            _given(context, builder, addresses, low, args[2], size)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, index, valid, v), codegen
+
+    return put_one

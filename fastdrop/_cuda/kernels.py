@@ -181,6 +181,7 @@ _SHAPES = {
     "drops": ((4, 7, 4, 5), 1),
     "noise": ((2, 5, 3, 4), 0),
     "listed_draws": ((2, 2, 4, 4), 1),
+    "keep": ((1, 5, 4), 1),
     "mask_bits": ((2, 1), 1),
     "mask_bytes": ((2, 3), 1),
     "mask_factors": ((2,), 1),
@@ -566,6 +567,90 @@ def listed_draws(variant: Variant, in_pairs: bool, lanes: int) -> Any:
                 put(y, at, access.everywhere(at), formula(v, z, (one_lane(number),)))
             else:
                 put(y, at, access.everywhere(at), formula(v, z, shared_numbers(scales, reals[1:])))
+
+    return work
+
+
+@inlined
+def _as_bytes(bits):
+    """Return four bytes, the lowest four bits of a word, the first in the lowest byte."""
+    return ((bits & np.uint32(15)) * np.uint32(0x204081)) & np.uint32(0x01010101)
+
+
+@inlined
+def _swapped(words, shift, lower):
+    """Return words whose groups of so many bits have changed places with their neighbours."""
+    return ((words >> np.uint32(shift)) & np.uint32(lower)) | ((words & np.uint32(lower)) << np.uint32(shift))
+
+
+@inlined
+def _as_packed(words):
+    """Return words whose bytes have their bits in the order of np.packbits, the first in the highest."""
+    return _swapped(_swapped(_swapped(words, 1, 0x55555555), 2, 0x33333333), 4, 0x0F0F0F0F)
+
+
+@cache
+def keep(variant: Variant, in_pairs: bool, lanes: int) -> Any:
+    """Return the work that writes a mask where each element has a draw of its own: bytes, or packed bits.
+
+    Item n is group n of tiles, as `places.row_of` counts them. Packed bits are those of one row, whose first
+    draw has an index that is a multiple of 8; bits after the last are zeros.
+    """
+    packed, inlined_here = variant.names == ("bits",), warp.inlined_on_a_gpu(lanes)
+    numbers_of, row_of, (dropped_words, _) = (
+        warp.lane_numbers(lanes),
+        places.row_of(TILE, False),
+        warp.drawn(lanes),
+    )
+    put_byte, put_word = access.put_integer(types.uint8), access.put_integer(types.uint32)
+    put_four = access.put_words(4)
+
+    @inlined_here
+    def write_bits(y, words, numbers, low, high):
+        first = numbers << np.uint32(5)
+        before_the_end = np.uint32((1 << (high & 31)) - 1)
+        kept = where(first + _32 < np.uint32(high + 1), splat_like(_ALL, numbers), before_the_end)
+        bits = _as_packed(warp.transposed_bits(words, numbers) & kept)
+        if low == 0 and high == TILE and y & 3 == 0:
+            put_word(y, numbers, access.everywhere(numbers), bits)
+            return
+        for k in range(4):
+            element = first + np.uint32(8 * k)
+            valid = (element >= np.uint32(low)) & (element < np.uint32(high))
+            put_byte(y, element >> np.uint32(3), valid, bits >> np.uint32(8 * k))
+
+    @inlined_here
+    def sixteen(y, turned, numbers, first):
+        """Write sixteen bytes a lane."""
+        number = numbers + np.uint32(first)
+        bits = warp.from_lane(turned, number >> _1) >> ((number & _1) << np.uint32(4))
+        a, b = _as_bytes(bits), _as_bytes(bits >> np.uint32(4))
+        put_four(y, number, (a, b, _as_bytes(bits >> np.uint32(8)), _as_bytes(bits >> np.uint32(12))))
+
+    @inlined_here
+    def write_bytes(y, words, numbers, low, high):
+        if low == 0 and high == TILE and y & 15 == 0:
+            turned = warp.transposed_bits(words, numbers)
+            sixteen(y, turned, numbers, 0)
+            sixteen(y, turned, numbers, 32)
+            return
+        for k in range(low >> 5, (high + 31) >> 5):
+            offset = numbers + np.uint32(32 * k)
+            valid = (offset >= np.uint32(low)) & (offset < np.uint32(high))
+            put_byte(y, offset, valid, (words >> np.uint32(k)) & _1)
+
+    @called
+    def work(item, arrays, layout, drawn, reals):
+        tile, at, low, high = row_of(item, *layout)
+        if high <= low:
+            return
+        key, draw = _key(*drawn[1:])
+        numbers = numbers_of()
+        words = ~dropped_words(tile, drawn[0], key, draw, numbers)
+        if packed:
+            write_bits(arrays[0] + (at >> 3), words, numbers, low, high)
+        else:
+            write_bytes(arrays[0] + at, words, numbers, low, high)
 
     return work
 

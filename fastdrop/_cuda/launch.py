@@ -205,6 +205,21 @@ def listed_draws(
     driver.start(variant, y.size, *place, x.pointer, y.pointer, *starts, *drawn, *own[:4], *reals)
 
 
+def keep(
+    packed: bool,
+    mask: int,
+    size: int,
+    rows: Rows | Starts,
+    threshold: int,
+    key: tuple[int, ...],
+    place: Place,
+) -> None:
+    """Write a mask of elements with draws of their own at an address: bytes, or packed bits of one row."""
+    variant = Variant("keep", "<f4", ("bits" if packed else "bytes",), numbers=0)
+    items, layout = _groups(rows, size, TILE)
+    driver.start(variant, items, *place, mask, *layout, *(threshold, *key, 0)[:4], np.float32(0))
+
+
 def mask_bytes(factors: Elements, mask: Elements, axes: tuple[int, int, int, int], place: Place) -> None:
     """Write a mask, a byte for each element, from the factors of its draws; axes are as for `spread`."""
     variant = Variant("mask_bytes", factors.typestr, (), numbers=0)

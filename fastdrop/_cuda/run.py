@@ -75,10 +75,23 @@ def _bernoulli(
             launch.drops("factor", 0, (), part, rows, own, key, place)
 
     if what.formula in ("keep", "keep_bits"):
-        _keep(plan, what.formula == "keep_bits", whole, place, kept, make)
+        packed = what.formula == "keep_bits"
+        if not isinstance(rate, Numbers) and _at_once(plan.layout, packed):
+            for at, size, rows in _rows(plan.layout, None):
+                launch.keep(packed, whole.y.pointer + at, size, rows, rate[0], key, place)
+        else:
+            _keep(plan, packed, whole, place, kept, make)
         return
     _do(plan.layout, whole, place, kept, direct, make, (what.formula, what.activation, what.constants))
     plan.y.written = _hold((plan.x, plan.other, plan.bias, plan.y, *kept), place)
+
+
+def _at_once(layout: Layout, packed: bool) -> bool:
+    """Return whether a mask can be written as it is drawn: each element has a draw of its own."""
+    if layout.shared or layout.listed:
+        return False
+    rows = layout.only
+    return not packed or (isinstance(rows, Rows) and rows.length == layout.count and rows.start % 8 == 0)
 
 
 def _keep(

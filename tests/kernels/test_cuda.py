@@ -444,6 +444,10 @@ def test_biases_of_whole_tiles_in_the_middle_of_an_array():
 
 MASKS = [
     (1100, {}),
+    (4099, {}),
+    (3100, {"window": ((9000,), (1008,))}),
+    (3100, {"window": ((9000,), (1009,))}),
+    ((3, 2100), {"window": ((4, 5000), (1, 40))}),
     ((3, 4, 5), {"shared_axes": 1}),
     ((3, 4, 5, 7), {"shared_axes": (0, 2)}),
     ((3, 40), {"window": BIG}),
