@@ -35,7 +35,7 @@ def by_rates(what: Pass, plan: Plan, p: NDArray[Any] | DeviceArray, key: tuple[i
         check_range(p)
     if not plan.x.size:
         return
-    place, kept, like = _place(plan), list[Any](), plan.y.lanes
+    place, kept, like = _place(plan, p), list[Any](), plan.y.lanes
     if isinstance(p, DeviceArray):
         kept.append(p)
         there, inner = _repeating_there(p, plan.layout.draws, len(plan.x.shape), kept)
@@ -124,7 +124,7 @@ def density(what: Density, plan: Plan, key: tuple[int, ...]) -> None:
     if plan.x.dtype.kind == "c" and not what.multiplies:
         layout = layout_of_parts(layout)  # the parts are independent, and each has half the variance
         what = what._replace(numbers=(number / math.sqrt(2), *what.numbers[1:]))
-    place, whole = _place(plan), _whole(plan)
+    place, whole = _place(plan, number), _whole(plan)
     kept: list[Any] = []
     noise = _noise(what, plan.x, layout, key, place, kept)
 
@@ -209,7 +209,7 @@ def total(what: Density, plan: Plan, key: tuple[int, ...], shape: tuple[int, ...
     The sums are an array of a shape that broadcasts to the draws, of the library of x, in float32 or float64.
     They are added up in float64, in an order that depends on the shapes alone.
     """
-    layout, place = plan.layout, _place(plan)
+    layout, place = plan.layout, _place(plan, *what.numbers)
     kept: list[Any] = []
     result = results.of_reals(shape, plan.x)
     noise = _noise(what, plan.x, layout, key, place, kept)
@@ -312,7 +312,7 @@ def mask(plan: Plan, keep: DeviceMask, packed: bool, scale: float) -> None:
     """Scale what a user's mask keeps, and drop the rest: the mask's factors come first, then a pass."""
     if not plan.x.size:
         return
-    place, whole, shape = _place(plan), _whole(plan), plan.x.shape
+    place, whole, shape = _place(plan, keep), _whole(plan), plan.x.shape
     lengths = shape if packed else (1,) * (len(shape) - len(keep.shape)) + keep.shape
     shared = tuple(axis for axis, length in enumerate(lengths) if length == 1)
     layout = layout_of(shape, plan.x.dtype.kind == "c", shared, None)
@@ -353,8 +353,20 @@ def _hold(used: tuple[Any, ...], place: Place) -> Any:
     return done
 
 
-def _place(plan: Plan) -> Place:
-    return _place_of(plan.x)
+def _place(plan: Plan, *others: Any) -> Place:
+    """Return where a plan's launches happen, or raise an error if an array turns out to be elsewhere.
+
+    Only the driver knows where some libraries' arrays are; the others have been looked at by now.
+    """
+    x, place = plan.x, _place_of(plan.x)
+    for array in (plan.y, plan.other, plan.bias, *others):
+        if isinstance(array, DeviceArray) and UNKNOWN in (array.device, x.device) and array.size:
+            number = driver.device_of(array.pointer)
+            if number != place.device:
+                raise ValueError(
+                    f"all arrays must be on x's GPU {place.device}, got one on GPU {number}; copy it there"
+                )
+    return place
 
 
 def _place_of(x: DeviceArray) -> Place:

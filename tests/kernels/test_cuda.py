@@ -792,6 +792,27 @@ def test_noises_that_are_not_for_a_gpu_say_so(noise):
     check_refused_on_a_gpu(noise, ndarray)
 
 
+def test_arrays_on_a_gpu_that_only_the_driver_knows(driver, monkeypatch):
+    x, other, bias, mask = (ndarray(np.ones(4, dtype)) for dtype in (*[np.float32] * 3, bool))
+    calls = [
+        lambda: fd.dropout(x, 0.5, KEY, out=other),
+        lambda: fd.dropout(x, other, KEY),
+        lambda: fd.dropout_add(x, other, 0.5, KEY),
+        lambda: fd.bias_act_dropout(x, bias, 0.5, KEY),
+        lambda: fd.apply_mask(x, mask, 0.5),
+        lambda: fd.information_dropout(x, other, KEY),
+        lambda: fd.information_dropout_backward(x, x, other, KEY),
+    ]
+    for call in calls:
+        call()
+    elsewhere = [a.__cuda_array_interface__["data"][0] for a in (other, bias, mask)]
+    monkeypatch.setattr(driver, "device_of", lambda pointer: int(pointer in elsewhere))
+    fd.dropout(x, 0.5, KEY)
+    for call in calls:
+        with pytest.raises(ValueError, match="must be on x's GPU 0, got one on GPU 1; copy it there"):
+            call()
+
+
 def test_refusals():
     x = np.ones((4, 5), np.float32)
     with pytest.raises(TypeError, match="int32"):
