@@ -329,7 +329,7 @@ CASES = (
     Case("gelu with bias p=.1", "drops", ("activate",), 3, (67, 64), GELU, True),
     Case("gaussian", "noise", ("normal", "multiply"), 0, (54, 55)),
     Case("concrete", "noise", ("logistic", "concrete"), 0, (81, 82)),
-    Case("spread", "spread", ("times",), 0, (26.5, 23)),
+    Case("spread", "spread", ("times",), 0, (18.5, 12)),  # where neighbours have one draw
 )
 BUDGET = {"float32": 63, "float16": 32, "bfloat16": 32}
 

@@ -730,30 +730,92 @@ def _kept(formula: Any, activation: int) -> Any:
     return element
 
 
+_ONE_BY_ONE, _NEIGHBOURS, _ONE_DRAW = range(3)  # how the factors of a lane's elements lie
+
+
 @cache
-def _spread(element: Any, real: Any, count: int) -> Any:
-    """Return a function that applies factors to so many elements of a lane, which follow each other."""
+def _factors_in_turn(real: types.Type, count: int) -> Any:
+    """Return a function that reads the factors of so many elements, from their draws' places on the axes."""
     if count == 1:
         factor_of = access.take(real)
 
         @inlined
-        def spread_one(x, other, biases, factors, place, axes, constants):
+        def read_one(factors, place, axes):
             (i, c, o), (_, outer, shared, inner) = place, axes
             factor = factor_of(factors, o * inner + i, access.everywhere(i))
             none, after = splat_like(np.uint32(0), i), i + _1
             i, c = where(after >= inner, none, after), where(after >= inner, c + _1, c)
             c, o = where(c >= shared, none, c), where(c >= shared, places.following(o, outer), o)
-            return (element(x[0], other[0], biases[0], factor, constants),), (i, c, o)
+            return (factor,), (i, c, o)
 
-        return spread_one
-    half = count // 2
-    spread_half = _spread(element, real, half)
+        return read_one
+    read_half = _factors_in_turn(real, count // 2)
 
     @inlined
-    def spread_both(x, other, biases, factors, place, axes, constants):
-        y, place = spread_half(x[:half], other[:half], biases[:half], factors, place, axes, constants)
-        z, place = spread_half(x[half:], other[half:], biases[half:], factors, place, axes, constants)
-        return y + z, place
+    def read_both(factors, place, axes):
+        f, place = read_half(factors, place, axes)
+        g, place = read_half(factors, place, axes)
+        return f + g, place
+
+    return read_both
+
+
+@cache
+def _repeated(count: int) -> Any:
+    """Return a function that returns a number so many times."""
+    if count == 1:
+        return inlined(lambda v: (v,))
+    half = _repeated(count // 2)
+    return inlined(lambda v: half(v) + half(v))
+
+
+@cache
+def _factors(real: types.Type, count: int) -> Any:
+    """Return a function for the factors of so many elements of a lane, which follow each other."""
+    in_turn, factor_of, repeated = _factors_in_turn(real, count), access.take(real), _repeated(count)
+    take_four, unpack = access.take_words(4), access.unpacked(real)
+    each = 16 // itemsize(real)
+    shift, twice_as_wide = np.uint32(each.bit_length() - 1), count > each
+
+    @inlined
+    def read(factors, place, axes, how):
+        i, _, o = place
+        first = o * axes[3] + i
+        if how == _ONE_DRAW:
+            return repeated(factor_of(factors, first, access.everywhere(i)))
+        if how == _NEIGHBOURS:
+            given = unpack(take_four(factors, first >> shift))
+            return given + unpack(take_four(factors, (first >> shift) + _1)) if twice_as_wide else given
+        return in_turn(factors, place, axes)[0]
+
+    return read
+
+
+@inlined
+def _how_factors_lie(factors, axes, count):
+    """Return how the factors of so many elements lie, of which the first has a number that they divide."""
+    _, _, shared, inner = axes
+    if inner == 1 and np.int64(shared) % count == 0:
+        return _ONE_DRAW
+    if np.int64(inner) % count == 0 and factors & 15 == 0:
+        return _NEIGHBOURS
+    return _ONE_BY_ONE
+
+
+@cache
+def _spread(element: Any, count: int) -> Any:
+    """Return a function that applies factors to so many elements of a lane."""
+    if count == 1:
+        return inlined(
+            lambda x, other, biases, factors, c: (element(x[0], other[0], biases[0], factors[0], c),)
+        )
+    half = count // 2
+    spread_half = _spread(element, half)
+
+    @inlined
+    def spread_both(x, other, biases, factors, constants):
+        y = spread_half(x[:half], other[:half], biases[:half], factors[:half], constants)
+        return y + spread_half(x[half:], other[half:], biases[half:], factors[half:], constants)
 
     return spread_both
 
@@ -778,7 +840,8 @@ def spread(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     take, put = access.take(carrier), access.put(carrier)
     take_four, put_four = access.take_words(4), access.put_words(4)
     unpack, pack = access.unpacked(carrier), access.packed(carrier, in_pairs)
-    finish, finish_one = (_spread(element, real, count) for count in (quad, 1))
+    finish, finish_one = (_spread(element, count) for count in (quad, 1))
+    read, read_one = (_factors(real, quad), _factors_in_turn(real, 1))
     biases, bias_of_one = (_biases(variant.bias, real, count) for count in (quad, 1))
 
     @inlined_here
@@ -789,12 +852,12 @@ def spread(variant: Variant, in_pairs: bool, lanes: int) -> Any:
         return i, c, places.divided(o, outer)[1] if first > 1 else o
 
     @inlined_here
-    def write(number, x, other, y, numbers, begin, factors, axes, constants, bias, b0, period, together):
+    def write(number, x, other, y, numbers, begin, factors, axes, how, constants, bias, b0, period, together):
         access_number = numbers + np.uint32(32 * number)
         offset = access_number * np.uint32(quad)
         at = places.wrapped(offset + b0, period) if biased else offset
         b, place = biases(bias, at, period, together), place_of(offset + begin, axes)
-        done, _ = finish(unpack(x), unpack(other), b, factors, place, axes, constants)
+        done = finish(unpack(x), unpack(other), b, read(factors, place, axes, how), constants)
         put_four(y, access_number, pack(done))
 
     @called
@@ -818,7 +881,8 @@ def spread(variant: Variant, in_pairs: bool, lanes: int) -> Any:
             o2 = take_four(other, numbers + np.uint32(64)) if two else x2
             o3 = take_four(other, numbers + np.uint32(96)) if two else x3
             together = biased and _together(bias, b0, last, quad)
-            given = y, numbers, start, factors, axes, constants, bias, b0, last, together
+            how = _how_factors_lie(factors, axes, quad)
+            given = y, numbers, start, factors, axes, how, constants, bias, b0, last, together
             write(0, x0, o0, *given)
             write(1, x1, o1, *given)
             write(2, x2, o2, *given)
@@ -831,10 +895,8 @@ def spread(variant: Variant, in_pairs: bool, lanes: int) -> Any:
             o = take(other, offset, valid) if two else v
             at = places.wrapped(offset + b0, last) if biased else offset
             place = place_of(where(valid, offset, splat_like(np.uint32(0), offset)) + start, axes)
-            done, _ = finish_one(
-                (v,), (o,), bias_of_one(bias, at, last, False), factors, place, axes, constants
-            )
-            put(y, offset, valid, done[0])
+            b, (factor, _) = bias_of_one(bias, at, last, False), read_one(factors, place, axes)
+            put(y, offset, valid, finish_one((v,), (o,), b, factor, constants)[0])
 
     return work
 

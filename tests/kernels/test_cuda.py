@@ -430,6 +430,13 @@ def test_biases_of_whole_tiles(dtype, of_bias):
         check(fd.bias_act_dropout, (x, bias), 0.3, KEY, activation="relu", **options)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_factors_of_whole_tiles(dtype):
+    """Of elements that have one draw, or neighbours, and of others."""
+    for shape, shared in [((4, 6, 16, 32), (2, 3)), ((4, 6, 16, 32), 1), ((4, 6, 15, 30), 3), ((600, 7), 0)]:
+        check(fd.dropout, normal(*shape, dtype=dtype), 0.3, KEY, shared_axes=shared)
+
+
 def test_biases_of_whole_tiles_in_the_middle_of_an_array():
     """There a tile may begin at a multiple of 16 bytes where its biases don't."""
     x, bias, window = normal(2, 2100), normal(2100, seed=1), ((4, 4096), (1, 21))
