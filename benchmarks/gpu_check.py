@@ -33,7 +33,7 @@ from machine_code import Program, disassembled, resources
 from numba import cuda, types
 
 from fastdrop._arrays.plan import ACTIVATIONS
-from fastdrop._cuda import compiled
+from fastdrop._cuda import compiled, kernels
 from fastdrop._cuda.variants import NOISE_TILE, SPREAD_TILE_BYTES, Variant
 from fastdrop._stream.keys import TILE
 
@@ -266,6 +266,14 @@ def narrow(ptx: str, variant: Variant) -> list[str]:
     return [f"no {what}" for what, pattern in wanted.items() if not count(pattern, ptx)]
 
 
+def strange(ptx: str, variant: Variant) -> list[str]:
+    """What a kernel takes, if a launch gives other arguments: a number of items, and those of the work."""
+    taken = re.findall(r"\.param \.(\w+)", ptx.split(".entry ")[1].split(")")[0])
+    given = [kernels.I64, *(kind for part in kernels.argument_types(variant) for kind in part)]
+    words = {"int64": "u64", "float32": "f32", "float64": "f64"}
+    return [] if taken == [words[str(kind)] for kind in given] else [f"takes {' '.join(taken)}"]
+
+
 class Row(NamedTuple):
     """What became of a kernel."""
 
@@ -291,7 +299,7 @@ def checked(variant: Variant, capability: tuple[int, int] = NEWEST) -> Row:
     numbers = resources(compiled.assembled(ptx, capability, compiled.most_registers(variant)))
     family, dtype = family_of(variant), NAMES[variant.carrier]
     biased = variant.bias is not None and variant.work not in OF_TOTALS
-    wrong = faults(ptx, family, dtype, biased, *numbers) + narrow(ptx, variant)
+    wrong = faults(ptx, family, dtype, biased, *numbers) + narrow(ptx, variant) + strange(ptx, variant)
     cc, counts = "{}.{}".format(*capability), (instructions(ptx).total(), count(DIVISION, ptx))
     return Row(family, label(variant), dtype, cc, *numbers, *counts, ", ".join(wrong))
 
@@ -403,6 +411,7 @@ def check_the_check() -> None:
     found = faults(ptx, "spread", "float32", False, *used)
     found += faults(ptx, "spread", "float32", False, 200, 0)
     found += narrow(ptx, Variant("drops", "<f4", ("drop",)))
+    found += strange(ptx, Variant("drops", "<f4", ("drop",)))
     expected = (
         "local memory",
         "bytes of stack",
@@ -411,6 +420,7 @@ def check_the_check() -> None:
         "64-bit divisions",
         "200 registers",
         "wide",
+        "takes u64",
     )
     for fault in (*expected, "ld."):
         if not any(fault in one for one in found):
