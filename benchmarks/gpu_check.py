@@ -101,9 +101,16 @@ def real_of(carrier: str) -> str:
 
 
 def variants() -> list[Variant]:
-    """A list of variants, in which each pair of what variants differ in comes once at least."""
+    """A list of variants, in which each pair of what variants differ in comes once at least.
+
+    Kernels of float16 are those of bfloat16 but for how numbers are read and rounded: each work comes once.
+    """
     families = every_drop, every_noise, every_mask, every_spread, every_sum, every_learned, every_rate
-    return [v for family in families for v in pairwise(family())]
+    found = []
+    for family in families:
+        halves = {(v.work, v.by_number): v for v in family() if v.carrier == CARRIERS["float16"]}
+        found += [*pairwise(v for v in family() if v.carrier != CARRIERS["float16"]), *halves.values()]
+    return found
 
 
 def every_drop() -> Iterator[Variant]:

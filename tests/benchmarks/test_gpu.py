@@ -133,8 +133,7 @@ def test_every_part_of_a_visit(gpu):
         ("drops", name, biased) for name, biased in (("drop", False), ("add", False), ("activate", True))
     }
     of_units = {("drops", "factor", False), ("spread", "drop", False), ("given_rates", True)}
-    of_masks = {(f"mask_{of}", False) for of in ("bytes", "bits")}
-    of_masks |= {("mask_factors", of, False) for of in ("bytes", "bits")}
+    of_masks = {(work, of, False) for work in ("keep", "mask_factors") for of in ("bytes", "bits")}
     of_noise = {("noise", "normal", "multiply", False), ("noise", "logistic", "concrete", False)}
     of_learned = {
         ("noise", "logistic", "concrete_slope_factor", False),
