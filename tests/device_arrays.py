@@ -246,6 +246,7 @@ def stand_in(monkeypatch, driver):
     from fastdrop._cuda import launch, run
 
     monkeypatch.setattr(launch, "driver", driver)
-    monkeypatch.setattr(run, "plain", cache(launch.plain.__wrapped__))  # which keeps what a driver gave
+    for plain in (launch.plain, launch.plain_units):  # which keep what a driver gave
+        monkeypatch.setattr(run, plain.__name__, cache(plain.__wrapped__))
     monkeypatch.setattr(run, "driver", driver)
     monkeypatch.setattr(_backends, "gpu", lambda: run)

@@ -154,6 +154,40 @@ def plain(formula: str, typestr: str, device: int) -> Callable[..., None]:
     return do
 
 
+@cache
+def plain_units(typestr: str, device: int) -> Callable[..., None]:
+    """Return a function that does dropout of elements that share draws in few steps, as `plain` does.
+
+    It takes the addresses of x and of y, how many elements they have, the address of memory for factors, how
+    many draws there are, and the axes that `spread` takes; then the stream and what follows it in `plain`.
+    """
+    real = np.float64 if typestr == "<f8" else np.float32
+    of_draws = driver.starter(Variant("drops", np.dtype(real).str, ("factor",)), device)
+    of_elements = driver.starter(Variant("spread", typestr, ("drop",)), device)
+    in_a_tile, zero = SPREAD_TILE_BYTES // int(typestr[-1]), real(0)
+
+    def do(
+        x: int,
+        y: int,
+        size: int,
+        factors: int,
+        count: int,
+        axes: tuple[int, int, int, int],
+        stream: int,
+        threshold: int,
+        scale: float,
+        key: int,
+        draw: int,
+        address: int = 0,
+    ) -> None:
+        tiles, arrays, drawn = (count + _LAST) // TILE, (factors,) * 4, (threshold, key, draw, address)
+        layout = 0, tiles, count, 0, 0, 0, 0
+        of_draws(tiles, stream, *arrays, *layout, *drawn, *_NO_NUMBERS, real(scale), zero, zero)
+        of_elements(-(-size // in_a_tile), stream, x, x, x, y, factors, size, *axes, 0, 0, zero, zero)
+
+    return do
+
+
 def _of_formula(numbers: Sequence[float] | Numbers | InMemory) -> tuple[Numbers, Sequence[float]]:
     """Return where a formula's numbers are on the GPU, and those that a launch has among its arguments."""
     if isinstance(numbers, Numbers):

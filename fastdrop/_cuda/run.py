@@ -17,6 +17,7 @@ from fastdrop._arrays.plan import Density, Layout, Pass, Plan, Rows, layout_of, 
 from fastdrop._cuda import driver, launch, results
 from fastdrop._cuda.launch import InMemory, Numbers, Part, Place, Starts, Terms
 from fastdrop._cuda.launch import plain as plain
+from fastdrop._cuda.launch import plain_units as plain_units
 
 _MOST = 1 << 31  # so many elements and more are done by several launches of `spread`
 _PARTIAL = 1 << 17  # sums of columns are made in parts, so that about so many threads have work
@@ -528,6 +529,14 @@ def _spreads(
         for more, further, axes in _small_enough(*lengths):
             found.append((at * size + more, first * draws + further, axes))
     return found
+
+
+@lru_cache(maxsize=1024)
+def units(shape: tuple[int, ...], shared: tuple[int, ...]) -> tuple[int, tuple[int, int, int, int]] | None:
+    """Return what `plain_units` takes of a shape: the draws and the axes; None if one launch isn't enough."""
+    layout = layout_of(shape, False, shared, None)
+    found = _spreads(layout.shape, layout.shared)
+    return (layout.of_draws().count, found[0][2]) if len(found) == 1 else None
 
 
 def _small_enough(

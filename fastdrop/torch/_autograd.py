@@ -133,10 +133,14 @@ def named(name: str, function: Callable[..., T], *arguments: Any) -> T:
 
 def _run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool) -> Tensor:
     name, rates, key, numbers = settings
-    if name == "dropout" and not numbers:
+    if name == "dropout" and type(numbers) is tuple:  # without listed draws
         quick = direct(x)
-        if (drawn := drawn_rate(rates[0])) and quick.takes(x):
-            return quick.dropout(x, (*drawn, *words(key)), inplace)
+        if (not numbers or quick is _gpu) and (drawn := drawn_rate(rates[0])) and quick.takes(x):
+            given: Any = (*drawn, *words(key))
+            if not numbers:
+                return quick.dropout(x, given, inplace)
+            if (y := _gpu.dropout_units(x, numbers, given, inplace)) is not None:
+                return y
     if batched(x):
         return _run_batch(x, other, settings)
     if x.layout is not torch.strided or x.is_nested:

@@ -33,6 +33,25 @@ def dropout(
     return y
 
 
+def dropout_units(
+    x: torch.Tensor,
+    shared: tuple[int, ...],
+    numbers: tuple[int, float, *tuple[int, ...]],
+    inplace: bool = False,
+) -> torch.Tensor | None:
+    """Dropout of a tensor whose elements share draws along axes, or None where `dropout` has no such way."""
+    found = _backends.gpu().units(tuple(x.shape), shared)
+    if found is None:
+        return None
+    (count, axes), y, number = found, x if inplace else torch.empty_like(x), x.device.index or 0
+    real = torch.float64 if x.dtype is torch.float64 else torch.float32
+    factors = torch.empty(count, dtype=real, device=x.device)  # which PyTorch keeps until the stream is done
+    stream = device.stream_of_tensors(number)
+    drop = _backends.gpu().plain_units(_TYPESTRS[x.dtype], number)
+    drop(x.data_ptr(), y.data_ptr(), x.numel(), factors.data_ptr(), count, axes, stream, *numbers)
+    return y
+
+
 def dropout_add(
     x: torch.Tensor, residual: torch.Tensor, numbers: tuple[int, float, *tuple[int, ...]]
 ) -> torch.Tensor:

@@ -102,6 +102,44 @@ def test_rates_on_the_gpu(shape, driver, monkeypatch):
         fdt.dropout(x, device_arrays.ndarray(p), KEY)
 
 
+SHARED = [
+    ((3, 700), 1),
+    ((3, 4, 5, 6), (-1, 2)),
+    ((3, 4, 5, 6), 0),
+    ((2, 3, 4, 5, 6), (1, 3)),
+    ((3, 4), (0, 1)),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_units_have_the_bits_of_numpy_forwards_and_backwards(dtype):
+    """Also with axes for which one launch isn't enough, and where none is shared."""
+    for shape, axes in [*SHARED, ((3, 1), 1)]:
+        x, g = made(*shape, dtype=dtype).requires_grad_(), made(*shape, dtype=dtype, seed=1)
+        y = fdt.dropout(x, 0.3, KEY, shared_axes=axes)
+        (dx,) = torch.autograd.grad(y, x, g)
+        for found, given in ((y, x), (dx, g)):
+            assert equal(
+                found, as_on_host(lambda a, axes=axes: fd.dropout(a, 0.3, KEY, shared_axes=axes), given)
+            )
+        z = x.detach().clone()
+        assert fdt.dropout(z, 0.3, KEY, shared_axes=axes, inplace=True) is z
+        assert torch.equal(z, y)
+    for axes in (2, (0, 0), (0, -2)):
+        with pytest.raises(ValueError, match=r"axis|axes"):
+            fdt.dropout(made(3, 4, dtype=dtype), 0.3, KEY, shared_axes=axes)
+
+
+def test_a_module_of_feature_maps_takes_few_steps(driver):
+    module, x = fdt.Dropout2d(0.5), made(2, 3, 4, 4).requires_grad_()
+    y = module(x)
+    (dx,) = torch.autograd.grad(y, x, torch.ones_like(x))
+    assert torch.equal(y, dx * x)
+    if SIMULATED:
+        works = [(variant.work, variant.names) for variant, *_ in driver.started]
+        assert works == [("drops", ("factor",)), ("spread", ("drop",))] * 2
+
+
 @pytest.mark.parametrize(("name", "dtype"), list(functions_and_dtypes()), ids=str)
 def test_functions_have_the_bits_of_numpy(name, dtype, driver):
     x = made(3, 700, dtype=dtype)
