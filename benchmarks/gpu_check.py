@@ -1,11 +1,12 @@
 """Compiles the CUDA kernels without a GPU, and looks at what became of them.
 
 Run it by `make cuda-check`, which makes an environment of its own. A variant is checked for each pair of what
-variants differ in: a formula and a dtype, a dtype and a bias, and so on. The program fails where a kernel has
-local memory, which is also what spilled registers go to, more registers or more 64-bit divisions than its
-family may have, lacks the wide loads and stores of whole tiles, reads global memory by instructions that
-don't know it to be global, has float64 that its arrays have not, or arithmetic of floats that isn't rounded
-as the CPU's: a product that may be contracted, an approximation, subnormal numbers made 0.
+variants differ in: a formula and a dtype, a dtype and a bias, and so on, but of float16 one for each work.
+The program fails where a kernel has local memory, which is also what spilled registers go to, more registers
+or more 64-bit divisions than its family may have, lacks the wide loads and stores of whole tiles, reads
+global memory by instructions that don't know it to be global, takes other arguments than launches give, has
+float64 that its arrays have not, or arithmetic of floats that isn't rounded as the CPU's: a product that may
+be contracted, an approximation that nothing corrects, subnormal numbers made 0.
 
 Then instructions are counted in the machine code (see `machine_code.py`) along the way of whole tiles, and
 compared with bounds and with what an H200 can issue while it copies: 63 for an element of float32, and 32 for
@@ -127,8 +128,9 @@ def passes(carrier: str) -> Iterator[tuple[str, int, str | None]]:
     for name in AFFINE:
         yield name, 0, None
     for name, activation in product(ACTIVATED, range(len(ACTIVATIONS))):
-        for bias in dict.fromkeys((None, carrier, real_of(carrier))):
-            yield name, activation, bias
+        for bias in dict.fromkeys((None, carrier, real_of(carrier), CARRIERS["bfloat16"])):
+            if bias is None or real_of(bias) == real_of(carrier):
+                yield name, activation, bias
 
 
 def every_noise() -> Iterator[Variant]:
@@ -255,6 +257,8 @@ def faults(ptx: str, family: str, dtype: str, biased: bool, registers: int, stac
     wrong += ["local memory"] if ".local" in ptx else []
     # only a product that spells its rounding is safe from being made one fma with the addition after it
     wrong += [name for name in counts if re.match(INEXACT, name)]
+    if 2 * count(r"(rsqrt|rcp)\.approx", ptx) > count(r"fma\.rn", ptx):
+        wrong.append("approximations that nothing corrects")
     wrong += [name for name in counts if re.match(GENERIC, name)]
     if dtype != "float64" and family.replace(" ", "_") not in IN_DOUBLES:
         wrong += [name for name in counts if ".f64" in name]
@@ -266,6 +270,8 @@ def faults(ptx: str, family: str, dtype: str, biased: bool, registers: int, stac
 
 def narrow(ptx: str, variant: Variant) -> list[str]:
     """What of the wide accesses of whole tiles a kernel lacks, if it is one that has them."""
+    if variant.work == "keep":
+        return [] if variant.names == ("bits",) or count(STORES, ptx) else ["no wide stores"]
     if variant.work not in ("drops", "noise", "spread") or (variant.work == "noise" and variant.by_number):
         return []
     factors = variant.work != "spread" and variant.names[-1].endswith("factor")  # which are written alone

@@ -44,6 +44,13 @@ def _pointer(context: Any, builder: ir.IRBuilder, address: ir.Value, kind: ir.Ty
     return builder.inttoptr(address, kind.as_pointer(space))
 
 
+def _odd(builder: ir.IRBuilder, addresses: ir.Value, size: int, kind: ir.Type) -> ir.Value:
+    """Return bits that spoil what a CPU's lanes read or write where a GPU would refuse the address."""
+    rest = builder.and_(addresses, splatted(builder, I64(size - 1), WARP))
+    wrong = builder.icmp_unsigned("!=", rest, ir.Constant(rest.type, None))
+    return builder.sext(wrong, kind)
+
+
 def _each(builder: ir.IRBuilder, addresses: ir.Value, valid: ir.Value) -> Iterator[tuple[ir.Value, ir.Value]]:
     """Emit a loop over the valid lanes of a CPU's vector; yield the lane's number and address once."""
     places, mask = _on_stack(builder, addresses), _on_stack(builder, builder.zext(valid, vector(_I8, WARP)))
@@ -138,7 +145,9 @@ def take_words(count: int) -> Any:
                 words = [builder.extract_element(read, I32(k)) for k in range(count)]
             else:
                 each = [_addresses(builder, I64(4 * k), addresses, 1, lanes) for k in range(count)]
+                odd = _odd(builder, addresses, 4 * count, vector(I32, lanes))
                 words = [_taken(context, builder, a, I32, _everywhere(lanes), 4) for a in each]
+                words = [builder.xor(word, odd) for word in words]
             return context.make_tuple(builder, result, words)
 
         return result(types.int64, index), codegen
@@ -164,9 +173,10 @@ def put_words(count: int) -> Any:
                     written = builder.insert_element(written, word, I32(k))
                 builder.store(written, _pointer(context, builder, addresses, kind), align=4 * count)
                 return context.get_dummy_value()
+            odd = _odd(builder, addresses, 4 * count, vector(I32, lanes))
             for k, word in enumerate(words):
                 each = _addresses(builder, I64(4 * k), addresses, 1, lanes)
-                _given(context, builder, each, word, _everywhere(lanes), 4)
+                _given(context, builder, each, builder.xor(word, odd), _everywhere(lanes), 4)
             return context.get_dummy_value()
 
         return types.void(types.int64, index, words), codegen
@@ -369,6 +379,8 @@ def put_integer(kind: types.Type) -> Any:
             addresses = _addresses(builder, *args[:2], size, lanes)
             written = vector(ir.IntType(8 * size), lanes)
             low = args[3] if args[3].type == written else builder.trunc(args[3], written)
+            if lanes > 1:
+                low = builder.xor(low, _odd(builder, addresses, size, written))
             _given(context, builder, addresses, low, args[2], size)
             return context.get_dummy_value()
 

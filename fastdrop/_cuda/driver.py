@@ -69,7 +69,7 @@ def device_of(pointer: int) -> int:
         api.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, pointer
     )
     if error:
-        raise ValueError(f"x must be memory of a GPU, got the address {pointer}: {error.name}")
+        raise ValueError(f"an array must be memory of a GPU, got the address {pointer}: {error.name}")
     return int(number)
 
 

@@ -94,8 +94,8 @@ def _one_by_one(carrier: types.Type, count: int) -> Callable[..., Any]:
 def _biases(carrier: Any, real: types.Type, count: int) -> Callable[..., Any]:
     """Return a function for the biases of so many elements of a lane, from the place of the first on.
 
-    If all such biases are `together`, none of them goes around and each begins at a multiple of 16 bytes.
-    Zeros stand for no bias.
+    They are read one by one, each after a look whether the period is over, unless they are `together`. Zeros
+    stand for no bias.
     """
     if carrier is None:
         zeros = access.zeros(real)
@@ -106,16 +106,17 @@ def _biases(carrier: Any, real: types.Type, count: int) -> Callable[..., Any]:
     one_by_one = _one_by_one(carrier, count)
     if count == 1:
         return inlined(lambda bias, at, period, together: one_by_one(bias, at, period)[0])
-    take_four, unpack = access.take_words(4), access.unpacked(carrier)
-    size = itemsize(carrier)
-    shift, twice_as_wide = np.uint32((16 // size).bit_length() - 1), count * size > 16
+    nbytes = min(count * itemsize(carrier), 16)  # of an access: as many of 16 as it takes, or one of 8
+    take_words, unpack = access.take_words(nbytes // 4), access.unpacked(carrier)
+    each = nbytes // itemsize(carrier)
+    shift, twice = np.uint32(each.bit_length() - 1), count > each
 
     @inlined
     def read(bias, at, period, together):
         if together:
             first = at >> shift
-            given = unpack(take_four(bias, first))
-            return given + unpack(take_four(bias, first + _1)) if twice_as_wide else given
+            given = unpack(take_words(bias, first))
+            return given + unpack(take_words(bias, first + _1)) if twice else given
         return one_by_one(bias, at, period)[0]
 
     return read
@@ -123,7 +124,10 @@ def _biases(carrier: Any, real: types.Type, count: int) -> Callable[..., Any]:
 
 @inlined
 def _together(bias, first, period, count):
-    """Return whether so many biases are always together, the first of all being at a place."""
+    """Return whether the biases of so many elements of any lane are neighbours, at an address for wide reads.
+
+    `first` is the place of the first bias of all lanes.
+    """
     return bias & 15 == 0 and np.int64(first) % count == 0 and np.int64(period) % count == 0
 
 
@@ -793,7 +797,7 @@ def _factors(real: types.Type, count: int) -> Any:
 
 @inlined
 def _how_factors_lie(factors, axes, count):
-    """Return how the factors of so many elements lie, of which the first has a number that they divide."""
+    """Return how the factors of so many elements lie; so many divide the number of the first of them."""
     _, _, shared, inner = axes
     if inner == 1 and np.int64(shared) % count == 0:
         return _ONE_DRAW

@@ -48,8 +48,8 @@ def fma(typingctx, a, b, c):
 def _approximate(context: Any, builder: ir.IRBuilder, name: str, v: ir.Value) -> ir.Value | None:
     """Return a function of lanes as a GPU has it for float32 in one instruction, to a last bit or two.
 
-    There is none elsewhere. What is corrected by it below is rounded correctly, as CUDA's own roots and
-    quotients are; those look first whether a number is out of range, which costs as much again.
+    There is none elsewhere. It is corrected below as in CUDA's own roots and quotients, which are rounded
+    correctly. Those look first whether a number is out of range, which costs as much again.
     """
     if context.target_name != "cuda" or v.type != ir.FloatType():
         return None
@@ -104,9 +104,7 @@ def quotient(typingctx, a, b):
             return builder.fdiv(a, b)
         inverse, negative = _improved(builder, inverse, b), negated(builder, b)
         found = rounded_product(builder, a, inverse)
-        for _ in range(2):
-            found = _fma(builder, inverse, _fma(builder, negative, found, a), found)
-        return found
+        return _fma(builder, inverse, _fma(builder, negative, found, a), found)
 
     return a(a, b), codegen
 

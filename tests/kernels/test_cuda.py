@@ -416,7 +416,10 @@ def test_bias_act_dropout(activation, dtype):
         check(differentiated, (g, x, b), p, KEY, exactly=exact.bias_act_dropout_backward, **options)
 
 
-@pytest.mark.parametrize(("dtype", "of_bias"), [(np.float32, np.float32), (ml_dtypes.bfloat16, np.float32)])
+@pytest.mark.parametrize(
+    ("dtype", "of_bias"),
+    [(np.float32, np.float32), (np.float32, np.float16), (ml_dtypes.bfloat16, np.float32)],
+)
 def test_biases_of_whole_tiles(dtype, of_bias):
     """Of rows whose biases are read together, by 16 bytes, and of others."""
     for shape, window in [
@@ -447,6 +450,26 @@ def test_biases_of_whole_tiles_in_the_middle_of_an_array():
     options = {"activation": "relu", "window": window}
     fd.bias_act_dropout(views[0], ndarray(bias), 0.3, KEY, out=views[1], **options)
     assert same_bits(made.get()[1:].reshape(x.shape), fd.bias_act_dropout(x, bias, 0.3, KEY, **options))
+
+
+@pytest.mark.parametrize("nbytes", [4, 8])
+def test_biases_at_addresses_that_no_wide_read_takes(nbytes):
+    x, bias = normal(48, 64), normal(64, seed=1)
+    memory = ndarray(np.append(np.zeros(nbytes // 4, np.float32), bias))
+    view = ndarray(bias, data=(memory.__cuda_array_interface__["data"][0] + nbytes, False), owner=memory)
+    y = fd.bias_act_dropout(ndarray(x), view, 0.3, KEY, activation="relu")
+    assert same_bits(y.get(), fd.bias_act_dropout(x, bias, 0.3, KEY, activation="relu"))
+
+
+@pytest.mark.parametrize("nbytes", [1, 2, 4, 8])
+@pytest.mark.parametrize("packed", [False, True])
+def test_keep_mask_at_addresses_that_no_wide_write_takes(packed, nbytes):
+    expected = fd.keep_mask(3000, 0.3, KEY, packed=packed)
+    memory = ndarray(np.zeros(expected.size + nbytes, expected.dtype))
+    view = ndarray(expected, data=(memory.__cuda_array_interface__["data"][0] + nbytes, False), owner=memory)
+    fd.keep_mask(3000, 0.3, KEY, packed=packed, out=view)
+    assert np.array_equal(memory.get()[nbytes:], expected)
+    assert not memory.get()[:nbytes].any()
 
 
 MASKS = [
