@@ -641,7 +641,7 @@ def first_call(visit: Visit) -> None:
             visit.show(f"{cache} cache", {"import": imported, "first call": called}, "s")
 
 
-# in the order of their importance, and how many seconds each may take: 1.3 times what it took and more
+# in the order of their importance, and the seconds each may take: 1.25 times the most it took, or more
 PARTS = {
     tests: TESTS_MAY_TAKE,
     dropout: 40.0,

@@ -5,8 +5,8 @@ promised to be within 2 ulp of the CPU's. In fact they are equal too, but for th
 use additions, products, fmas, divisions and roots alone, which both machines round correctly, and the
 compiler contracts nothing, since each product has its rounding spelled out (see `fastdrop._lanes.vectors`).
 `make cuda-check` tests that no kernel has a contracted instruction, and no approximate one but those that
-`fastdrop._lanes.floats` corrects. In float32 the normals of
-either machine are at most 2 eps of their radius away from the exact ones (tests/kernels/test_lane.py).
+`fastdrop._lanes.floats` corrects. In float32 the normals of either machine are at most 2 eps of their radius
+away from the exact ones (tests/kernels/test_lane.py).
 
 A warp does a tile of Bernoulli noise. It asks for its data first, by 16 bytes a lane and access, then draws
 the bits, four digits of U at a time (`fastdrop._cuda.warp`), then finishes its elements. Where a tile isn't
@@ -69,25 +69,57 @@ def _with_activation(activation: int) -> Any:
 
 
 @cache
-def _one_by_one(carrier: types.Type, count: int) -> Callable[..., Any]:
-    """Return a function that reads the biases of so many elements, whose places go around in a period."""
+def _in_turn(read_one: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """Return a function that reads so many numbers by one that reads a number and returns the next place."""
     if count == 1:
-        read = access.take(carrier)
-
-        @inlined
-        def read_one(bias, at, period):
-            return (read(bias, at, access.everywhere(at)),), places.following(at, period)
-
         return read_one
-    read_half = _one_by_one(carrier, count // 2)
+    read_half = _in_turn(read_one, count // 2)
 
     @inlined
-    def read_both(bias, at, period):
-        a, at = read_half(bias, at, period)
-        b, at = read_half(bias, at, period)
-        return a + b, at
+    def read_both(memory, place, around):
+        a, place = read_half(memory, place, around)
+        b, place = read_half(memory, place, around)
+        return a + b, place
 
     return read_both
+
+
+@cache
+def _neighbours(carrier: types.Type, count: int) -> Callable[..., Any]:
+    """Return a function that reads so many neighbours from a place that they divide, by 16 bytes or by 8."""
+    nbytes = min(count * itemsize(carrier), 16)
+    take_words, unpack = access.take_words(nbytes // 4), access.unpacked(carrier)
+    each = nbytes // itemsize(carrier)
+    shift, twice = np.uint32(each.bit_length() - 1), count > each
+
+    @inlined
+    def read(memory, at):
+        first = at >> shift
+        given = unpack(take_words(memory, first))
+        return given + unpack(take_words(memory, first + _1)) if twice else given
+
+    return read
+
+
+@cache
+def _repeated(count: int) -> Callable[..., Any]:
+    """Return a function that returns a number so many times."""
+    if count == 1:
+        return inlined(lambda v: (v,))
+    half = _repeated(count // 2)
+    return inlined(lambda v: half(v) + half(v))
+
+
+@cache
+def _bias(carrier: types.Type) -> Callable[..., Any]:
+    """Return a function that reads the bias at a place, and returns the next place in the period."""
+    take = access.take(carrier)
+
+    @inlined
+    def read_one(bias, at, period):
+        return (take(bias, at, access.everywhere(at)),), places.following(at, period)
+
+    return read_one
 
 
 @cache
@@ -98,26 +130,16 @@ def _biases(carrier: Any, real: types.Type, count: int) -> Callable[..., Any]:
     stand for no bias.
     """
     if carrier is None:
-        zeros = access.zeros(real)
-        if count == 1:
-            return inlined(lambda bias, at, period, together: (zeros(at),))
-        half = _biases(None, real, count // 2)
-        return inlined(lambda *given: half(*given) + half(*given))
-    one_by_one = _one_by_one(carrier, count)
+        zeros, repeated = access.zeros(real), _repeated(count)
+        return inlined(lambda bias, at, period, together: repeated(zeros(at)))
+    in_turn = _in_turn(_bias(carrier), count)
     if count == 1:
-        return inlined(lambda bias, at, period, together: one_by_one(bias, at, period)[0])
-    nbytes = min(count * itemsize(carrier), 16)  # of an access: as many of 16 as it takes, or one of 8
-    take_words, unpack = access.take_words(nbytes // 4), access.unpacked(carrier)
-    each = nbytes // itemsize(carrier)
-    shift, twice = np.uint32(each.bit_length() - 1), count > each
+        return inlined(lambda bias, at, period, together: in_turn(bias, at, period)[0])
+    neighbours = _neighbours(carrier, count)
 
     @inlined
     def read(bias, at, period, together):
-        if together:
-            first = at >> shift
-            given = unpack(take_words(bias, first))
-            return given + unpack(take_words(bias, first + _1)) if twice else given
-        return one_by_one(bias, at, period)[0]
+        return neighbours(bias, at) if together else in_turn(bias, at, period)[0]
 
     return read
 
@@ -734,63 +756,39 @@ def _kept(formula: Any, activation: int) -> Any:
     return element
 
 
-_ONE_BY_ONE, _NEIGHBOURS, _ONE_DRAW = range(3)  # how the factors of a lane's elements lie
+_IN_TURN, _NEIGHBOURS, _ONE_DRAW = range(3)  # how the factors of a lane's elements lie
 
 
 @cache
-def _factors_in_turn(real: types.Type, count: int) -> Any:
-    """Return a function that reads the factors of so many elements, from their draws' places on the axes."""
-    if count == 1:
-        factor_of = access.take(real)
-
-        @inlined
-        def read_one(factors, place, axes):
-            (i, c, o), (_, outer, shared, inner) = place, axes
-            factor = factor_of(factors, o * inner + i, access.everywhere(i))
-            none, after = splat_like(np.uint32(0), i), i + _1
-            i, c = where(after >= inner, none, after), where(after >= inner, c + _1, c)
-            c, o = where(c >= shared, none, c), where(c >= shared, places.following(o, outer), o)
-            return (factor,), (i, c, o)
-
-        return read_one
-    read_half = _factors_in_turn(real, count // 2)
+def _factor(real: types.Type) -> Callable[..., Any]:
+    """Return a function that reads an element's factor, and returns the next element's place on the axes."""
+    take = access.take(real)
 
     @inlined
-    def read_both(factors, place, axes):
-        f, place = read_half(factors, place, axes)
-        g, place = read_half(factors, place, axes)
-        return f + g, place
+    def read_one(factors, place, axes):
+        (i, c, o), (_, outer, shared, inner) = place, axes
+        factor = take(factors, o * inner + i, access.everywhere(i))
+        none, after = splat_like(np.uint32(0), i), i + _1
+        i, c = where(after >= inner, none, after), where(after >= inner, c + _1, c)
+        c, o = where(c >= shared, none, c), where(c >= shared, places.following(o, outer), o)
+        return (factor,), (i, c, o)
 
-    return read_both
-
-
-@cache
-def _repeated(count: int) -> Any:
-    """Return a function that returns a number so many times."""
-    if count == 1:
-        return inlined(lambda v: (v,))
-    half = _repeated(count // 2)
-    return inlined(lambda v: half(v) + half(v))
+    return read_one
 
 
 @cache
-def _factors(real: types.Type, count: int) -> Any:
+def _factors(real: types.Type, count: int) -> Callable[..., Any]:
     """Return a function for the factors of so many elements of a lane, which follow each other."""
-    in_turn, factor_of, repeated = _factors_in_turn(real, count), access.take(real), _repeated(count)
-    take_four, unpack = access.take_words(4), access.unpacked(real)
-    each = 16 // itemsize(real)
-    shift, twice_as_wide = np.uint32(each.bit_length() - 1), count > each
+    take, repeated = access.take(real), _repeated(count)
+    in_turn, neighbours = _in_turn(_factor(real), count), _neighbours(real, count)
 
     @inlined
     def read(factors, place, axes, how):
         i, _, o = place
         first = o * axes[3] + i
         if how == _ONE_DRAW:
-            return repeated(factor_of(factors, first, access.everywhere(i)))
-        if how == _NEIGHBOURS:
-            given = unpack(take_four(factors, first >> shift))
-            return given + unpack(take_four(factors, (first >> shift) + _1)) if twice_as_wide else given
-        return in_turn(factors, place, axes)[0]
+            return repeated(take(factors, first, access.everywhere(i)))
+        return neighbours(factors, first) if how == _NEIGHBOURS else in_turn(factors, place, axes)[0]
 
     return read
 
@@ -803,7 +801,7 @@ def _how_factors_lie(factors, axes, count):
         return _ONE_DRAW
     if np.int64(inner) % count == 0 and factors & 15 == 0:
         return _NEIGHBOURS
-    return _ONE_BY_ONE
+    return _IN_TURN
 
 
 @cache
@@ -845,7 +843,7 @@ def spread(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     take_four, put_four = access.take_words(4), access.put_words(4)
     unpack, pack = access.unpacked(carrier), access.packed(carrier, in_pairs)
     finish, finish_one = (_spread(element, count) for count in (quad, 1))
-    read, read_one = (_factors(real, quad), _factors_in_turn(real, 1))
+    read, read_one = _factors(real, quad), _factor(real)
     biases, bias_of_one = (_biases(variant.bias, real, count) for count in (quad, 1))
 
     @inlined_here
