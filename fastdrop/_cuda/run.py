@@ -27,7 +27,7 @@ _ROWS = 32  # of a part at least
 def fuse(what: Pass, plan: Plan, threshold: int, scale: float, key: tuple[int, ...]) -> None:
     """Do a pass with Bernoulli noise of one threshold and scale."""
     if plan.x.size:
-        _bernoulli(what, plan, (threshold, scale), key, [])
+        _bernoulli(what, plan, (threshold, scale), key, _place(plan), [])
 
 
 def by_rates(what: Pass, plan: Plan, p: NDArray[Any] | DeviceArray, key: tuple[int, ...]) -> None:
@@ -50,7 +50,7 @@ def by_rates(what: Pass, plan: Plan, p: NDArray[Any] | DeviceArray, key: tuple[i
     made = Elements(scales.pointer, rates.size, _typestr(like))
     launch.given_rates(rates, what.scale or 0.0, thresholds.pointer, made, place)
     own = Numbers(thresholds.pointer, made.pointer, inner, rates.size)
-    _bernoulli(what, plan, own, key, kept)
+    _bernoulli(what, plan, own, key, place, kept)
 
 
 def _bernoulli(
@@ -58,10 +58,11 @@ def _bernoulli(
     plan: Plan,
     rate: tuple[int, float] | Numbers,
     key: tuple[int, ...],
+    place: Place,
     kept: list[Any],
 ) -> None:
     """Do a pass; `kept` holds memory and arrays on the GPU until all is launched."""
-    place, whole = _place(plan), _whole(plan)
+    whole = _whole(plan)
 
     def direct(at: int, size: int, rows: Rows | Starts) -> None:
         part, own = _part(whole, at, size), _from(rate, at)
@@ -294,14 +295,12 @@ def combined(a: Any, b: Any, how: str) -> Any:
 
     `how` is "plus" or "times". The result is of the first one's library and dtype, float32 or float64.
     """
-    x, other = DeviceArray(a), None
-    y, place = results.of_reals(x.shape, x), _place_of(x)
-    kept: list[Any] = []
-    if isinstance(b, np.ndarray):
+    x, other = DeviceArray(a), None if isinstance(b, np.ndarray) else DeviceArray(b)
+    y, place, kept = results.of_reals(x.shape, x), _place_of(x, other), list[Any]()
+    if other is None:
         kept.append(driver.upload(b.astype(x.lanes.real), *place))
         factors = kept[0].pointer
     else:
-        other = DeviceArray(b)
         factors = _reals(other, x.lanes, place, kept).pointer
     if x.size:
         launch.spread(how, 0, (), Part(x.lanes, x.lanes, y.lanes, None, 0), factors, (1, 1, 1, x.size), place)
@@ -355,23 +354,24 @@ def _hold(used: tuple[Any, ...], place: Place) -> Any:
 
 
 def _place(plan: Plan, *others: Any) -> Place:
-    """Return where a plan's launches happen, or raise an error if an array turns out to be elsewhere.
+    """Return where a plan's launches happen; all its arrays must be there, and the others."""
+    return _place_of(plan.x, plan.y, plan.other, plan.bias, *others)
 
-    Only the driver knows where some libraries' arrays are; the others have been looked at by now.
-    """
-    x, place = plan.x, _place_of(plan.x)
-    for array in (plan.y, plan.other, plan.bias, *others):
-        if isinstance(array, DeviceArray) and UNKNOWN in (array.device, x.device) and array.size:
-            number = driver.device_of(array.pointer)
-            if number != place.device:
-                raise ValueError(
-                    f"all arrays must be on x's GPU {place.device}, got one on GPU {number}; copy it there"
-                )
+
+def _place_of(x: DeviceArray, *others: Any) -> Place:
+    """Return where x is, or raise an error if one of the others that has elements is on another GPU."""
+    place = Place(_gpu_of(x), x.cuda_stream)
+    for array in others:
+        if isinstance(array, DeviceArray) and array.size and (number := _gpu_of(array)) != place.device:
+            raise ValueError(
+                f"all arrays must be on x's GPU {place.device}, got one on GPU {number}; copy it there"
+            )
     return place
 
 
-def _place_of(x: DeviceArray) -> Place:
-    return Place(driver.device_of(x.pointer) if x.device == UNKNOWN else x.device, x.cuda_stream)
+def _gpu_of(array: DeviceArray) -> int:
+    """Return the number of an array's GPU, which only the driver knows of some libraries' arrays."""
+    return driver.device_of(array.pointer) if array.device == UNKNOWN else array.device
 
 
 def _whole(plan: Plan) -> Part:

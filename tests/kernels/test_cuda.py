@@ -18,6 +18,7 @@ from every_noise import FUNCTIONS, check_refused_on_a_gpu
 import fastdrop as fd
 from fastdrop._arrays.device import DeviceArray
 from fastdrop._arrays.plan import Density, Rows
+from fastdrop._backends import combined
 from fastdrop._cpu import calls as cpu_calls
 from fastdrop._noises._noise import NOISES, Noise
 from fastdrop._noises.concrete import _numbers
@@ -832,6 +833,7 @@ def test_arrays_on_a_gpu_that_only_the_driver_knows(driver, monkeypatch):
         lambda: fd.apply_mask(x, mask, 0.5),
         lambda: fd.information_dropout(x, other, KEY),
         lambda: fd.information_dropout_backward(x, x, other, KEY),
+        lambda: combined(x, other, "plus"),
     ]
     for call in calls:
         call()
