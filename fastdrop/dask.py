@@ -510,7 +510,7 @@ def concrete_dropout_backward(
     parts = _lazily(
         fd.concrete_dropout_backward, g, like={"x": x}, options=options, listed=Listed(rows, indices, offsets)
     )
-    return _gradients(parts, logit)
+    return _part(parts, 0), _total(parts, 1, ())
 
 
 @_described_by(fd.information_dropout)
@@ -576,7 +576,8 @@ def information_dropout_backward(
     parts = _lazily(
         call, g, rates=rates, like={"x": x}, options=options, listed=Listed(rows, indices, offsets)
     )
-    return _gradients(parts, alpha)
+    whole = _totals(parts, 1, shape) if (shape := np.shape(alpha)) else _total(parts, 1, ())
+    return _part(parts, 0), whole
 
 
 @_described_by(fd.standout_dropout)
@@ -1150,7 +1151,7 @@ def _lazily(
     given = {n: a for n, a in (*rates.items(), *like.items(), *last.items()) if n not in blocks}
     same = {**options, **given}
     metas = {n: a._meta for n, a in beside.items()}
-    metas |= {n: np.zeros((1,) * x.ndim, a.dtype) for n, a in of_rates.items()}  # any valid rates
+    metas |= {n: np.zeros((1,) * a.ndim, a.dtype) for n, a in of_rates.items()}  # any valid rates
     with np.errstate(all="ignore"):
         call(x._meta, **metas, **same, window=(x.shape, (0,) * x.ndim))
     unique = f"{name or call.__name__}-{tokenize(call, x, blocks, same, runs)}"
@@ -1278,18 +1279,18 @@ def _beside(name: str, array: Any, x: da.Array, first: int) -> da.Array:
 
 
 def _aligned(name: str, numbers: Any, x: da.Array, shared_axes: Axes) -> da.Array:
-    """Return an array of numbers with x's axes, in x's chunks along the axes where it has x's length."""
+    """Return an array of numbers with x's axes, in x's chunks along the axes where it has x's length.
+
+    One number gets no axes, since NumPy makes a float of it where it makes an array of what has axes.
+    """
     shared = axes_in(shared_axes, x.ndim)
     check_broadcast(name, numbers, tuple(1 if axis in shared else n for axis, n in enumerate(x.shape)))
-    numbers = _as_dask(numbers, name)[(None,) * (x.ndim - numbers.ndim)]
+    numbers = _as_dask(numbers, name)
+    if not numbers.ndim:
+        return numbers
+    numbers = numbers[(None,) * (x.ndim - numbers.ndim)]
     cuts = ((1,) if n == 1 else cut for n, cut in zip(numbers.shape, x.chunks, strict=True))
     return numbers.rechunk(tuple(cuts))
-
-
-def _gradients(parts: da.Array, number: Any) -> tuple[da.Array, da.Array]:
-    """Return the gradients of an array and of the number, or the array of them, that its noise has."""
-    whole = _totals(parts, 1, number.shape) if _chunked(number) else _total(parts, 1, ())
-    return _part(parts, 0), whole
 
 
 def _part(parts: da.Array, which: int) -> da.Array:

@@ -52,6 +52,8 @@ CASES = {name: (name, given_args | {"key": KEY}) for name, given_args in of_reco
         ("gaussian_dropout shared", "gaussian_dropout", {"p": 0.3, "shared_axes": 1}),
         ("gaussian_dropout by rates", "gaussian_dropout", {"p": RATES / 2}),
         ("gaussian_noise by features", "gaussian_noise", {"std": RATES}),
+        ("one std in an array", "gaussian_noise", {"std": np.array(0.37)}),
+        ("one logit in an array", "concrete_dropout", {"logit": np.array(-1.0)}),
         (
             "concrete_dropout shared",
             "concrete_dropout",
@@ -73,6 +75,7 @@ CASES = {name: (name, given_args | {"key": KEY}) for name, given_args in of_reco
 }
 OF_ALPHA = {"g": OTHER, "x": X, "key": KEY}
 CASES |= {
+    "one logit": ("concrete_dropout_backward", OF_ALPHA | {"logit": np.array(-1.0)}),
     "one alpha": ("information_dropout_backward", OF_ALPHA | {"alpha": np.array(0.3)}),
     "alphas of features": ("information_dropout_backward", OF_ALPHA | {"alpha": RATES}),
     "alphas of rows": (
@@ -193,6 +196,12 @@ def test_any_chunks(data, shape):
 def test_zero_dimensional():
     x = np.array(3.0)
     assert same_bits(fdd.dropout(da.from_array(x), 0.3, KEY).compute(), fd.dropout(x, 0.3, KEY))
+
+
+@pytest.mark.parametrize("name", ["gaussian_noise", "gaussian_dropout", "dropout", "information_dropout"])
+def test_a_number_in_an_array_of_dask_is_a_number(name):
+    y = getattr(fdd, name)(in_chunks(X), da.asarray(0.37), KEY)
+    assert same_bits(y.compute(), getattr(fd, name)(X, 0.37, KEY))
 
 
 @pytest.mark.parametrize("chunks", [5, ((3, 4), (12,), (1, 9)), "auto", -1])
