@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from functools import partial
 from inspect import signature
 from types import MappingProxyType
@@ -948,6 +949,7 @@ def embedding_dropout(
     tokens, table = _known(tokens, "tokens"), _known(_as_dask(weight, "weight"), "weight")
     if table.ndim != 2:
         raise ValueError(f"weight must have the shape (vocabulary, features), got {table.shape}")
+    p = deepcopy(p)  # since the caller may change it
     fd.embedding_dropout(tokens._meta, np.empty((len(table), 0), table.dtype), p, key)
     axes = tuple(f"axis {n}" for n in range(tokens.ndim))
     unique = f"embedding_dropout-{tokenize(tokens, table, p, key)}"
@@ -987,6 +989,7 @@ def embedding_dropout_backward(
     if g.shape[:-1] != words.shape or g.ndim != words.ndim + 1:
         raise ValueError(f"g must have the shape (*{words.shape}, features), got {g.shape}")
     words = words.rechunk(g.chunks[:-1])
+    p = deepcopy(p)  # since the caller may change it
     fd.embedding_dropout_backward(g._meta, words._meta, p, key, vocabulary=size)
     axes = tuple(f"axis {n}" for n in range(words.ndim))
     unique = f"embedding_dropout_backward-{tokenize(g, words, p, key, size)}"
@@ -1149,7 +1152,7 @@ def _lazily(
     beside |= {n: _beside(n, a, x, max(x.ndim - 1, 0)) for n, a in last.items() if a is not None}
     blocks = of_rates | beside | of_draws
     given = {n: a for n, a in (*rates.items(), *like.items(), *last.items()) if n not in blocks}
-    same = {**options, **given}
+    same = deepcopy({**options, **given})  # since the caller may change a logit, or a list of axes
     metas = {n: a._meta for n, a in beside.items()}
     metas |= {n: np.zeros((1,) * a.ndim, a.dtype) for n, a in of_rates.items()}  # any valid rates
     with np.errstate(all="ignore"):

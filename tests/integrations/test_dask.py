@@ -91,6 +91,10 @@ CASES |= {
         CASES["token_dropout"][1] | {"protected": iter((1, 2)), "p": RATES},
     ),
     "rates of words": ("embedding_dropout", CASES["embedding_dropout"][1] | {"p": RATES[:9]}),
+    "rates of words backward": (
+        "embedding_dropout_backward",
+        CASES["embedding_dropout_backward"][1] | {"p": RATES[:9]},
+    ),
     "with a bias": ("drop_connect", CASES["drop_connect"][1] | {"bias": normal(4, seed=7)}),
     "by batch": ("drop_connect", CASES["drop_connect"][1] | {"per_example": False}),
 }
@@ -202,6 +206,18 @@ def test_zero_dimensional():
 def test_a_number_in_an_array_of_dask_is_a_number(name):
     y = getattr(fdd, name)(in_chunks(X), da.asarray(0.37), KEY)
     assert same_bits(y.compute(), getattr(fd, name)(X, 0.37, KEY))
+
+
+@cases
+def test_what_is_done_to_arguments_later_changes_nothing(case):
+    _, given_args = CASES[case]
+    mine = {n: a.copy() for n, a in given_args.items() if isinstance(a, np.ndarray)}
+    first = next(iter(given_args))
+    lazy, expected = both(case, **mine)
+    for n, a in mine.items():
+        if n != first:
+            a[...] = 0
+    check(case, [None if y is None else y.compute() for y in lazy], expected)
 
 
 @pytest.mark.parametrize("chunks", [5, ((3, 4), (12,), (1, 9)), "auto", -1])
