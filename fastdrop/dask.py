@@ -309,6 +309,7 @@ def gaussian_noise_backward(
     >>> fd.dask.gaussian_noise_backward(g, 0.1, fd.Key(42)) is g
     True
     """
+    check_one_way(None, rows, indices, offsets)
     return _known(g, "g")  # whatever its rows are
 
 

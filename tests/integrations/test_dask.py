@@ -882,6 +882,13 @@ def test_refuses_at_once(name, args, error, message):
         getattr(fdd, name)(*args)
 
 
+@pytest.mark.parametrize("name", ["dropout", "gaussian_noise_backward"])
+def test_refuses_two_ways_of_listing(name):
+    for module, x in ((fd, X), (fdd, in_chunks(X))):
+        with pytest.raises(ValueError, match="indices must be given alone, got the others too"):
+            getattr(module, name)(x, 0.3, KEY, rows=[1], indices=[2])
+
+
 def test_refuses_axes_modes_and_values_of_rates():
     with pytest.raises(ValueError, match=r"shape must have lengths of at least 0, got \(7, -1\)"):
         fdd.keep_mask((7, -1), 0.3, KEY)
