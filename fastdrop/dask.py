@@ -9,7 +9,8 @@ An array p belongs to the whole array: a NumPy array, or a dask array with any c
 may be. With `rows` each block gets the numbers of its own rows. Blocks are whole rows then, so that what
 comes back has one chunk along every axis but the first. With `indices` each block gets those of its own
 elements, and with `offsets` the parts of rows that lie in it, so that chunks stay as they are. `drop_block`
-isn't here, since its scale needs the whole mask. The extra ``dask`` installs what is needed.
+isn't here, since its scale needs the whole mask, nor is `attention`, where a query looks at all keys. The
+extra ``dask`` installs what is needed.
 
 Sums over several blocks, which are gradients of what blocks share (a bias, weights, a logit), are made in
 float64, block by block: they are NumPy's to rounding. So are the products of `drop_connect`.
