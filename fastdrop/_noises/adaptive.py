@@ -176,8 +176,9 @@ class AdaptiveDropout(ArrayLayer, RateLayer):
         return super()._begin(a, window, (rates, mean, inputs))
 
     def _done(self, forward: Forward) -> None:
-        self.rates, self._mean, self._inputs = forward.kept
-        super()._done(forward._replace(kept=(self.rates,)))
+        rates, mean, inputs = forward.kept
+        super()._done(forward._replace(kept=(rates,)))  # which may raise: a warning, made an error
+        self.rates, self._mean, self._inputs = rates, mean, inputs
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         ndim = len(forward.shape)

@@ -9,6 +9,7 @@ import pytest
 from arrays import normal, same_bits
 
 import fastdrop as fd
+from fastdrop._noises._layer import UNSTEPPED
 
 KEY = fd.Key(42)
 
@@ -179,6 +180,17 @@ def test_a_failed_forward_changes_nothing():
     with pytest.raises(ValueError, match="out must have"):
         layer(normal(30, 4), out=np.ones(3, np.float32))
     assert layer.state_dict() == before
+
+
+def test_a_warning_made_an_error_changes_nothing():
+    layer = fd.AdaptiveDropout(lambda step: 0.5, rng=1)
+    x = normal(30, 4)
+    for _ in range(UNSTEPPED - 1):
+        layer(x)
+    before = layer.key, str(layer.rates), str(layer.importance), layer._inputs
+    with pytest.raises(UserWarning, match="never stepped"):
+        layer(x)
+    assert (layer.key, str(layer.rates), str(layer.importance), layer._inputs) == before
 
 
 @pytest.mark.parametrize(
