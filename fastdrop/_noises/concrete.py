@@ -350,8 +350,8 @@ class ConcreteDropout(LearnedLayer):
         norm = weight_scale * float(np.sum(np.square(w, dtype=np.float64)))
         entropy = entropy_scale * (len(w) if features is None else features)
         q = float(np.exp(-np.logaddexp(0, a)))
+        weight_grad += (2 * weight_scale * (1 + odds)) * w  # first, since it fails where shapes don't fit
         self._add(norm * odds + entropy * p * q * a)
-        weight_grad += (2 * weight_scale * (1 + odds)) * w
         return norm * (1 + odds) - entropy * float(p * np.logaddexp(0, -a) + q * np.logaddexp(0, a))
 
     def _arguments(self) -> dict[str, Any]:

@@ -262,6 +262,15 @@ def test_regularizer_and_its_gradients():
     assert channels == pytest.approx(3 * (0.2 * math.log(0.2) + 0.8 * math.log(0.8)))
 
 
+@pytest.mark.parametrize("weight_grad", [np.zeros((2, 2)), np.zeros((3, 2), int)], ids=["shape", "dtype"])
+def test_a_failed_regularizer_changes_nothing(weight_grad):
+    drop = layer()
+    with pytest.raises((ValueError, TypeError)):
+        drop.regularizer(np.ones((3, 2)), weight_grad, weight_scale=1.0, entropy_scale=1.0)
+    assert drop.logit_grad == 0
+    assert not weight_grad.any()
+
+
 def test_the_entropy_alone_draws_the_rate_as_the_authors_code_does():
     """Adam(1e-3) from p = .1; figures of the authors' code."""
     drop, weight = layer(0.1), np.zeros((1, 1))
