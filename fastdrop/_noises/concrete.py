@@ -15,7 +15,7 @@ from fastdrop._backends import density, gradient_of_number, learned_number, on_g
 from fastdrop._noises._layer import Forward, LearnedLayer
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.variational import summed_to
-from fastdrop._stream.keys import Key, Rng, shown
+from fastdrop._stream.keys import Key, Rng
 
 _MOST = 80.0  # the noise takes larger logits as this one, for which float32 still holds 1 / (1 - p)
 _LEAST_TEMPERATURE = 1e-6
@@ -191,12 +191,20 @@ def checked_temperature(temperature: Any) -> float:
 
 
 def checked_logit(logit: Any) -> float:
-    """Return a logit as a float, or raise an error."""
-    if type(logit) is not float and (np.ndim(logit) or np.asarray(logit).dtype.kind not in "fiu"):
-        raise TypeError(f"logit must be a real number, got {shown(logit)}; use float(logit)")
+    """Return a logit, which may be a 0-D array, as a float, or raise an error."""
+    if type(logit) is not float:
+        logit = real("logit", logit if np.ndim(logit) else np.asarray(logit)[()])
     if not math.isfinite(logit):
         raise ValueError(f"logit must be finite, got {logit}")
     return float(logit)
+
+
+def logit_of(p: float) -> float:
+    """Return the logit of a rate, or raise an error unless it is inside (0, 1), where its logit is finite."""
+    rate(p)
+    if not 0 < float(p) < 1:
+        raise ValueError(f"p must be inside (0, 1), got {p}; its logit is infinite")
+    return math.log(p) - math.log1p(-p)
 
 
 class ConcreteDropout(LearnedLayer):
@@ -261,10 +269,7 @@ class ConcreteDropout(LearnedLayer):
     def __init__(
         self, p: float = 0.1, *, temperature: float = 0.1, shared_axes: Axes = (), rng: Rng = None
     ) -> None:
-        rate(p)
-        if not 0 < p < 1:
-            raise ValueError(f"p must be inside (0, 1), got {p}; its logit is infinite")
-        super().__init__(np.array(math.log(p) - math.log1p(-p)), rng, shared_axes)
+        super().__init__(np.array(logit_of(p)), rng, shared_axes)
         self.temperature = checked_temperature(temperature)
 
     @property

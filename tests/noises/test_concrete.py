@@ -303,6 +303,11 @@ def test_saved_and_loaded_it_continues_bit_for_bit():
         assert same_bits(other(x), copy.deepcopy(drop)(x))
 
 
+@pytest.mark.parametrize("logit", [2**70, np.array(2**70), np.array(2.0**70)])
+def test_a_logit_is_any_real_number(logit):
+    assert same_bits(fd.concrete_dropout(normal(9), logit, KEY), fd.concrete_dropout(normal(9), 2.0**70, KEY))
+
+
 def test_a_failed_forward_draws_nothing():
     drop, x = layer(), normal(10)
     for wrong in (np.ones(3, int), np.ones(3, complex)):
@@ -325,6 +330,8 @@ def test_a_failed_forward_draws_nothing():
         (lambda: fd.concrete_dropout(np.ones(3), np.inf, 0), ValueError, "logit must be finite, got inf"),
         (lambda: fd.concrete_dropout(np.ones(3), [0.0], 0), TypeError, "logit must be a real number"),
         (lambda: fd.concrete_dropout(np.ones(3), 1j, 0), TypeError, "logit must be a real number"),
+        (lambda: fd.concrete_dropout(np.ones(3), True, 0), TypeError, "logit must be a real number, got"),
+        (lambda: fd.concrete_dropout(np.ones(3), 10**400, 0), ValueError, "logit must be a float, got an"),
         (lambda: fd.concrete_dropout(np.ones(3, complex), 0.0, 0), TypeError, "needs real numbers"),
         (
             lambda: fd.concrete_dropout_backward(np.ones(3), np.ones(2), 0.0, 0),
