@@ -30,8 +30,9 @@ def rate(p: float, name: str = "p") -> tuple[int, float]:
 
 
 def is_real(value: object) -> bool:
-    """Return whether a value is a real number and no bool: ``dropout(x, True, key)`` is a mistake."""
-    return isinstance(value, (float, int, np.floating, np.integer)) and not isinstance(value, bool)
+    """Return whether a value is a real number: no bool, as in ``dropout(x, True, key)``, and no time."""
+    number = isinstance(value, (float, int, np.floating, np.integer))
+    return number and not isinstance(value, (bool, np.timedelta64))
 
 
 def holds_reals(dtype: np.dtype[Any]) -> bool:
@@ -63,7 +64,7 @@ def reals(name: str, values: ArrayLike) -> NDArray[np.float64]:
 @lru_cache(maxsize=1024)
 def _rate(p: float, name: str) -> tuple[int, float]:
     if not 0 <= p <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {p}")
+        raise ValueError(f"{name} must be in [0, 1], got {shown(p)}")
     threshold = round(float(p) * FULL)
     return threshold, FULL / max(FULL - threshold, 1)
 

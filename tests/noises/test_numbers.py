@@ -71,9 +71,9 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("bad", [True, False, np.True_])
+@pytest.mark.parametrize("bad", [True, False, np.True_, np.timedelta64(1, "s")])
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_no_rate_is_a_bool(call, bad):
+def test_no_rate_is_a_bool_or_a_time(call, bad):
     with pytest.raises(TypeError, match=r"must be (a )?real( number)?.*, got|got bool"):
         call(bad)
 
@@ -207,6 +207,7 @@ def test_arrays_of_numbers_may_be_bfloat16(call):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
+        (lambda: fd.dropout(X, 10**400, 1), ValueError, r"p must be in \[0, 1\], got 10+\.\.\.0+$"),
         (lambda: fd.gaussian_noise(X, 10**400, 1), ValueError, "must be a float, got an int of 1329 bits"),
         (
             lambda: fd.keep_mask(3, 0.5, 1, window=((2**65,), (0,))),
