@@ -47,7 +47,7 @@ class _VecModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, vector(element, fe_type.lanes))
 
 
-U32, U64 = Vec(types.uint32), Vec(types.uint64)
+U64 = Vec(types.uint64)
 
 
 def splatted(builder: ir.IRBuilder, scalar: ir.Value, lanes: int = LANES) -> ir.Value:
