@@ -2,6 +2,7 @@
 
 import ml_dtypes
 import numpy as np
+from every_noise import is_plain
 
 import fastdrop as fd
 from fastdrop._arrays.host import as_lanes, lanes_dtype
@@ -64,7 +65,7 @@ def of(noise, options=lambda x: {}):
     return call
 
 
-PLAIN = [n for n in NOISES.values() if n.is_plain and n.takes("shared_axes") and n.takes("window")]
+PLAIN = [n for n in NOISES.values() if is_plain(n) and n.takes("shared_axes") and n.takes("window")]
 
 
 def rates(x, put):

@@ -25,6 +25,12 @@ SPECIAL = {
 }
 
 
+def is_plain(noise):
+    """Whether a noise's function needs no more than arrays of one shape, a key, and perhaps a rate."""
+    rate = (noise.rate,) if noise.rate else ()
+    return noise.has_function and noise.needed == (noise.first, *noise.like, *rate, "key")
+
+
 def words(x):
     return np.random.default_rng(8).integers(9, size=x.shape)
 

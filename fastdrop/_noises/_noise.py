@@ -121,12 +121,6 @@ class Noise:
         return argument in self.arguments
 
     @property
-    def is_plain(self) -> bool:
-        """Whether the function needs no more than arrays of one shape, a key, and perhaps a rate."""
-        rate = (self.rate,) if self.rate else ()
-        return self.has_function and self.needed == (self.first, *self.like, *rate, "key")
-
-    @property
     def public(self) -> tuple[Callable[..., Any], ...]:
         """Every public function and class that belongs to it."""
         gradient = () if self.backward is None else (self.backward,)

@@ -13,7 +13,7 @@ from arrays import DTYPES, normal
 from arrays import same_bits as same_to_the_payload
 from device_arrays import empty_like, install, ndarray
 from every_layer import CASES
-from every_noise import FUNCTIONS, check_refused_on_a_gpu
+from every_noise import FUNCTIONS, check_refused_on_a_gpu, is_plain
 
 import fastdrop as fd
 from fastdrop._arrays.device import DeviceArray
@@ -84,7 +84,7 @@ class Call(NamedTuple):
 def calls(dtype=np.float32):
     """The noises that CUDA takes and that need no more than arrays of one shape, and one's gradient."""
     taken = [n for n in NOISES.values() if "CUDA" not in n.lacks and np.dtype(dtype).name in n.dtypes]
-    taken = [n for n in taken if n.is_plain and n.takes("window") and n.takes("shared_axes")]
+    taken = [n for n in taken if is_plain(n) and n.takes("window") and n.takes("shared_axes")]
     found = [Call(n.function, 1 + len(n.like), n, (0.3,) if n.rate else ()) for n in taken]
     alpha = [call.noise for call in found if call.function is fd.alpha_dropout]
     return found + [Call(noise.backward, 1, noise) for noise in alpha]
