@@ -117,7 +117,7 @@ def drop_connect(
             y += dropout(np.broadcast_to(bias, y.shape), p, _bias_key(key), window=own)
         else:
             y += dropout(bias, p, _bias_key(key))
-    return y
+    return y if out is None else out
 
 
 def drop_connect_backward(
@@ -319,19 +319,10 @@ def checked_array(
 
 def _output(out: NDArray[Any] | None, shape: tuple[int, ...], arrays: list[NDArray[Any]]) -> NDArray[Any]:
     """Return `out` after a check, or a new array for a product."""
-    dtype = arrays[0].dtype
-    if out is None:
-        return np.empty(shape, dtype)
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be an ndarray, got {type(out).__name__}; use np.empty({shape}, x.dtype)")
-    if out.shape != shape or out.dtype != dtype:
-        got = f"{out.dtype} {out.shape}"
-        raise ValueError(f"out must be {dtype} {shape}, got {got}; use np.empty({shape}, x.dtype)")
-    if not out.flags.writeable:
-        raise ValueError("out must be writable, got a read-only array; use out.copy()")
-    if any(np.may_share_memory(out, array) for array in arrays):
+    y = target(out, np.empty(shape, arrays[0].dtype))
+    if any(np.may_share_memory(y, array) for array in arrays):
         raise ValueError(f"out must not overlap another array; use np.empty({shape}, x.dtype)")
-    return out
+    return y
 
 
 def drop_connect_moments(

@@ -8,6 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from arrays import LAYOUTS, frozen, normal, same_bits
+from numpy.lib.stride_tricks import as_strided
 from scipy import stats
 
 import fastdrop as fd
@@ -522,15 +523,25 @@ W, B = np.ones((7, 3)), np.ones(3)
         (
             lambda: drop_connect(X, W, 0.5, 1, out=np.ones((5, 4))),
             ValueError,
-            r"out must be float64 \(5, 3\), got float64 \(5, 4\); use np.empty",
+            r"out must have x's shape \(5, 3\), got \(5, 4\); use np.empty",
         ),
         (
             lambda: drop_connect(X, W, 0.5, 1, out=np.ones((5, 3), "f")),
             ValueError,
-            r"out must be float64 \(5, 3\), got float32 \(5, 3\)",
+            "out must have x's dtype float64, got float32",
         ),
         (lambda: drop_connect(X, W, 0.5, 1, out=[[0.0]]), TypeError, "out must be an ndarray, got list"),
         (lambda: drop_connect(X, W, 0.5, 1, out=frozen(np.ones((5, 3)))), ValueError, "must be writable"),
+        (
+            lambda: drop_connect(X, W, 0.5, 1, out=np.ma.ones((5, 3))),
+            TypeError,
+            "must be an ndarray, got Mask",
+        ),
+        (
+            lambda: drop_connect(X, W, 0.5, 1, out=as_strided(np.ones(3), (5, 3), (0, 8))),
+            ValueError,
+            "out must not overlap itself",
+        ),
         (lambda: drop_connect(X, W, 0.5, 1, out=X[:, :3]), ValueError, "out must not overlap another array"),
         (
             lambda: drop_connect(X[:3, :3], W[:3], 0.5, 1, bias=W[0], out=W[:3]),
