@@ -61,6 +61,20 @@ def reals(name: str, values: ArrayLike) -> NDArray[np.float64]:
         raise ValueError(f"{name} must be floats, got an int beyond them") from None
 
 
+def reals_below(name: str, given: NDArray[Any], end: float) -> NDArray[np.float64]:
+    """Return an array of numbers in [0, end) as float64, or raise an error; the end may be infinite."""
+    if not holds_reals(given.dtype):
+        got = f"{given.dtype}; use {name}.astype(float)"
+        raise TypeError(f"{name} must be an array of real numbers, got {got}")
+    with np.errstate(over="ignore"):
+        wide = given.astype(np.float64)  # first, since longer floats round to what is outside
+    wrong = given[~((wide >= 0) & (wide < end))]
+    if wrong.size:
+        allowed = "finite and >= 0" if end == math.inf else f"in [0, {end})"
+        raise ValueError(f"{name} must be {allowed}, got {wrong[0]} in an array")
+    return wide
+
+
 @lru_cache(maxsize=1024)
 def _rate(p: float, name: str) -> tuple[int, float]:
     if not 0 <= p <= 1:

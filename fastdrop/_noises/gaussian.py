@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastdrop._arrays import host
 from fastdrop._arrays.hints import checked_dtype, checked_shape
-from fastdrop._arrays.numbers import Rate, holds_reals, rate, real
+from fastdrop._arrays.numbers import Rate, rate, real, reals_below
 from fastdrop._arrays.plan import Axes, Density, Indices, Window, window_given
 from fastdrop._backends import density, of
 from fastdrop._noises._layer import ElementwiseLayer, Forward
@@ -256,12 +256,7 @@ def std_of(p: Rate) -> Rate:
     if not isinstance(p, np.ndarray):
         rate(p)
         return _std_of(float(p))
-    if not holds_reals(p.dtype):
-        raise TypeError(f"p must be an array of real numbers in [0, 1), got {p.dtype}; use p.astype(float)")
-    wrong = p[~((p >= 0) & (p < 1))]
-    if wrong.size:
-        raise ValueError(f"p must be in [0, 1), got {wrong.flat[0]} in an array")
-    wide = p.astype(np.float64)
+    wide = reals_below("p", p, 1)
     return np.sqrt(wide / (1 - wide))
 
 
@@ -276,14 +271,7 @@ def _std_of(p: float) -> float:
 def checked_std(std: Rate, name: str = "std") -> Rate:
     """Return a standard deviation, or an array of them, in float64, or raise an error."""
     if isinstance(std, np.ndarray):
-        if not holds_reals(std.dtype):
-            raise TypeError(
-                f"{name} must be an array of real numbers, got {std.dtype}; use {name}.astype(float)"
-            )
-        wrong = std[~((std >= 0) & (std < np.inf))]
-        if wrong.size:
-            raise ValueError(f"{name} must be finite and >= 0, got {wrong.flat[0]} in an array")
-        return std.astype(np.float64)
+        return reals_below(name, std, math.inf)
     number = std if type(std) is float else real(name, std)
     if not 0 <= number < math.inf:
         raise ValueError(f"{name} must be finite and >= 0, got {number}")

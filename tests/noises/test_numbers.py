@@ -95,6 +95,20 @@ def test_no_array_of_rates_is_of_bools(call):
         call(np.array([True, False, True]))
 
 
+@pytest.mark.skipif(np.finfo(np.longdouble).max == np.finfo(float).max, reason="no longer floats here")
+@pytest.mark.parametrize(
+    ("call", "bad"),
+    [
+        (lambda bad: fd.gaussian_noise(X, bad, KEY), "1e400"),
+        (lambda bad: fd.information_dropout(X, bad, KEY), "1e400"),
+        (lambda bad: fd.gaussian_dropout(X, bad, KEY), np.nextafter(np.longdouble(1), 0)),
+    ],
+)
+def test_arrays_of_longer_floats_are_checked_as_floats(call, bad):
+    with pytest.raises(ValueError, match=r"must be finite and >= 0, got|must be in .*, got"):
+        call(np.array([np.longdouble(bad)]))
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.longdouble])
 def test_a_number_of_numpy_is_the_float_that_it_equals(dtype):
     p, image = dtype(0.25), np.ones((1, 1, 300, 300), np.float16)
