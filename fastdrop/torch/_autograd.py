@@ -607,6 +607,13 @@ def check_tensors(**given: Any) -> None:
             raise TypeError(not_a_tensor(name, x))
 
 
+def check_real(name: str, x: Tensor) -> None:
+    """Refuse a tensor of complex numbers or bools, by its name."""
+    if x.is_complex() or x.dtype is torch.bool:
+        real = f"{name}.real" if x.is_complex() else f"{name}.float()"
+        raise TypeError(f"{name} must be of real numbers, got {x.dtype}; use {real}")
+
+
 def not_a_tensor(name: str, x: Any) -> str:
     """What to say of an object where a tensor is needed."""
     arrays = "use torch.from_numpy, or the functions and layers of fastdrop, which take arrays"

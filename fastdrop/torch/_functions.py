@@ -13,7 +13,7 @@ from fastdrop._noises.drop_path import path_axes
 from fastdrop._stream.keys import Key
 from fastdrop.torch import _fused as fused
 from fastdrop.torch import _tokens as of_tokens
-from fastdrop.torch._autograd import Indices, Rows, check_tensors, noise, placed
+from fastdrop.torch._autograd import Indices, Rows, check_real, check_tensors, noise, placed
 
 
 def dropout(
@@ -469,8 +469,8 @@ def local_reparameterization(
     Raises
     ------
     NotImplementedError, TypeError, ValueError
-        As `dropout`, or if the means are complex, a variance is negative or not finite, or the variances
-        don't broadcast to the means.
+        As `dropout`, or if means or variances aren't real, a variance is negative or not finite, or the
+        variances don't broadcast to the means.
 
     References
     ----------
@@ -485,6 +485,7 @@ def local_reparameterization(
     array([ 0.  ,  0.62, -2.39], dtype=float32)
     """
     check_tensors(mean=mean, variance=variance)
+    check_real("variance", variance)
     check_broadcast("variance", variance, tuple(mean.shape))
     std = variance.to(torch.float64).sqrt().broadcast_to(mean.shape)
     numbers = placed((), rows, indices, offsets)

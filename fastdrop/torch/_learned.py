@@ -18,6 +18,7 @@ from fastdrop.torch._autograd import (
     as_tensor,
     batched,
     by_rows,
+    check_real,
     check_tensors,
     check_traced,
     named,
@@ -165,6 +166,7 @@ def learned(
 ) -> Tensor:
     """A noise of a tensor, by its name, with first derivatives with respect to both."""
     check_tensors(x=x, **{NOISES[name].rate: number})
+    check_real(NOISES[name].rate, number)
     _check_places(x, number, NOISES[name].rate)
     axes_in(tuple(axes), x.dim())  # raises an error that the operator would give in C++'s words
     if isinstance(axes, NumbersWithDraws):

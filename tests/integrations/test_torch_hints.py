@@ -122,6 +122,21 @@ def test_lists_of_rates():
         fdt.alpha_dropout(T, torch.full((4,), 0.5), KEY)
 
 
+REAL = {
+    "alpha": lambda alpha: fdt.information_dropout(T, alpha, KEY),
+    "logit": lambda logit: fdt.concrete_dropout(T, logit[0], KEY),
+    "variance": lambda variance: fdt.local_reparameterization(T, variance, KEY),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_complex_numbers_and_bools_where_real_ones_are_needed(name):
+    for dtype, fix in ((torch.complex64, "real"), (torch.bool, r"float\(\)")):
+        message = rf"^{name} must be of real numbers, got {dtype}; use {name}\.{fix}$"
+        with pytest.raises(TypeError, match=message):
+            REAL[name](torch.ones(4, dtype=dtype))
+
+
 @pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.__name__)
 def test_wrong_keywords_are_those_of_the_public_class(kind):
     with pytest.raises(TypeError, match=rf"^{kind.__name__}\.__init__\(\) .*'nonsense'"):
