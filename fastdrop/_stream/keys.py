@@ -102,10 +102,7 @@ class Key:
 
     def next(self) -> Key:
         """Return the key of the next draw of the same seed."""
-        draw = self.draw + 1
-        if draw % _MIRROR == 0:
-            raise ValueError(f"draw must be in [0, {_MIRROR}), got {_MIRROR}")
-        return checked_key(self.seed, draw)
+        return checked_key(self.seed, next_draw(self.draw))
 
     def fold_in(self, data: SupportsIndex | str) -> Key:
         """Return an independent key by a number or a name: per layer, per rank, per epoch.
@@ -252,6 +249,14 @@ def checked_key(seed: int, draw: int) -> Key:
     _set_seed(key, seed)
     _set_draw(key, draw)
     return key
+
+
+def next_draw(draw: int) -> int:
+    """Return the number of the draw after another, or raise an error after the last one."""
+    draw += 1
+    if draw % _MIRROR == 0:
+        raise ValueError(f"draw must be in [0, {_MIRROR}), got {_MIRROR}")
+    return draw
 
 
 _SHORT = reprlib.Repr()

@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.modules.dropout import _DropoutNd
 
 from fastdrop._arrays.numbers import flag, rate
-from fastdrop._stream.keys import Key, Rng, as_key, shown, signed
+from fastdrop._stream.keys import Key, Rng, as_key, next_draw, shown, signed
 from fastdrop.torch import _keys as keys
 from fastdrop.torch._autograd import (
     Indices,
@@ -127,7 +127,7 @@ class NoiseModule(torch.nn.Module):
         held = cast(Tensor, self._key)
         with _taking:
             key = keys.key_of(held)
-            held.numpy()[0] += 1
+            held.numpy()[0] = signed(next_draw(key.draw))
         return key
 
     def _give_back(self, key: Key) -> None:

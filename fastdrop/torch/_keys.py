@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex, TypeAlias, TypeVar, cast
 import torch
 
 from fastdrop._arrays import device
-from fastdrop._stream.keys import DRAW_BITS, Key, as_key_or_seed, checked_key, signed
+from fastdrop._stream.keys import DRAW_BITS, Key, as_key_or_seed, checked_key, next_draw, signed
 
 Tensor: TypeAlias = torch.Tensor
 T = TypeVar("T")
@@ -154,7 +154,7 @@ def next_key(key: Tensor) -> Tensor:
     """
     refuse_recomputation()
     now = key.clone()
-    key.numpy()[0] += 1
+    key.numpy()[0] = signed(next_draw(key_of(key).draw))
     return now
 
 

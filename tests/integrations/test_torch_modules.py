@@ -132,6 +132,18 @@ def test_a_refused_forward_changes_nothing():
     assert module.key == fd.Key(42)
 
 
+@pytest.mark.parametrize("key", [fd.Key(1, (1 << 63) - 1), fd.Key(1, (1 << 64) - 1)], ids=repr)
+def test_after_the_last_draw_there_is_no_next(key):
+    module = fdt.Dropout(0.3, rng=key)
+    for call in (module, torch.compile(module, backend="aot_eager")):
+        with pytest.raises(ValueError, match=r"draw must be in \[0, 9223372036854775808\)"):
+            call(X)
+        assert module.key == key
+    module.key = fd.Key(1, key.draw - 1)
+    assert torch.equal(module(X), fdt.dropout(X, 0.3, fd.Key(1, key.draw - 1)))
+    assert module.key == key
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_signatures_reprs_and_errors_are_those_of_torch(name):
     ours, theirs = getattr(fdt, name), getattr(nn, name)
