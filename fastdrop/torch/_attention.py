@@ -111,6 +111,8 @@ def scaled_dot_product_attention(
             query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     autograd.check_tensors(query=query, key=key, value=value)
+    if attn_mask is not None:
+        autograd.check_tensors(attn_mask=attn_mask)
     for tensor in (query, key, value):
         autograd.check_device(tensor)
     if 0 in (query.numel(), key.numel(), value.numel()):  # nothing is dropped

@@ -70,8 +70,7 @@ def as_array(x: Tensor) -> Any:
 
 def integers_or_floats(x: Tensor) -> NDArray[Any]:
     """The memory of a second tensor as an array, which may hold tokens."""
-    if x.layout is not torch.strided or x.is_nested:
-        raise not_dense(x)
+    check_dense(x)
     if x.is_floating_point() or x.is_complex():
         return as_array(x)
     check_device(x)
@@ -143,8 +142,7 @@ def _run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool) -> 
                 return y
     if batched(x):
         return _run_batch(x, other, settings)
-    if x.layout is not torch.strided or x.is_nested:
-        raise not_dense(x)
+    check_dense(x)
     if inplace:
         return _run_in_place(x, other, settings)
     if x.is_contiguous() or NOISES[name].shape is not None:
@@ -190,10 +188,11 @@ def refuse_batches(numbers: Numbers) -> None:
         raise RuntimeError("batched gradients can't have listed draws (rows, indices, offsets); use a loop")
 
 
-def not_dense(x: Tensor) -> TypeError:
-    """The error that names the tensor's layout and what to do."""
-    kind = "a nested one; use x.unbind()" if x.is_nested else f"{x.layout}; use x.to_dense()"
-    return TypeError(f"dropout needs a dense tensor, got {kind}")
+def check_dense(x: Tensor) -> None:
+    """Refuse a tensor of another layout, by that and with what to do."""
+    if x.layout is not torch.strided or x.is_nested:
+        kind = "a nested one; use x.unbind()" if x.is_nested else f"{x.layout}; use x.to_dense()"
+        raise TypeError(f"dropout needs a dense tensor, got {kind}")
 
 
 def _run_in_place(x: Tensor, other: Tensor | None, settings: Settings) -> Tensor:
@@ -450,8 +449,7 @@ def placed(numbers: Any, rows: Any = None, indices: Any = None, offsets: Any = N
 
 def check_traced(x: Tensor, numbers: Numbers) -> None:
     """Refuse what operators and so graphs can't take: nested tensors, and draws that a caller listed."""
-    if getattr(x, "is_nested", False) is True:
-        raise not_dense(x)
+    check_tensors(x=x)
     if isinstance(numbers, NumbersWithDraws):
         raise TypeError(
             "in a graph the draws can't be listed by rows, indices or offsets; use torch.compiler.disable"
@@ -467,6 +465,7 @@ def _as_arrays(numbers: Any) -> Any:
 
 def _values(x: Tensor, name: str) -> NDArray[Any]:
     """The memory of a tensor of plain numbers, which transforms of torch.func have nothing to do with."""
+    check_dense(x)
     x = _unwrapped(x, name)
     return outside_transforms(lambda: as_array(x) if x.dtype is torch.bfloat16 else x.numpy(force=True))
 
@@ -601,9 +600,11 @@ def _is_learned(x: Tensor) -> bool:
 
 
 def check_tensors(**given: Any) -> None:
-    """Refuse what isn't a tensor, by its name."""
+    """Refuse what isn't a tensor, by its name, and tensors that aren't dense."""
     for name, x in given.items():
-        if not isinstance(x, (torch.Tensor, Proxy)):
+        if isinstance(x, torch.Tensor):
+            check_dense(x)
+        elif not isinstance(x, Proxy):
             raise TypeError(not_a_tensor(name, x))
 
 
@@ -625,7 +626,6 @@ def _traced_noise(
     x: Tensor, name: str, rates: Sequence[Any], key: Any, numbers: Numbers, other: Tensor | None
 ) -> Tensor:
     """The operator, which is what graphs hold of a noise."""
-    check_tensors(x=x)
     check_traced(x, numbers)
     if other is not None and bool(getattr(x, "is_meta", False)) is not bool(getattr(other, "is_meta", False)):
         raise RuntimeError(f"tensors must be on one device, got {x.device} and {other.device}")

@@ -525,7 +525,8 @@ def dropout_add(
     >>> fdt.dropout_add(torch.ones(6), torch.arange(6.0), 0.5, fd.Key(42))
     tensor([0., 1., 4., 5., 6., 7.])
     """
-    check_tensors(x=x, residual=residual)
+    check_tensors(x=x)
+    fused.check_residual(residual)
     return fused.dropout_add(x, residual, p, key, placed(shared_axes, rows, indices, offsets))
 
 
@@ -570,6 +571,8 @@ def bias_act_dropout(
     >>> fdt.bias_act_dropout(x, torch.ones(4), 0.5, fd.Key(42))
     tensor([[0., 0., 4., 8.]])
     """
-    check_tensors(x=x, bias=x if bias is None else bias, residual=x if residual is None else residual)
+    check_tensors(x=x, bias=x if bias is None else bias)
+    if residual is not None:
+        fused.check_residual(residual)
     numbers = placed(shared_axes, rows, indices, offsets)
     return fused.bias_act_dropout(x, bias, residual, p, key, activation, numbers)

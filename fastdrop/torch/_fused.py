@@ -17,6 +17,7 @@ from fastdrop.torch._autograd import (
     as_array,
     as_tensor,
     batched,
+    check_tensors,
     noise,
     noise_of_gradient,
     outside_graphs,
@@ -59,13 +60,19 @@ def dropout_add(x: Tensor, residual: Tensor, p: Rate | Tensor, key: Any, axes: N
         return y
     if _fusible(x, residual):
         return _DropoutAdd.apply(x, residual, plain_rate(p), plain_key(key), axes)
-    _check_residual(residual, x)
+    _check_shape(residual, x)
     return residual + noise(x, "dropout", (p,), key, axes)
 
 
-def _check_residual(residual: Tensor, x: Tensor) -> None:
+def check_residual(residual: Tensor) -> None:
+    """Refuse what is no tensor, and layouts that torch doesn't add to a dense tensor."""
+    if getattr(residual, "layout", None) is not torch.jagged:
+        check_tensors(residual=residual)
+
+
+def _check_shape(residual: Tensor, x: Tensor) -> None:
     """Refuse a residual of a shape that torch can't add to x's, which torch would after the noise."""
-    if x.is_nested or residual.is_nested:  # whose shapes are torch's own affair
+    if residual.is_nested:  # whose shape is torch's own affair
         return
     pairs = zip(reversed(x.shape), reversed(residual.shape), strict=False)
     if not all(a == b or a == 1 or b == 1 for a, b in pairs):
@@ -167,7 +174,7 @@ def _in_steps(
 ) -> Tensor:
     """The same by torch's own addition and activation, and dropout after them."""
     if residual is not None:
-        _check_residual(residual, x)
+        _check_shape(residual, x)
     shifted = x if bias is None else (x + bias).to(x.dtype)
     y = noise(_ACTIVATIONS[activation](shifted), "dropout", (p,), key, axes)
     return y if residual is None else residual + y

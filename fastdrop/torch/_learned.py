@@ -22,7 +22,6 @@ from fastdrop.torch._autograd import (
     check_tensors,
     check_traced,
     named,
-    not_dense,
     refuse_batches,
     traced,
     transformed,
@@ -51,8 +50,6 @@ def _options(name: str) -> tuple[str, ...]:
 def _run(x: Tensor, number: Tensor, key: Any, what: What) -> Tensor:
     """The noise of a tensor, without autograd."""
     name, options, axes = what
-    if x.layout is not torch.strided or x.is_nested:
-        raise not_dense(x)
     given = dict(zip(_options(name), options, strict=True)) | draws_of(axes)
     found: Tensor = named(
         name, lambda: as_tensor(NOISES[name].function(as_array(x), _plain(number), key, **given))

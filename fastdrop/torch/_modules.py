@@ -15,7 +15,7 @@ from fastdrop._noises.drop_block import Size, sizes_of
 from fastdrop._noises.drop_path import path_axes
 from fastdrop._noises.gaussian import one_std, std_of
 from fastdrop._stream.keys import Rng
-from fastdrop.torch._autograd import Indices, Rows, dropped_at_random
+from fastdrop.torch._autograd import Indices, Rows, check_dense, dropped_at_random
 from fastdrop.torch._base import DropoutModule, ElementwiseModule, NoiseModule, listed
 from fastdrop.torch._functions import (
     embedding_dropout,
@@ -124,6 +124,7 @@ class _ChannelDropout(ElementwiseModule):
     _batched: ClassVar[bool] = False  # whether the first axis is that of samples whatever the number of axes
 
     def _numbers(self, input: Tensor) -> Numbers:
+        check_dense(input)
         ndim, spatial, name = input.dim(), self._spatial, type(self).__name__
         allowed = f"{spatial + 2} axes, or {spatial + 1}"
         least = 2 if self._batched or spatial == 1 else 1
@@ -414,6 +415,7 @@ class _DropBlock(DropoutModule):
         self.shared_channels = flag("shared_channels", shared_channels)
 
     def _numbers(self, input: Tensor) -> Numbers:
+        check_dense(input)
         if input.dim() != self._spatial + 2:
             allowed, got = self._spatial + 2, tuple(input.shape)
             raise ValueError(f"{type(self).__name__} needs {allowed} axes, got shape {got}")

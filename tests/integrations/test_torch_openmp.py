@@ -152,16 +152,38 @@ def test_rates_are_checked(p):
     ("convert", "kind"),
     [
         (torch.Tensor.to_sparse, r"torch.sparse_coo; use x.to_dense\(\)"),
+        (torch.Tensor.to_sparse_csr, r"torch.sparse_csr; use x.to_dense\(\)"),
         (torch.Tensor.to_mkldnn, r"torch._mkldnn; use x.to_dense\(\)"),
         (lambda x: torch.nested.nested_tensor([x[0], x[1, :1]]), r"a nested one; use x.unbind\(\)"),
     ],
-    ids=["sparse", "mkldnn", "nested"],
+    ids=["sparse", "csr", "mkldnn", "nested"],
 )
-@pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_tensors_that_are_not_dense_are_refused(convert, kind, inplace):
-    with pytest.raises(TypeError, match=f"dropout needs a dense tensor, got {kind}"):
-        fdt.dropout(convert(torch.ones(2, 3)), 0.5, KEY, inplace=inplace)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "ignore:Sparse CSR tensor support")
+def test_tensors_that_are_not_dense_are_refused(convert, kind):
+    x, dense, tokens = convert(torch.ones(2, 3)), torch.ones(2, 3), torch.zeros(2, dtype=torch.int64)
+    calls = [
+        lambda: fdt.dropout(x, 0.5, KEY),
+        lambda: fdt.dropout(x, 0.5, KEY, inplace=True),
+        lambda: fdt.dropout(dense, x, KEY),
+        lambda: fdt.dropout(dense, 0.5, KEY, rows=x),
+        lambda: fdt.dropout_add(x, x, 0.5, KEY),
+        lambda: fdt.dropout_add(dense, x, 0.5, KEY),
+        lambda: fdt.bias_act_dropout(x, None, 0.5, KEY, activation="gelu"),
+        lambda: fdt.bias_act_dropout(dense, x, 0.5, KEY),
+        lambda: fdt.bias_act_dropout(dense, None, 0.5, KEY, residual=x),
+        lambda: fdt.local_reparameterization(x, dense, KEY),
+        lambda: fdt.local_reparameterization(dense, x, KEY),
+        lambda: fdt.information_dropout(dense, x, KEY),
+        lambda: fdt.zoneout(dense, x, 0.5, KEY),
+        lambda: fdt.embedding_dropout(tokens, x, 0.5, KEY),
+        lambda: fdt.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
+        lambda: fdt.scaled_dot_product_attention(dense, dense, dense, x, dropout_p=0.5),
+        lambda: fdt.Dropout2d(0.5, rng=1)(x),
+        lambda: fdt.DropBlock2d(0.5, rng=1)(x),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=f"^dropout needs a dense tensor, got {kind}$"):
+            call()
 
 
 def test_without_those_threads_the_bits_are_the_same(monkeypatch, used):
