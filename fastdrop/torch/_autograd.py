@@ -45,8 +45,8 @@ What: TypeAlias = tuple[str, tuple[Any, ...], Numbers]  # a noise's name, rates 
 Settings: TypeAlias = tuple[str, tuple[Any, ...], Any, Numbers]  # the same with its key
 
 _BFLOAT = np.dtype(ml_dtypes.bfloat16)
-_DTYPES = frozenset({torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128})
 REAL = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+_DTYPES = REAL | {torch.complex64, torch.complex128}
 PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 # Under these names a small call finds them sooner.
@@ -60,12 +60,17 @@ def as_array(x: Tensor) -> Any:
     check_device(x)
     if device.is_there(x):
         return x
-    if x.dtype in _DTYPES:
-        return _memory(x)
+    check_floats(x)
     if x.dtype is torch.bfloat16:
         return _memory(x.view(torch.int16)).view(ml_dtypes.bfloat16)
-    allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
-    raise TypeError(f"dropout needs {allowed}, got {x.dtype}; use x.float()")
+    return _memory(x)
+
+
+def check_floats(x: Tensor) -> None:
+    """Refuse a dtype that no noise takes."""
+    if x.dtype not in _DTYPES:
+        allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
+        raise TypeError(f"dropout needs {allowed}, got {x.dtype}; use x.float()")
 
 
 def integers_or_floats(x: Tensor) -> NDArray[Any]:

@@ -17,6 +17,7 @@ from fastdrop.torch._autograd import (
     as_array,
     as_tensor,
     batched,
+    check_floats,
     check_tensors,
     noise,
     noise_of_gradient,
@@ -143,6 +144,19 @@ def _gradients(
     return as_tensor(dx), _maybe(as_tensor, dbias)
 
 
+def _check_real(x: Tensor, bias: Tensor | None) -> None:
+    """Refuse what the fused pass refuses, in steps too."""
+    if not isinstance(x, torch.Tensor):  # of a graph of torch.fx
+        return
+    if x.dim() == 0:
+        raise ValueError("a bias needs x's last axis, got a 0-d tensor; use x[None]")
+    for what, t in (("an activation", x), ("a bias", bias)):
+        if t is not None and t.is_complex():
+            raise TypeError(f"{what} needs real numbers, got {t.dtype}; use x.real and x.imag")
+        if t is not None:
+            check_floats(t)
+
+
 def bias_act_dropout(
     x: Tensor,
     bias: Tensor | None,
@@ -153,6 +167,7 @@ def bias_act_dropout(
     axes: Numbers,
 ) -> Tensor:
     """Dropout of an activation of x + bias, plus a residual: in one pass where all are in C order."""
+    _check_real(x, bias)
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation must be one of {tuple(_ACTIVATIONS)}, got {shown(activation)}")
     if bias is not None and bias.shape != x.shape[-1:]:

@@ -344,6 +344,25 @@ def test_fused_passes_take_what_torch_can_add_and_any_layout():
             fdt.bias_act_dropout(t, torch.ones(1), 0.3, KEY)
 
 
+@pytest.mark.parametrize("activation", ["none", "relu", "gelu", "silu"])
+def test_fused_passes_take_real_tensors_with_an_axis_in_any_layout(activation):
+    def call(x, bias=None, residual=None):
+        return fdt.bias_act_dropout(x, bias, 0.5, KEY, activation=activation, residual=residual)
+
+    real = torch.ones(4, 4)
+    for t in (torch.Tensor.contiguous, torch.t):
+        for residual in (None, torch.ones(4)):
+            with pytest.raises(TypeError, match=r"^an activation needs real numbers, got torch\.complex64"):
+                call(t(real.to(torch.complex64)), None, residual)
+            with pytest.raises(TypeError, match=r"^a bias needs real numbers, got torch\.complex64"):
+                call(t(real), torch.ones(4, dtype=torch.complex64), residual)
+            for x, bias in ((real.long(), None), (real, torch.ones(4).long())):
+                with pytest.raises(TypeError, match=r"got torch.int64; use x.float\(\)"):
+                    call(t(x), bias, residual)
+            with pytest.raises(ValueError, match=r"got a 0-d tensor; use x\[None\]"):
+                call(torch.tensor(1.0), None, residual)
+
+
 def test_autocast_changes_neither_dtype_nor_mask():
     x = normal(8, 8)
     with torch.autocast("cpu", torch.bfloat16):
