@@ -178,7 +178,8 @@ class NoiseModule(torch.nn.Module):
             )
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
-        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        with torch.inference_mode(False):  # as in key_tensor
+            twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return twin
 
     def _scripted(self, input: Tensor) -> Tensor:

@@ -48,7 +48,8 @@ def key_tensor(key: Key | SupportsIndex) -> Tensor:
         return key.memory
     key = as_key_or_seed(key)
     words = [signed(key.seed >> place) for place in range(0, max(key.seed.bit_length(), 1), 64)]
-    return torch.tensor([signed(key.draw), *words], dtype=torch.int64, device=_CPU)
+    with torch.inference_mode(False):  # whose tensors no graph may change or keep for a gradient later
+        return torch.tensor([signed(key.draw), *words], dtype=torch.int64, device=_CPU)
 
 
 def outside_transforms(function: Callable[[], T]) -> T:

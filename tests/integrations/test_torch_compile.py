@@ -138,6 +138,51 @@ def test_errors_of_a_graph_are_those_of_eager_mode():
         compiled(X, 1.5, KEY)
 
 
+RENEWED = {
+    "key": lambda m: setattr(m, "key", fd.Key(7)),
+    "reseed": lambda m: m.reseed(7),
+    "state": lambda m: m.load_state_dict(fdt.Dropout(rng=7).state_dict()),
+    "replace": lambda m: fdt.replace_dropout(m, rng=7),
+}
+
+
+@pytest.mark.parametrize("renew", RENEWED)
+def test_a_key_that_is_set_in_inference_mode_counts_in_a_graph_later(renew):
+    module = fdt.Dropout(0.5, rng=1)
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    compiled(X)
+    with torch.inference_mode():
+        RENEWED[renew](module)
+        first = module.key
+        module(X)
+    x = X.clone().requires_grad_()
+    y = compiled(x)
+    assert torch.equal(y, fdt.dropout(X, 0.5, first.next()))
+    y.sum().backward()
+    assert torch.equal(x.grad, fdt.dropout(torch.ones_like(X), 0.5, first.next()))
+
+
+def test_what_is_made_in_inference_mode_is_compiled_and_trained_later():
+    with torch.inference_mode():
+        module, key = fdt.Dropout(0.5, rng=1), fdt.key_tensor(KEY)
+        with pytest.warns(UserWarning, match="deep copy"):
+            twin = copy.deepcopy(module)
+    for each in (module, twin, lambda x: fdt.dropout(x, 0.5, key)):
+        x = X.clone().requires_grad_()
+        y = torch.compile(each, backend="aot_eager", fullgraph=True)(x)
+        y.sum().backward()
+        assert torch.equal(x.grad * X, y)
+
+
+def test_a_key_tensor_is_made_in_a_graph():
+    compiled = torch.compile(
+        lambda x: fdt.dropout(x, 0.5, fdt.key_tensor(KEY)), backend="aot_eager", fullgraph=True
+    )
+    for mode in (False, True):
+        with torch.inference_mode(mode):
+            assert torch.equal(compiled(X), fdt.dropout(X, 0.5, KEY))
+
+
 def test_the_operators_are_what_torch_demands_of_operators():
     for x in (X, X.to(memory_format=torch.channels_last), X[:, ::2], X[:1].expand(4, 6, 5, 5)):
         arguments = (x.clone().requires_grad_(), None, fdt.key_tensor(KEY), "dropout", [0.5], [2, 3])
