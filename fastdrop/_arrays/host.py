@@ -87,7 +87,7 @@ def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
         raise ValueError("out must be writable, got a read-only array; use out.copy()")
     if not _same_elements(x, out) and np.shares_memory(x, out):
         raise ValueError("out must be x or not overlap it, got a shifted view of it; use np.empty_like(x)")
-    if _overlaps_itself(out):
+    if overlaps_itself(out):
         raise ValueError(f"out must not overlap itself, got strides {out.strides}; use np.empty_like(x)")
     return np.asarray(out)
 
@@ -212,7 +212,7 @@ def _same_elements(a: NDArray, b: NDArray) -> bool:
     return a.strides == b.strides and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
 
 
-def _overlaps_itself(a: NDArray) -> bool:
+def overlaps_itself(a: NDArray) -> bool:
     """Return whether two elements may share memory: if a stride is shorter than smaller strides reach."""
     if a.size == 0:
         return False

@@ -16,6 +16,7 @@ from torch.autograd.profiler import record_function
 from torch.fx import Proxy
 
 from fastdrop._arrays import device
+from fastdrop._arrays.host import overlaps_itself
 from fastdrop._arrays.listed import Listed
 from fastdrop._arrays.numbers import FULL, Rate, flag, rate
 from fastdrop._arrays.plan import window_given
@@ -205,6 +206,11 @@ def _run_in_place(x: Tensor, other: Tensor | None, settings: Settings) -> Tensor
     if x.is_conj() or x.is_neg() or (device.is_there(x) and not x.is_contiguous()):
         return x.copy_(run(x, other, settings))
     array = as_array(x)
+    if not x.is_contiguous() and overlaps_itself(array):
+        raise ValueError(
+            f"inplace can't change a tensor whose elements share memory, got strides {x.stride()}; use "
+            "inplace=False or x.clone()"
+        )
     _of_arrays(array, other, settings, array)
     return x
 
