@@ -19,7 +19,7 @@ from fastdrop._arrays import device
 from fastdrop._arrays.host import overlaps_itself
 from fastdrop._arrays.listed import Listed
 from fastdrop._arrays.numbers import FULL, Rate, flag, rate
-from fastdrop._arrays.plan import window_given
+from fastdrop._arrays.plan import integers_in, window_given
 from fastdrop._backends import loading, words
 from fastdrop._stream.keys import Key, as_key_or_seed, checked_key, draw_of
 from fastdrop.torch import _gpu, _keys
@@ -444,18 +444,12 @@ def _op_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
 _op.register_autograd(_op_backward, setup_context=_keep_settings)
 
 
-def axes_of(axes: SupportsIndex | Sequence[SupportsIndex]) -> Any:
-    """Shared axes as a tuple."""
-    # not isinstance(axes, SupportsIndex), which takes 7 us
-    return (axes,) if hasattr(axes, "__index__") else tuple(axes)
-
-
 def placed(numbers: Any, rows: Any = None, indices: Any = None, offsets: Any = None) -> Any:
     """A noise's integers, mostly shared axes, with the draws that a caller listed, if any."""
     if rows is None and indices is None and offsets is None:  # the usual case first
-        return axes_of(numbers)
+        return integers_in(numbers)
     listed = cast(Listed, window_given(None, _as_arrays(rows), _as_arrays(indices), _as_arrays(offsets)))
-    return NumbersWithDraws(axes_of(numbers), listed)
+    return NumbersWithDraws(integers_in(numbers), listed)
 
 
 def check_traced(x: Tensor, numbers: Numbers) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 import fastdrop as fd
 from fastdrop._arrays.numbers import Rate
+from fastdrop._arrays.plan import ACTIVATIONS
 from fastdrop._stream.keys import shown
 from fastdrop.torch._autograd import (
     added_quickly,
@@ -168,8 +169,8 @@ def bias_act_dropout(
 ) -> Tensor:
     """Dropout of an activation of x + bias, plus a residual: in one pass where all are in C order."""
     _check_real(x, bias)
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation must be one of {tuple(_ACTIVATIONS)}, got {shown(activation)}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {ACTIVATIONS}, got {shown(activation)}")
     if bias is not None and bias.shape != x.shape[-1:]:
         allowed, got = tuple(x.shape[-1:]), tuple(bias.shape)
         raise ValueError(f"bias must have the shape of x's last axis {allowed}, got {got}")

@@ -122,6 +122,18 @@ def test_lists_of_rates():
         fdt.alpha_dropout(T, torch.full((4,), 0.5), KEY)
 
 
+@pytest.mark.parametrize("axes", [None, 1.5, "01", (0, None)], ids=repr)
+def test_shared_axes_that_are_no_integers(axes):
+    for call in (fdt.dropout, fdt.concrete_dropout, fdt.gaussian_noise):
+        with pytest.raises(TypeError, match=r"^shared_axes must be an int or a tuple of ints, got "):
+            call(T, torch.tensor(0.5), KEY, shared_axes=axes)
+
+
+def test_an_activation_that_is_no_string():
+    with pytest.raises(ValueError, match=r"^activation must be one of .*, got \['relu'\]$"):
+        fdt.bias_act_dropout(T, None, 0.5, KEY, activation=["relu"])
+
+
 REAL = {
     "alpha": lambda alpha: fdt.information_dropout(T, alpha, KEY),
     "logit": lambda logit: fdt.concrete_dropout(T, logit[0], KEY),
