@@ -285,6 +285,11 @@ class Scheduler:
     layers : iterable of layers
         One that comes twice is advanced once; one without a schedule is left as it is.
 
+    Raises
+    ------
+    TypeError
+        If layers isn't iterable, or has something without a method `step`, as modules of `fastdrop.torch`.
+
     Examples
     --------
     >>> import fastdrop as fd
@@ -297,7 +302,14 @@ class Scheduler:
     """
 
     def __init__(self, layers: Iterable[_Steps]) -> None:
+        if not isinstance(layers, Iterable):
+            raise TypeError(f"layers must be a list of layers, got {type(layers).__name__}; use [layer]")
         self.layers = list({id(layer): layer for layer in layers}.values())
+        for layer in self.layers:
+            if not callable(getattr(layer, "step", None)):
+                got = f"{type(layer).__name__}, which has no step()"
+                hint = "set module.p = schedule(step) in a module of PyTorch"
+                raise TypeError(f"layers must be layers of fastdrop, got {got}; {hint}")
 
     def step(self) -> None:
         """Advance each layer's schedule by one update."""

@@ -60,6 +60,9 @@ def as_number(name: str, value: Any) -> str:
     if several or isinstance(value, (list, tuple)):
         array = f"{name}.numpy()" if hasattr(value, "numpy") else f"np.array({name})"
         return f"use one number, or {array} in functions that take arrays of {name}"
+    if callable(value) and not isinstance(value, type):
+        rule = "only layers of NumPy arrays take a schedule"
+        return f"{rule}; use schedule(step), in a module of PyTorch module.{name} = schedule(step)"
     return f"use float({name})" if hasattr(value, "__float__") or isinstance(value, str) else "use a number"
 
 

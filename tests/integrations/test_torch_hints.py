@@ -134,6 +134,23 @@ def test_an_activation_that_is_no_string():
         fdt.bias_act_dropout(T, None, 0.5, KEY, activation=["relu"])
 
 
+# but for a module that takes arrays of alpha, and says so
+@pytest.mark.parametrize(
+    "kind", [kind for kind in MODULES if kind is not fdt.InformationDropout], ids=lambda kind: kind.__name__
+)
+def test_modules_take_no_schedules(kind):
+    options = {"replacement": 1} if kind is fdt.TokenDropout else {}
+    name = {fdt.GaussianNoise: "std", fdt.StandoutDropout: "alpha"}.get(kind, "p")
+    message = rf"got Linear; only layers .* take a schedule; .* module\.{name} = schedule\(step\)$"
+    with pytest.raises(TypeError, match=message):
+        kind(fd.schedules.Linear(0.5, steps=3), **options)
+
+
+def test_a_scheduler_takes_no_modules():
+    with pytest.raises(TypeError, match=r"got Dropout, which has no step\(\); set module\.p = schedule"):
+        fd.Scheduler([fdt.Dropout(0.5)])
+
+
 REAL = {
     "alpha": lambda alpha: fdt.information_dropout(T, alpha, KEY),
     "logit": lambda logit: fdt.concrete_dropout(T, logit[0], KEY),

@@ -267,6 +267,18 @@ def test_one_scheduler_for_many_layers():
         assert {layer._value for layer in layers} == {min(0.125 * step, 0.5)}
 
 
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (fd.Dropout(rng=1), r"layers must be a list of layers, got Dropout; use \[layer\]"),
+        ([fd.Dropout(rng=1), 3], r"layers must be layers of fastdrop, got int, which has no step\(\)"),
+    ],
+)
+def test_what_a_scheduler_cannot_advance(layers, message):
+    with pytest.raises(TypeError, match=message):
+        fd.Scheduler(layers)
+
+
 def test_curriculum_dropout():
     layer = fd.CurriculumDropout(0.5, gamma=0.2, rng=42)
     for epoch in range(5):
