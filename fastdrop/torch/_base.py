@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.modules.dropout import _DropoutNd
 
 from fastdrop._arrays.numbers import flag, rate
-from fastdrop._stream.keys import Key, Rng, as_key, next_draw, shown, signed
+from fastdrop._stream.keys import Key, Rng, next_draw, shown, signed
 from fastdrop.torch import _keys as keys
 from fastdrop.torch._autograd import (
     Indices,
@@ -68,7 +68,7 @@ class NoiseModule(torch.nn.Module):
 
     @key.setter
     def key(self, key: Rng) -> None:
-        self._key = None if key is None else keys.key_tensor(as_key(key))
+        self._key = None if key is None else keys.key_tensor(keys.key_by(key))
 
     def reseed(self, rng: Rng = None) -> Self:
         """Take another key, as a module has that is built with this rng; return the module.

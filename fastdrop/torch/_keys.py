@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex, TypeAlias, TypeVar, cast
 import torch
 
 from fastdrop._arrays import device
-from fastdrop._stream.keys import DRAW_BITS, Key, as_key_or_seed, checked_key, next_draw, signed
+from fastdrop._stream.keys import DRAW_BITS, Key, Rng, as_key, as_key_or_seed, checked_key, next_draw, signed
 
 Tensor: TypeAlias = torch.Tensor
 T = TypeVar("T")
@@ -50,6 +50,16 @@ def key_tensor(key: Key | SupportsIndex) -> Tensor:
     words = [signed(key.seed >> place) for place in range(0, max(key.seed.bit_length(), 1), 64)]
     with torch.inference_mode(False):  # whose tensors no graph may change or keep for a gradient later
         return torch.tensor([signed(key.draw), *words], dtype=torch.int64, device=_CPU)
+
+
+def key_by(rng: Rng) -> Key:
+    """The key that a module takes from what a user gives as rng."""
+    if isinstance(rng, torch.Generator):
+        raise TypeError(
+            "rng must be None, an int, a Key or a generator of NumPy's, got torch.Generator; omit rng to "
+            "follow torch's generator"
+        )
+    return as_key(rng)
 
 
 def outside_transforms(function: Callable[[], T]) -> T:

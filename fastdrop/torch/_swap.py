@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, NoReturn, cast
 import torch
 from torch.nn.modules.dropout import _DropoutNd
 
-from fastdrop._stream.keys import Rng, as_key
+from fastdrop._stream.keys import Rng
 from fastdrop.torch import _modules as modules
 from fastdrop.torch._base import NoiseModule
+from fastdrop.torch._keys import key_by
 from fastdrop.torch._noises import Numbers
 
 _OURS = {
@@ -154,7 +155,7 @@ def replace_dropout(model: torch.nn.Module, *, rng: Rng = None) -> Swapped:
     Dropout(p=0.1, inplace=False)
     """
     _check_model(model)
-    key = None if rng is None else as_key(rng)
+    key = None if rng is None else key_by(rng)
     names: list[str] = []
     left: dict[str, str] = {}
     parents = dict(model.named_modules())

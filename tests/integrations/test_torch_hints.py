@@ -151,6 +151,20 @@ def test_a_scheduler_takes_no_modules():
         fd.Scheduler([fdt.Dropout(0.5)])
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda rng: fdt.Dropout(rng=rng),
+        lambda rng: fdt.Dropout().reseed(rng),
+        lambda rng: fdt.replace_dropout(torch.nn.Dropout(), rng=rng),
+    ],
+)
+def test_a_generator_of_pytorch_gives_no_key(call):
+    message = r"^rng must be None, .* got torch\.Generator; omit rng to follow torch's generator$"
+    with pytest.raises(TypeError, match=message):
+        call(torch.Generator())
+
+
 REAL = {
     "alpha": lambda alpha: fdt.information_dropout(T, alpha, KEY),
     "logit": lambda logit: fdt.concrete_dropout(T, logit[0], KEY),
