@@ -636,8 +636,33 @@ def _traced_noise(
         raise RuntimeError(f"tensors must be on one device, got {x.device} and {other.device}")
     for each in rates:
         check_one_number(each)
+    if has_no_values(x):
+        _check_unread(x, other, name, tuple(rates), numbers)
     held = key if isinstance(key, torch.Tensor) else key_tensor(key)
     return _op(x, other, held, name, rates, numbers)
+
+
+def has_no_values(x: Tensor) -> bool:
+    """Whether x is a meta tensor outside of graphs, for which nobody will call a kernel that checks."""
+    seen = torch.compiler.is_compiling() or _modes() > 0 or _transforms()
+    return not seen and type(x) in PLAIN and x.is_meta
+
+
+def in_place_of(x: Tensor, empty: bool = True) -> Tensor:
+    """A tensor in memory like one that isn't there; an empty one has no elements along its first axis."""
+    shape = (0, *x.shape[1:])[: x.dim()] if empty else x.shape
+    return torch.zeros((), dtype=x.dtype, device="cpu").expand(shape)
+
+
+def _check_unread(
+    x: Tensor, other: Tensor | None, name: str, rates: tuple[Any, ...], numbers: Numbers
+) -> None:
+    """Raise the errors of a noise's function for tensors without memory, by others in their place."""
+    if NOISES[name].shape is not None:  # rows of an embedding, which may be like any tensor that is dropped
+        name, other, numbers = "dropout", None, ()
+    empty = other is None or other.shape == x.shape
+    second = None if other is None else in_place_of(other, empty)
+    _of_arrays(as_array(in_place_of(x, empty)), second, (name, rates, Key(0), numbers))
 
 
 def check_one_number(rate: Any) -> None:

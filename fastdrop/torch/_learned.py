@@ -21,6 +21,8 @@ from fastdrop.torch._autograd import (
     check_real,
     check_tensors,
     check_traced,
+    has_no_values,
+    in_place_of,
     named,
     refuse_batches,
     traced,
@@ -177,6 +179,8 @@ def learned(
     elif traced(x) or traced(number) or transformed():
         if not traced(x) and _differentiated():
             raise RuntimeError(f"torch.func doesn't differentiate {name}; use torch.autograd.grad")
+        if has_no_values(x):
+            _run(in_place_of(x), torch.zeros((), device="cpu"), Key(0), (name, options, axes))
         held = key if isinstance(key, torch.Tensor) else key_tensor(key)
         y: Tensor = _learned(x, number, held, name, options, axes)
         return y

@@ -8,11 +8,14 @@ from typing import Any, TypeAlias
 import torch
 
 import fastdrop as fd
+from fastdrop._stream.keys import Key
 from fastdrop.torch._autograd import (
     as_tensor,
     by_rows,
     check_one_number,
     check_traced,
+    has_no_values,
+    in_place_of,
     integers_or_floats,
     plain_rate,
     traced,
@@ -32,6 +35,8 @@ def token_dropout(
         return _run(tokens, plain_rate(p), plain_key(key), replacement, protected, numbers)
     check_traced(tokens, numbers)
     check_one_number(p)
+    if has_no_values(tokens):
+        _run(in_place_of(tokens), p, Key(0), replacement, protected)
     held = key if isinstance(key, torch.Tensor) else key_tensor(key)
     y: Tensor = _op(tokens, held, p, replacement, list(protected))
     return y

@@ -1,5 +1,7 @@
 """What the functions and modules of tensors say of arrays, lists of rates, and arguments in another order."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -163,6 +165,36 @@ def test_a_generator_of_pytorch_gives_no_key(call):
     message = r"^rng must be None, .* got torch\.Generator; omit rng to follow torch's generator$"
     with pytest.raises(TypeError, match=message):
         call(torch.Generator())
+
+
+WRONG = {
+    "rate": lambda x: fdt.dropout(x, 1.5, KEY),
+    "a list": lambda x: fdt.dropout(x, [0.5], KEY),
+    "integers": lambda x: fdt.dropout(x.long(), 0.5, KEY),
+    "axes": lambda x: fdt.dropout(x, 0.5, KEY, shared_axes=7),
+    "gaussian": lambda x: fdt.gaussian_dropout(x, 1.0, KEY),
+    "std": lambda x: fdt.gaussian_noise(x, -1.0, KEY),
+    "alpha": lambda x: fdt.alpha_dropout(x.to(torch.complex64), 0.5, KEY),
+    "path": lambda x: fdt.drop_path(x, -0.5, KEY),
+    "block": lambda x: fdt.drop_block(x.view(1, 1, 3, 4), 1.5, KEY, block_size=2),
+    "zoneout": lambda x: fdt.zoneout(x, x[:2], 0.5, KEY),
+    "standout": lambda x: fdt.standout_dropout(x, x, KEY, alpha=float("nan")),
+    "another shape": lambda x: fdt.standout_dropout(x, x[:, :2], KEY),
+    "mean": lambda x: fdt.local_reparameterization(x.to(torch.complex64), x, KEY),
+    "weight": lambda x: fdt.embedding_dropout(x.long(), x.long(), 0.5, KEY),
+    "token": lambda x: fdt.token_dropout(x.to(torch.int8), 0.5, KEY, replacement=1000),
+    "learned": lambda x: fdt.information_dropout(x.long(), x[0, 0], KEY),
+    "fused": lambda x: fdt.bias_act_dropout(x, None, 1.5, KEY),
+    "module": lambda x: fdt.Dropout(0.5, rng=1)(x.long()),
+}
+
+
+@pytest.mark.parametrize("call", WRONG.values(), ids=WRONG)
+def test_meta_tensors_are_refused_as_others(call):
+    with pytest.raises((TypeError, ValueError)) as error:
+        call(T)
+    with pytest.raises(error.type, match=f"^{re.escape(str(error.value))}$"):
+        call(T.to("meta"))
 
 
 REAL = {
