@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 import fastdrop as fd
+from fastdrop._extras import how_to_install
 from fastdrop._tools.bench import circumstances
 
 Call = Callable[[], object]
@@ -666,7 +667,7 @@ def why_not() -> str | None:
         import numba_cuda  # noqa: F401
         import torch
     except ImportError as error:
-        return str(error)
+        return f"{error}; {how_to_install('torch' if error.name == 'torch' else 'cuda')}"
     return None if torch.cuda.is_available() else "PyTorch finds no GPU"
 
 

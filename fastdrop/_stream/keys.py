@@ -277,7 +277,8 @@ def integer(name: str, value: SupportsIndex) -> int:
         return operator.index(value)
     except (TypeError, ValueError):  # the second comes from arrays of dask
         kind = type(value).__name__
-        raise TypeError(f"{name} must be an integer, got {kind} {shown(value)}; use int(...)") from None
+        fix = "the key as it is, or key.seed" if isinstance(value, Key) else "int(...)"
+        raise TypeError(f"{name} must be an integer, got {kind} {shown(value)}; use {fix}") from None
 
 
 def natural(name: str, value: SupportsIndex, end: int | None = None) -> int:

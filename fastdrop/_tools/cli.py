@@ -144,7 +144,11 @@ def _selftest(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> No
 def _whole(text: str) -> int:
     """A positive integer of the command line, also as a power: 2^16."""
     base, _, power = text.partition("^")
-    number = int(base) ** int(power) if power else int(base)
+    try:
+        number = int(base) ** int(power) if power else int(base)
+    except ValueError:
+        allowed = "a whole number such as 65536 or 2^16"
+        raise argparse.ArgumentTypeError(f"must be {allowed}, got {text}") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return number

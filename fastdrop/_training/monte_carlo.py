@@ -346,5 +346,6 @@ def _real(what: str, value: ArrayLike) -> NDArray[Any]:
     """The value as an array of real numbers; `what` begins the error's sentence."""
     array = np.asarray(value)
     if not np.can_cast(array.dtype, np.float64):
-        raise TypeError(f"{what} real numbers, got {array.dtype}; use float64")
+        got = "None" if value is None else f"{array.dtype}; use float64"
+        raise TypeError(f"{what} real numbers, got {got}")
     return array

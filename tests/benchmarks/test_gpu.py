@@ -29,6 +29,7 @@ def test_gpu_says_why_it_skips():
     printed = subprocess.run(command, capture_output=True, text=True)
     assert printed.returncode == 0, printed.stderr
     assert printed.stdout.startswith("skipped: ")
+    assert ("No module named" in printed.stdout) == ("use pip install '.[" in printed.stdout)
 
 
 class Launches(Driver):

@@ -137,6 +137,11 @@ def test_keys_from_entropy_differ_and_say_their_seed():
     assert all(Key(key.seed) == key == eval(repr(key)) for key in keys)
 
 
+def test_key_of_a_key_says_what_to_write():
+    with pytest.raises(TypeError, match=r"got Key Key\(1\); use the key as it is, or key\.seed$"):
+        Key(Key(1))
+
+
 @pytest.mark.parametrize("bad", [1.5, b"a", None, [1]])
 def test_key_refuses_other_types(bad):
     with pytest.raises(TypeError, match="seed must be an integer, got"):

@@ -138,6 +138,12 @@ def test_bench_says_which_sizes_it_takes(capsys):
     assert "(default: 2^10 2^16 2^18 2^22 2^25)" in " ".join(capsys.readouterr().out.split())
 
 
+def test_bench_says_what_a_size_is(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "--sizes", "big"])
+    assert "must be a whole number such as 65536 or 2^16, got big" in capsys.readouterr().err
+
+
 def test_stream_refuses_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     with pytest.raises(SystemExit) as ended:
