@@ -78,10 +78,17 @@ def _on_a_gpu(found: dict[str, Any]) -> list[str]:
         values = next(r["values"] for r in found["results"] if (r["case"], r["dtype"]) == ("2^26", dtype))
         return f"{values[name] / values['copy']:.2f}"
 
+    def steps(case: str) -> str:
+        values = next(r["values"] for r in found["results"] if (r["part"], r["case"]) == ("gpt", case))
+        ours, theirs = (plots.short(values[name]) for name in ("fastdrop.torch", "torch.nn"))
+        return f"{ours} ms with fastdrop's dropout and {theirs} ms with torch.nn's"
+
     ours, theirs = ([copies(dtype, name) for dtype in ("float32", "bfloat16")] for name in ("p=.1", "eager"))
     return [
-        f"On an {found['gpu']} dropout of 67 million elements at p = 0.1 takes {ours[0]} copies in float32 "
-        f"and {ours[1]} in bfloat16, PyTorch's {theirs[0]} and {theirs[1]}.",
+        f"On an {found['gpu']} ({plots.day(found['date'])}) dropout of 67 million elements at p = 0.1 took "
+        f"{ours[0]} copies in float32 and {ours[1]} in bfloat16, PyTorch's {theirs[0]} and {theirs[1]}. "
+        f"A GPT's training step on 32 texts of 1,024 took {steps('32 x 1024')}, on 8 texts "
+        f"{steps('8 x 1024')}.",
     ]
 
 
