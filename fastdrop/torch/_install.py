@@ -174,9 +174,10 @@ class Installation:
 def install() -> Installation:
     """Put fastdrop's kernels under PyTorch's own dropout, for the whole process.
 
-    Then every dropout of CPU tensors is ours, and of CUDA tensors where PyTorch has CUDA, wherever it hides:
+    Then dropout of CPU tensors is ours, and of CUDA tensors where PyTorch has CUDA, wherever it hides:
     `torch.nn`'s modules, `torch.nn.functional`, attention, recurrent networks, models of other libraries,
-    TorchScript. Models stay as they are.
+    TorchScript. Models stay as they are. Fewer than 1,024 elements, other dtypes and all under
+    `torch.compile` stay PyTorch's, as the notes say.
 
     Returns
     -------

@@ -134,7 +134,7 @@ def replace_dropout(model: torch.nn.Module, *, rng: Rng = None) -> Swapped:
 
     See Also
     --------
-    install : reaches every dropout, with the model as it is.
+    install : reaches functional calls and attention too, with the model as it is.
     restore_dropout : the way back.
 
     Notes
