@@ -359,14 +359,23 @@ def messages():
     return found
 
 
+OF_PYTHON = "missing 1 required positional argument", "unexpected keyword argument", "got multiple values for"
+OF_PYTORCH = ("Unexpected key(s) in state_dict",)
+
+
 def test_troubleshooting_goes_by_messages_that_there_are():
-    """Each heading but the last ones, which are no messages, holds a part of a text of the package."""
+    """Each heading but the last ones, which are no messages, holds a part of a text of the package.
+
+    Some errors are Python's own, or PyTorch's: a heading may hold a part of these.
+    """
     text = (DOCS / "guide" / "troubleshooting.md").read_text(encoding="utf-8")
     headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
     symptoms = headings.index("It takes seconds, the first time")
     assert symptoms > 15
     parts = [part.strip(" ,;") for text in messages() for part in text.split("...") if len(part.strip()) > 12]
-    for heading in headings[:symptoms]:
+    ours = [each for each in headings[:symptoms] if not any(part in each for part in OF_PYTHON + OF_PYTORCH)]
+    assert len(ours) == symptoms - 4
+    for heading in ours:
         assert any(part in heading or piece in part for part in parts for piece in pieces(heading)), heading
 
 
