@@ -327,6 +327,8 @@ def _by_rates_at_once(
     row = Rows(x.size, 0, 0) if layout is None else None if layout.shared else layout.row
     if row is None or p.size <= 1 or p.ndim > x.ndim or not (inner := repetition(p.shape, x.shape)):
         return None
+    if out is not None and np.may_share_memory(p, out):
+        return None
     pair = host.plain_pair(x, out)
     if pair is None or not pair[3]:
         return None
@@ -351,6 +353,8 @@ def _rates(plan: Plan, p: NDArray[Any]) -> NDArray[Any]:
     if len(draws) > len(plan.x.shape):  # the two parts of a complex number share a rate
         draws, numbers = draws[:-1], numbers[..., None]
     check_broadcast("p", p, draws)
+    if isinstance(plan.y, np.ndarray) and np.may_share_memory(numbers, plan.y):
+        return numbers.copy()  # or rates would be read where y is written already
     return numbers
 
 

@@ -267,6 +267,33 @@ def test_takes_outputs_that_interleave_with_x():
     assert np.array_equal(base[1::2], expected)
 
 
+def outputs_that_share_memory_with_rates():
+    """Calls, each of memory of 64 rows of 4,096 rates: x, p, out and other arguments."""
+    yield lambda b: (np.ones((4096, 64)).T, b, b, {})
+    yield lambda b: (np.ones((64, 4096)), b[0], b, {})
+    yield lambda b: (b, b[0], b, {})
+    yield lambda b: (b, b[:, :1], b, {})
+    yield lambda b: (np.ones(100_000), b.ravel()[:100_000], b.ravel()[1024:101_024], {})
+    yield lambda b: (np.ones((64, 4096)), b[0], b, {"rows": np.arange(64)[::-1].copy()})
+    yield lambda b: (np.ones((64, 4096)), b[0], b, {"shared_axes": 0})
+
+
+@pytest.mark.parametrize("call", list(outputs_that_share_memory_with_rates()))
+def test_out_may_share_memory_with_rates(call):
+    memory = np.random.default_rng(0).random((64, 4096))
+    x, p, _, options = call(memory.copy())
+    expected = fd.dropout(x, p, KEY, **options)
+    x, p, out, _ = call(memory.copy())
+    assert fd.dropout(x, p, KEY, out=out, **options) is out
+    assert same_bits(out.copy(), expected)
+
+
+def test_a_state_may_share_memory_with_its_rates():
+    b = np.random.default_rng(0).random((64, 4096))
+    expected = fd.zoneout(np.ones_like(b), np.zeros_like(b), b[0].copy(), KEY)
+    assert same_bits(fd.zoneout(np.ones_like(b), np.zeros_like(b), b[0], KEY, out=b), expected)
+
+
 def test_takes_subclasses_as_plain_arrays(tmp_path):
     out = np.memmap(tmp_path / "out", np.float32, "w+", shape=(100,))
     x = np.memmap(tmp_path / "x", np.float32, "w+", shape=(100,))
