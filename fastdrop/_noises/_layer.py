@@ -352,9 +352,9 @@ class Forward(NamedTuple):
 class NoiseLayer(Layer):
     """A layer with forward and backward, which remembers its training forwards until their backward.
 
-    A backward belongs to the latest training forward that no backward has gone through yet. The oldest
-    forwards are forgotten where more than `MOST_FORWARDS` wait, or where the arrays of more than one have
-    more than `MOST_BYTES` together.
+    A backward belongs to the latest training forward that no backward has gone through yet; in evaluation
+    mode only if no forward in that mode came after it. The oldest forwards are forgotten where more than
+    `MOST_FORWARDS` wait, or where the arrays of more than one have more than `MOST_BYTES` together.
     """
 
     _gradient: ClassVar[str] = "dropout_backward(g, p, layer.key)"  # the function under backward, for errors
@@ -366,6 +366,7 @@ class NoiseLayer(Layer):
         super().__init__(value, rng)
         self._evaluated = None
         self._forwards: deque[Forward] = deque()
+        self._older = 0  # how many of them are older than the latest forward in evaluation mode
         self._bytes = 0  # how many bytes their arrays have
 
     def __getstate__(self) -> dict[str, Any]:
@@ -415,13 +416,23 @@ class NoiseLayer(Layer):
 
     def _forget_oldest(self) -> None:
         oldest = self._forwards.popleft()
+        self._older = max(self._older - 1, 0)
         if oldest[4] is not None:
             self._bytes -= oldest.nbytes()
+
+    def _has_evaluated(self, forward: Forward | None = None) -> None:
+        """Note a forward in evaluation; in training mode it leaves nothing behind."""
+        if not self.training:
+            self._evaluated, self._older = forward, len(self._forwards)
+
+    def _evaluates(self) -> bool:
+        """Return whether a backward now is one of evaluation, and not of a training forward."""
+        return self.training is not True and not self._trains(None) and len(self._forwards) <= self._older
 
     def _latest(self, g: ArrayLike) -> Forward:
         """Return the forward that the backward of g belongs to, or raise an error."""
         waiting = self._forwards[-1] if self._forwards else None
-        forward = waiting if self.training else self._evaluated
+        forward = self._evaluated if self._evaluates() else waiting
         if forward is None:
             raise RuntimeError(self._nothing_left())
         shape = g.shape if type(g) is np.ndarray else np.shape(passed(g))
@@ -435,6 +446,7 @@ class NoiseLayer(Layer):
             self._evaluated = None
             return
         self._forwards.pop()
+        self._older = min(self._older, len(self._forwards))
         if forward[4] is not None:
             self._bytes -= forward.nbytes()
 
@@ -449,7 +461,7 @@ class NoiseLayer(Layer):
         )
 
     def _forget(self) -> None:
-        self._forwards, self._bytes, self._evaluated = deque(), 0, None
+        self._forwards, self._older, self._bytes, self._evaluated = deque(), 0, 0, None
 
 
 class ArrayLayer(NoiseLayer):
@@ -498,11 +510,11 @@ class ArrayLayer(NoiseLayer):
             return y
 
     def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return the gradient with respect to x of a training forward; g itself in evaluation mode.
+        """Return the gradient with respect to x of a training forward, or g itself in evaluation.
 
         That is the latest training forward that no backward has gone through yet: where a network uses a
-        layer twice, the first backward is that of the second use. A forward in evaluation has no part in
-        this.
+        layer twice, the first backward is that of the second use. In evaluation mode it is g itself, unless
+        the latest forward was one in training. In training mode a forward in evaluation has no part in this.
 
         Parameters
         ----------
@@ -519,7 +531,7 @@ class ArrayLayer(NoiseLayer):
             If g has another shape than what that forward returned; it then still waits for its backward.
         """
         with self._lock:
-            if self.training is not True and not self._trains(None) and self._passes_in_evaluation:
+            if self._passes_in_evaluation and self._evaluates():
                 return passed(g)
             forward = self._latest(g)
             dx = self._drop_backward(g, forward, out)
@@ -528,7 +540,9 @@ class ArrayLayer(NoiseLayer):
 
     def _evaluate(self, x: ArrayLike, out: NDArray[Any] | None) -> NDArray[Any]:
         """Return what forward returns in evaluation: x itself, unless a layer says otherwise."""
-        return passed(x)
+        y = passed(x)
+        self._has_evaluated()
+        return y
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         """Return the layer's function of x, with the key and the number of a forward."""

@@ -281,15 +281,20 @@ class StandoutDropout(NoiseLayer):
         with self._lock:
             trains = self._trains(training)
             if not trains and self.inverted:
-                return passed(h)
+                y = passed(h)
+                self._has_evaluated()
+                return y
             window = window_given(window, rows, indices, offsets)
             given = None if window is None else unchanging(window)
-            forward = self._begin(h, given, np.asarray(passed(a)))
-            y = self._dropped(h, forward, out) if trains else self._expected(h, forward, out)
+            gate = np.asarray(passed(a))
             if trains:
+                forward = self._begin(h, given, gate)
+                y = self._dropped(h, forward, out)
                 self._done(forward)
-            elif not self.training:
-                self._evaluated = forward
+                return y
+            forward = Forward(self._key, self._value, np.shape(passed(h)), given, gate)
+            y = self._expected(h, forward, out)
+            self._has_evaluated(forward)
             return y
 
     __call__ = forward
@@ -297,11 +302,11 @@ class StandoutDropout(NoiseLayer):
     def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the gradient with respect to a forward's h, in either mode; see `Dropout.backward`."""
         with self._lock:
-            trains = self._trains(None)
-            if not trains and self.inverted:
+            evaluates = self._evaluates()
+            if evaluates and self.inverted:
                 return passed(g)
             forward = self._latest(g)
-            dh = self._dropped(g, forward, out) if trains else self._expected(g, forward, out)
+            dh = (self._expected if evaluates else self._dropped)(g, forward, out)
             self._finish(forward)
             return dh
 

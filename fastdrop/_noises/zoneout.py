@@ -223,7 +223,9 @@ class Zoneout(NoiseLayer, RateLayer):
         """
         with self._lock:
             if not self._trains(training):
-                return _mean(new, previous, self._value, out)
+                y = _mean(new, previous, self._value, out)
+                self._has_evaluated()
+                return y
             window = window_given(window, rows, indices, offsets)
             forward = self._begin(new, None if window is None else unchanging(window))
             y = zoneout(new, previous, self._value, out=out, **self._draws(forward))
@@ -235,7 +237,8 @@ class Zoneout(NoiseLayer, RateLayer):
     def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the gradients with respect to a training forward's new and previous; see `Dropout.backward`.
 
-        In evaluation mode they are those of the mean, at the rate that p is.
+        In evaluation mode they are those of the mean, at the rate that p is, unless the latest forward was
+        one in training.
 
         Parameters
         ----------
@@ -250,7 +253,7 @@ class Zoneout(NoiseLayer, RateLayer):
             If g has another shape than that forward's output.
         """
         with self._lock:
-            if not self._trains(None):
+            if self._evaluates():
                 g = to_array(g)
                 dprevious = _mean(np.zeros_like(g), g, self._value, None)
                 return _mean(g, np.zeros_like(g), self._value, out), dprevious

@@ -362,14 +362,16 @@ def test_evaluation_is_the_dense_layer(layer):
     out = np.empty_like(y)
     assert layer(X, training=True, out=out) is out
     assert not np.allclose(out, y)
+    assert same_bits(layer.backward(G), drop_connect_backward(G, X, layer.weight, 0.3, KEY)[0])
     with pytest.raises(RuntimeError, match="needs a forward in evaluation, one for each backward"):
         layer.backward(G)
     layer(X)
     with pytest.raises(ValueError, match="last forward's shape"):
         layer.backward(X)
     np.testing.assert_allclose(layer.backward(G), G @ layer.weight.T, rtol=1e-12)
-    layer.train()(X, training=False)  # in training mode it leaves nothing behind
-    assert same_bits(layer.backward(G), drop_connect_backward(G, X, layer.weight, 0.3, KEY)[0])
+    layer.train()(X)
+    layer(X, training=False)  # in training mode it leaves nothing behind
+    assert same_bits(layer.backward(G), drop_connect_backward(G, X, layer.weight, 0.3, KEY.next())[0])
     with pytest.raises(RuntimeError, match="one for each backward"):
         layer.eval().backward(G)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
+from fastdrop._noises import _layer
 
 X = np.random.default_rng(0).standard_normal((50, 33)).astype(np.float32)
 G = np.random.default_rng(1).standard_normal((50, 33)).astype(np.float32)
@@ -48,11 +49,34 @@ def test_training_argument_is_for_one_call(layer):
     assert not layer.training
 
 
-def test_backward_in_evaluation_mode_passes_and_leaves_training_forwards_alone(layer):
+def test_backward_of_a_forward_in_evaluation_mode_leaves_training_forwards_alone(layer):
     y = layer(np.ones_like(X))
-    layer.eval()
+    layer.eval()(X)
     assert layer.backward(G) is G
     assert equal(layer.train().backward(np.ones_like(X)), y)
+
+
+def test_in_evaluation_mode_a_training_forward_has_its_own_gradient(layer):
+    """As the mode is changed between the two, or for saliency under Monte Carlo dropout."""
+    y = layer(np.ones_like(X))
+    assert equal(layer.eval().backward(np.ones_like(X)), y)
+    assert layer.backward(G) is G
+    layer(X)
+    first, second = layer(np.ones_like(X), training=True), layer(np.ones_like(X), training=True)
+    assert equal(layer.backward(np.ones_like(X)), second)
+    assert equal(layer.backward(np.ones_like(X)), first)
+    assert layer.backward(G) is G
+
+
+def test_in_evaluation_mode_forgotten_forwards_do_not_count(layer, monkeypatch):
+    monkeypatch.setattr(_layer, "MOST_FORWARDS", 2)
+    layer(X)
+    layer.eval()(X)
+    layer(X, training=True)
+    y = [layer(np.ones_like(X), training=True) for _ in range(2)]
+    assert equal(layer.backward(np.ones_like(X)), y[1])
+    assert equal(layer.backward(np.ones_like(X)), y[0])
+    assert layer.backward(G) is G
 
 
 def test_backward_uses_the_rate_and_key_of_its_forward(layer):

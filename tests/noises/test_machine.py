@@ -75,7 +75,7 @@ class Machine(RuleBasedStateMachine):
         self.layer = CASES[self.kind].make(seed)
         self.training = True
         self.waiting = []
-        self.evaluated = None
+        self.evaluated, self.older = None, 0
         self.state = self.layer.state_dict()
         self.learns = isinstance(self.layer, LearnedLayer)
         self.grad = np.zeros_like(self.layer._grad) if self.learns else None
@@ -99,12 +99,13 @@ class Machine(RuleBasedStateMachine):
         if self.trains(training):
             self.train_on(arguments, y)
             return
+        if not self.training:
+            self.evaluated = Waiting(self.state, arguments, np.shape(y)) if self.kind in REMEMBER else None
+            self.older = len(self.waiting)  # which no backward in evaluation belongs to
         if self.kind not in REMEMBER | MEAN:
             assert y is arguments[0]
             return
         assert all_same(y, self.new(self.state, False)(*arguments))
-        if self.kind in REMEMBER and not self.training:
-            self.evaluated = Waiting(self.state, arguments, np.shape(y))
 
     def train_on(self, arguments, y):
         new = self.new(self.state)
@@ -122,8 +123,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 3))
     def backward(self, seed):
-        waiting = self.evaluated
-        if self.training:
+        waiting, trained = self.evaluated, self.training or len(self.waiting) > self.older
+        if trained:
             waiting = self.waiting[-1] if self.waiting else None
         elif self.kind in MEAN:
             g = np.random.default_rng(seed).standard_normal(3)
@@ -140,13 +141,14 @@ class Machine(RuleBasedStateMachine):
         with pytest.raises(ValueError, match="shape"):
             self.layer.backward(np.ones((3, 1, 4, 1, 5, 9), np.float32))  # and it goes on waiting
         g = np.random.default_rng(seed).standard_normal(waiting.shape).astype(np.float32)
-        new = self.new(waiting.state, self.training)
+        new = self.new(waiting.state, trained)
         new(*waiting.arguments)
         assert all_same(self.layer.backward(g), new.backward(g))
         if self.learns:
             self.grad = self.grad + new._grad
-        if self.training:
+        if trained:
             self.waiting.pop()
+            self.older = min(self.older, len(self.waiting))
         else:
             self.evaluated = None
 
@@ -196,7 +198,7 @@ class Machine(RuleBasedStateMachine):
         if isinstance(number, dict) and self.kind is not fd.CurriculumDropout:
             setattr(self.layer, self.kind._parameter, SCHEDULE)
         self.layer.load_state_dict(state)
-        self.state, self.waiting, self.evaluated = state, [], None
+        self.state, self.waiting, self.evaluated, self.older = state, [], None, 0
         if self.learns:
             self.grad = np.zeros_like(self.grad)
 

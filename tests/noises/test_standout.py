@@ -200,12 +200,14 @@ def test_in_evaluation_each_backward_has_a_forward_of_that_mode():
     layer(H, A)
     with pytest.raises(ValueError, match="last forward's shape"):
         layer.backward(A[:3])
-    layer.train()(H, -A)  # no part of it
-    np.testing.assert_allclose(layer.eval().backward(A), A * keep_prob(A, 1, 0), rtol=1e-12)
+    layer(H, -A, training=True)  # comes last, and so has the next backward
+    assert same_bits(layer.backward(A), fd.standout_dropout_backward(A, -A, KEY))
+    np.testing.assert_allclose(layer.backward(A), A * keep_prob(A, 1, 0), rtol=1e-12)
     with pytest.raises(RuntimeError, match="one for each backward"):
         layer.backward(A)
-    layer.train()(H, A, training=False)  # in training mode it leaves nothing behind
-    assert same_bits(layer.backward(A), fd.standout_dropout_backward(A, -A, KEY))
+    layer.train()(H, -A)
+    layer(H, A, training=False)  # in training mode it leaves nothing behind
+    assert same_bits(layer.backward(A), fd.standout_dropout_backward(A, -A, KEY.next()))
     with pytest.raises(RuntimeError, match="one for each backward"):
         layer.eval().backward(A)
 
