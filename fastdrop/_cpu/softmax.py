@@ -86,9 +86,9 @@ def _weights(x, other, bias, dropped, scale, constants):
 
 @inlined
 def _product(weight, slope, scale):
-    """Return the dropped weight, and its product with the slope of the loss by it."""
-    dropped = zero_where(is_negative(weight), weight * scale)
-    return dropped, dropped * slope
+    """Return the dropped weight, and its product with the slope of the loss by it: 0 where it is dropped."""
+    is_dropped, scaled = is_negative(weight), weight * scale
+    return zero_where(is_dropped, scaled), zero_where(is_dropped, scaled * slope)
 
 
 @inlined

@@ -204,10 +204,12 @@ def attention_backward(
     for block in weights.blocks():
         exponentials, one_over_sum = weights.softmax(block)
         part = dy[block.heads, block.rows]
-        slopes = exponentials.copy()
-        weights.drop(slopes, block)
-        dv.add(block.heads, block.seen, product(slopes.mT, part * one_over_sum))
-        slopes *= product(part, block.v.mT)
+        dropped = exponentials.copy()
+        weights.drop(dropped, block)
+        dv.add(block.heads, block.seen, product(dropped.mT, part * one_over_sum))
+        slopes = product(part, block.v.mT)
+        weights.drop(slopes, block)  # and not times dropped weights: slopes that aren't finite must vanish
+        slopes *= exponentials
         exponentials *= slopes.sum(-1, keepdims=True) * one_over_sum
         slopes -= exponentials
         dq.add(block.heads, block.rows, product(slopes, block.k) * (one_over_sum * weights.scale))

@@ -456,3 +456,15 @@ def test_a_backward_frees_the_copy_of_a_mask():
     y.sum().backward()
     with pytest.raises(RuntimeError, match="second time"):
         _ = y.grad_fn.saved_tensors
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+@pytest.mark.parametrize("least", [0, SMALL], ids=["blocks", "formula"])
+def test_slopes_that_are_not_finite_vanish_where_weights_are_dropped(value, least, monkeypatch):
+    monkeypatch.setattr(_attention, "_FROM", least)
+    q, k, v = tensors(*[(1, 1, 100, 4)] * 3)
+    v[0, 0, 5] = value
+    q.requires_grad_()
+    fdt.scaled_dot_product_attention(q, k, v, dropout_p=0.3, noise_key=KEY).sum().backward()
+    kept = torch.from_numpy(fd.keep_mask((1, 1, 100, 100), 0.3, KEY)[0, 0, :, 5])
+    assert torch.equal(q.grad[0, 0].isfinite().all(-1), ~kept)

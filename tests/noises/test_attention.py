@@ -469,3 +469,14 @@ def test_errors_of_the_gradient():
         fd.attention_backward(Q, Q, K, V, 0.5, KEY)
     with pytest.raises(TypeError, match="g must be of q's dtype float32, got float64"):
         fd.attention_backward(np.ones((2, 4, 10, 5)), Q, K, V, 0.5, KEY)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_slopes_that_are_not_finite_vanish_where_weights_are_dropped(value):
+    shapes, n = [(1, 300, 4)] * 3, 300
+    q, k, v = inputs(*shapes)
+    v[0, 5] = value
+    with np.errstate(invalid="ignore"):
+        dq = fd.attention_backward(np.ones_like(q), q, k, v, 0.3, KEY)[0]
+    kept = fd.keep_mask((1, n, n), 0.3, KEY)[0, :, 5]
+    assert np.array_equal(np.isfinite(dq[0]).all(-1), ~kept)
