@@ -85,7 +85,7 @@ class ConcreteDropout(NoiseModule):
     logit : Parameter, 0-D
         ``log(p / (1 - p))``, which the optimiser learns. Add `regularizer` to the loss.
     p : float
-        The rate now. Setting it makes a new `logit`.
+        The rate now. Setting it writes into `logit`.
 
     Raises
     ------
@@ -120,7 +120,7 @@ class ConcreteDropout(NoiseModule):
         rng: Rng = None,
     ) -> None:
         super().__init__(rng=rng)
-        self.p = p
+        self.logit = torch.nn.Parameter(torch.tensor(_logit_of(p)))
         self.temperature, self.shared_axes = checked_temperature(temperature), shared_axes
 
     @property
@@ -130,10 +130,8 @@ class ConcreteDropout(NoiseModule):
 
     @p.setter
     def p(self, p: float) -> None:
-        rate(p)
-        if not 0 < p < 1:
-            raise ValueError(f"p must be inside (0, 1), got {p}; its logit is infinite")
-        self.logit = torch.nn.Parameter(torch.tensor(math.log(p) - math.log1p(-p)))
+        with torch.no_grad():
+            self.logit.fill_(_logit_of(p))
 
     def forward(
         self, input: Tensor, rows: Rows = None, indices: Indices = None, offsets: Rows = None
@@ -178,7 +176,16 @@ class ConcreteDropout(NoiseModule):
         a, p = self.logit, torch.sigmoid(self.logit)
         entropy = p * softplus(-a) + (1 - p) * softplus(a)
         count = weight.shape[1] if features is None else features
-        return weight_scale * weight.square().sum() * (1 + a.exp()) - entropy_scale * count * entropy
+        most = math.log(torch.finfo(a.dtype).max) - 1  # or weights of 0 times infinity would be NaN
+        norm = weight_scale * weight.square().sum()
+        return norm * (1 + a.clamp(max=most).exp()) - entropy_scale * count * entropy
 
     def _arguments(self) -> dict[str, Any]:
         return {"p": f"{self.p:.4g}", "temperature": self.temperature, "shared_axes": self.shared_axes}
+
+
+def _logit_of(p: float) -> float:
+    rate(p)
+    if not 0 < p < 1:
+        raise ValueError(f"p must be inside (0, 1), got {p}; its logit is infinite")
+    return math.log(p) - math.log1p(-p)

@@ -143,6 +143,24 @@ def test_compiled_it_gives_the_same(backend):
         assert torch.equal(module.logit.grad, other.logit.grad)
 
 
+def test_a_rate_that_is_set_goes_into_the_same_parameter():
+    module = fdt.ConcreteDropout(0.1).double()
+    logit = module.logit.requires_grad_(False)
+    module.p = 0.5
+    assert module.logit is logit
+    assert (logit.item(), logit.dtype, logit.requires_grad) == (0.0, torch.float64, False)
+    with pytest.raises(ValueError, match=r"inside \(0, 1\)"):
+        module.p = 1.0
+
+
+def test_the_regularizer_is_finite_where_the_rate_rounds_to_1():
+    module = fdt.ConcreteDropout()
+    with torch.no_grad():
+        module.logit.fill_(100.0)
+    found = module.regularizer(torch.zeros(3, 2), weight_scale=1.0, entropy_scale=1.0)
+    assert abs(found.item()) < 1e-30
+
+
 def test_the_regularizer_is_that_of_the_layer():
     weight = torch.randn(4, 7, dtype=torch.float64, requires_grad=True)
     module, layer = fdt.ConcreteDropout(0.2).double(), fd.ConcreteDropout(0.2)
