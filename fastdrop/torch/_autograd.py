@@ -644,8 +644,9 @@ def _traced_noise(
 
 def has_no_values(x: Tensor) -> bool:
     """Whether x is a meta tensor outside of graphs, for which nobody will call a kernel that checks."""
-    seen = torch.compiler.is_compiling() or _modes() > 0 or _transforms()
-    return not seen and type(x) in PLAIN and x.is_meta
+    if type(x) not in PLAIN or not x.is_meta:  # the usual case first
+        return False
+    return not (torch.compiler.is_compiling() or _modes() > 0 or _transforms())
 
 
 def in_place_of(x: Tensor, empty: bool = True) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex, TypeAlias, TypeVar, cast
 
@@ -233,7 +234,7 @@ def device_draw(where: torch.device) -> Tensor:
 
 
 _REMEMBERED = 1 << 17
-_drawn: dict[int, None] = {}  # the latest draws of graphs, in their order
+_drawn: OrderedDict[int, None] = OrderedDict()  # the latest draws of graphs, in their order
 
 
 @torch.library.custom_op("fastdrop::drawn_key", mutates_args=(), schema="(Tensor draw) -> Tensor")
@@ -247,7 +248,7 @@ def _drawn_key(draw: Tensor) -> Tensor:
     if torch._C._current_graph_task_id() == -1:
         _drawn[number] = None
         if len(_drawn) > _REMEMBERED:
-            del _drawn[next(iter(_drawn))]
+            _drawn.popitem(last=False)  # in one step, since threads may draw at once
     elif number not in _drawn:
         raise RuntimeError(
             "a compiled model drew the mask of dropout again in its backward pass, and got another; leave "

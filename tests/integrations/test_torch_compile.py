@@ -1,6 +1,7 @@
 import copy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import fastdrop as fd  # noqa: E402
 import fastdrop.torch as fdt  # noqa: E402
+from fastdrop.torch import _keys  # noqa: E402
 
 nn = torch.nn
 KEY = fd.Key(42, draw=7)
@@ -271,3 +273,18 @@ def test_compiled_autograd_of_rates_in_an_array(call):
             y.sum().backward()
         found.append(x.grad)
     assert torch.equal(*found)
+
+
+def test_threads_may_draw_keys_of_graphs_at_once(monkeypatch):
+    """The oldest draws are forgotten; two threads must not forget the same one."""
+    monkeypatch.setattr(_keys, "_REMEMBERED", 8)
+    monkeypatch.setattr(_keys, "_drawn", type(_keys._drawn)())
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            draws = [torch.tensor([draw]) for draw in range(8000)]
+            assert len(list(pool.map(_keys._drawn_key, draws))) == len(draws)
+    finally:
+        sys.setswitchinterval(before)
+    assert len(_keys._drawn) <= 8
