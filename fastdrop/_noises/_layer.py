@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import sys
 import warnings
@@ -20,7 +19,7 @@ from fastdrop._arrays.hints import refuse_foreign
 from fastdrop._arrays.host import to_array
 from fastdrop._arrays.listed import Indices, Listed
 from fastdrop._arrays.numbers import flag, holds_reals, rate, reals
-from fastdrop._arrays.plan import Axes, Window, window_given
+from fastdrop._arrays.plan import Axes, Window, integers_in, window_given
 from fastdrop._backends import combined, on_gpu
 from fastdrop._stream.keys import Key, Rng, as_key, as_key_or_seed, checked_key, shown
 from fastdrop.schedules import Constant, ScheduledRate, restored_schedule, schedule_state
@@ -558,7 +557,7 @@ class ElementwiseLayer(ArrayLayer):
 
     def __init__(self, value: Any, rng: Rng, shared_axes: Axes = ()) -> None:
         super().__init__(value, rng)
-        self.shared_axes = checked_axes(shared_axes)
+        self.shared_axes = integers_in(shared_axes)
 
     def forward(
         self,
@@ -640,10 +639,11 @@ class LearnedLayer(ElementwiseLayer):
 
     def zero_grad(self) -> None:
         """Set the gradient to 0; it is then on the host, where it may have been on a GPU."""
-        if isinstance(self._grad, np.ndarray):
-            self._grad.fill(0)
-        else:
-            self._grad = np.zeros_like(self._value)
+        with self._lock:
+            if isinstance(self._grad, np.ndarray):
+                self._grad.fill(0)
+            else:
+                self._grad = np.zeros_like(self._value)
 
     def _add(self, gradient: Any) -> None:
         """Add to the gradient a number or an array, which may be on a GPU; so is then the sum."""
@@ -749,14 +749,6 @@ def passed(x: ArrayLike) -> NDArray[Any]:
     if type(x) is not np.ndarray and not device.is_there(x):
         refuse_foreign(x)
     return cast("NDArray[Any]", x)
-
-
-def checked_axes(axes: Axes) -> tuple[int, ...]:
-    """Return axes as ints, or raise an error; the array is not known yet, so that ranges are not checked."""
-    try:
-        return tuple(operator.index(axis) for axis in ((axes,) if hasattr(axes, "__index__") else axes))
-    except TypeError:
-        raise TypeError(f"shared_axes must be an int or a tuple of ints, got {shown(axes)}") from None
 
 
 def unchanging(window: Window) -> Window:

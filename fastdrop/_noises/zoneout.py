@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays import host
 from fastdrop._arrays.host import to_array
 from fastdrop._arrays.numbers import FULL, Rate, rate
-from fastdrop._arrays.plan import Axes, Indices, Pass, Window, window_given
+from fastdrop._arrays.plan import Axes, Indices, Pass, Window, integers_in, window_given
 from fastdrop._backends import fuse, fused, planned
-from fastdrop._noises._layer import Forward, NoiseLayer, RateLayer, checked_axes, unchanging
+from fastdrop._noises._layer import Forward, NoiseLayer, RateLayer, unchanging
 from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import dropout
 from fastdrop._stream.keys import Key, Rng
@@ -191,7 +191,7 @@ class Zoneout(NoiseLayer, RateLayer):
 
     def __init__(self, p: ScheduledRate = 0.5, *, shared_axes: Axes = (), rng: Rng = None) -> None:
         super().__init__(p, rng)
-        self.shared_axes = checked_axes(shared_axes)
+        self.shared_axes = integers_in(shared_axes)
 
     def forward(
         self,

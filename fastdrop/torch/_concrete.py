@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import softplus
 
 from fastdrop._arrays.numbers import rate
+from fastdrop._arrays.plan import integers_in
 from fastdrop._noises.concrete import checked_temperature
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.torch._autograd import Indices, Rows, placed
@@ -121,7 +122,7 @@ class ConcreteDropout(NoiseModule):
     ) -> None:
         super().__init__(rng=rng)
         self.logit = torch.nn.Parameter(torch.tensor(_logit_of(p)))
-        self.temperature, self.shared_axes = checked_temperature(temperature), shared_axes
+        self.temperature, self.shared_axes = checked_temperature(temperature), integers_in(shared_axes)
 
     @property
     def p(self) -> float:

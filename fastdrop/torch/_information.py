@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 import fastdrop as fd
 from fastdrop._arrays.numbers import positive, real
+from fastdrop._arrays.plan import integers_in
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.torch._autograd import Indices, Rows, placed
 from fastdrop.torch._base import NoiseModule, listed
@@ -116,7 +117,7 @@ class InformationDropout(NoiseModule):
         super().__init__(rng=rng)
         log_alpha = fd.InformationDropout(alpha).log_alpha  # which checks it
         self.log_alpha = torch.nn.Parameter(torch.from_numpy(log_alpha).to(torch.get_default_dtype()))
-        self.shared_axes = shared_axes
+        self.shared_axes = integers_in(shared_axes)
 
     def forward(
         self, input: Tensor, rows: Rows = None, indices: Indices = None, offsets: Rows = None

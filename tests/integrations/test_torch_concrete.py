@@ -143,6 +143,16 @@ def test_compiled_it_gives_the_same(backend):
         assert torch.equal(module.logit.grad, other.logit.grad)
 
 
+@pytest.mark.parametrize("kind", [fdt.ConcreteDropout, fdt.InformationDropout])
+def test_shared_axes_are_integers_that_nobody_changes_later(kind):
+    with pytest.raises(TypeError, match="shared_axes must be an int or a tuple of ints, got 'q'"):
+        kind(shared_axes="q")
+    axes = [2, 3]
+    module = kind(shared_axes=axes)
+    axes[0] = 0
+    assert module.shared_axes == (2, 3)
+
+
 def test_a_rate_that_is_set_goes_into_the_same_parameter():
     module = fdt.ConcreteDropout(0.1).double()
     logit = module.logit.requires_grad_(False)

@@ -41,6 +41,10 @@ def test_evaluation_returns_its_input_and_draws_nothing(layer):
     assert layer.key == fd.Key(42, 1)
 
 
+def test_shared_axes_may_be_an_array(layer):
+    assert type(layer)(0.5, shared_axes=np.array([0, 1])).shared_axes == (0, 1)
+
+
 def test_training_argument_is_for_one_call(layer):
     assert layer.forward(X, training=False) is X
     assert layer.training
