@@ -647,15 +647,16 @@ class LearnedLayer(ElementwiseLayer):
 
     def _add(self, gradient: Any) -> None:
         """Add to the gradient a number or an array, which may be on a GPU; so is then the sum."""
-        before = self._grad
-        if not on_gpu(before, gradient):
-            before += gradient
-        elif isinstance(before, np.ndarray) and not before.any():
-            self._grad = gradient
-        elif on_gpu(gradient):
-            self._grad = combined(gradient, before, "plus")
-        else:
-            self._grad = combined(before, np.broadcast_to(gradient, self._value.shape), "plus")
+        with self._lock:
+            before = self._grad
+            if not on_gpu(before, gradient):
+                before += gradient
+            elif isinstance(before, np.ndarray) and not before.any():
+                self._grad = gradient
+            elif on_gpu(gradient):
+                self._grad = combined(gradient, before, "plus")
+            else:
+                self._grad = combined(before, np.broadcast_to(gradient, self._value.shape), "plus")
 
     def _forward(
         self,

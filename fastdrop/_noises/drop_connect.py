@@ -538,9 +538,10 @@ class DropConnect(ArrayLayer, RateLayer):
 
     def zero_grad(self) -> None:
         """Set the gradients to 0."""
-        self.weight_grad.fill(0)
-        if self.bias_grad is not None:
-            self.bias_grad.fill(0)
+        with self._lock:
+            self.weight_grad.fill(0)
+            if self.bias_grad is not None:
+                self.bias_grad.fill(0)
 
     def forward(
         self, x: ArrayLike, training: bool | None = None, *, out: NDArray[Any] | None = None

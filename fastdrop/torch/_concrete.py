@@ -9,9 +9,8 @@ from typing import Any, SupportsIndex, TypeAlias
 import torch
 from torch.nn.functional import softplus
 
-from fastdrop._arrays.numbers import rate
 from fastdrop._arrays.plan import integers_in
-from fastdrop._noises.concrete import checked_temperature
+from fastdrop._noises.concrete import checked_temperature, logit_of
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.torch._autograd import Indices, Rows, placed
 from fastdrop.torch._base import NoiseModule, listed
@@ -121,7 +120,7 @@ class ConcreteDropout(NoiseModule):
         rng: Rng = None,
     ) -> None:
         super().__init__(rng=rng)
-        self.logit = torch.nn.Parameter(torch.tensor(_logit_of(p)))
+        self.logit = torch.nn.Parameter(torch.tensor(logit_of(p)))
         self.temperature, self.shared_axes = checked_temperature(temperature), integers_in(shared_axes)
 
     @property
@@ -132,7 +131,7 @@ class ConcreteDropout(NoiseModule):
     @p.setter
     def p(self, p: float) -> None:
         with torch.no_grad():
-            self.logit.fill_(_logit_of(p))
+            self.logit.fill_(logit_of(p))
 
     def forward(
         self, input: Tensor, rows: Rows = None, indices: Indices = None, offsets: Rows = None
@@ -183,10 +182,3 @@ class ConcreteDropout(NoiseModule):
 
     def _arguments(self) -> dict[str, Any]:
         return {"p": f"{self.p:.4g}", "temperature": self.temperature, "shared_axes": self.shared_axes}
-
-
-def _logit_of(p: float) -> float:
-    rate(p)
-    if not 0 < p < 1:
-        raise ValueError(f"p must be inside (0, 1), got {p}; its logit is infinite")
-    return math.log(p) - math.log1p(-p)
