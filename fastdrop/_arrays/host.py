@@ -92,15 +92,15 @@ def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(out)
 
 
-# A decorator of functions with products of matrices. A BLAS may also compute with what lies beside small
-# matrices in its vectors, and NumPy then warns of an invalid value that is nowhere in the result. A context
-# would take .7 us longer.
-without_nan_warnings = np.errstate(invalid="ignore")
+# A decorator of functions that compute with NumPy, which shall warn as little as kernels do. A BLAS may also
+# compute with what lies beside small matrices in its vectors, and NumPy then warns of an invalid value that
+# is nowhere in the result. A context would take .7 us longer.
+without_warnings = np.errstate(all="ignore")
 
 
-@without_nan_warnings
+@without_warnings
 def product(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """Return ``a @ b`` without warnings of NaNs."""
+    """Return ``a @ b`` without warnings."""
     return np.matmul(a, b, out=out)
 
 
@@ -190,6 +190,7 @@ def as_bias(bias: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     return bias.astype(real_type(x))
 
 
+@without_warnings
 def column_sums(y: NDArray[Any]) -> NDArray[Any]:
     """Return the sums over all axes but the last.
 

@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import real_array
+from fastdrop._arrays.host import real_array, without_warnings
 from fastdrop._arrays.numbers import rate, reals
 from fastdrop._arrays.plan import Window
 from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
@@ -18,6 +18,7 @@ from fastdrop._stream.keys import Rng, integer, natural, shown
 from fastdrop.schedules import ScheduledRate
 
 
+@without_warnings
 def importance_rates(importance: ArrayLike, p: float, *, max_rate: float = 0.95) -> NDArray[np.float64]:
     """Return a rate for each unit, which falls with its importance, of mean p.
 
@@ -167,6 +168,7 @@ class AdaptiveDropout(ArrayLayer, RateLayer):
         now = np.where(np.isfinite(now), now, before / self._weight(max(self._inputs, 1)))
         return before + self.adaptation_rate * (now - before), self._inputs + 1
 
+    @without_warnings
     def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
         a = real_array(x, "adaptive dropout")
         if not -a.ndim <= self.axis < a.ndim:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, SupportsIndex, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import product, real_array, real_type, target, unmasked
+from fastdrop._arrays.host import product, real_array, real_type, target, unmasked, without_warnings
 from fastdrop._arrays.listed import Listed, Runs, numbers_of_rows
 from fastdrop._arrays.numbers import flag, rate, real
 from fastdrop._arrays.plan import Place, Window, window_given, window_of
@@ -26,6 +26,7 @@ from fastdrop._stream.keys import Key, as_key_or_seed, signed
 _ROWS, _FEWEST, _BYTES = 128, 16, 1 << 20
 
 
+@without_warnings
 def attention(
     q: ArrayLike,
     k: ArrayLike,
@@ -147,6 +148,7 @@ def attention(
     return out
 
 
+@without_warnings
 def attention_backward(
     g: ArrayLike,
     q: ArrayLike,

@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import real_array
+from fastdrop._arrays.host import real_array, without_warnings
 from fastdrop._arrays.numbers import rate, real
 from fastdrop._arrays.plan import Axes, Density, Indices, Window, window_given
 from fastdrop._backends import density, gradient_of_number, learned_number, on_gpu
@@ -139,6 +139,7 @@ def concrete_dropout_backward(
     return dx, slope
 
 
+@without_warnings
 def slope_of_number(
     what: Density,
     noise: str,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, SupportsIndex, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import PLAIN, product, target, unmasked, without_nan_warnings
+from fastdrop._arrays.host import PLAIN, product, target, unmasked, without_warnings
 from fastdrop._arrays.listed import Listed, Runs, numbers_of_rows
 from fastdrop._arrays.numbers import FULL, flag, rate
 from fastdrop._arrays.plan import Window, window_given, window_of
@@ -27,6 +27,7 @@ _BUFFER = 1 << 20
 _EXAMPLES = 16
 
 
+@without_warnings
 def drop_connect(
     x: ArrayLike,
     weight: ArrayLike,
@@ -120,6 +121,7 @@ def drop_connect(
     return y if out is None else out
 
 
+@without_warnings
 def drop_connect_backward(
     g: ArrayLike,
     x: ArrayLike,
@@ -325,6 +327,7 @@ def _output(out: NDArray[Any] | None, shape: tuple[int, ...], arrays: list[NDArr
     return y
 
 
+@without_warnings
 def drop_connect_moments(
     x: ArrayLike, weight: ArrayLike, p: float, *, bias: ArrayLike | None = None
 ) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -365,19 +368,13 @@ def drop_connect_moments(
     rate(p)
     if p >= 1:
         raise ValueError(f"p must be below 1 for the moments, got {p}; the variance is p / (1 - p)")
-    mean, variance = _products(x, weight)
+    mean, variance = x @ weight, np.square(x) @ np.square(weight)
     if bias is not None:
         bias = checked_array("bias", bias, weight.shape[1:], x.dtype)
         mean += bias
         variance += np.square(bias)
     variance *= float(p) / (1 - float(p))
     return mean, variance
-
-
-@without_nan_warnings
-def _products(x: NDArray[Any], weight: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the products of two arrays and of their squares."""
-    return np.matmul(x, weight), np.matmul(np.square(x), np.square(weight))
 
 
 def drop_connect_inference(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import host
-from fastdrop._arrays.host import real_type, target, to_array, unmasked
+from fastdrop._arrays.host import real_type, target, to_array, unmasked, without_warnings
 from fastdrop._arrays.numbers import Rate
 from fastdrop._arrays.plan import NO_AXES, Plan, Window, layout_of, window_given
 from fastdrop._backends import cpu
@@ -88,6 +88,7 @@ def embedding_dropout(
     return out
 
 
+@without_warnings
 def embedding_dropout_backward(
     g: ArrayLike,
     tokens: ArrayLike,

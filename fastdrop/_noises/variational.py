@@ -7,7 +7,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import to_array, unmasked
+from fastdrop._arrays.host import to_array, unmasked, without_warnings
 from fastdrop._arrays.numbers import holds_reals, reals
 from fastdrop._arrays.plan import Density, Indices, Window, window_given
 from fastdrop._backends import gradient_of_number, on_gpu
@@ -23,6 +23,7 @@ from fastdrop._noises.gaussian import (
 from fastdrop._stream.keys import Key
 
 
+@without_warnings
 def local_reparameterization(
     mean: ArrayLike,
     variance: ArrayLike,
@@ -82,6 +83,7 @@ def local_reparameterization(
     return gaussian_noise(m, np.broadcast_to(std, m.shape), key, window=window)
 
 
+@without_warnings
 def local_reparameterization_backward(
     g: ArrayLike,
     variance: ArrayLike,
@@ -263,6 +265,7 @@ class VariationalDropout(LearnedAlpha):
         std = np.exp(0.5 * log_alpha) if log_alpha.ndim else float(np.exp(0.5 * float(log_alpha)))
         return noised("multiply", x, std, key, self.shared_axes, out, window)
 
+    @without_warnings
     def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         self._check_apart(out, forward.kept)
         if on_gpu(g, forward.kept):

@@ -101,6 +101,7 @@ def test_no_array_of_rates_is_of_bools(call):
     [
         (lambda bad: fd.gaussian_noise(X, bad, KEY), "1e400"),
         (lambda bad: fd.information_dropout(X, bad, KEY), "1e400"),
+        (lambda bad: fd.local_reparameterization(X, bad, KEY), "1e400"),
         (lambda bad: fd.gaussian_dropout(X, bad, KEY), np.nextafter(np.longdouble(1), 0)),
     ],
 )
