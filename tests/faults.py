@@ -35,8 +35,8 @@ FAULTS = [
     Fault(
         "a key is used twice",
         "_stream/keys.py",
-        "draw = self.draw + 1",
-        "draw = self.draw + self.draw % 2",
+        "draw += 1",
+        "draw += draw % 2",
         "tests/stream/test_keys.py",
     ),
     Fault(
@@ -216,7 +216,7 @@ FAULTS = [
     Fault(
         "forwards before a loaded state are remembered",
         "_noises/_layer.py",
-        "self._forwards, self._bytes, self._evaluated = deque(), 0, None",
+        "self._forwards, self._older, self._bytes, self._evaluated = deque(), 0, 0, None",
         "self._bytes = 0",
         "tests/noises/test_machine.py",
     ),
