@@ -426,12 +426,12 @@ class NoiseLayer(Layer):
 
     def _evaluates(self) -> bool:
         """Return whether a backward now is one of evaluation, and not of a training forward."""
-        return self.training is not True and not self._trains(None) and len(self._forwards) <= self._older
+        return not self._trains(None) and len(self._forwards) <= self._older
 
     def _latest(self, g: ArrayLike) -> Forward:
         """Return the forward that the backward of g belongs to, or raise an error."""
         waiting = self._forwards[-1] if self._forwards else None
-        forward = self._evaluated if self._evaluates() else waiting
+        forward = waiting if self.training is True or not self._evaluates() else self._evaluated
         if forward is None:
             raise RuntimeError(self._nothing_left())
         shape = g.shape if type(g) is np.ndarray else np.shape(passed(g))
@@ -445,7 +445,8 @@ class NoiseLayer(Layer):
             self._evaluated = None
             return
         self._forwards.pop()
-        self._older = min(self._older, len(self._forwards))
+        if self._older:
+            self._older = min(self._older, len(self._forwards))
         if forward[4] is not None:
             self._bytes -= forward.nbytes()
 
@@ -530,7 +531,7 @@ class ArrayLayer(NoiseLayer):
             If g has another shape than what that forward returned; it then still waits for its backward.
         """
         with self._lock:
-            if self._passes_in_evaluation and self._evaluates():
+            if self.training is not True and self._passes_in_evaluation and self._evaluates():
                 return passed(g)
             forward = self._latest(g)
             dx = self._drop_backward(g, forward, out)
