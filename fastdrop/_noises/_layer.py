@@ -419,7 +419,7 @@ class NoiseLayer(Layer):
         if oldest[4] is not None:
             self._bytes -= oldest.nbytes()
 
-    def _has_evaluated(self, forward: Forward | None = None) -> None:
+    def _note_evaluation(self, forward: Forward | None = None) -> None:
         """Note a forward in evaluation; in training mode it leaves nothing behind."""
         if not self.training:
             self._evaluated, self._older = forward, len(self._forwards)
@@ -541,7 +541,7 @@ class ArrayLayer(NoiseLayer):
     def _evaluate(self, x: ArrayLike, out: NDArray[Any] | None) -> NDArray[Any]:
         """Return what forward returns in evaluation: x itself, unless a layer says otherwise."""
         y = passed(x)
-        self._has_evaluated()
+        self._note_evaluation()
         return y
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:

@@ -577,7 +577,7 @@ class DropConnect(ArrayLayer, RateLayer):
         # With a rate of 0, all else is as in training.
         forward = Forward(self._key, 0.0, self._shape(inputs), kept=inputs)
         y = self._drop(x, forward, out)
-        self._has_evaluated(forward)
+        self._note_evaluation(forward)
         return y
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:

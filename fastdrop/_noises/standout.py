@@ -282,7 +282,7 @@ class StandoutDropout(NoiseLayer):
             trains = self._trains(training)
             if not trains and self.inverted:
                 y = passed(h)
-                self._has_evaluated()
+                self._note_evaluation()
                 return y
             window = window_given(window, rows, indices, offsets)
             given = None if window is None else unchanging(window)
@@ -294,7 +294,7 @@ class StandoutDropout(NoiseLayer):
                 return y
             forward = Forward(self._key, self._value, np.shape(passed(h)), given, gate)
             y = self._expected(h, forward, out)
-            self._has_evaluated(forward)
+            self._note_evaluation(forward)
             return y
 
     __call__ = forward

@@ -224,7 +224,7 @@ class Zoneout(NoiseLayer, RateLayer):
         with self._lock:
             if not self._trains(training):
                 y = _mean(new, previous, self._value, out)
-                self._has_evaluated()
+                self._note_evaluation()
                 return y
             window = window_given(window, rows, indices, offsets)
             forward = self._begin(new, None if window is None else unchanging(window))

@@ -649,7 +649,7 @@ def has_no_values(x: Tensor) -> bool:
     return not (torch.compiler.is_compiling() or _modes() > 0 or _transforms())
 
 
-def in_place_of(x: Tensor, empty: bool = True) -> Tensor:
+def stand_in(x: Tensor, empty: bool = True) -> Tensor:
     """A tensor in memory like one that isn't there; an empty one has no elements along its first axis."""
     shape = (0, *x.shape[1:])[: x.dim()] if empty else x.shape
     return torch.zeros((), dtype=x.dtype, device="cpu").expand(shape)
@@ -662,8 +662,8 @@ def _check_unread(
     if NOISES[name].shape is not None:  # rows of an embedding, which may be like any tensor that is dropped
         name, other, numbers = "dropout", None, ()
     empty = other is None or other.shape == x.shape
-    second = None if other is None else in_place_of(other, empty)
-    _of_arrays(as_array(in_place_of(x, empty)), second, (name, rates, Key(0), numbers))
+    second = None if other is None else stand_in(other, empty)
+    _of_arrays(as_array(stand_in(x, empty)), second, (name, rates, Key(0), numbers))
 
 
 def check_one_number(rate: Any) -> None:

@@ -22,9 +22,9 @@ from fastdrop.torch._autograd import (
     check_tensors,
     check_traced,
     has_no_values,
-    in_place_of,
     named,
     refuse_batches,
+    stand_in,
     traced,
     transformed,
 )
@@ -180,7 +180,7 @@ def learned(
         if not traced(x) and _differentiated():
             raise RuntimeError(f"torch.func doesn't differentiate {name}; use torch.autograd.grad")
         if has_no_values(x):
-            _run(in_place_of(x), torch.zeros((), device="cpu"), Key(0), (name, options, axes))
+            _run(stand_in(x), torch.zeros((), device="cpu"), Key(0), (name, options, axes))
         held = key if isinstance(key, torch.Tensor) else key_tensor(key)
         y: Tensor = _learned(x, number, held, name, options, axes)
         return y

@@ -15,9 +15,9 @@ from fastdrop.torch._autograd import (
     check_one_number,
     check_traced,
     has_no_values,
-    in_place_of,
     integers_or_floats,
     plain_rate,
+    stand_in,
     traced,
 )
 from fastdrop.torch._keys import key_of, key_tensor, plain_key
@@ -36,7 +36,7 @@ def token_dropout(
     check_traced(tokens, numbers)
     check_one_number(p)
     if has_no_values(tokens):
-        _run(in_place_of(tokens), p, Key(0), replacement, protected)
+        _run(stand_in(tokens), p, Key(0), replacement, protected)
     held = key if isinstance(key, torch.Tensor) else key_tensor(key)
     y: Tensor = _op(tokens, held, p, replacement, list(protected))
     return y
