@@ -429,7 +429,7 @@ def device_output(out: Any, x: DeviceArray) -> DeviceArray:
     for name in ("shape", "dtype"):
         got, allowed = getattr(y, name), getattr(x, name)
         if got != allowed:
-            raise ValueError(f"out must have x's {name} {allowed}, got {got}")
+            raise ValueError(f"out must have the result's {name} {allowed}, got {got}")
     if y.pointer != x.pointer and y.overlaps(x):
         raise ValueError("out must be x or not overlap it, got a shifted view of it")
     return y

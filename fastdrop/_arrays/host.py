@@ -78,18 +78,23 @@ def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
         if apart and flags & _WRITABLE == _WRITABLE:
             return out
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise TypeError(f"out must be an ndarray, got {type(out).__name__}; use np.empty_like(x)")
+        raise TypeError(f"out must be an ndarray, got {type(out).__name__}; {_fitting(x)}")
     for name in ("shape", "dtype"):
         got, allowed = getattr(out, name), getattr(x, name)
         if got != allowed:
-            raise ValueError(f"out must have x's {name} {allowed}, got {got}; use np.empty_like(x)")
+            raise ValueError(f"out must have the result's {name} {allowed}, got {got}; {_fitting(x)}")
     if not out.flags.writeable:
         raise ValueError("out must be writable, got a read-only array; use out.copy()")
     if not _same_elements(x, out) and np.shares_memory(x, out):
         raise ValueError("out must be x or not overlap it, got a shifted view of it; use np.empty_like(x)")
     if overlaps_itself(out):
-        raise ValueError(f"out must not overlap itself, got strides {out.strides}; use np.empty_like(x)")
+        raise ValueError(f"out must not overlap itself, got strides {out.strides}; {_fitting(x)}")
     return np.asarray(out)
+
+
+def _fitting(x: NDArray[Any]) -> str:
+    """Return advice where `out` doesn't fit a result like x, which the caller may never have seen."""
+    return f"use np.empty({x.shape}, {str(x.dtype)!r})"
 
 
 # A decorator of functions that compute with NumPy, which shall warn as little as kernels do. A BLAS may also

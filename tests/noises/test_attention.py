@@ -299,7 +299,7 @@ def test_out():
     q = arrays[0].copy()
     same = fd.attention(q, q, q, 0.3, KEY)
     assert np.array_equal(fd.attention(q, q, q, 0.3, KEY, out=q), same)
-    with pytest.raises(ValueError, match=r"out must have x's shape \(2, 20, 5\), got \(2, 20, 8\)"):
+    with pytest.raises(ValueError, match=r"out must have the result's shape \(2, 20, 5\), got \(2, 20, 8\)"):
         fd.attention(*arrays, 0.3, KEY, out=np.empty((2, 20, 8)))
 
 

@@ -237,10 +237,10 @@ def test_refuses_other_keys(key):
 def bad_outputs():
     base = np.full(100, 7, np.float32)
     x = base[:20].reshape(4, 5)
-    yield x, np.zeros((5, 4), np.float32), ValueError, r"x's shape \(4, 5\), got \(5, 4\)"
-    yield x, np.zeros(20, np.float32), ValueError, r"x's shape \(4, 5\), got \(20,\)"
-    yield x, np.zeros((4, 5)), ValueError, "x's dtype float32, got float64"
-    yield x, np.zeros((4, 5), ">f4"), ValueError, "x's dtype float32, got >f4"
+    yield x, np.zeros((5, 4), np.float32), ValueError, r"the result's shape \(4, 5\), got \(5, 4\)"
+    yield x, np.zeros(20, np.float32), ValueError, r"the result's shape \(4, 5\), got \(20,\)"
+    yield x, np.zeros((4, 5)), ValueError, "the result's dtype float32, got float64"
+    yield x, np.zeros((4, 5), ">f4"), ValueError, "the result's dtype float32, got >f4"
     yield x, frozen(np.zeros((4, 5), np.float32)), ValueError, "writable, got a read-only array"
     yield x, base[1:21].reshape(4, 5), ValueError, "must be x or not overlap it"
     yield x, x[::-1], ValueError, "must be x or not overlap it"

@@ -405,7 +405,7 @@ def test_out_of_backward(layer):
     dx = layer.backward(G)
     out = np.empty_like(X)
     before = layer.weight_grad.copy()
-    with pytest.raises(ValueError, match="out must have x's shape"):
+    with pytest.raises(ValueError, match="out must have the result's shape"):
         layer.backward(G, out=out[:2])
     assert same_bits(layer.weight_grad, before)
     assert layer.backward(G, out=out) is out
@@ -525,12 +525,12 @@ W, B = np.ones((7, 3)), np.ones(3)
         (
             lambda: drop_connect(X, W, 0.5, 1, out=np.ones((5, 4))),
             ValueError,
-            r"out must have x's shape \(5, 3\), got \(5, 4\); use np.empty",
+            r"out must have the result's shape \(5, 3\), got \(5, 4\); use np.empty\(\(5, 3\), 'float64'\)",
         ),
         (
             lambda: drop_connect(X, W, 0.5, 1, out=np.ones((5, 3), "f")),
             ValueError,
-            "out must have x's dtype float64, got float32",
+            "out must have the result's dtype float64, got float32",
         ),
         (lambda: drop_connect(X, W, 0.5, 1, out=[[0.0]]), TypeError, "out must be an ndarray, got list"),
         (lambda: drop_connect(X, W, 0.5, 1, out=frozen(np.ones((5, 3)))), ValueError, "must be writable"),

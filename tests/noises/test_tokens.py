@@ -134,7 +134,7 @@ def test_embedding_refusals():
         ValueError, match=r"weight must have the shape \(vocabulary, features\), got \(300,\)"
     ):
         fd.embedding_dropout(TOKENS, WEIGHT[:, 0], 0.3, KEY)
-    with pytest.raises(ValueError, match="out must have x's shape"):
+    with pytest.raises(ValueError, match=r"out must have the result's shape \(9, 40, 7\), got \(2, 7\)"):
         fd.embedding_dropout(TOKENS, WEIGHT, 0.3, KEY, out=np.empty((2, 7), np.float32))
     with pytest.raises(ValueError, match=r"g must have the shape \(\*\(9, 40\), features\), got \(9, 7\)"):
         fd.embedding_dropout_backward(np.ones((9, 7)), TOKENS, 0.3, KEY, vocabulary=WORDS)
@@ -209,7 +209,7 @@ def test_token_refusals():
         fd.token_dropout([1], 0.3, KEY, replacement=1, protected=0)
     with pytest.raises(TypeError, match="protected must be an integer, got float"):
         fd.token_dropout([1], 0.3, KEY, replacement=1, protected=(0.5,))
-    with pytest.raises(ValueError, match="out must have x's dtype int64, got int32"):
+    with pytest.raises(ValueError, match="out must have the result's dtype int64, got int32"):
         fd.token_dropout([1, 2], 0.3, KEY, replacement=1, out=np.empty(2, np.int32))
     with pytest.raises(ValueError, match=r"p must be in \[0, 1\], got 2"):
         fd.token_dropout([1], 2, KEY, replacement=1)

@@ -90,7 +90,7 @@ def test_signs_of_zero_and_exact_norms_are_kept():
         (
             lambda: max_norm(np.ones((2, 2)), 1, out=np.ones(2)),
             ValueError,
-            r"out must have x's shape \(2, 2\)",
+            r"out must have the result's shape \(2, 2\)",
         ),
     ],
 )
