@@ -103,12 +103,6 @@ def _fitting(x: NDArray[Any]) -> str:
 without_warnings = np.errstate(all="ignore")
 
 
-@without_warnings
-def product(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """Return ``a @ b`` without warnings."""
-    return np.matmul(a, b, out=out)
-
-
 def plain_pair(x: Any, out: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], bool] | None:
     """Return what the quick ways of small calls work on; None for arrays that they don't take.
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, SupportsIndex, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import product, real_array, real_type, target, unmasked, without_warnings
+from fastdrop._arrays.host import real_array, real_type, target, unmasked, without_warnings
 from fastdrop._arrays.listed import Listed, Runs, numbers_of_rows
 from fastdrop._arrays.numbers import flag, rate, real
 from fastdrop._arrays.plan import Place, Window, window_given, window_of
@@ -141,7 +141,7 @@ def attention(
     for block in weights.blocks():
         exponentials, one_over_sum = weights.softmax(block)
         weights.drop(exponentials, block)
-        flat[block.heads, block.rows] = product(exponentials, block.v) * one_over_sum
+        flat[block.heads, block.rows] = exponentials @ block.v * one_over_sum
     if out is None:
         return y
     np.copyto(result, y)
@@ -208,14 +208,14 @@ def attention_backward(
         part = dy[block.heads, block.rows]
         dropped = exponentials.copy()
         weights.drop(dropped, block)
-        dv.add(block.heads, block.seen, product(dropped.mT, part * one_over_sum))
-        slopes = product(part, block.v.mT)
+        dv.add(block.heads, block.seen, dropped.mT @ (part * one_over_sum))
+        slopes = part @ block.v.mT
         weights.drop(slopes, block)  # and not times dropped weights: slopes that aren't finite must vanish
         slopes *= exponentials
         exponentials *= slopes.sum(-1, keepdims=True) * one_over_sum
         slopes -= exponentials
-        dq.add(block.heads, block.rows, product(slopes, block.k) * (one_over_sum * weights.scale))
-        dk.add(block.heads, block.seen, product(slopes.mT, block.q * one_over_sum))
+        dq.add(block.heads, block.rows, slopes @ block.k * (one_over_sum * weights.scale))
+        dk.add(block.heads, block.seen, slopes.mT @ (block.q * one_over_sum))
         if dmask is not None:
             slopes *= one_over_sum
             weights.add_to_mask(dmask, slopes, block)
@@ -387,7 +387,7 @@ class _Weights(NamedTuple):
 
     def softmax(self, block: _Block) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return exponentials, and what to multiply each row by to make weights of them."""
-        scores = product(block.q, block.k.mT)
+        scores = block.q @ block.k.mT
         self._mask_scores(scores, block)
         highest = scores.max(-1, keepdims=True, initial=-np.inf)
         np.copyto(highest, 0, where=highest == -np.inf)  # of a query that may look nowhere

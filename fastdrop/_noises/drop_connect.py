@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, SupportsIndex, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arrays.host import PLAIN, product, target, unmasked, without_warnings
+from fastdrop._arrays.host import PLAIN, target, unmasked, without_warnings
 from fastdrop._arrays.listed import Listed, Runs, numbers_of_rows
 from fastdrop._arrays.numbers import FULL, flag, rate
 from fastdrop._arrays.plan import Window, window_given, window_of
@@ -111,7 +111,7 @@ def drop_connect(
     if per_example:
         _product(x, weight, p, key, examples, y)
     else:
-        product(x, dropout(weight, p, key), out=y)
+        np.matmul(x, dropout(weight, p, key), out=y)
     if bias is not None:
         if per_example:
             own = examples.window(y.shape, y.shape)
@@ -183,7 +183,7 @@ def drop_connect_backward(
         own = examples.window(g.shape, g.shape)
         dbias = dropout(g, p, _bias_key(key), window=own).sum(0) if bias else None
         return dx, dweight, dbias
-    dx, dweight = product(g, dropout(weight, p, key).T), dropout(product(x.T, g), p, key)
+    dx, dweight = g @ dropout(weight, p, key).T, dropout(x.T @ g, p, key)
     return dx, dweight, dropout(g.sum(0), p, _bias_key(key)) if bias else None
 
 
@@ -233,7 +233,7 @@ def _product(
     weight, y[...] = np.ascontiguousarray(weight), 0  # made contiguous once, since each example reads it
     weights = np.broadcast_to(weight, (len(x), *weight.shape))
     for part, inputs, block in _dropped(weights, p, key, examples):
-        y[part] += product(x[part, None, inputs], block)[:, 0]
+        y[part] += (x[part, None, inputs] @ block)[:, 0]
 
 
 def _product_backward(
@@ -251,12 +251,12 @@ def _product_backward(
     finite = np.isfinite(weight).all()
     for part, inputs, block in _dropped(gs, p, key, examples):
         by_input = block.swapaxes(0, 1)
-        dweight[inputs] += product(x[part, inputs].T[:, None], by_input)[:, 0]
+        dweight[inputs] += (x[part, inputs].T[:, None] @ by_input)[:, 0]
         if finite:
-            dx[part, inputs] = product(by_input, weight[inputs, :, None])[..., 0].T
+            dx[part, inputs] = (by_input @ weight[inputs, :, None])[..., 0].T
     if not finite:  # a dropped weight must give 0, but an infinite one times a dropped g is NaN
         for part, inputs, block in _dropped(weights, p, key, examples):
-            dx[part, inputs] = product(block, g[part, :, None])[..., 0]
+            dx[part, inputs] = (block @ g[part, :, None])[..., 0]
     return dx, dweight
 
 

@@ -10,7 +10,6 @@ from arrays import LAYOUTS, normal
 from gradients import central_differences
 
 import fastdrop as fd
-from fastdrop._arrays.host import product
 from fastdrop._noises import attention as module
 from fastdrop._stream import reference
 
@@ -164,7 +163,12 @@ def test_blocks_of_any_size(size, fewest, rows, causal, dtype, monkeypatch):
 
 def test_products_warn_of_nothing():
     # NumPy warned in a few runs, where a BLAS computed with what lay beside a small matrix.
-    assert np.isnan(product(np.array([[np.inf]]), np.array([[0.0]])))
+    one, infinite = np.ones((1, 1)), np.array([[np.inf]])
+    with np.errstate(all="raise"):
+        assert np.isnan(fd.attention(0 * one, infinite, one, 0.1, KEY))
+        assert np.isnan(fd.attention_backward(infinite, 0 * one, 0 * one, 0 * one, 0.1, KEY)[0])
+        assert np.isnan(fd.drop_connect(infinite, 0 * one, 0.1, KEY))
+        assert np.isnan(fd.drop_connect_backward(infinite, 0 * one, 0 * one, 0.1, KEY)[0])
 
 
 @pytest.mark.parametrize("mask", [None, "bool", "float"])
