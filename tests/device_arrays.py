@@ -222,7 +222,6 @@ def empty_like(x):
 def install(monkeypatch):
     """Let results be of this library, and where there is no GPU let a CPU stand for it. Return the driver."""
     cupy = types.ModuleType("cupy")
-    cupy.empty_like = empty_like
     cupy.empty = lambda shape, dtype: ndarray(np.full(shape, -7, dtype))
     cupy.broadcast_to = lambda x, shape: ndarray(np.broadcast_to(x.get(), shape))
     cupy.ascontiguousarray = lambda x: x
@@ -247,6 +246,8 @@ def stand_in(monkeypatch, driver):
 
     monkeypatch.setattr(launch, "driver", driver)
     for plain in (launch.plain, launch.plain_units):  # which keep what a driver gave
-        monkeypatch.setattr(run, plain.__name__, cache(plain.__wrapped__))
+        again = cache(plain.__wrapped__)
+        for module in (launch, run):
+            monkeypatch.setattr(module, plain.__name__, again)
     monkeypatch.setattr(run, "driver", driver)
     monkeypatch.setattr(_backends, "gpu", lambda: run)

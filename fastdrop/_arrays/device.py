@@ -35,6 +35,11 @@ UNKNOWN = -1  # the number of a GPU that isn't known
 _BY_INTERFACE = "cupy", "numba", "numba_cuda"
 
 
+def real_of(typestr: str) -> type[np.floating]:
+    """Return the type that kernels compute elements of a type in."""
+    return np.float64 if typestr == "<f8" else np.float32
+
+
 class Elements(NamedTuple):
     """Flat elements of a device array, as kernels take them."""
 
@@ -54,7 +59,7 @@ class Elements(NamedTuple):
     @property
     def real(self) -> type[np.floating]:
         """The type that kernels compute with."""
-        return np.float64 if self.typestr == "<f8" else np.float32
+        return real_of(self.typestr)
 
 
 class DeviceArray:
@@ -276,7 +281,7 @@ def plain_tensors(x: Any, out: Any) -> tuple[Any, int, int, int, str, int] | Non
     if torch is None or type(x) is not torch.Tensor or x.layout is not torch.strided:
         return None
     dtype = x.dtype
-    typestr = _TENSOR_TYPESTRS.get(dtype) or _TENSOR_TYPESTRS.setdefault(dtype, _typestr_of_tensors(dtype))
+    typestr = typestr_of_tensors(dtype)
     if not typestr or not _in_order(x, torch) or not (size := x.numel()):
         return None
     pointer, where = x.data_ptr(), x.device
@@ -294,10 +299,9 @@ def plain_tensors(x: Any, out: Any) -> tuple[Any, int, int, int, str, int] | Non
     return out, pointer, target, size, typestr, where.index or 0
 
 
-_TENSOR_TYPESTRS: dict[Any, str] = {}  # "" for what the quick way doesn't take
-
-
-def _typestr_of_tensors(dtype: Any) -> str:
+@cache
+def typestr_of_tensors(dtype: Any) -> str:
+    """Return as which type kernels take real tensors of a PyTorch dtype; "" if they take none."""
     found = _DTYPES.get(str(dtype).removeprefix("torch."))
     return "" if found is None or found.kind == "c" else _carrier(found)[0]
 
@@ -392,27 +396,45 @@ def cupy_on(number: int) -> AbstractContextManager[Any]:
     return sys.modules["cupy"].cuda.Device(number) if known else nullcontext()
 
 
-def empty_like(x: DeviceArray) -> DeviceArray:
-    """Return a new array like x, of the library of x's owner."""
-    if is_tensor(x.owner):
-        return DeviceArray(sys.modules["torch"].empty_like(x.owner.detach()))
-    library = _library(x.owner)
-    if library == "cupy":
-        with cupy_on(x.device):
-            return DeviceArray(sys.modules[library].empty_like(x.owner))
-    if library in ("numba", "numba_cuda"):
-        return DeviceArray(sys.modules["numba.cuda"].device_array_like(x.owner))
-    if x.lent is not None:
-        if hasattr(x.owner, "__array_namespace__"):
-            namespace = x.owner.__array_namespace__()
-            return DeviceArray(namespace.empty_like(x.owner, device=x.owner.device))
-        raise TypeError(
-            f"a result like x needs a library of the array API standard, got {_kind(x.owner)}; use "
-            "from_dlpack of PyTorch or CuPy"
+def empty_like(x: DeviceArray, shape: tuple[int, ...] | None = None) -> DeviceArray:
+    """Return a new array of x's library where x is: like x, or of a shape and the type x is computed in."""
+    owner, library = x.owner, _library(x.owner)
+    names: Any = np  # of dtypes
+    where: AbstractContextManager[Any] = nullcontext()
+    options: dict[str, Any] = {}
+    if is_tensor(owner):
+        names, make = sys.modules["torch"], owner.new_empty
+    elif library == "cupy":
+        where, make = cupy_on(x.device), sys.modules[library].empty
+    elif library in ("numba", "numba_cuda"):
+        make = sys.modules["numba.cuda"].device_array
+    elif x.lent is not None and hasattr(owner, "__array_namespace__"):
+        names, options = owner.__array_namespace__(), {"device": owner.device}
+        make = names.empty
+    else:
+        needs = "an array of CuPy, PyTorch, Numba or a library of the array API standard"
+        advice = "cupy.asarray(x), or out=" if x.lent is None else "from_dlpack of PyTorch or CuPy"
+        raise TypeError(f"a new result needs {needs}, got {_kind(owner)}; use {advice}")
+    dtype = owner.dtype if shape is None else getattr(names, real_type(x).name)
+    with where:
+        return DeviceArray(make(x.shape if shape is None else shape, dtype=dtype, **options))
+
+
+def broadcast(numbers: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
+    """Return an array that is broadcast to a shape, in C order."""
+    owner = numbers.owner
+    if is_tensor(owner):
+        return DeviceArray(owner.expand(shape).contiguous())
+    if numbers.lent is not None and hasattr(owner, "__array_namespace__"):
+        return DeviceArray(owner.__array_namespace__().broadcast_to(owner, shape))
+    library: Any = sys.modules.get(_library(owner))
+    if not hasattr(library, "broadcast_to") or not hasattr(library, "ascontiguousarray"):
+        raise ValueError(
+            f"an array on a GPU of {type(owner).__module__} may vary along neighbouring axes of the mask's "
+            f"shape {shape} alone, got {numbers.shape}; broadcast it, in C order"
         )
-    raise TypeError(
-        f"a result like x needs an array of CuPy, PyTorch, Numba or JAX, got {_kind(x.owner)}; use out="
-    )
+    with cupy_on(numbers.device) if library.__name__ == "cupy" else nullcontext():
+        return DeviceArray(library.ascontiguousarray(library.broadcast_to(owner, shape)))
 
 
 def _kind(owner: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastdrop._arrays.device import Elements
+from fastdrop._arrays.device import Elements, real_of
 from fastdrop._arrays.plan import Rows
 from fastdrop._cuda import driver
 from fastdrop._cuda.variants import NOISE_TILE, SPREAD_TILE_BYTES, Variant
@@ -131,7 +131,7 @@ def plain(formula: str, typestr: str, device: int) -> Callable[..., None]:
     The elements' draws are 0, 1, 2, ... It takes the addresses of x, of the other array and of y, how many
     elements they have, the stream, threshold and scale, and then what kernels need of the key.
     """
-    real = np.float64 if typestr == "<f8" else np.float32
+    real = real_of(typestr)
     start, zero = driver.starter(Variant("drops", typestr, (formula,)), device), real(0)
 
     def do(
@@ -161,8 +161,8 @@ def plain_units(typestr: str, device: int) -> Callable[..., None]:
     It takes the addresses of x and of y, how many elements they have, the address of memory for factors, how
     many draws there are, and the axes that `spread` takes; then the stream and what follows it in `plain`.
     """
-    real = np.float64 if typestr == "<f8" else np.float32
-    of_draws = driver.starter(Variant("drops", np.dtype(real).str, ("factor",)), device)
+    real = real_of(typestr)
+    of_draws = plain("factor", np.dtype(real).str, device)
     of_elements = driver.starter(Variant("spread", typestr, ("drop",)), device)
     in_a_tile, zero = SPREAD_TILE_BYTES // int(typestr[-1]), real(0)
 
@@ -174,15 +174,9 @@ def plain_units(typestr: str, device: int) -> Callable[..., None]:
         count: int,
         axes: tuple[int, int, int, int],
         stream: int,
-        threshold: int,
-        scale: float,
-        key: int,
-        draw: int,
-        address: int = 0,
+        *numbers: Any,
     ) -> None:
-        tiles, arrays, drawn = (count + _LAST) // TILE, (factors,) * 4, (threshold, key, draw, address)
-        layout = 0, tiles, count, 0, 0, 0, 0
-        of_draws(tiles, stream, *arrays, *layout, *drawn, *_NO_NUMBERS, real(scale), zero, zero)
+        of_draws(factors, factors, factors, count, stream, *numbers)
         of_elements(-(-size // in_a_tile), stream, x, x, x, y, factors, size, *axes, 0, 0, zero, zero)
 
     return do

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdrop._arrays.device import UNKNOWN, DeviceArray, DeviceMask, Elements, empty_like, given
+from fastdrop._arrays.device import UNKNOWN, DeviceArray, DeviceMask, Elements, broadcast, empty_like, given
 from fastdrop._arrays.listed import SHORT
 from fastdrop._arrays.numbers import check_range
 from fastdrop._arrays.plan import Density, Layout, Pass, Plan, Rows, layout_of, layout_of_parts, repetition
-from fastdrop._cuda import driver, launch, results
+from fastdrop._cuda import driver, launch
 from fastdrop._cuda.launch import InMemory, Numbers, Part, Place, Starts, Terms
 from fastdrop._cuda.launch import plain as plain
 from fastdrop._cuda.launch import plain_units as plain_units
@@ -213,7 +213,7 @@ def total(what: Density, plan: Plan, key: tuple[int, ...], shape: tuple[int, ...
     """
     layout, place = plan.layout, _place(plan, *what.numbers)
     kept: list[Any] = []
-    result = results.of_reals(shape, plan.x)
+    result = empty_like(plan.x, shape)
     noise = _noise(what, plan.x, layout, key, place, kept)
 
     def make(factors: Elements, at: int, rows: Rows | Starts) -> None:
@@ -296,7 +296,7 @@ def combined(a: Any, b: Any, how: str) -> Any:
     `how` is "plus" or "times". The result is of the first one's library and dtype, float32 or float64.
     """
     x, other = DeviceArray(a), None if isinstance(b, np.ndarray) else DeviceArray(b)
-    y, place, kept = results.of_reals(x.shape, x), _place_of(x, other), list[Any]()
+    y, place, kept = empty_like(x, x.shape), _place_of(x, other), list[Any]()
     if other is None:
         kept.append(driver.upload(b.astype(x.lanes.real), *place))
         factors = kept[0].pointer
@@ -409,7 +409,7 @@ def _repeating_there(
     draws, parts = draws[:ndim], math.prod(draws[ndim:])
     inner = math.prod(draws) if numbers.size == 1 else repetition(numbers.shape, draws)
     if not inner:
-        numbers, inner = results.broadcast(numbers, draws), 1
+        numbers, inner = broadcast(numbers, draws), 1
         kept.append(numbers)
     return numbers, inner * parts
 

@@ -7,13 +7,11 @@ import torch
 from fastdrop import _backends
 from fastdrop._arrays import device
 
-_TYPESTRS = {torch.float16: "<i2", torch.bfloat16: "<u2", torch.float32: "<f4", torch.float64: "<f8"}
-
 
 def takes(x: torch.Tensor) -> bool:
     """Whether a tensor's elements are in a GPU's memory, in C order, and of a dtype that is taken here."""
     try:
-        known = x.dtype in _TYPESTRS and not x.is_nested
+        known = bool(device.typestr_of_tensors(x.dtype)) and not x.is_nested
         return known and device.is_there(x) and x.is_contiguous() and not x.is_neg() and x.data_ptr() > 0
     except RuntimeError:  # the layout has no address or no order
         return False
@@ -28,7 +26,7 @@ def dropout(
     """
     y, address, number = x if inplace else torch.empty_like(x), x.data_ptr(), x.device.index or 0
     stream = device.stream_of_tensors(number)
-    drop = _backends.gpu().plain("drop", _TYPESTRS[x.dtype], number)
+    drop = _backends.gpu().plain("drop", device.typestr_of_tensors(x.dtype), number)
     drop(address, address, y.data_ptr(), x.numel(), stream, *numbers)
     return y
 
@@ -47,7 +45,7 @@ def dropout_units(
     real = torch.float64 if x.dtype is torch.float64 else torch.float32
     factors = torch.empty(count, dtype=real, device=x.device)  # which PyTorch keeps until the stream is done
     stream = device.stream_of_tensors(number)
-    drop = _backends.gpu().plain_units(_TYPESTRS[x.dtype], number)
+    drop = _backends.gpu().plain_units(device.typestr_of_tensors(x.dtype), number)
     drop(x.data_ptr(), y.data_ptr(), x.numel(), factors.data_ptr(), count, axes, stream, *numbers)
     return y
 
@@ -58,6 +56,6 @@ def dropout_add(
     """Residual + dropout(x), of tensors that `takes` takes and that are alike; see `dropout`."""
     y, number = torch.empty_like(x), x.device.index or 0
     stream = device.stream_of_tensors(number)
-    add = _backends.gpu().plain("add", _TYPESTRS[x.dtype], number)
+    add = _backends.gpu().plain("add", device.typestr_of_tensors(x.dtype), number)
     add(x.data_ptr(), residual.data_ptr(), y.data_ptr(), x.numel(), stream, *numbers)
     return y

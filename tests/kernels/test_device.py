@@ -21,6 +21,7 @@ class Array:
     def __init__(self, shape=(4, 6), typestr="<f4", pointer=4096, read_only=False, number=0, **about):
         base = {"shape": shape, "typestr": typestr, "data": (pointer, read_only), "version": 2}
         self.__cuda_array_interface__ = base | about
+        self.dtype = typestr
         self.device = types.SimpleNamespace(id=number)
 
 
@@ -34,10 +35,10 @@ def cupy(monkeypatch):
         yield
         current[0] = before
 
-    def empty(x):
-        return Array(x.__cuda_array_interface__["shape"], pointer=1 << 20, number=current[0])
+    def empty(shape, dtype):
+        return Array(shape, pointer=1 << 20, number=current[0])
 
-    module.cuda, module.empty_like = types.SimpleNamespace(Device=device), empty
+    module.cuda, module.empty = types.SimpleNamespace(Device=device), empty
     module.ascontiguousarray = lambda x: Array(x.__cuda_array_interface__["shape"], pointer=1 << 21)
     monkeypatch.setitem(sys.modules, "cupy", module)
 
