@@ -594,9 +594,9 @@ class ElementwiseLayer(ArrayLayer):
         TypeError, ValueError
             If training is neither a bool nor None, or as `fastdrop.dropout`; the key is then not advanced.
         """
-        if rows is not None or indices is not None or offsets is not None:
-            window = window_given(window, rows, indices, offsets)
-        return self._forward(x, training, out, None if window is None else unchanging(window))
+        if window is not None or rows is not None or indices is not None or offsets is not None:
+            window = unchanging(window, rows, indices, offsets)
+        return self._forward(x, training, out, window)
 
     __call__ = forward
 
@@ -753,9 +753,12 @@ def passed(x: ArrayLike) -> NDArray[Any]:
     return cast("NDArray[Any]", x)
 
 
-def unchanging(window: Window) -> Window:
-    """Return a copy of a window, since the caller may change its lists before backward."""
-    if isinstance(window, Listed):  # which has copies
+def unchanging(
+    window: Window | None, rows: Any = None, indices: Any = None, offsets: Any = None
+) -> Window | None:
+    """Return what `window_given` does, but a copy, since the caller may change lists before backward."""
+    window = window_given(window, rows, indices, offsets)
+    if window is None or isinstance(window, Listed):  # which has copies
         return window
     try:
         full, origin = window

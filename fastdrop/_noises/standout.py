@@ -284,8 +284,7 @@ class StandoutDropout(NoiseLayer):
                 y = passed(h)
                 self._note_evaluation()
                 return y
-            window = window_given(window, rows, indices, offsets)
-            given = None if window is None else unchanging(window)
+            given = unchanging(window, rows, indices, offsets)
             gate = np.asarray(passed(a))
             if trains:
                 forward = self._begin(h, given, gate)

@@ -226,8 +226,7 @@ class Zoneout(NoiseLayer, RateLayer):
                 y = _mean(new, previous, self._value, out)
                 self._note_evaluation()
                 return y
-            window = window_given(window, rows, indices, offsets)
-            forward = self._begin(new, None if window is None else unchanging(window))
+            forward = self._begin(new, unchanging(window, rows, indices, offsets))
             y = zoneout(new, previous, self._value, out=out, **self._draws(forward))
             self._done(forward)
             return y
