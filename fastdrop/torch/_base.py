@@ -169,6 +169,11 @@ class NoiseModule(torch.nn.Module):
                 raise TypeError(not_a_tensor(f"an input of {type(self).__name__}", each))
         return None
 
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        if self._key is not None and self._key.is_inference():
+            self.key = self.key  # one that is no tensor of inference mode, which no training could count in
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         if self._key is not None:
             warnings.warn(

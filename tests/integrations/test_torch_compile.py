@@ -1,4 +1,5 @@
 import copy
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -169,7 +170,8 @@ def test_what_is_made_in_inference_mode_is_compiled_and_trained_later():
         module, key = fdt.Dropout(0.5, rng=1), fdt.key_tensor(KEY)
         with pytest.warns(UserWarning, match="deep copy"):
             twin = copy.deepcopy(module)
-    for each in (module, twin, lambda x: fdt.dropout(x, 0.5, key)):
+        loaded = pickle.loads(pickle.dumps(module))
+    for each in (module, twin, loaded, lambda x: fdt.dropout(x, 0.5, key)):
         x = X.clone().requires_grad_()
         y = torch.compile(each, backend="aot_eager", fullgraph=True)(x)
         y.sum().backward()
