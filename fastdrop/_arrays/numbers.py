@@ -156,4 +156,4 @@ def check_broadcast(name: str, numbers: Any, shape: tuple[int, ...]) -> None:
     lengths = zip(reversed(numbers.shape), reversed(shape), strict=False)
     fits = numbers.ndim <= len(shape) and all(n in (1, wanted) for n, wanted in lengths)
     if not fits:
-        raise ValueError(f"{name} must broadcast to the mask's shape {shape}, got {numbers.shape}")
+        raise ValueError(f"{name} must broadcast to the mask's shape {shape}, got {tuple(numbers.shape)}")

@@ -18,7 +18,7 @@ from torch.fx import Proxy
 from fastdrop._arrays import device
 from fastdrop._arrays.host import overlaps_itself
 from fastdrop._arrays.listed import Listed
-from fastdrop._arrays.numbers import FULL, Rate, flag, rate
+from fastdrop._arrays.numbers import FULL, Rate, flag, is_real, rate
 from fastdrop._arrays.plan import integers_in, window_given
 from fastdrop._backends import loading, words
 from fastdrop._stream.keys import Key, as_key_or_seed, checked_key, draw_of
@@ -636,10 +636,12 @@ def _traced_noise(
         raise RuntimeError(f"tensors must be on one device, got {x.device} and {other.device}")
     for each in rates:
         check_one_number(each)
-    if has_no_values(x):
+    unread = has_no_values(x)
+    if unread:
         _check_unread(x, other, name, tuple(rates), numbers)
-    held = key if isinstance(key, torch.Tensor) else key_tensor(key)
-    return _op(x, other, held, name, rates, numbers)
+    for each in rates:
+        check_number(name, each)
+    return _op(x, other, _keys.held(key, unread), name, rates, numbers)
 
 
 def has_no_values(x: Tensor) -> bool:
@@ -664,6 +666,12 @@ def _check_unread(
     empty = other is None or other.shape == x.shape
     second = None if other is None else stand_in(other, empty)
     _of_arrays(as_array(stand_in(x, empty)), second, (name, rates, Key(0), numbers))
+
+
+def check_number(name: str, rate: Any) -> None:
+    """Refuse what isn't a number where a noise's operator would say so in C++'s words, or take a bool."""
+    if not is_real(rate) and not isinstance(rate, (torch.SymFloat, torch.SymInt)):
+        raise TypeError(f"{name} takes real numbers, got {type(rate).__name__} {rate}; use one number")
 
 
 def check_one_number(rate: Any) -> None:

@@ -141,9 +141,19 @@ def _(key: Tensor, sizes: Sequence[int]) -> Tensor:
 def check_tensor(key: Tensor) -> None:
     """Refuse a tensor that is no key."""
     fewest = 1 if device.is_there(key) else 2
-    if key.dtype is not torch.int64 or key.dim() != 1 or len(key) < fewest:
-        got = f"a tensor of {key.dtype} with shape {tuple(key.shape)}"
+    if key.dtype is not torch.int64 or key.is_nested or key.dim() != 1 or len(key) < fewest:
+        shape = "" if key.is_nested else f" with shape {tuple(key.shape)}"
+        got = f"a {'nested ' if key.is_nested else ''}tensor of {key.dtype}{shape}"
         raise TypeError(f"key must be a Key, an int or what key_tensor returns, got {got}")
+
+
+def held(key: Key | SupportsIndex | Tensor, checked: bool = False) -> Tensor:
+    """The key as a tensor, which operators take; they check it themselves, unless they are never run."""
+    if not isinstance(key, torch.Tensor):
+        return key_tensor(key)
+    if checked or key.is_nested:
+        check_tensor(key)
+    return key
 
 
 def key_of(tensor: Tensor) -> Key:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fastdrop._arrays import device
+from fastdrop._arrays.numbers import check_broadcast
 from fastdrop._arrays.plan import axes_in
 from fastdrop._noises._noise import NOISES
 from fastdrop._stream.keys import Key
@@ -28,7 +29,7 @@ from fastdrop.torch._autograd import (
     traced,
     transformed,
 )
-from fastdrop.torch._keys import eagerly, key_of, key_tensor, plain_key
+from fastdrop.torch._keys import eagerly, held, key_of, key_tensor, plain_key
 from fastdrop.torch._noises import Numbers, NumbersWithDraws, draws_of
 
 Tensor: TypeAlias = torch.Tensor
@@ -167,7 +168,7 @@ def learned(
     check_tensors(x=x, **{NOISES[name].rate: number})
     check_real(NOISES[name].rate, number)
     _check_places(x, number, NOISES[name].rate)
-    axes_in(tuple(axes), x.dim())  # raises an error that the operator would give in C++'s words
+    shared = axes_in(tuple(axes), x.dim())  # raises an error that the operator would give in C++'s words
     if isinstance(axes, NumbersWithDraws):
         if traced(x) or traced(number):
             check_traced(x, axes)
@@ -179,10 +180,14 @@ def learned(
     elif traced(x) or traced(number) or transformed():
         if not traced(x) and _differentiated():
             raise RuntimeError(f"torch.func doesn't differentiate {name}; use torch.autograd.grad")
-        if has_no_values(x):
-            _run(stand_in(x), torch.zeros((), device="cpu"), Key(0), (name, options, axes))
-        held = key if isinstance(key, torch.Tensor) else key_tensor(key)
-        y: Tensor = _learned(x, number, held, name, options, axes)
+        unread = has_no_values(x)
+        if unread:
+            if NOISES[name].by_element:
+                draws = tuple(1 if axis in shared else n for axis, n in enumerate(x.shape))
+                check_broadcast(NOISES[name].rate, number, draws)
+            plain = torch.zeros((1,) * number.dim(), device="cpu")
+            _run(stand_in(x), plain, Key(0), (name, options, axes))
+        y: Tensor = _learned(x, number, held(key, unread), name, options, axes)
         return y
     what = name, options, axes
     if torch.is_grad_enabled() and (x.requires_grad or number.requires_grad):

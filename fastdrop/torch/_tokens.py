@@ -12,6 +12,7 @@ from fastdrop._stream.keys import Key
 from fastdrop.torch._autograd import (
     as_tensor,
     by_rows,
+    check_number,
     check_one_number,
     check_traced,
     has_no_values,
@@ -20,7 +21,7 @@ from fastdrop.torch._autograd import (
     stand_in,
     traced,
 )
-from fastdrop.torch._keys import key_of, key_tensor, plain_key
+from fastdrop.torch._keys import held, key_of, plain_key
 from fastdrop.torch._noises import Numbers, window_of
 
 Tensor: TypeAlias = torch.Tensor
@@ -35,10 +36,11 @@ def token_dropout(
         return _run(tokens, plain_rate(p), plain_key(key), replacement, protected, numbers)
     check_traced(tokens, numbers)
     check_one_number(p)
-    if has_no_values(tokens):
+    unread = has_no_values(tokens)
+    if unread:
         _run(stand_in(tokens), p, Key(0), replacement, protected)
-    held = key if isinstance(key, torch.Tensor) else key_tensor(key)
-    y: Tensor = _op(tokens, held, p, replacement, list(protected))
+    check_number("token_dropout", p)
+    y: Tensor = _op(tokens, held(key, unread), p, replacement, list(protected))
     return y
 
 

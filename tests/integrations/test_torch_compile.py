@@ -22,7 +22,10 @@ X = torch.randn(4, 6, 5, 5, generator=torch.Generator().manual_seed(0))
 BACKENDS = ["eager", "aot_eager", pytest.param("inductor", marks=needs_compiler)]
 # what torch's compilers themselves still call
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:a deep copy of"
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore:a deep copy of",
+    "ignore:The PyTorch API of nested tensors",
 )
 
 
@@ -176,6 +179,33 @@ def test_what_is_made_in_inference_mode_is_compiled_and_trained_later():
         y = torch.compile(each, backend="aot_eager", fullgraph=True)(x)
         y.sum().backward()
         assert torch.equal(x.grad * X, y)
+
+
+@pytest.mark.parametrize("p", [[0.5], (0.5,), None, "a", True], ids=str)
+def test_what_is_no_rate_is_refused_by_us_in_a_graph_too(p):
+    calls = {
+        "dropout": lambda x: fdt.dropout(x, p, KEY),
+        "token_dropout": lambda x: fdt.token_dropout(x.long(), p, KEY, replacement=0),
+    }
+    for name, call in calls.items():
+        with pytest.raises(
+            TypeError, match=rf"^{name} takes real numbers, got {type(p).__name__} .*; use one"
+        ):
+            torch.compile(call, backend="eager")(X)
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
+def test_a_nested_tensor_is_no_key(layout):
+    key = torch.nested.nested_tensor([torch.zeros(2, dtype=torch.int64)], layout=layout)
+    calls = (
+        lambda key: fdt.dropout(X, 0.5, key),
+        lambda key: fdt.concrete_dropout(X, torch.zeros(()), key),
+        lambda key: fdt.token_dropout(X.long(), 0.5, key, replacement=0),
+    )
+    for call in calls:
+        for each in (call, torch.compile(call, backend="eager")):
+            with pytest.raises(TypeError, match=r"^key must be .*, got a nested tensor of torch.int64$"):
+                each(key)
 
 
 def test_a_key_tensor_is_made_in_a_graph():
