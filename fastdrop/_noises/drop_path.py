@@ -79,7 +79,11 @@ def drop_path(
     window = window_given(window, rows)
     if type(x) is not np.ndarray:
         refuse_foreign(x)
-    axes = _axes(x.ndim if type(x) is np.ndarray else np.ndim(x), mode)
+    ndim = x.ndim if type(x) is np.ndarray else np.ndim(x)
+    try:
+        axes = _axes(ndim, mode)
+    except TypeError:  # of a mode that the cache can't look for
+        axes = path_axes(ndim, mode)
     if scale_by_keep is not True and not flag("scale_by_keep", scale_by_keep):
         return unscaled_dropout(x, p, key, shared_axes=axes, out=out, window=window)
     return fused(DROP, x, out, p, key, axes, window)  # type: ignore[no-any-return]
@@ -101,7 +105,7 @@ def unscaled_dropout(
 def path_axes(ndim: int, mode: str) -> tuple[int, ...]:
     """Return the axes along which `drop_path` shares its draws."""
     if mode not in ("row", "batch"):
-        raise ValueError(f'mode must be "row" or "batch", got {shown(mode)}')
+        raise ValueError(f'mode must be "row" or "batch", got {shown(mode)}') from None
     if ndim == 0:
         raise ValueError("drop_path needs samples along a first axis, got a 0-d array; use x[None]")
     return tuple(range(1 if mode == "row" else 0, ndim))

@@ -26,6 +26,8 @@ def test_drop_path_modes():
     assert stats.binomtest(kept, 200, 0.55).pvalue < 0.01
     with pytest.raises(ValueError, match=r'mode must be "row" or "batch", got \'col\''):
         fd.drop_path(x, 0.5, 1, mode="col")
+    with pytest.raises(ValueError, match=r'mode must be "row" or "batch", got \[\'row\'\]'):
+        fd.drop_path(x, 0.5, 1, mode=["row"])
     with pytest.raises(ValueError, match=r"got a 0-d array; use x\[None\]"):
         fd.drop_path(np.float32(1), 0.5, 1)
     with pytest.raises(ValueError, match="mode must be"):
