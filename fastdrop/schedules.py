@@ -349,7 +349,7 @@ def restored_schedule(
     """The schedule and step of a state; a callable of the user's is the one given, if that has its name."""
     parameters = dict(state)
     name, step = parameters.pop("schedule", None), natural("step", parameters.pop("step", None), _END)
-    if name in _KINDS:
+    if isinstance(name, str) and name in _KINDS:
         return _KINDS[name](**parameters), step
     if given is None or _name(given) != name:
         raise ValueError(f"state has a schedule {name!r} of its own; build the layer with it before loading")

@@ -274,11 +274,12 @@ def shown(value: object) -> str:
 def integer(name: str, value: SupportsIndex) -> int:
     """Return the value as an int, or raise an error that names it."""
     try:
-        return operator.index(value)
+        if type(value) is not bool:  # which Python takes for 0 or 1
+            return operator.index(value)
     except (TypeError, ValueError):  # the second comes from arrays of dask
-        kind = type(value).__name__
-        fix = "the key as it is, or key.seed" if isinstance(value, Key) else "int(...)"
-        raise TypeError(f"{name} must be an integer, got {kind} {shown(value)}; use {fix}") from None
+        pass
+    fix = "the key as it is, or key.seed" if isinstance(value, Key) else "int(...)"
+    raise TypeError(f"{name} must be an integer, got {type(value).__name__} {shown(value)}; use {fix}")
 
 
 def natural(name: str, value: SupportsIndex, end: int | None = None) -> int:

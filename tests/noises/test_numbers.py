@@ -1,4 +1,4 @@
-"""Real numbers that arguments and states take: never a bool, which Python takes for 0 or 1."""
+"""Numbers that arguments and states take: never a bool, which Python takes for 0 or 1."""
 
 import ml_dtypes
 import numpy as np
@@ -75,6 +75,36 @@ CALLS = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_no_rate_is_a_bool_or_a_time(call, bad):
     with pytest.raises(TypeError, match=r"must be (a )?real( number)?.*, got|got bool"):
+        call(bad)
+
+
+INTEGERS = {
+    "Key": fd.Key,
+    "Key.draw": lambda bad: fd.Key(1, bad),
+    "Key.fold_in": KEY.fold_in,
+    "Key.split": KEY.split,
+    "drop_block": lambda bad: fd.drop_block(np.ones((1, 1, 3, 3)), 0.5, KEY, block_size=bad),
+    "drop_connect_inference": lambda bad: fd.drop_connect_inference(
+        X, WEIGHT, 0.5, KEY, activation=np.abs, samples=bad
+    ),
+    "token_dropout": lambda bad: fd.token_dropout([1], 0.5, KEY, replacement=bad),
+    "token_dropout, protected": lambda bad: fd.token_dropout([1], 0.5, KEY, replacement=0, protected=[bad]),
+    "embedding_dropout_backward": lambda bad: fd.embedding_dropout_backward(
+        np.ones((1, 2)), [0], 0.5, KEY, vocabulary=bad
+    ),
+    "mc_predict": lambda bad: fd.mc_predict(lambda x, key: x, X, bad, KEY),
+    "set_num_threads": fd.set_num_threads,
+    "AdaptiveDropout": lambda bad: fd.AdaptiveDropout(axis=bad),
+    "RecurrentDropout": lambda bad: fd.RecurrentDropout(gates=bad),
+    "Linear": lambda bad: schedules.Linear(0.5, bad),
+    "Step": lambda bad: schedules.Step(0.5, (bad,), (0.1,)),
+}
+
+
+@pytest.mark.parametrize("bad", [True, False, np.True_])
+@pytest.mark.parametrize("call", INTEGERS.values(), ids=INTEGERS)
+def test_no_integer_is_a_bool(call, bad):
+    with pytest.raises(TypeError, match=r"an integer.*, got bool"):
         call(bad)
 
 

@@ -211,6 +211,11 @@ def test_states():
         ({"schedule": "Linear", "p": 0.5, "steps": 3, "step": -1}, "step must be in .*, got -1"),
         ({"schedule": "Linear", "p": 1.5, "steps": 3, "step": 1}, r"p must be in \[0, 1\], got 1.5"),
         ({"schedule": "Linear", "p": 0.5, "pace": 3, "step": 1}, "unexpected keyword argument 'pace'"),
+        (
+            {"schedule": "Linear", "p": 0.5, "steps": 3, "step": True},
+            "step must be an integer, got bool True",
+        ),
+        ({"schedule": ["Linear"], "step": 1}, r"schedule \['Linear'\] of its own"),
         ({"step": 1}, "schedule None"),
         ([0.5], "p must be a real number"),
     ],
