@@ -698,7 +698,9 @@ class LearnedAlpha(LearnedLayer):
     def __init__(self, alpha: ArrayLike = 1.0, *, shared_axes: Axes = (), rng: Rng = None) -> None:
         given = np.asarray(alpha)
         if not holds_reals(given.dtype):
-            raise TypeError(f"alpha must be real, got {given.dtype}")
+            raise TypeError(
+                f"alpha must be real, got {shown(alpha)}; use the number that learning begins with"
+            )
         wrong = given[~((given > 0) & (given < np.inf))]
         if wrong.size:
             raise ValueError(f"alpha must be above 0 and finite, got {wrong.flat[0]}")

@@ -268,6 +268,7 @@ class InformationDropout(LearnedAlpha):
             As in `information_kl`, for a log-normal prior. The mean has its own gradient, which isn't added.
         """
         kl, slope = information_kl(self._value, mean, prior_mean=prior_mean, prior_std=prior_std)
+        scale = real("scale", scale)
         self._add(scale * summed_to(slope, self._value.shape))
         return scale * float(kl.sum())
 

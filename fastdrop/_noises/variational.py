@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import to_array, unmasked, without_warnings
-from fastdrop._arrays.numbers import holds_reals, reals
+from fastdrop._arrays.numbers import holds_reals, real, reals
 from fastdrop._arrays.plan import Density, Indices, Window, window_given
 from fastdrop._backends import gradient_of_number, on_gpu
 from fastdrop._noises._layer import Forward, LearnedAlpha
@@ -255,7 +255,7 @@ class VariationalDropout(LearnedAlpha):
             The number of weights that each alpha stands for, divided by the number of training examples
             if the loss is a mean over them.
         """
-        kl, slope = variational_kl(self._value)
+        (kl, slope), scale = variational_kl(self._value), real("scale", scale)
         self._add(scale * slope)
         return scale * float(kl.sum())
 

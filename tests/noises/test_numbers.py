@@ -1,5 +1,7 @@
 """Numbers that arguments and states take: never a bool, which Python takes for 0 or 1."""
 
+import re
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -106,6 +108,16 @@ INTEGERS = {
 def test_no_integer_is_a_bool(call, bad):
     with pytest.raises(TypeError, match=r"an integer.*, got bool"):
         call(bad)
+
+
+@pytest.mark.parametrize("kind", [fd.InformationDropout, fd.VariationalDropout])
+@pytest.mark.parametrize("bad", [schedules.Linear(0.5, 2), None, True], ids=str)
+def test_a_layer_that_learns_says_what_it_takes(kind, bad):
+    wanted = f"alpha must be real, got {bad!r}; use the number that learning begins with"
+    with pytest.raises(TypeError, match=f"^{re.escape(wanted)}$"):
+        kind(bad)
+    with pytest.raises(TypeError, match="scale must be a real number, got str"):
+        kind().regularizer("1")
 
 
 @pytest.mark.parametrize(
