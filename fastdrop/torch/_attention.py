@@ -77,17 +77,20 @@ def scaled_dot_product_attention(
     Raises
     ------
     NotImplementedError
-        If tensors are neither on the CPU nor on a CUDA device. There the plain formula is computed.
+        If tensors are neither on the CPU nor on a CUDA device.
     RuntimeError, TypeError, ValueError
         As PyTorch's function, or `fastdrop.dropout` for p and key.
 
     Notes
     -----
-    Weights are made in blocks of rows: PyTorch makes the products, and a kernel of ours the softmax, which it
-    drops while a row is in the nearest cache. The backward pass makes the weights again: it keeps inputs, key
-    and two numbers of each row. 16-bit floats are computed in float32. Below 65,536 weights a head, where
-    that is slower, the plain formula is computed, and second derivatives, `torch.func` and `torch.compile`
-    take it too, with the same mask.
+    On the CPU weights are made in blocks of rows: PyTorch makes the products, and a kernel of ours the
+    softmax, which it drops while a row is in the nearest cache. The backward pass makes the weights again: it
+    keeps inputs, key and two numbers of each row. Blocks of 16-bit floats are computed in float32.
+
+    In these cases the plain formula is computed instead, whose weights are whole in memory, with the same
+    mask: on CUDA devices; below 65,536 weights a head, where blocks are slower; if `attn_mask` requires a
+    gradient or `dropout_p` is 1; under `torch.func`, forward-mode derivatives and `torch.compile`, and for
+    subclasses of tensors. A backward pass that is differentiated again, or batched, computes it too.
 
     References
     ----------
@@ -339,7 +342,10 @@ class _Blocks:
         )
 
     def drop(self, scores: Tensor, block: _Block, slopes: Tensor | None = None) -> Tensor:
-        """Make dropped weights of a block's scores, in place, and of slopes by them slopes by the scores."""
+        """Make dropped weights of a block's scores, in place.
+
+        Slopes are the gradient with respect to these weights; that of the scores is written over them.
+        """
         head, last, row, _, _ = block
         part = _softmax().Part(
             self.starts[head:last], row, self.rows, self.columns, self.causal, self.mask is not None

@@ -213,9 +213,10 @@ def drop_block(
     shared_channels: bool = False,
     inplace: bool = False,
 ) -> torch.Tensor:
-    """Return images (n, c, h, w) with blocks dropped: `fastdrop.drop_block`, in any memory format.
+    """Return sequences, images or volumes with blocks dropped: `fastdrop.drop_block` in any memory format.
 
-    Parameters and errors are those of `dropout`, with one number as p, and of `fastdrop.drop_block`.
+    The axes of x are (n, c, l), (n, c, h, w) or (n, c, d, h, w). Parameters and errors are those of
+    `dropout`, with one number as p, and of `fastdrop.drop_block`.
 
     Examples
     --------

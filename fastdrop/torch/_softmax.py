@@ -99,12 +99,15 @@ def weights(
     part: Part,
     draw: tuple[int, float, int, int],
 ) -> None:
-    """Make dropped weights of scores, in place, and of slopes by these weights slopes by the scores.
+    """Make dropped weights of scores, in place.
 
     Parameters
     ----------
-    scores, slopes : Tensor of shape (heads, rows, columns)
-        In C order, float32 or float64. Slopes are only given in the backward pass.
+    scores : Tensor of shape (heads, rows, columns)
+        In C order, float32 or float64.
+    slopes : Tensor like scores, or None
+        In the backward pass the gradient with respect to the dropped weights. That with respect to the scores
+        is written over it.
     numbers : Tensor of shape (heads, height, 2)
         Two numbers of each row, which the forward pass writes, and the backward pass reads.
     part : Part
