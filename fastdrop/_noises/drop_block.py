@@ -139,7 +139,7 @@ def _block_mask(
     """
     check_data_format(data_format)
     if not 3 <= len(shape) <= 5:
-        raise ValueError(f"drop_block needs 3, 4 or 5 axes, got shape {shape}; use x[None] for one image")
+        raise ValueError(f"drop_block needs 3, 4 or 5 axes, got {len(shape)}; use x[None] for one image")
     last = data_format == "channels_last"
     axes = range(1, len(shape) - 1) if last else range(2, len(shape))
     gamma, sides = block_layout(tuple(shape[axis] for axis in axes), p, block_size)

@@ -191,6 +191,7 @@ WRONG = {
     "key": lambda x: fdt.dropout(x, 0.5, torch.zeros(3)),
     "key of a learned noise": lambda x: fdt.concrete_dropout(x, x[0, 0], torch.zeros(3)),
     "key of tokens": lambda x: fdt.token_dropout(x.long(), 0.5, torch.zeros(3), replacement=0),
+    "axes of an image": lambda x: fdt.drop_block(x, 0.5, KEY),
     "variances": lambda x: fdt.local_reparameterization(x, x[:, :2], KEY),
     "fused": lambda x: fdt.bias_act_dropout(x, None, 1.5, KEY),
     "module": lambda x: fdt.Dropout(0.5, rng=1)(x.long()),
