@@ -132,12 +132,7 @@ def check_mask(mask: Any, x: Any, packed: bool) -> None:
         return
     if mask.dtype not in (np.bool_, np.uint8):
         raise TypeError(f"mask must be of bool or uint8, got {mask.dtype}; use mask.astype(bool)")
-    try:
-        fits = np.broadcast_shapes(mask.shape, x.shape) == x.shape
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(f"mask must broadcast to x's shape {x.shape}, got {mask.shape}")
+    check_fits("mask", mask.shape, x.shape, "x's")
 
 
 def check_mask_target(out: Any, shape: tuple[int, ...], packed: bool) -> None:
@@ -153,7 +148,11 @@ def check_broadcast(name: str, numbers: Any, shape: tuple[int, ...]) -> None:
         raise TypeError(f"{name} must not be a masked array; use {name}.filled(0)")
     if numbers.shape == shape[len(shape) - numbers.ndim :]:  # the usual case comes first: it is the fastest
         return
-    lengths = zip(reversed(numbers.shape), reversed(shape), strict=False)
-    fits = numbers.ndim <= len(shape) and all(n in (1, wanted) for n, wanted in lengths)
-    if not fits:
-        raise ValueError(f"{name} must broadcast to the mask's shape {shape}, got {tuple(numbers.shape)}")
+    check_fits(name, numbers.shape, shape, "the mask's")
+
+
+def check_fits(name: str, shape: tuple[int, ...], whole: tuple[int, ...], whose: str) -> None:
+    """Raise an error unless an array of a shape broadcasts to a whole shape, which is somebody's."""
+    lengths = zip(reversed(shape), reversed(whole), strict=False)
+    if len(shape) > len(whole) or any(n not in (1, wanted) for n, wanted in lengths):
+        raise ValueError(f"{name} must broadcast to {whose} shape {whole}, got {tuple(shape)}")

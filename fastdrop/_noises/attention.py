@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.host import real_array, real_type, target, unmasked, without_warnings
 from fastdrop._arrays.listed import Listed, Runs, numbers_of_rows
-from fastdrop._arrays.numbers import flag, rate, real
+from fastdrop._arrays.numbers import check_fits, flag, rate, real
 from fastdrop._arrays.plan import Place, Window, window_given, window_of
 from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.bernoulli import dropout
@@ -477,9 +477,7 @@ def _mask(given: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDA
         raise TypeError(
             f"attn_mask must be of bool or q's dtype {dtype}, got {mask.dtype}; use attn_mask.astype(q.dtype)"
         )
-    lengths = zip(reversed(mask.shape), reversed(shape), strict=False)
-    if mask.ndim > len(shape) or any(n not in (1, whole) for n, whole in lengths):
-        raise ValueError(f"attn_mask must broadcast to the weights' shape {shape}, got {mask.shape}")
+    check_fits("attn_mask", mask.shape, shape, "the weights'")
     return mask.reshape((1,) * (2 - mask.ndim) + mask.shape)
 
 

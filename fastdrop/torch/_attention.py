@@ -20,7 +20,7 @@ from torch.autograd.profiler import record_function
 from torch.nn import functional
 
 from fastdrop._arrays.listed import numbers_of_rows
-from fastdrop._arrays.numbers import FULL, flag, rate
+from fastdrop._arrays.numbers import FULL, check_fits, flag, rate
 from fastdrop._backends import loading
 from fastdrop._stream.keys import Key, as_key_or_seed, stream
 from fastdrop.torch import _autograd as autograd
@@ -190,7 +190,7 @@ def is_ours(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, caus
         _check(query, key, value, mask, causal, gqa)
         if not gqa:
             torch.broadcast_shapes(*(t.shape[:-2] for t in (query, key, value)))
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         return False  # PyTorch says why
     return True
 
@@ -220,10 +220,8 @@ def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
         raise RuntimeError(f"enable_gqa needs heads that divide query's, got shapes {shapes}")
     batch = query.shape[:-2] if gqa else torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
     scores = (*batch, query.shape[-2], key.shape[-2])
-    if mask is not None and torch.broadcast_shapes(mask.shape, scores) != scores:
-        raise RuntimeError(
-            f"attn_mask must broadcast to the weights' shape {scores}, got {tuple(mask.shape)}"
-        )
+    if mask is not None:
+        check_fits("attn_mask", mask.shape, scores, "the weights'")
 
 
 def _formula(

@@ -288,6 +288,15 @@ def test_what_pytorch_refuses_is_refused(call):
     assert str(under.value).split("\n")[0] == str(theirs.value).split("\n")[0]
 
 
+@pytest.mark.parametrize("shape", [(3, 3), (5, 4, 4), (1, 2, 4, 4)])
+def test_a_mask_that_does_not_fit_is_named(shape):
+    q = torch.ones(2, 4, 3)
+    with pytest.raises(
+        ValueError, match=r"^attn_mask must broadcast to the weights' shape \(2, 4, 4\), got \("
+    ):
+        fdt.scaled_dot_product_attention(q, q, q, torch.ones(shape), 0.5, noise_key=KEY)
+
+
 def test_errors_of_rate_and_key():
     inputs = tensors((2, 4, 8, 8), (2, 4, 8, 8), (2, 4, 8, 8), torch.float32)
     with pytest.raises(ValueError, match=r"dropout_p must be in \[0, 1\], got 1.5"):
