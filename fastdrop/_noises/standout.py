@@ -86,8 +86,7 @@ def standout_dropout(
     window = window_given(window, rows, indices, offsets)
     x = real_array(h, "standout")
     pre, slope, shift = _gate(a, alpha, beta)
-    if pre.shape != x.shape:
-        raise ValueError(f"a must have h's shape {x.shape}, got {pre.shape}")
+    _check_shape(pre, x)
     plan = planned(x, out, (), window)
     gated(Pass(scale=None if inverted else 1.0), plan, pre, slope, shift, key)
     return plan.result  # type: ignore[no-any-return]
@@ -182,6 +181,12 @@ def _gate(a: ArrayLike, alpha: float, beta: float) -> tuple[NDArray[Any], float,
     if not cpu().are_finite(pre):
         raise ValueError(f"a must be finite, got {pre[~np.isfinite(pre)].flat[0]}")
     return pre, slope, shift
+
+
+def _check_shape(a: NDArray[Any], h: NDArray[Any]) -> None:
+    """Raise an error unless pre-activations are of the shape of activations."""
+    if a.shape != h.shape:
+        raise ValueError(f"a must have h's shape {h.shape}, got {a.shape}")
 
 
 def _finite(name: str, value: Any) -> float:
@@ -319,8 +324,7 @@ class StandoutDropout(NoiseLayer):
         """Return what evaluation makes of h, and of a gradient."""
         x = real_array(h, "standout")
         kept = standout_keep_prob(forward.kept, alpha=forward.value, beta=self.beta)
-        if kept.shape != x.shape:
-            raise ValueError(f"a must have h's shape {x.shape}, got {kept.shape}")
+        _check_shape(kept, x)
         y = target(out, x)
         np.multiply(x, kept, out=y, casting="unsafe")
         return y if out is None else out
