@@ -20,7 +20,7 @@ from torch.autograd.profiler import record_function
 from torch.nn import functional
 
 from fastdrop._arrays.listed import numbers_of_rows
-from fastdrop._arrays.numbers import FULL, check_fits, flag, rate
+from fastdrop._arrays.numbers import FULL, check_fits, flag, rate, real
 from fastdrop._backends import loading
 from fastdrop._stream.keys import Key, as_key_or_seed, stream
 from fastdrop.torch import _autograd as autograd
@@ -152,7 +152,7 @@ def attention(
     _check(query, key, value, mask, causal, gqa)
     if draws and max(t.dim() for t in (query, key, value)) < 3:
         raise ValueError(f"rows needs an axis of samples, got shape {tuple(query.shape)}; use query[None]")
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else real("scale", scale)
     if gqa:
         key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
     if mask is not None and mask.dim() < 2:

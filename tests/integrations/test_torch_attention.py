@@ -477,3 +477,10 @@ def test_slopes_that_are_not_finite_vanish_where_weights_are_dropped(value, leas
     fdt.scaled_dot_product_attention(q, k, v, dropout_p=0.3, noise_key=KEY).sum().backward()
     kept = torch.from_numpy(fd.keep_mask((1, 1, 100, 100), 0.3, KEY)[0, 0, :, 5])
     assert torch.equal(q.grad[0, 0].isfinite().all(-1), ~kept)
+
+
+@pytest.mark.parametrize("scale", ["1", True])
+def test_the_scale_is_a_number(scale):
+    q = torch.ones(2, 4, 3)
+    with pytest.raises(TypeError, match=rf"^scale must be a real number, got {type(scale).__name__}"):
+        fdt.scaled_dot_product_attention(q, q, q, dropout_p=0.5, scale=scale, noise_key=KEY)
