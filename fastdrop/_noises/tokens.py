@@ -203,19 +203,27 @@ def token_dropout(
     """
     window = window_given(window, rows)
     given = _integers(tokens)
-    other = integer("replacement", replacement)
+    other, kept = checked_tokens(replacement, protected)
     limits = np.iinfo(given.dtype)
     if not limits.min <= other <= limits.max:
         raise ValueError(f"replacement must fit {given.dtype}, [{limits.min}, {limits.max}], got {other}")
-    if not isinstance(protected, Iterable):
-        raise TypeError(f"protected must be some ints, got {shown(protected)}; use ({shown(protected)},)")
     y = target(out, given)
     stays = keep_mask(given.shape, p, key, window=window)
-    for token in protected:
-        stays |= given == integer("protected", token)
+    for token in kept:
+        stays |= given == token
     np.copyto(y, given)
     np.copyto(y, other, where=~stays)
     return y if out is None else out
+
+
+def checked_tokens(
+    replacement: SupportsIndex, protected: Iterable[SupportsIndex]
+) -> tuple[int, tuple[int, ...]]:
+    """Return the replacement and the protected tokens as ints, or raise an error."""
+    other = integer("replacement", replacement)
+    if not isinstance(protected, Iterable):
+        raise TypeError(f"protected must be some ints, got {shown(protected)}; use ({shown(protected)},)")
+    return other, tuple(integer("protected", token) for token in protected)
 
 
 def _scaled(

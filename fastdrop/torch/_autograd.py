@@ -635,7 +635,7 @@ def _traced_noise(
     if other is not None and bool(getattr(x, "is_meta", False)) is not bool(getattr(other, "is_meta", False)):
         raise RuntimeError(f"tensors must be on one device, got {x.device} and {other.device}")
     for each in rates:
-        check_one_number(each)
+        check_one_number(name, each)
     unread = has_no_values(x)
     if unread:
         _check_unread(x, other, name, tuple(rates), numbers)
@@ -674,7 +674,7 @@ def check_number(name: str, rate: Any) -> None:
         raise TypeError(f"{name} takes real numbers, got {type(rate).__name__} {rate}; use one number")
 
 
-def check_one_number(rate: Any) -> None:
+def check_one_number(name: str, rate: Any) -> None:
     """Refuse an array of rates, which the operators can't take."""
     if isinstance(rate, (np.ndarray, torch.Tensor)):
-        raise TypeError("in torch.compile p must be one number, got an array; use torch.compiler.disable")
+        raise TypeError(f"in a graph {name} takes one number, got an array; use torch.compiler.disable")

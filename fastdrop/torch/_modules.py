@@ -14,6 +14,7 @@ from fastdrop._arrays.numbers import flag, rate
 from fastdrop._noises.drop_block import Size, sizes_of
 from fastdrop._noises.drop_path import path_axes
 from fastdrop._noises.gaussian import one_std, std_of
+from fastdrop._noises.tokens import checked_tokens
 from fastdrop._stream.keys import Rng
 from fastdrop.torch._autograd import Indices, Rows, check_dense, dropped_at_random
 from fastdrop.torch._base import DropoutModule, ElementwiseModule, NoiseModule, listed
@@ -722,7 +723,8 @@ class TokenDropout(NoiseModule):
     ) -> None:
         super().__init__(rng=rng)
         rate(p)
-        self.p, self.replacement, self.protected = p, replacement, tuple(protected)
+        self.p = p
+        self.replacement, self.protected = checked_tokens(replacement, protected)
 
     def forward(self, tokens: Tensor, rows: Rows = None) -> Tensor:
         """Return tokens with some replaced in training, and themselves in evaluation.

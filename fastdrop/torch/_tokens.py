@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 import fastdrop as fd
+from fastdrop._noises.tokens import checked_tokens
 from fastdrop._stream.keys import Key
 from fastdrop.torch._autograd import (
     as_tensor,
@@ -35,7 +36,8 @@ def token_dropout(
     if not (traced(tokens) or torch._C._are_functorch_transforms_active()):
         return _run(tokens, plain_rate(p), plain_key(key), replacement, protected, numbers)
     check_traced(tokens, numbers)
-    check_one_number(p)
+    replacement, protected = checked_tokens(replacement, protected)
+    check_one_number("token_dropout", p)
     unread = has_no_values(tokens)
     if unread:
         _run(stand_in(tokens), p, Key(0), replacement, protected)

@@ -418,11 +418,30 @@ def test_errors_say_what_to_do():
             make(1.5)
 
 
+WRONG_TOKENS = {
+    "replacement": {"replacement": True},
+    "protected": {"replacement": 0, "protected": (1.5,)},
+    "a number of them": {"replacement": 0, "protected": 3},
+}
+
+
+@compiles
+@pytest.mark.parametrize("options", WRONG_TOKENS.values(), ids=WRONG_TOKENS)
+def test_what_is_no_token_is_refused_by_us_in_modules_and_graphs_too(options):
+    torch._dynamo.reset()
+    call = lambda t: fdt.token_dropout(t, 0.5, KEY, **options)  # noqa: E731
+    for each in (call, torch.compile(call, backend="eager")):
+        with pytest.raises(TypeError, match=r"^(replacement must be an integer|protected must be )"):
+            each(TOKENS)
+    with pytest.raises(TypeError, match=r"^(replacement must be an integer|protected must be )"):
+        fdt.TokenDropout(0.5, **options)
+
+
 @compiles
 def test_arrays_of_rates_are_refused_in_a_graph():
     torch._dynamo.reset()
     compiled = torch.compile(lambda t, p: fdt.token_dropout(t, p, KEY, replacement=1), backend="eager")
-    with pytest.raises(TypeError, match="p must be one number, got an array"):
+    with pytest.raises(TypeError, match="takes one number, got an array"):
         compiled(TOKENS, torch.full((4,), 0.3))
 
 
