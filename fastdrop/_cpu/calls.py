@@ -24,6 +24,7 @@ from fastdrop._cpu.team import in_pieces
 from fastdrop._lanes import formulas
 from fastdrop._lanes.draws import DENSITIES
 from fastdrop._lanes.inline import inlined
+from fastdrop._lanes.memory import is_short
 from fastdrop._lanes.vectors import LANES
 from fastdrop._stream.keys import TILE
 
@@ -201,7 +202,7 @@ def _elements_kernel(name: str, activation: int) -> Any:
     @inlined
     def piece(given, begin, end):
         x, other, bias, y, rows, cycle, draw, constants, far = given
-        own = (*padding, *constants, number, activation)
+        own = (*padding, *constants, number, formulas.activation_of(activation, is_short(y)))
         bernoulli.elements(formula, x, other, bias, y, rows, cycle, draw, own, far, begin, end)
 
     def kernel(x, other, bias, y, rows, cycle, draw, constants, far, helpers):
@@ -246,7 +247,7 @@ def _piece_of_units(name: str, activation: int) -> Any:
     @inlined
     def piece(given, begin, end):
         x, other, bias, y, factors, axes, constants, far = given
-        own = (*padding, *constants, number, activation)
+        own = (*padding, *constants, number, formulas.activation_of(activation, is_short(y)))
         bernoulli.units(formula, x, other, bias, y, factors, axes, own, far, begin, end)
 
     return piece

@@ -61,11 +61,15 @@ def _key(key, draw, address):
 
 
 @cache
-def _with_activation(activation: int) -> Any:
-    """Return a function that appends the number of the activation to constants, if it isn't negative."""
+def _with_activation(activation: int, short: bool) -> Any:
+    """Return a function that appends the activation to constants, where it isn't their last number.
+
+    `short` is whether elements have 16 bits.
+    """
+    number_of = formulas.activation_of
     if activation < 0:
-        return inlined(lambda constants: constants)
-    return inlined(lambda constants: (*constants, activation))
+        return inlined(lambda constants: (*constants[:-1], number_of(constants[-1], short)))
+    return inlined(lambda constants: (*constants, number_of(activation, short)))
 
 
 @cache
@@ -154,10 +158,10 @@ def _together(bias, first, period, count):
 
 
 @cache
-def _finish(formula: Any, activation: int, count: int) -> Callable[..., Any]:
+def _finish(formula: Any, activation: int, short: bool, count: int) -> Callable[..., Any]:
     """Return a function that applies a formula to so many elements of a lane; bit 0 drops the first."""
     if count == 1:
-        with_activation = _with_activation(activation)
+        with_activation = _with_activation(activation, short)
 
         @inlined
         def finish_one(x, other, biases, bits, scale, constants):
@@ -166,7 +170,7 @@ def _finish(formula: Any, activation: int, count: int) -> Callable[..., Any]:
 
         return finish_one
     half = count // 2
-    finish_half, shift = _finish(formula, activation, half), np.uint32(half)
+    finish_half, shift = _finish(formula, activation, short, half), np.uint32(half)
 
     @inlined
     def finish(x, other, biases, bits, scale, constants):
@@ -290,7 +294,7 @@ def drops(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     take, put = access.take(carrier), access.put(carrier)
     take_four, put_four = access.take_words(4), access.put_words(4)
     unpack, pack = access.unpacked(carrier), access.packed(carrier, in_pairs)
-    finish, finish_one = (_finish(formula, variant.activation, count) for count in (quad, 1))
+    finish, finish_one = (_finish(formula, variant.activation, size == 2, count) for count in (quad, 1))
     biases, bias_of_one = (_biases(variant.bias, real, count) for count in (quad, 1))
     ask_twice = accesses >= 8 and not two  # whether registers can hold twice as much before the bits come
     number_at, scale_of, zeros = access.number_at(real), access.take(real), access.zeros(real)
@@ -746,8 +750,8 @@ def _times(multiplies: bool) -> Any:
 
 
 @cache
-def _kept(formula: Any, activation: int) -> Any:
-    with_activation = _with_activation(activation)
+def _kept(formula: Any, activation: int, short: bool) -> Any:
+    with_activation = _with_activation(activation, short)
 
     @inlined
     def element(x, other, bias, factor, constants):
@@ -835,7 +839,7 @@ def spread(variant: Variant, in_pairs: bool, lanes: int) -> Any:
     if name in ("times", "plus"):
         element = _times(name == "times")
     else:
-        element = _kept(getattr(formulas, name), variant.activation)
+        element = _kept(getattr(formulas, name), variant.activation, size == 2)
     two, quad = name in _OF_TWO, 16 // size
     part = np.int64(128 * quad)
     numbers_of, inlined_here = warp.lane_numbers(lanes), warp.inlined_on_a_gpu(lanes)

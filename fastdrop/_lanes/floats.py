@@ -109,14 +109,14 @@ def quotient(typingctx, a, b):
     return a(a, b), codegen
 
 
-def polynomial(single: tuple[float, ...], double: tuple[float, ...]) -> Any:
+def polynomial(single: tuple[float, ...], double: tuple[float, ...] = ()) -> Any:
     """Return a function of lanes that evaluates a polynomial by Horner's rule.
 
-    It takes the coefficients of the lanes' precision, highest degree first.
+    It takes the coefficients of the lanes' precision, highest degree first; without `double` always `single`.
     """
 
     def evaluate(typingctx, z):
-        coefficients = single if z.element == types.float32 else double
+        coefficients = double if z.element == types.float64 and double else single
 
         def codegen(context, builder, sig, args):
             real = _real(z.element)

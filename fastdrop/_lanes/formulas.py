@@ -16,10 +16,11 @@ from typing import Any
 
 from fastdrop._lanes.floats import absolute, fma, reciprocal
 from fastdrop._lanes.inline import inlined
-from fastdrop._lanes.special import exp, exp_or_zero, normal_cdf, sigmoid
+from fastdrop._lanes.special import exp, exp_or_zero, normal_tail, short_normal_tail, sigmoid
 from fastdrop._lanes.vectors import splat_like, where, zero_where
 
 _NONE, _RELU, _GELU, _GELU_TANH, _SILU = range(5)  # their places in `fastdrop._arrays.plan.ACTIVATIONS`
+_SHORT_GELU = 5  # gelu whose result is rounded to 16 bits
 # the constants of gelu's approximation by tanh: 2 sqrt(2 / pi), and the weight of the cube
 _TANH_SCALE, _CUBE = 1.5957691216057308, 0.044715
 
@@ -99,9 +100,16 @@ def in_family(name: str) -> tuple[Any, tuple[float, ...], int]:
 
 
 @inlined
+def activation_of(number, short):
+    """Return the number of an activation as a formula takes it, for elements of 16 bits or of more."""
+    return _SHORT_GELU if short and number == _GELU else number
+
+
+@inlined
 def _activation(v, activation):
     y = where(activation == _RELU, where(v < 0, 0, v), v)
-    y = where(activation == _GELU, v * normal_cdf(v)[0], y)
+    y = where(activation == _GELU, _gelu(v, *normal_tail(v)[:2]), y)
+    y = where(activation == _SHORT_GELU, _gelu(v, *short_normal_tail(v)), y)
     y = where(activation == _GELU_TANH, v * sigmoid(_tanh_argument(v))[0], y)
     return where(activation == _SILU, v * sigmoid(v)[0], y)
 
@@ -122,6 +130,19 @@ def gate(a, numbers):
 
 
 @inlined
+def _gelu(v, below, tail):
+    """Return v P(Z <= v), which is max(v, 0) - |v| P(Z > |v|), from -|v| and P(Z > |v|)."""
+    return fma(below, tail, where(v < 0, 0, v))
+
+
+@inlined
+def _gelu_slope(v):
+    below, tail, density = normal_tail(v)
+    slope = fma(below, density, tail)  # that of -|v|
+    return where(v < 0, slope, splat_like(1.0, v) - slope)
+
+
+@inlined
 def _tanh_argument(v):
     """Return twice the argument of the tanh in gelu's approximation.
 
@@ -133,12 +154,11 @@ def _tanh_argument(v):
 @inlined
 def _derivative(v, activation):
     one = splat_like(1.0, v)
-    cumulative, density = normal_cdf(v)
     t, rest_t = sigmoid(_tanh_argument(v))
     s, rest_s = sigmoid(v)
     slope = v * _TANH_SCALE * (v * v * (3 * _CUBE) + 1.0)
     y = where(activation == _RELU, where(v < 0, 0, where(v == 0, 0, one)), one)
-    y = where(activation == _GELU, fma(v, density, cumulative), y)
+    y = where((activation == _GELU) | (activation == _SHORT_GELU), _gelu_slope(v), y)
     y = where(activation == _GELU_TANH, fma(slope, t * rest_t, t), y)
     return where(activation == _SILU, s * fma(v, rest_s, one), y)
 

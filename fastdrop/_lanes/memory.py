@@ -181,6 +181,13 @@ def in_a_line(typingctx, array):
 
 
 @intrinsic
+def is_short(typingctx, array):
+    """Return whether an array's elements have 16 bits: a constant."""
+    short = array.dtype in (HALF, BFLOAT)
+    return types.boolean(array), lambda context, *_: context.get_constant(types.boolean, short)
+
+
+@intrinsic
 def prefetch(typingctx, array, index):
     """Ask the processor to fetch the cache line of an element, which will be read."""
 

@@ -383,7 +383,7 @@ ACTIVATIONS = [
     ("gelu_tanh", np.float32),
     ("relu", np.float16),
     ("silu", np.float32),
-    ("silu", ml_dtypes.bfloat16),
+    ("gelu", ml_dtypes.bfloat16),
 ]
 
 

@@ -12,7 +12,7 @@ WIDE = np.longdouble
 BOUNDS = {  # in units of eps, relative but where said otherwise
     "exp": (1.0, 1.0),
     "sigmoid": (1.5, 1.5),
-    "normal_cdf": (1.5, 2.0),  # absolute; SciPy's own rounding is in it
+    "normal_tail": (1.25, 1.0),  # absolute; SciPy's own rounding is in it
     "radius": (1.5, 1.5),
     "rotation": (1.0, 1.0),  # absolute
 }
@@ -91,15 +91,35 @@ def test_sigmoid_and_its_complement(dtype):
     assert worst(apply(lambda v: special.sigmoid(v)[1], x), rest) < 2 * bound("sigmoid", dtype)
 
 
-def test_normal_distribution_and_density(dtype):
+def test_normal_tail_and_density(dtype):
     x = uniform(-9, 9, dtype)
-    exact = ndtr(x.astype(np.float64))
-    got = apply(lambda v: special.normal_cdf(v)[0], x)
-    assert worst(got, exact, False) < bound("normal_cdf", dtype)
-    density = np.exp(-(x.astype(WIDE) ** 2) / 2) / np.sqrt(2 * WIDE(np.pi))
-    assert worst(apply(lambda v: special.normal_cdf(v)[1], x), density, False) < 1
-    tail = np.array([-np.inf, -1e30, -50, -5, 5, 50, 1e30, np.inf], dtype)
-    assert np.allclose(apply(lambda v: special.normal_cdf(v)[0], tail), ndtr(tail), rtol=1e-5, atol=0)
+    below, tail, density = (apply(lambda v, i=i: special.normal_tail(v)[i], x) for i in range(3))
+    np.testing.assert_array_equal(below, -np.abs(x))
+    exact = ndtr(-np.abs(x.astype(np.float64)))
+    assert worst(tail, exact, False) < bound("normal_tail", dtype)
+    assert np.allclose(tail, exact, rtol=1e-5 if dtype is np.float32 else 1e-13, atol=0)
+    exact = np.exp(-(x.astype(WIDE) ** 2) / 2) / np.sqrt(2 * WIDE(np.pi))
+    assert worst(density, exact, False) < 1
+
+
+def test_short_normal_tail():
+    x = uniform(-12.9, 12.9, np.float32)
+    below, tail = (apply(lambda v, i=i: special.short_normal_tail(v)[i], x) for i in range(2))
+    np.testing.assert_array_equal(below, -np.abs(x))
+    error = np.abs(tail / ndtr(-np.abs(x.astype(np.float64))) - 1)
+    assert error[np.abs(x) < 3].max() < 2**-15.5
+    assert error[np.abs(x) < 5.7].max() < 2**-14.5
+    assert error.max() < 2**-9.5
+
+
+@pytest.mark.parametrize("function", [special.normal_tail, special.short_normal_tail])
+def test_tails_far_away(function):
+    far = np.array([-np.inf, -1e30, -50, -13.2, 13.2, 50, 1e30, np.inf], np.float32)
+    assert not apply(lambda v: function(v)[1], far).any()
+    below = apply(lambda v: function(v)[0], far)
+    assert (below == below[0]).all()
+    assert -13.2 < below[0] <= -12.9
+    assert np.isnan(apply(lambda v: function(v)[1], far * np.nan)).all()
 
 
 def test_radius(dtype):

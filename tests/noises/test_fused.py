@@ -19,7 +19,7 @@ ACTIVATIONS = {
     "none": lambda v: v,
     "relu": lambda v: np.maximum(v, 0),
     "gelu": lambda v: v * special.ndtr(v),
-    "gelu_tanh": lambda v: v / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3))),
+    "gelu_tanh": lambda v: v * special.expit(np.sqrt(8 / np.pi) * (v + 0.044715 * v**3)),  # (1 + tanh) / 2
     "silu": lambda v: v * special.expit(v),
 }
 X, G = 2 * normal(40, 33, dtype=np.float64), normal(40, 33, dtype=np.float64, seed=1)
@@ -134,6 +134,31 @@ def test_16_bit_floats_are_computed_in_float32(dtype):
     assert dx.dtype == dtype
     assert dbias.dtype == np.float32
     assert np.allclose(dbias, dx.astype(float).sum(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_every_16_bit_float_is_activated_to_its_last_digit(dtype, activation):
+    x = np.arange(2**16).astype(np.uint16).view(dtype)
+    with np.errstate(invalid="ignore"):  # of signalling NaN
+        x = x[np.isfinite(x)][None]
+    y = fd.bias_act_dropout(x, None, 0, 1, activation=activation).astype(np.float64)
+    v, info = x.astype(np.float64), ml_dtypes.finfo(dtype)
+    with np.errstate(over="ignore"):
+        exact = ACTIVATIONS[activation](v)
+    digit = np.exp2(np.frexp(exact)[1] - 1.0) * float(info.eps)
+    least = max(1e-36, float(info.smallest_subnormal) / 2)  # below, the result may be 0
+    assert (np.abs(y - exact) <= np.maximum(0.7 * digit, 1.1 * least)).all()
+    assert (np.abs(y - exact) / digit)[np.abs(exact) > 1e-4].max() > 0.45  # so that digits are no wider
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_gelu_and_its_slope_end_in_lines(dtype):
+    x = np.array([[-np.inf, -1000, -40, 40, 1000, np.inf]], dtype)
+    expected = [[0, 0, 0, 40, 1000, np.inf]]
+    np.testing.assert_array_equal(fd.bias_act_dropout(x, None, 0, 1, activation="gelu"), expected)
+    dx, _ = fd.bias_act_dropout_backward(np.ones_like(x), x, None, 0, 1, activation="gelu")
+    np.testing.assert_array_equal(dx, [[0, 0, 0, 1, 1, 1]])
 
 
 def test_layouts_shared_axes_rates_and_windows():
