@@ -20,9 +20,13 @@ def window(x):
     return ((x.size + 5000,), (1021,)) if x.ndim == 1 else ((len(x) + 3, x.shape[1] + 5), (1, 3))
 
 
-def drop_by(x, out, put):
-    rates = put(np.array([0, 0.1, 0.5, 0.9, 1]))
-    calls.by_rate(as_lanes(x).ravel(), as_lanes(out).ravel(), rates, 1, 3, 1001, *stream(KEY), 0.0)
+def drop_by(inner, phase):
+    def call(x, out, put):
+        a, b = as_lanes(x).ravel(), as_lanes(out).ravel()
+        rates = put(np.array([0, 0.1, 0.5, 0.9, 1]))
+        calls.by_rate(a, b, rates, inner, phase, 1001, *stream(KEY), 0.0)
+
+    return call
 
 
 def fused(x, out, put):
@@ -87,7 +91,9 @@ CALLS = {
     **{f"{noise.name} in a window": of(noise, lambda x: {"window": window(x)}) for noise in PLAIN},
     "shared alpha": lambda x, out, put: fd.alpha_dropout(x, 0.3, KEY, shared_axes=-1, out=out),
     "mask": lambda x, out, put: fd.apply_mask(x, put(np.resize([True, False, True], x.shape)), 0.3, out=out),
-    "cycled rates": drop_by,
+    "cycled rates": drop_by(1, 3),
+    "cycled rates of rows": drop_by(32, 41),  # 1001 - 41 is a multiple of 32
+    "cycled rates of long runs": drop_by(5000, 4900),
     "cycled bias": fused,
     **{f"units {sizes}": units(*sizes) for sizes in ((1, 3), (2, 1), (5, 1), (3, 9), (1, 2000))},
     **{name: activated(name, False) for name in ("none", "relu", "gelu", "gelu_tanh", "silu")},

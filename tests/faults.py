@@ -127,6 +127,13 @@ FAULTS = [
         "tests/kernels/test_bernoulli.py::test_nothing_outside_is_written tests/kernels/test_bounds.py",
     ),
     Fault(
+        "a row of a tile has the rate of the one before",
+        "_cpu/by_element.py",
+        "thresholds[i], rows_of_tile(first, ends[i])",
+        "thresholds[max(i - 1, 0)], rows_of_tile(first, ends[i])",
+        "tests/kernels/test_blocks.py",
+    ),
+    Fault(
         "rows of a window follow each other without their stride",
         "_cpu/run.py",
         "rows.start + row * rows.stride)",

@@ -163,7 +163,7 @@ def _whole_tile(formula, x, other, bias, y, at, bias_at, dropped, scale, constan
 
 
 @inlined
-def _part_of_tile(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, first, last):
+def part_of_tile(formula, x, other, bias, y, at, bias_at, dropped, scale, constants, first, last):
     """Do the elements of a tile whose places in it are in [first, last)."""
     lower, upper = join(dropped[0], dropped[1]), join(dropped[2], dropped[3])
     half = _ROW // 2
@@ -182,7 +182,7 @@ def _part_of_tile(formula, x, other, bias, y, at, bias_at, dropped, scale, const
 
 
 @inlined
-def _bits_of(first, last):
+def rows_of_tile(first, last):
     """Return the bits that the elements of a tile have whose places in it are in [first, last)."""
     end = np.uint32((last + _ROW - 1) // _ROW)
     return np.uint32((_ALL << np.uint32(first // _ROW)) & (_ALL >> np.uint32(_ROW - end)))
@@ -213,7 +213,7 @@ def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far, begi
             number = tile + np.uint64(t)
             at = base + t * _TILE - offset  # the place of the tile's first element, maybe before the row
             first, last = max(base - at, 0), min(base + length - at, _TILE)
-            needed = _bits_of(first, last)
+            needed = rows_of_tile(first, last)
             # A tile in which other short rows lie is drawn whole, once for all of them.
             if number != held or needed & ~right:
                 right = _ALL if more_in_tile(rows, number == held) else needed
@@ -223,7 +223,7 @@ def elements(formula, x, other, bias, y, rows, cycle, draw, constants, far, begi
             if last - first == _TILE:
                 _whole_tile(formula, x, other, bias, y, at, bias_at, dropped, draw.scale, constants, far)
             else:
-                _part_of_tile(
+                part_of_tile(
                     formula, x, other, bias, y, at, bias_at, dropped, draw.scale, constants, first, last
                 )
     if far == PAST:

@@ -2,16 +2,15 @@
 
 A tile's thresholds are brought into the order of the generator's digits: the digits of 1024 thresholds become
 planes, as those of U are. Then a few operations compare a digit of all elements, and most tiles are decided
-after a dozen digits.
+after a dozen digits. Where every 32 neighbours of a tile have one rate, a bit stands for all of them.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from fastdrop._cpu import bernoulli
-from fastdrop._cpu.bernoulli import FAR, NO_BIAS, between, fetch_head
-from fastdrop._lanes import formulas
+from fastdrop._cpu.bernoulli import between, fetch_head, part_of_tile, rows_of_tile
+from fastdrop._lanes import draws, formulas
 from fastdrop._lanes.draws import compare_digit, count_and_scale, digits, mirror, threshold_and_scale
 from fastdrop._lanes.floats import double, low_word
 from fastdrop._lanes.inline import inlined
@@ -34,11 +33,11 @@ _WORDS = 4
 _ROW = _WORDS * LANES  # neighbours that share a bit number
 _WIDE = 2 * LANES
 _ALL_LANES, _ALL_WIDE = np.uint32((1 << LANES) - 1), np.uint32((1 << _WIDE) - 1)
+_DIGITS = 32  # of a threshold
 _HALF = 16  # digits that are brought into order together; few tiles need the other half
 _CYCLE = 8 * TILE  # elements after which rates repeat, at most, for all to be held
 _LOW = np.uint32((1 << _HALF) - 1)
 _NONE, _ONE, _ALL = np.uint32(0), np.uint32(1), np.uint32(0xFFFFFFFF)
-_FAR, _ZERO = np.int64(FAR), np.int64(0)
 
 
 @inlined
@@ -254,17 +253,83 @@ def elements(real, rates, x, y, p, numbers, inner, phase, start, key, draw, scal
 
 
 @inlined
-def rows(x, y, p, first, length, start, key, draw, scale, begin, end):
-    """Do as `elements`, from the row `begin` to the row `end`: row r has the rate (first + r) % p.size."""
-    affine, layout = formulas.affine, (x.size, _ZERO, start)
-    for row in range(begin, end):
-        threshold, own = threshold_and_scale(p[(first + row) % p.size], scale)
-        at, after = row * length, (row + 1) * length
-        if own == 0:
-            y[at:after] = 0
-        else:
-            draws = np.int64(threshold), own, key, draw
-            bernoulli.elements(affine, x, x, x, y, layout, NO_BIAS, draws, formulas.DROP, _FAR, at, after)
+def _digits_of_rows(thresholds, ends, first, count, digits_of_rows):
+    """Write for each digit of thresholds which rows of a tile have it, and return the digits that any has.
+
+    Threshold i is that of the rows from where the one before ends to `ends[i]`.
+    """
+    digits_of_rows[:] = 0
+    union = _NONE
+    for i in range(count):
+        threshold, rows = thresholds[i], rows_of_tile(first, ends[i])
+        for digit in range(_DIGITS):
+            here = (threshold >> np.uint32(_DIGITS - 1 - digit)) & _ONE
+            digits_of_rows[digit] |= rows & (_NONE - here)
+        first, union = ends[i], np.uint32(union | threshold)
+    return union
+
+
+@inlined
+def _dropped_by_rows(tile, digits_of_rows, union, needed, key, draw):
+    """Do as `_dropped`, from what `_digits_of_rows` gives. Only the rows in `needed` have to be right."""
+    flipped = mirror(draw)
+    u0 = u1 = u2 = u3 = splat(needed)
+    d0 = d1 = d2 = d3 = splat(_NONE)
+    plane = 0
+    while union:
+        w0, w1, w2, w3 = digits(tile, plane, key, draw)
+        flip = splat(np.uint32(digits_of_rows[plane] ^ _ALL))
+        d0, u0 = compare_digit(d0, u0, w0 ^ flipped, flip)
+        d1, u1 = compare_digit(d1, u1, w1 ^ flipped, flip)
+        d2, u2 = compare_digit(d2, u2, w2 ^ flipped, flip)
+        d3, u3 = compare_digit(d3, u3, w3 ^ flipped, flip)
+        if not any_nonzero(u0 | u1 | u2 | u3):
+            break
+        plane, union = plane + 1, np.uint32(union << _ONE)
+    return d0, d1, d2, d3
+
+
+@inlined
+def runs(x, y, p, inner, phase, start, key, draw, scale, begin, end):
+    """Do as `elements`, where many neighbours have one rate.
+
+    Where the rates change between rows of a tile, it is drawn once. Otherwise it is drawn for each of its
+    rates, which is quick where most tiles have one.
+    """
+    affine, key, draw = formulas.affine, np.uint64(key), np.uint64(draw)
+    most, in_rows = _TILE // inner + 2, inner % _ROW == 0 and (start - phase) % _ROW == 0
+    thresholds, scales, ends = np.empty(most, np.uint32), np.empty(most), np.empty(most, np.int64)
+    digits_of_rows = np.empty(_DIGITS, np.uint32)
+    index = np.uint64(start) + np.uint64(begin)
+    first_tile, offset = index // np.uint64(TILE), np.int64(index % np.uint64(TILE))
+    rate, left = (phase + begin) // inner % p.size, inner - (phase + begin) % inner
+    for t in range((offset + end - begin + _TILE - 1) // _TILE):
+        at, tile = begin + t * _TILE - offset, first_tile + np.uint64(t)
+        first, last = max(begin - at, 0), min(end - at, _TILE)
+        place, count = first, 0
+        while place < last:
+            after = min(place + left, last)
+            thresholds[count], scales[count] = threshold_and_scale(p[rate], scale)
+            ends[count], count = after, count + 1
+            left -= after - place
+            place = after
+            if left == 0:
+                rate, left = rate + 1 if rate + 1 < p.size else 0, inner
+        fetch_head(x, x, at)
+        none = splat(_NONE)
+        dropped, together = (none, none, none, none), in_rows and count > 1
+        if together:
+            union = _digits_of_rows(thresholds, ends, first, count, digits_of_rows)
+            dropped = _dropped_by_rows(tile, digits_of_rows, union, rows_of_tile(first, last), key, draw)
+        for i in range(count):
+            last = ends[i]
+            if scales[i] == 0:
+                y[at + first : at + last] = 0
+            else:
+                if not together:
+                    dropped = draws.dropped(tile, thresholds[i], key, draw, rows_of_tile(first, last))
+                part_of_tile(affine, x, x, x, y, at, at, dropped, scales[i], formulas.DROP, first, last)
+            first = last
 
 
 @inlined

@@ -49,7 +49,8 @@ _FEW_PLANES = (1 << 28) - 1  # a threshold with none of these bits needs at most
 # fixed, since virtual machines report the caches of their host.
 FETCH_FROM, STREAM_FROM = 1 << 18, 1 << 24
 
-_LONG = 4 * TILE  # so many neighbours with one rate, or whole tiles of them, are drawn with one threshold
+_ROW = 4 * LANES  # neighbours that have one bit number in a tile; where each row has one rate, they are quick
+_LONG = 4 * TILE  # so many neighbours with one rate are quick too, and so long rows that are no whole vectors
 
 # Each kernel hands the work of a range to `in_pieces`, as a function of what it was given. The last argument
 # of a kernel is the address of a request for helpers, or 0. The compiler treats the variables that a kernel
@@ -126,17 +127,17 @@ def _drop_by_element_kernel(dtype: np.dtype[Any]) -> Any:
     return jit(kernel, real)
 
 
-def _drop_by_row_kernel() -> Any:
-    """Return the kernel of dropout with a rate for each row; it looks at rates as that of elements does."""
+def _drop_by_run_kernel() -> Any:
+    """Return the kernel where many neighbours have one rate; it looks at rates as the other does."""
 
     @inlined
     def piece(given, begin, end):
-        by_element.rows(*given, begin, end)
+        by_element.runs(*given, begin, end)
 
-    def kernel(x, y, p, first, length, start, key, draw, scale, helpers):
+    def kernel(x, y, p, inner, phase, start, key, draw, scale, helpers):
         if p.size < FEW_RATES and not by_element.are_all(by_element.is_rate, p, 0, p.size):
             return False
-        in_pieces(piece, (x, y, p, first, length, start, key, draw, scale), y.size // length, helpers)
+        in_pieces(piece, (x, y, p, inner, phase, start, key, draw, scale), y.size, helpers)
         return True
 
     return jit(kernel)
@@ -343,7 +344,7 @@ def _scattered_noise_kernel(draw_name: str, name: str, start: float | None) -> A
 
 
 _drop, _drop_runs, _drop_rows = _drop_kernel(), _drop_runs_kernel(), _drop_rows_kernel()
-_drop_by_row = _drop_by_row_kernel()
+_drop_by_run = _drop_by_run_kernel()
 _scattered, _scattered_by_rates = _scattered_kernel(), _scattered_by_rates_kernel()
 _rates_by_gate, _repeat = _rates_by_gate_kernel(), _repeat_kernel()
 _are_rates, _are_finite = _are_all_kernel(by_element.is_rate), _are_all_kernel(by_element.is_finite)
@@ -489,14 +490,11 @@ def by_rate(
     elements are multiplied by the scale, or if that is 0 by 1 / (1 - p). `FEW_RATES` and more must have
     been looked at by `check_rates`; of fewer, one that is not in [0, 1] is an error, before y is written.
     """
-    numbers = key, draw, scale
-    if (inner >= _LONG or inner % TILE == 0) and phase % inner == 0 and x.size % inner == 0:
-        given = x, y, p, phase // inner % p.size, inner, start, *numbers
-        done = _share(_drop_by_row, given, x.size // inner, y, _MANY, 1)
+    given = x, y, p, inner, phase, start, key, draw, scale
+    if inner >= _LONG or inner % _ROW == 0 == (start - phase) % _ROW:
+        done = _share(_drop_by_run, given, x.size, y, _MANY, TILE, start % TILE)
     else:
-        kernel = _drop_by_element_kernel(x.dtype)
-        given = x, y, p, inner, phase, start, *numbers
-        done = _share(kernel, given, x.size, y, _OWN_RATE, TILE, start % TILE)
+        done = _share(_drop_by_element_kernel(x.dtype), given, x.size, y, _OWN_RATE, TILE, start % TILE)
     if not done:
         check_range(p)
         raise RuntimeError("p changed during the call")

@@ -168,13 +168,15 @@ def test_scalar_p_and_an_array_filled_with_it_give_the_same_bits():
 @pytest.mark.parametrize("pieces", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rates_by_sample_and_channel_on_both_sides_of_a_row_of_its_own(dtype, pieces, in_pieces_of):
-    """Long runs of one rate, and whole tiles, are rows of their own; others are read for each element."""
+    """Rates of long runs and of rows of tiles are read once, others for each element."""
     if pieces:
         in_pieces_of(700, 3)
     shapes = (
         *(((5, n), (5, 1)) for n in (2, 256, TILE - 1, TILE, TILE + 1, 1500, cpu_calls._LONG + 1)),
+        *(((70, n), (70, 1)) for n in (31, 32, 33, 96)),
         *(((13, n), (n,)) for n in (2, 8, 9, 256, 512, 768)),  # some repeat with each tile, some don't
         ((3, 4, 700), (4, 1)),
+        ((3, 5, 96), (5, 1)),
         ((3, 4, 5, 9), (1, 4, 1, 1)),
         ((3, 4, 700), (3, 1, 1)),
         ((3, 4, 50), (3, 1, 50)),
@@ -217,6 +219,18 @@ def test_rates_by_element_where_upper_digits_tie():
     for shift in (-1, 0, 1):
         p = np.clip((u + shift) / 2**32, 0, 1)
         assert np.array_equal(fd.dropout(x, p, KEY) == 0, np.full(3000, shift == 1))
+
+
+def test_rates_of_rows_where_upper_digits_tie():
+    """As above, for one element of each row of 32: the others are decided early."""
+    x, rows = np.ones((94, 32), np.float32), np.arange(94)
+    u = reference.uniforms(np.arange(x.size, dtype=np.uint64), KEY).astype(np.float64).reshape(x.shape)
+    places = rows % 32
+    for shift in (-1, 0, 1):
+        p = np.clip((u[rows, places] + shift) / 2**32, 0, 1)[:, None]
+        y = fd.dropout(x, p, KEY)
+        assert same_bits(y, reference.dropout(x, p, KEY))
+        assert np.array_equal(y[rows, places] == 0, np.full(94, shift == 1))
 
 
 def test_rates_that_repeat_with_each_tile_are_whole_again_after_a_tie():
