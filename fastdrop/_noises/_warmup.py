@@ -22,16 +22,19 @@ from fastdrop._backends import cpu, loading, usable
 from fastdrop._noises._noise import INTEGERS, NOISES, Noise
 from fastdrop._noises.bernoulli import apply_mask, keep_mask
 from fastdrop._noises.gaussian import normal
+from fastdrop._noises.standout import standout_keep_prob
 from fastdrop._stream.keys import natural, shown
 
 if TYPE_CHECKING:
     import subprocess
 
 _log = logging.getLogger("fastdrop")
-_SHAPE = 4, 3, 4, 6  # such that its axes are shared in each of the ways that have a kernel
+# Its axes are shared in each of the ways that have a kernel, and its rows are long enough for that of rows.
+_SHAPE = 4, 3, 4, 6
 _SHAPES = {"drop_connect": (4, 6), "embedding_dropout": (4, 6), "token_dropout": (4, 6)}
 _ROWS = 2, 1024  # rows of whole tiles, whose rates have a kernel of their own
 _SHARED = 0, -1
+_RATES = np.float32, np.float64  # the dtypes in which kernels read arrays of rates
 # What functions are given for arguments that are not arrays of the first one's shape and dtype.
 _NUMBERS = {"p": 0.3, "std": 0.3, "alpha": 0.3, "logit": 0.0, "key": 0, "replacement": 0, "vocabulary": 6}
 
@@ -217,14 +220,14 @@ def _calls(noise: Noise, dtype: str) -> Iterator[Callable[[], Any]]:
         if function is not None:
             yield from _calls_of(function, noise, x)
     if noise.name == "dropout":
-        yield partial(keep_mask, 9, 0.3, 0)
+        yield from _calls_of(keep_mask, noise, x)
         yield partial(keep_mask, 9, 0.3, 0, packed=True)
-        yield partial(keep_mask, 9, np.full(9, 0.3), 0)
-        yield partial(keep_mask, x.shape, 0.3, 0, **_listed(x))
-        yield partial(keep_mask, x.shape, 0.3, 0, shared_axes=-1)
         yield partial(noise.function, x, 0.3, 0, rows=np.arange(len(x)))
         yield partial(apply_mask, x, np.ones(x.shape, bool), 0.3)
         yield partial(apply_mask, x, np.ones(-(-x.size // 8), np.uint8), 0.3, packed=True)
+    if noise.name == "standout_dropout":
+        yield partial(noise.function, x, np.ones(x.shape), 0)
+        yield partial(standout_keep_prob, np.ones(9))
     if noise.name == "gaussian_noise":
         yield partial(normal, 9, 0, dtype=x.dtype)
 
@@ -234,15 +237,23 @@ def _calls_of(function: Callable[..., Any], noise: Noise, x: NDArray[Any]) -> It
     for options in _options(parameters, x):
         yield partial(function, **_needed(parameters, x), **options)
     if noise.by_element and noise.rate in parameters and not {"weight", "vocabulary"} & set(parameters):
-        whole = "shared_axes" in parameters
-        rates = x.shape if whole else (len(x), *(1,) * (x.ndim - 1))
-        given = _needed(parameters, x) | {noise.rate: np.full(rates, 0.3)}
-        yield partial(function, **given)
-        if "indices" in parameters:
-            yield partial(function, **given, **_listed(x))
-        if whole:
-            rows = _needed(parameters, _ones(_ROWS, x.dtype.name))
-            yield partial(function, **rows | {noise.rate: np.full((len(_ROWS), 1), 0.3)})
+        for dtype in _RATES:
+            yield from _calls_by_rates(function, noise.rate, x, dtype)
+
+
+def _calls_by_rates(
+    function: Callable[..., Any], rate: str, x: NDArray[Any], dtype: DTypeLike
+) -> Iterator[Callable[[], Any]]:
+    """Yield calls with a rate for each element, whose draws are listed or not, and with one for each row."""
+    parameters = signature(function).parameters
+    whole = "shared_axes" in parameters
+    rates = x.shape if whole else (len(x), *(1,) * (x.ndim - 1))
+    given = _needed(parameters, x) | {rate: np.full(rates, 0.3, dtype)}
+    for draws in ({}, *_listed(parameters, x)):
+        yield partial(function, **given, **draws)
+    if whole:
+        rows = _needed(parameters, _ones(_ROWS, x.dtype.name))
+        yield partial(function, **rows | {rate: np.full((len(_ROWS), 1), 0.3, dtype)})
 
 
 def _options(parameters: Any, x: NDArray[Any]) -> Iterator[dict[str, Any]]:
@@ -250,10 +261,7 @@ def _options(parameters: Any, x: NDArray[Any]) -> Iterator[dict[str, Any]]:
     size = {"block_size": 3} if "block_size" in parameters else {}
     places: list[dict[str, Any]] = []
     places += [{"shared_axes": axis} for axis in _SHARED] if "shared_axes" in parameters else []
-    if "indices" in parameters:
-        places.append(_listed(x))
-    elif "rows" in parameters:
-        places.append({"rows": np.arange(len(x))[::-1]})
+    places += _listed(parameters, x)
     activations = [{"activation": name} for name in ACTIVATIONS] if "activation" in parameters else [{}]
     residuals = [{}, {"residual": x}] if "residual" in parameters and "activation" in parameters else [{}]
     for activation in activations:
@@ -262,9 +270,12 @@ def _options(parameters: Any, x: NDArray[Any]) -> Iterator[dict[str, Any]]:
                 yield size | activation | residual | place
 
 
-def _listed(x: NDArray[Any]) -> dict[str, Any]:
-    """Return an index for each element, none of which follows another."""
-    return {"indices": np.arange(x.size)[::-1].reshape(x.shape)}
+def _listed(parameters: Any, x: NDArray[Any]) -> Iterator[dict[str, Any]]:
+    """Yield the ways in which a function takes a list of draws, none of which follows another."""
+    if "indices" in parameters:
+        yield {"indices": np.arange(x.size)[::-1].reshape(x.shape)}
+    if "rows" in parameters:
+        yield {"rows": np.arange(len(x))[::-1]}
 
 
 def _needed(parameters: Any, x: NDArray[Any]) -> dict[str, Any]:
@@ -272,6 +283,7 @@ def _needed(parameters: Any, x: NDArray[Any]) -> dict[str, Any]:
     names = [name for name, each in parameters.items() if each.default is Parameter.empty]
     special: dict[str, Any] = {
         **_NUMBERS,
+        "shape": x.shape,
         "bias": _ones(x.shape[-1:], x.dtype.name),
         "tokens": np.zeros(x.shape[:1] if "weight" in names or "vocabulary" in names else x.shape, np.int64),
         "weight": _ones((6, 6), x.dtype.name),

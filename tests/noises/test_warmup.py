@@ -13,14 +13,14 @@ from fastdrop._lanes import disk
 from fastdrop._noises import _warmup
 from fastdrop._noises._noise import NOISES
 
-# Everything public that has kernels, on arrays of other shapes than those of `warmup`.
-EVERYTHING = """
+# After a warmup, each kernel is printed that the cache is asked for.
+WARM = """
 import sys
 import numpy as np, fastdrop as fd
 from fastdrop._cpu import compiled
 from inspect import signature
 
-fd.warmup(processes=1)
+fd.warmup({options})
 
 def load(cache, signature, context):
     # what is neither in memory nor the code of such arrays that can be written
@@ -29,8 +29,14 @@ def load(cache, signature, context):
     return loaded(cache, signature, context)
 
 loaded, compiled._Cache.load_overload = compiled._Cache.load_overload, load
+"""
+
+# Everything public that has kernels, on arrays of other shapes than those of `warmup`.
+EVERYTHING = """
 from every_layer import CASES
 from every_noise import FUNCTIONS, arguments, backward_arguments
+
+PLACES = np.arange(85).reshape(5, 17) ** 2
 
 def call(noise, given, **options):
     print("#", noise.name, *options, file=sys.stderr)
@@ -41,7 +47,7 @@ def call(noise, given, **options):
         noise.backward(**backward_arguments(noise, given, np.ones_like(y)), key=1, **options)
 
 for noise in FUNCTIONS:
-    given, known = arguments(noise, (5, 7)), signature(noise.function).parameters
+    given, known = arguments(noise, (5, 17)), signature(noise.function).parameters
     rows = 3 * np.arange(len(given[noise.first]))[::-1]
     call(noise, given)
     for name in ("none", "gelu") if "activation" in known else ():
@@ -49,21 +55,31 @@ for noise in FUNCTIONS:
         call(noise, given, activation=name, residual=given["x"], shared_axes=1)
     for axes in (0, 1, (0, 1)) if "shared_axes" in known else ():
         call(noise, given, shared_axes=axes)
-    for shape in ((5, 7), (7,), (5, 1)) if noise.by_element and "shared_axes" in known else ():
-        call(noise, given | {noise.rate: np.full(shape, 0.3)})
-        if "rows" in known:
-            call(noise, given | {noise.rate: np.full(shape, 0.3)}, rows=rows)
+    for shape in ((5, 17), (17,), (5, 1)) if noise.by_element and "shared_axes" in known else ():
+        for real in (np.float32, np.float64):
+            by_rates = given | {noise.rate: np.full(shape, 0.3, real)}
+            call(noise, by_rates)
+            if "rows" in known:
+                call(noise, by_rates, rows=rows)
+                call(noise, by_rates, indices=PLACES)
     if "rows" in known:
         call(noise, given, rows=rows)
     if "indices" in known:
-        call(noise, given, indices=np.arange(35).reshape(5, 7) ** 2)
+        call(noise, given, indices=PLACES)
 for kind, case in CASES.items():
     print("#", kind.__name__, file=sys.stderr)
     layer = case.make(1)
     layer.backward(np.ones_like(layer(*case.arguments())))
+    layer.eval()(*case.arguments())
 fd.RecurrentDropout(0.3, 0.3, rng=1)().recurrent(np.ones((4, 5), np.float32))
 fd.normal((3, 5), 1, dtype=np.float32), fd.surviving_rows(9, 0.3, 1)
-fd.keep_mask((3, 5), 0.3, 1, packed=True), fd.keep_mask((3, 5), 0.3, 1)
+for p in (0.3, np.full((5, 17), 0.3), np.full((5, 17), np.float32(0.3))):
+    fd.keep_mask((5, 17), p, 1), fd.keep_mask((5, 17), p, 1, packed=True)
+    fd.keep_mask((5, 17), p, 1, rows=np.arange(5)), fd.keep_mask((5, 17), p, 1, indices=PLACES)
+fd.keep_mask((5, 1024), np.full((5, 1), np.float32(0.3)), 1)
+fd.keep_mask((5, 17), 0.3, 1, shared_axes=0), fd.keep_mask((5, 17), 0.3, 1, shared_axes=1)
+fd.dropout(np.ones((5, 1024), np.float32), np.full((5, 1), np.float32(0.3)), 1)
+fd.standout_dropout(np.ones(9, np.float32), np.ones(9), 1), fd.standout_keep_prob(np.ones(9, np.float32))
 fd.apply_mask(np.ones(9, np.float32), np.ones(2, np.uint8), 0.5, packed=True)
 fd.apply_mask(np.ones(9, np.float32), np.ones(9, bool), 0.5)
 fixed = np.broadcast_to(np.float32(1), (5, 7))
@@ -84,8 +100,14 @@ def run(script, **environment):
 
 def test_nothing_is_left_to_compile():
     """Nor to read: a process that has all code in memory asks the cache for none, whatever that has."""
-    found = run(EVERYTHING)
-    assert (found.returncode, found.stdout) == (0, ""), found.stderr
+    assert asked_after("processes=1", EVERYTHING) == ""
+
+
+def asked_after(options, calls):
+    """The kernels that calls ask the cache for, after a warmup with some options."""
+    found = run(WARM.format(options=options) + calls)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
 
 
 SOME = """
