@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from inspect import Parameter, signature
 from queue import SimpleQueue
 from threading import Thread
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastdrop._arrays.numbers import flag
 from fastdrop._arrays.plan import ACTIVATIONS
 from fastdrop._backends import cpu, loading, usable
-from fastdrop._noises._noise import INTEGERS, NOISES, Noise
+from fastdrop._noises._noise import INTEGERS, NOISES, REAL, Noise
 from fastdrop._noises.bernoulli import apply_mask, keep_mask
 from fastdrop._noises.gaussian import normal
 from fastdrop._noises.standout import standout_keep_prob
@@ -35,6 +37,7 @@ _SHAPES = {"drop_connect": (4, 6), "embedding_dropout": (4, 6), "token_dropout":
 _ROWS = 2, 1024  # rows of whole tiles, whose rates have a kernel of their own
 _SHARED = 0, -1
 _RATES = np.float32, np.float64  # the dtypes in which kernels read arrays of rates
+_TORCH = "fastdrop.torch"  # imported by its name and on request alone, since this package doesn't need it
 # What functions are given for arguments that are not arrays of the first one's shape and dtype.
 _NUMBERS = {"p": 0.3, "std": 0.3, "alpha": 0.3, "logit": 0.0, "key": 0, "replacement": 0, "vocabulary": 6}
 
@@ -49,18 +52,24 @@ _DONE = "done"
 
 
 class Job(NamedTuple):
-    """One noise in one dtype, with its gradient and all their options."""
+    """One noise in one dtype, with its gradient and all their options; or what tensors need beside that."""
 
     noise: str
     dtype: str
 
     def run(self) -> None:
         """Call all that needs a kernel."""
-        for call in _calls(NOISES[self.noise], self.dtype):
+        if self.noise == _TORCH:
+            calls = import_module(f"{_TORCH}._warmup").calls(self.dtype)
+        else:
+            calls = _calls(NOISES[self.noise], self.dtype)
+        for call in calls:
             call()
 
 
-def warmup(*names: str, dtype: Any = np.float32, processes: SupportsIndex | None = None) -> None:
+def warmup(
+    *names: str, dtype: Any = np.float32, torch: bool = False, processes: SupportsIndex | None = None
+) -> None:
     """Compile the kernels of all functions and layers, or of some, so that no later call has to wait for it.
 
     What is compiled is kept in the user's cache directory (or in NUMBA_CACHE_DIR), where other processes
@@ -73,6 +82,9 @@ def warmup(*names: str, dtype: Any = np.float32, processes: SupportsIndex | None
         Functions and layers, such as "dropout" or "SpatialDropout2D"; by default all.
     dtype : dtype or sequence of dtypes, default float32
         The dtypes of arrays. Without names, a noise is left out for a dtype that it doesn't take.
+    torch : bool, default False
+        Compile also what CPU tensors of these dtypes need beside that: dropout and attention in PyTorch's own
+        threads. Whatever else `fastdrop.torch` does is done by NumPy's kernels.
     processes : int, optional
         How many processes compile at a time, since Numba's compiler uses one core; by default as many as
         calls may use threads.
@@ -80,9 +92,11 @@ def warmup(*names: str, dtype: Any = np.float32, processes: SupportsIndex | None
     Raises
     ------
     TypeError
-        If a dtype is none, or `processes` is no int.
+        If a dtype is none, `torch` is no bool, or `processes` is no int.
     ValueError
         If there is no such name, or what it names doesn't take a dtype, or `processes` is less than 1.
+    ImportError
+        If `torch` is True where PyTorch isn't installed.
 
     See Also
     --------
@@ -91,18 +105,18 @@ def warmup(*names: str, dtype: Any = np.float32, processes: SupportsIndex | None
     Notes
     -----
     ``python -m fastdrop warmup`` does the same from the command line, for images of containers for example.
-    PyTorch's and CUDA's kernels are not among them.
+    CUDA's kernels are not among them.
 
     Examples
     --------
     >>> import fastdrop as fd
     >>> fd.warmup("dropout", processes=1)
     """
-    for _ in steps(jobs(names, dtype), processes):
+    for _ in steps(jobs(names, dtype, torch), processes):
         pass
 
 
-def jobs(names: tuple[str, ...], dtype: Any) -> list[Job]:
+def jobs(names: tuple[str, ...], dtype: Any, torch: bool = False) -> list[Job]:
     """Return what is to be done, or raise an error for a name or a dtype that can't be."""
     given = dtype if isinstance(dtype, (list, tuple)) else [dtype]
     dtypes = [_dtype_name(each) for each in given]
@@ -118,6 +132,9 @@ def jobs(names: tuple[str, ...], dtype: Any) -> list[Job]:
         for noise in chosen:
             if missing := [each for each in dtypes if not _takes(noise, each)]:
                 raise ValueError(f"dtype must be of {noise.dtypes} for {noise.name}, got {missing[0]}")
+    if flag("torch", torch):
+        import_module(_TORCH)  # which says so now if PyTorch is missing
+        found += [Job(_TORCH, each) for each in dtypes if each in REAL]
     return list(dict.fromkeys(found))
 
 
@@ -294,7 +311,5 @@ def _needed(parameters: Any, x: NDArray[Any]) -> dict[str, Any]:
 def _ones(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     """Return ones of a dtype by its name; NumPy knows bfloat16 only after the import of ml_dtypes."""
     if dtype == "bfloat16":
-        from importlib import import_module
-
         dtype = import_module("ml_dtypes").bfloat16
     return np.ones(shape, dtype)

@@ -100,6 +100,7 @@ def _add_warmup(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help="functions and layers, such as dropout; default: all")
     add("--dtype", nargs="+", default=["float32"], metavar="D", help="of arrays (default: float32)")
+    add("--torch", action="store_true", help="also what PyTorch's CPU tensors need beside NumPy's kernels")
     add("--processes", type=_whole, metavar="N", help="that compile at a time; default: one a core")
 
 
@@ -109,8 +110,8 @@ def _warmup(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None
     from fastdrop._tools.progress import progress
 
     try:
-        todo = jobs(tuple(chosen.names), chosen.dtype)
-    except (TypeError, ValueError) as error:
+        todo = jobs(tuple(chosen.names), chosen.dtype, chosen.torch)
+    except (ImportError, TypeError, ValueError) as error:
         parser.error(str(error))
     with progress("compiling", len(todo)) as step:
         for job in steps(todo, chosen.processes):

@@ -33,7 +33,7 @@ Tensor: TypeAlias = torch.Tensor
 # of blocks, forward and backward on one thread, since nothing is made twice. At 256 x 256 they still did, but
 # on two threads blocks took less: 1.26 and 1.29 times what PyTorch took without dropout, whole matrices 1.45
 # and 1.60. That was before a kernel of ours made the weights of blocks, which are faster since.
-_FROM = 1 << 16
+BLOCKS_FROM = 1 << 16
 # A block of the matrix has up to so many rows of each head, and so many bytes for each thread, in all heads
 # that are done together: it is meant to stay in the caches between the passes over it. Of 2^19 to 2^22 bytes
 # and 64 to 256 rows these were the fastest for 256, 1,024 and 2,048 places on one thread, or within a tenth,
@@ -197,7 +197,7 @@ def is_ours(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, caus
 
 def _small(query: Tensor, key: Tensor) -> bool:
     """Whether the matrix of a head is so small that it is made as a whole."""
-    return query.shape[-2] * key.shape[-2] < _FROM
+    return query.shape[-2] * key.shape[-2] < BLOCKS_FROM
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, gqa: bool) -> None:

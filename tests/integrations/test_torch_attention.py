@@ -16,14 +16,14 @@ from fastdrop.torch import _attention, _openmp  # noqa: E402
 
 functional = torch.nn.functional
 KEY = fd.Key(42)
-SMALL = _attention._FROM
+SMALL = _attention.BLOCKS_FROM
 CLOSE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
 @pytest.fixture(autouse=True)
 def by_blocks(monkeypatch):
     """Let small matrices go by blocks too."""
-    monkeypatch.setattr(_attention, "_FROM", 0)
+    monkeypatch.setattr(_attention, "BLOCKS_FROM", 0)
 
 
 def tensors(q, k, v, dtype=torch.float64):
@@ -134,7 +134,7 @@ def test_whole_matrices_are_the_same(name, monkeypatch):
     inputs = [t.requires_grad_() for t in tensors(*shapes)]
     found = []
     for first in (0, 1 << 40):
-        monkeypatch.setattr(_attention, "_FROM", first)
+        monkeypatch.setattr(_attention, "BLOCKS_FROM", first)
         y = fdt.scaled_dot_product_attention(*inputs, dropout_p=0.3, noise_key=KEY, **options)
         found.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
     blocks, whole = found
@@ -323,7 +323,7 @@ def test_install_takes_attention_with_dropout(monkeypatch):
         assert len(calls) == 1
         functional.scaled_dot_product_attention(q, k, v)
         with monkeypatch.context() as patch:
-            patch.setattr(_attention, "_FROM", SMALL)
+            patch.setattr(_attention, "BLOCKS_FROM", SMALL)
             functional.scaled_dot_product_attention(q, k, v, dropout_p=0.3)
         assert len(calls) == 1
         layer(normal(2, 80, 32)).sum().backward()
@@ -470,7 +470,7 @@ def test_a_backward_frees_the_copy_of_a_mask():
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 @pytest.mark.parametrize("least", [0, SMALL], ids=["blocks", "formula"])
 def test_slopes_that_are_not_finite_vanish_where_weights_are_dropped(value, least, monkeypatch):
-    monkeypatch.setattr(_attention, "_FROM", least)
+    monkeypatch.setattr(_attention, "BLOCKS_FROM", least)
     q, k, v = tensors(*[(1, 1, 100, 4)] * 3)
     v[0, 0, 5] = value
     q.requires_grad_()

@@ -110,6 +110,30 @@ def asked_after(options, calls):
     return found.stdout
 
 
+# Dropout and attention in blocks, with their gradients, in a dtype.
+OF_TENSORS = """
+import torch, fastdrop.torch as fdt
+
+real = torch.{dtype}
+x, q = torch.ones(9, dtype=real, requires_grad=True), torch.ones(300, 2, dtype=real, requires_grad=True)
+fdt.dropout(x, 0.5, 1).sum().backward(), fdt.Dropout(0.5)(x).sum().backward()
+fdt.scaled_dot_product_attention(q, q, q, dropout_p=0.5).sum().backward()
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_nothing_is_left_to_compile_for_tensors(dtype):
+    pytest.importorskip("fastdrop.torch")
+    options = f"'gaussian_noise', dtype='{dtype}', torch=True, processes=1"
+    assert asked_after(options, OF_TENSORS.format(dtype=dtype)) == ""
+
+
+def test_tensors_need_pytorch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastdrop.torch", None)
+    with pytest.raises(ImportError):
+        fd.warmup("gaussian_noise", torch=True)
+
+
 SOME = """
 import logging, sys
 import numpy as np, fastdrop as fd
@@ -155,8 +179,8 @@ def test_where_no_code_can_be_kept_one_process_does_it(monkeypatch, tmp_path):
     assert done == ["dropout", "zoneout"]
 
 
-def noises(*names, dtype="float32"):
-    return {(job.noise, job.dtype) for job in _warmup.jobs(names, dtype)}
+def noises(*names, dtype="float32", torch=False):
+    return {(job.noise, job.dtype) for job in _warmup.jobs(names, dtype, torch)}
 
 
 def test_names_and_dtypes():
@@ -167,6 +191,9 @@ def test_names_and_dtypes():
     }
     assert {noise for noise, _ in noises()} == set(NOISES)
     assert ("alpha_dropout", "complex64") not in noises(dtype=np.complex64)
+    pytest.importorskip("fastdrop.torch")
+    assert noises("zoneout", torch=True) == {("zoneout", "float32"), ("fastdrop.torch", "float32")}
+    assert ("fastdrop.torch", "complex64") not in noises(dtype=np.complex64, torch=True)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +209,7 @@ def test_names_and_dtypes():
         ((), {"dtype": "x"}, TypeError, "data type 'x' not understood"),
         ((), {"processes": 0}, ValueError, "processes must be at least 1, got 0"),
         ((), {"processes": 1.5}, TypeError, "processes must be an int"),
+        ((), {"torch": "yes"}, TypeError, "torch must be True or False, got 'yes'"),
     ],
 )
 def test_bad_arguments(names, options, error, message):
