@@ -84,6 +84,8 @@ from fastdrop._stream.keys import Key as Key
 from fastdrop._training.max_norm import max_norm as max_norm
 from fastdrop._training.monte_carlo import Prediction as Prediction
 from fastdrop._training.monte_carlo import mc_predict as mc_predict
+from fastdrop._training.monte_carlo import mutual_information as mutual_information
+from fastdrop._training.monte_carlo import predictive_entropy as predictive_entropy
 from fastdrop._training.monte_carlo import predictive_log_likelihood as predictive_log_likelihood
 from fastdrop._training.r_drop import r_drop_loss as r_drop_loss
 from fastdrop.schedules import Scheduler as Scheduler
@@ -157,7 +159,9 @@ __all__ = [
     "max_norm",
     "mc_predict",
     "moments",
+    "mutual_information",
     "normal",
+    "predictive_entropy",
     "predictive_log_likelihood",
     "r_drop_loss",
     "schedules",

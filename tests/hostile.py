@@ -300,6 +300,7 @@ def fitting(name, dtype):
     words = {"tokens": tokens, "weight": normal(9, 5, dtype=dtype), "g": normal(2, 3, 5, dtype=dtype)}
     like = normal(5, 3, dtype=dtype)
     heads = {name: normal(2, 3, 5, 4, dtype=dtype, seed=n) for n, name in enumerate("qkvg")}
+    even = np.full((5, 4), 0.25, dtype)
     known = {
         "attention": heads | {"p": 0.3, "attn_mask": None, "scale": None, "rows": None, "window": None},
         "DropConnect": {"weight": normal(5, 3, dtype=dtype), "bias": None},
@@ -311,6 +312,8 @@ def fitting(name, dtype):
         "embedding_dropout": words | {"vocabulary": 9, "p": 0.3},
         "token_dropout": {"tokens": tokens, "rows": None, "window": None, "protected": (1,)},
         "r_drop_loss": {"logits1": like, "logits2": like, "labels": np.arange(5) % 3},
+        "predictive_entropy": {"probabilities": even},
+        "mutual_information": {"samples": even},
         "importance_rates": {"importance": np.abs(like[:, 0])},
         "standout": {"h": like, "a": like, "g": like},
         "local_reparameterization": {"mean": like, "g": like, "variance": np.abs(like) + 1},

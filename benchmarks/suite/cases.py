@@ -52,6 +52,12 @@ def weights(s: Given) -> np.ndarray:
     return normals((s.x.shape[1], s.x.shape[1]), s.x.dtype.name, 3)
 
 
+def probabilities(s: Given) -> np.ndarray:
+    """Probabilities of classes, a row for each example or pass."""
+    exponentials = np.exp(s.x.astype(np.float32))
+    return (exponentials / exponentials.sum(1, keepdims=True)).astype(s.x.dtype)
+
+
 def curriculum(s: Given) -> Any:
     """A layer whose schedule has begun."""
     layer = fd.CurriculumDropout(s.p, gamma=0.1, rng=0)
@@ -346,6 +352,18 @@ FUNCTIONS = [
     Case(
         "predictive_log_likelihood",
         lambda s: partial(fd.predictive_log_likelihood, one_pass(s), s.x, s.other, 1.0, 8, s.key),
+        out=False,
+    ),
+    Case(
+        "predictive_entropy",
+        lambda s: partial(fd.predictive_entropy, probabilities(s)),
+        shape=rows,
+        out=False,
+    ),
+    Case(
+        "mutual_information",
+        lambda s: partial(fd.mutual_information, probabilities(s)),
+        shape=rows,
         out=False,
     ),
     Case(

@@ -1,4 +1,4 @@
-"""Monte Carlo dropout: mean, variance and likelihood of what many passes with different noise predict."""
+"""Monte Carlo dropout: what many passes with different noise predict, and how surely."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._arrays.host import real_array
 from fastdrop._arrays.numbers import flag, positive
-from fastdrop._arrays.plan import Axes
+from fastdrop._arrays.plan import Axes, axes_in
 from fastdrop._stream.keys import Key, as_key_or_seed, natural
 
 StochasticPass: TypeAlias = Callable[[Any, Key], ArrayLike]
+
+_OFF_ONE = 1e-2  # by how much probabilities in 16-bit floats may miss a sum of 1; logits miss it by more
 
 
 class Prediction(NamedTuple):
@@ -34,6 +37,8 @@ class Prediction(NamedTuple):
         NaN where there is one of them.
     n : int
         Number of samples.
+    samples : ndarray or None
+        What each pass returned, along a first axis of length n, if `mc_predict` was told to keep it.
 
     Examples
     --------
@@ -47,6 +52,7 @@ class Prediction(NamedTuple):
     variance: NDArray[np.float64]
     standard_error: NDArray[np.float64]
     n: int
+    samples: NDArray[np.float64] | None = None
 
 
 def mc_predict(
@@ -56,6 +62,7 @@ def mc_predict(
     key: Key | SupportsIndex,
     *,
     antithetic: bool = False,
+    keep_samples: bool = False,
     threads: SupportsIndex = 1,
     progress: bool = False,
 ) -> Prediction:
@@ -78,6 +85,8 @@ def mc_predict(
         Let samples 2s and 2s + 1 get ``key.fold_in(s)`` and its `Key.antithetic`. The mean's error is
         smaller if f is about monotonic in the noise, and larger if it is about symmetric in it. n must
         be even.
+    keep_samples : bool, default False
+        Return what each pass returned too: n times the memory, for `mutual_information`, quantiles or plots.
     threads : int, default 1
         How many passes run at once. With more than 1, f must change nothing outside, so no layers; give
         the BLAS one thread. Results are the same to the bit for any number.
@@ -87,8 +96,9 @@ def mc_predict(
     Returns
     -------
     Prediction
-        ``(mean, variance, standard_error, n)`` in float64. The outputs are added up as they come (Welford),
-        so memory does not depend on n; up to ``threads + 1`` of them are held at a time.
+        ``(mean, variance, standard_error, n, samples)``, arrays in float64. The outputs are added up as they
+        come (Welford), so without `keep_samples` memory does not depend on n; up to ``threads + 1`` of them
+        are held at a time, and samples is None.
 
     Raises
     ------
@@ -144,18 +154,120 @@ def mc_predict(
     >>> same.standard_error.round(3), apart.standard_error.round(3)
     (array([[0.015]]), array([[0.035]]))
     """
-    samples, antithetic = _RunningMoments(), flag("antithetic", antithetic)
+    passes, antithetic = _RunningMoments(), flag("antithetic", antithetic)
     means = (
-        _RunningMoments() if antithetic else samples
+        _RunningMoments() if antithetic else passes
     )  # of pairs, since only those are independent of each other
+    kept: list[NDArray[Any]] | None = [] if flag("keep_samples", keep_samples) else None
     for output in _outputs(f, x, n, key, antithetic, threads, progress):
-        samples.add(output)
-        if antithetic and samples.n % 2:
-            first = np.array(output, np.float64)  # a copy: f may write its next output to the same memory
+        passes.add(output)
+        if kept is not None:
+            kept.append(output.copy())  # since f may write its next output to the same memory
+        if antithetic and passes.n % 2:
+            first = np.array(output, np.float64)
         elif antithetic:
             means.add((first + output) / 2)
     error = np.sqrt(means.variance() / means.n)
-    return Prediction(samples.mean, samples.variance(), np.asarray(error), samples.n)
+    samples = None if kept is None else np.stack(kept, dtype=np.float64)
+    return Prediction(passes.mean, passes.variance(), np.asarray(error), passes.n, samples)
+
+
+def predictive_entropy(probabilities: ArrayLike, axis: Axes = -1) -> NDArray[np.float64]:
+    """Return the entropy of predicted probabilities, in nats: how unsure a prediction is of its class.
+
+    Of the mean that `mc_predict` found it is the uncertainty from both causes: classes that overlap in the
+    data, and sub-networks that disagree, whose part is the `mutual_information`.
+
+    Parameters
+    ----------
+    probabilities : array_like
+        Of a real dtype that `dropout` takes; at least 0, with sums within 0.01 of 1, as 16-bit floats have.
+    axis : int or sequence of int, default -1
+        Along which the classes lie.
+
+    Returns
+    -------
+    ndarray of float64
+        ``-sum(p * log(p))``, where a probability of 0 adds nothing; without the axis of the classes. It is 0
+        where one class is sure, and at most the logarithm of their number.
+
+    Raises
+    ------
+    TypeError
+        If probabilities are not real floats.
+    ValueError
+        If they are below 0 or don't sum to 1, as logits don't, or an axis is out of range.
+
+    References
+    ----------
+    Gal, "Uncertainty in Deep Learning", thesis, Cambridge 2016, section 3.3.1.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.predictive_entropy([[1.0, 0.0], [0.9, 0.1], [0.5, 0.5]]).round(3)
+    array([0.   , 0.325, 0.693])
+    """
+    return _entropy(*_probabilities("predictive_entropy", probabilities, axis))
+
+
+def mutual_information(samples: ArrayLike, axis: Axes = -1) -> NDArray[np.float64]:
+    """Return the mutual information of class and sub-network, in nats: how far passes disagree (BALD).
+
+    It is small where all passes give the same probabilities, be they sure of a class or not, and large where
+    each is sure of another: there a label would teach the network most.
+
+    Parameters
+    ----------
+    samples : array_like
+        Probabilities of each pass, along the first axis, as `mc_predict` returns them with `keep_samples`;
+        otherwise as `predictive_entropy` takes them.
+    axis : int or sequence of int, default -1
+        Along which the classes lie; not the first.
+
+    Returns
+    -------
+    ndarray of float64
+        The entropy of the mean over the passes less the mean of their entropies, of the shape of one pass
+        without the axis of the classes. It is at least 0, and at most the logarithm of the number of classes.
+        Few passes give too little on average, since the entropy is concave: one gives 0.
+
+    Raises
+    ------
+    TypeError
+        If samples are not real floats.
+    ValueError
+        As `predictive_entropy`, or if there is no pass, or an axis of classes is the first.
+
+    References
+    ----------
+    Houlsby et al., "Bayesian Active Learning for Classification and Preference Learning", arXiv 1112.5745;
+    Gal, "Uncertainty in Deep Learning", thesis, Cambridge 2016, section 3.3.1.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> agree = [[0.5, 0.5], [0.5, 0.5]]  # two passes, both of which are unsure
+    >>> differ = [[1.0, 0.0], [0.0, 1.0]]  # each is sure, of another class
+    >>> fd.mutual_information(np.stack([agree, differ], axis=1)).round(3)
+    array([0.   , 0.693])
+
+    By `mc_predict`, whose passes are those of one key:
+
+    >>> def classify(x, key):
+    ...     scores = np.exp(fd.dropout(x, 0.5, key))
+    ...     return scores / scores.sum(axis=-1, keepdims=True)
+    >>> found = fd.mc_predict(classify, np.eye(2), 400, fd.Key(42), keep_samples=True)
+    >>> fd.predictive_entropy(found.mean).round(3), fd.mutual_information(found.samples).round(3)
+    (array([0.609, 0.623]), array([0.09 , 0.089]))
+    """
+    p, axes = _probabilities("mutual_information", samples, axis)
+    if 0 in axes or not len(p):
+        got = f"shape {p.shape} and axis {axis}"
+        raise ValueError(f"samples must have passes along the first axis, and classes not there, got {got}")
+    of_mean = _entropy(p.mean(0), tuple(each - 1 for each in axes))
+    # Rounding may bring the difference below 0.
+    return np.asarray(np.maximum(of_mean - _entropy(p, axes).mean(0), 0.0))
 
 
 def predictive_log_likelihood(
@@ -223,6 +335,26 @@ def predictive_log_likelihood(
         densities = np.log(tau / (2 * np.pi)) - tau * np.square(np.subtract(y, output, dtype=np.float64))
         total = np.logaddexp(total, 0.5 * np.sum(densities, axis))
     return np.asarray(total - np.log(natural("n", n)))
+
+
+def _entropy(p: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return ``-sum(p * log(p))`` over the axes, and 0 where p is rounded so that it is below."""
+    logs = np.log(p, out=np.zeros_like(p), where=p > 0)
+    return np.asarray(np.maximum(0.0 - (p * logs).sum(axes), 0.0))
+
+
+def _probabilities(name: str, values: ArrayLike, axis: Axes) -> tuple[NDArray[np.float64], tuple[int, ...]]:
+    """Return a function's probabilities as float64 and the axes of their classes, or raise an error."""
+    p = real_array(values, name).astype(np.float64)
+    axes = tuple(axes_in(axis, p.ndim, "axis"))
+    wrong = p[~((p >= 0) & (p <= 1 + _OFF_ONE))]
+    if wrong.size:
+        raise ValueError(f"probabilities must be in [0, 1], got {wrong[0]}; use a softmax of logits")
+    sums = p.sum(axes)
+    off = sums[np.abs(sums - 1) > _OFF_ONE]
+    if off.size:
+        raise ValueError(f"probabilities must sum to 1 along axis {axis}, got {off[0]}; use another axis")
+    return p, axes
 
 
 class _RunningMoments:

@@ -19,6 +19,8 @@ NO_NOISE = {
     "warmup": "compiles kernels",
     "max_norm": "a constraint of weights, which draws nothing",
     "mc_predict": "calls a function of the user's, whose noise that is",
+    "mutual_information": "a number of predictions, which draws nothing",
+    "predictive_entropy": "a number of predictions, which draws nothing",
     "predictive_log_likelihood": "calls a function of the user's, whose noise that is",
     "r_drop_loss": "a loss, which draws nothing",
 }

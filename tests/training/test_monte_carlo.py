@@ -15,7 +15,12 @@ from scipy import stats
 from scipy.special import logsumexp
 
 import fastdrop as fd
-from fastdrop._training.monte_carlo import mc_predict, predictive_log_likelihood
+from fastdrop._training.monte_carlo import (
+    mc_predict,
+    mutual_information,
+    predictive_entropy,
+    predictive_log_likelihood,
+)
 
 KEY = fd.Key(5)
 X = frozen(normal(7, 3, dtype=np.float64))
@@ -433,6 +438,104 @@ def test_likelihood_nears_the_exact_one():
     assert np.abs((np.exp(found) - wrong) / errors).max() > 10
 
 
+@pytest.mark.parametrize("options", [{}, {"antithetic": True}, {"threads": 3}], ids=str)
+def test_samples_are_kept_on_request(options):
+    assert mc_predict(noisy, X, 6, KEY, **options).samples is None
+    buffer = np.empty_like(X)
+
+    def in_place(x, key):
+        return fd.gaussian_noise(x, 1.0, key, out=buffer)
+
+    f = noisy if "threads" in options else in_place
+    found = mc_predict(f, X, 6, KEY, keep_samples=True, **options)
+    keys = keys_of(6, antithetic="antithetic" in options)
+    assert same_bits(found.samples, np.stack([noisy(X, key) for key in keys]))
+    without = mc_predict(noisy, X, 6, KEY, **options)
+    assert all(same_bits(a, b) for a, b in zip(found[:3], without[:3], strict=True))
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.float16, ml_dtypes.bfloat16, np.float32])
+def test_samples_are_of_float64(dtype):
+    def cast(x, key):
+        return noisy(x, key).astype(dtype)
+
+    found = mc_predict(cast, X, 3, KEY, keep_samples=True)
+    assert same_bits(found.samples, all_samples(cast, X, 3))
+    assert mc_predict(noisy, np.ones(()), 1, KEY, keep_samples=True).samples.shape == (1,)
+
+
+REAL = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
+
+
+def probabilities(*shape, axis=-1, dtype=np.float64):
+    """Random probabilities, some of which are 0 or 1."""
+    scores = np.exp(3 * normal(*shape, dtype=np.float64))
+    scores[np.abs(normal(*shape, dtype=np.float64, seed=1)) < 0.5] = 0
+    first = np.zeros(shape, np.bool_)
+    first[(slice(None),) * (axis % len(shape)) + (0,)] = True
+    scores[first & (scores.sum(axis, keepdims=True) == 0)] = 1
+    return frozen((scores / scores.sum(axis, keepdims=True)).astype(dtype))
+
+
+def naive_entropy(p):
+    """Of the probabilities in one list."""
+    return -sum(each * np.log(each) for each in map(float, p) if each > 0)
+
+
+@pytest.mark.parametrize("dtype", REAL)
+def test_entropy_by_its_sum(dtype):
+    p = probabilities(6, 40, 5, dtype=dtype)
+    assert (p == 0).any()
+    assert (p == 1).any()
+    found = predictive_entropy(p)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, np.apply_along_axis(naive_entropy, -1, p), rtol=1e-12, atol=1e-15)
+    assert same_bits(predictive_entropy(np.moveaxis(p, -1, 1), axis=1), found)
+    assert same_bits(predictive_entropy(p.reshape(6, 40, 5, 1), axis=(2, -1)), found)
+    np.testing.assert_allclose(found, stats.entropy(p.astype(np.float64), axis=-1), atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", REAL)
+def test_mutual_information_by_its_definition(dtype):
+    """The mean divergence of a pass from the mean of all."""
+    samples = probabilities(6, 40, 5, dtype=dtype)
+    p, mean = samples.astype(np.float64), samples.mean(0, dtype=np.float64)
+    ratio = np.divide(p, mean, out=np.ones_like(p), where=p > 0)
+    divergence = (p * np.log(ratio)).sum(-1).mean(0)
+    found = mutual_information(samples)
+    np.testing.assert_allclose(found, divergence, rtol=1e-12, atol=1e-14)
+    assert same_bits(mutual_information(np.moveaxis(samples, -1, 1), axis=1), found)
+    entropies = np.apply_along_axis(naive_entropy, -1, samples)
+    naive = np.apply_along_axis(naive_entropy, -1, mean) - entropies.mean(0)
+    np.testing.assert_allclose(found, naive, rtol=1e-12, atol=1e-14)
+
+
+def test_extremes_of_entropy_and_information():
+    sure, even = np.eye(4), np.full((4, 4), 0.25)
+    assert same_bits(predictive_entropy(sure), np.zeros(4))  # no -0 among them
+    np.testing.assert_allclose(predictive_entropy(even), np.log(4))
+    np.testing.assert_allclose(mutual_information(sure), np.log(4))
+    assert same_bits(mutual_information(even), np.zeros(()))
+    assert same_bits(mutual_information(probabilities(1, 40, 5)), np.zeros(40))  # of one pass
+    above = np.array([[1 + 2.0**-23, 0]], np.float32)  # as the rounding of a softmax may have it
+    assert same_bits(predictive_entropy(above), np.zeros(1))
+    alike = np.repeat(probabilities(1, 1000, 7), 3, 0)
+    assert 0 <= mutual_information(alike).min() <= mutual_information(alike).max() < 1e-14
+    assert predictive_entropy(np.ones((0, 3)) / 3).shape == (0,)
+
+
+def test_information_of_passes_is_that_of_their_entropies():
+    def classify(x, key):
+        scores = np.exp(fd.dropout(x, 0.5, key))
+        return scores / scores.sum(-1, keepdims=True)
+
+    found = mc_predict(classify, X, 50, KEY, keep_samples=True)
+    entropies = mc_predict(lambda x, key: predictive_entropy(classify(x, key)), X, 50, KEY)
+    information = mutual_information(found.samples)
+    np.testing.assert_allclose(information, predictive_entropy(found.mean) - entropies.mean, rtol=1e-9)
+    assert (information > 0.01).all()
+
+
 def test_a_bar_on_request(capsys):
     mc_predict(noisy, X, 12, KEY)
     assert capsys.readouterr().err == ""
@@ -467,6 +570,30 @@ def changing(x, key):
             ValueError,
             "n must be even for antithetic pairs, got 3; use 4",
         ),
+        (lambda: keys_of(3, keep_samples=1), TypeError, "keep_samples must be True or False, got 1"),
+        (lambda: predictive_entropy(X), ValueError, r"must be in \[0, 1\], got .*; use a softmax of logits"),
+        (lambda: predictive_entropy([np.nan, 1.0]), ValueError, r"must be in \[0, 1\], got nan"),
+        (
+            lambda: predictive_entropy([[0.5, 0.5], [0.5, 0.4]]),
+            ValueError,
+            "sum to 1 along axis -1, got 0.9; use another",
+        ),
+        (lambda: predictive_entropy([]), ValueError, "sum to 1 along axis -1, got 0.0"),
+        (lambda: predictive_entropy([1.0], axis=1), ValueError, r"axis must be in \[-1, 1\)"),
+        (lambda: predictive_entropy(1.0), ValueError, r"axis must be in \[-0, 0\) for an array of 0 axes"),
+        (lambda: predictive_entropy([1, 0]), TypeError, "got int64"),
+        (
+            lambda: predictive_entropy([1j]),
+            TypeError,
+            "entropy needs real numbers, got complex128",
+        ),
+        (lambda: mutual_information(None), TypeError, "got None"),
+        (
+            lambda: mutual_information([0.5, 0.5]),
+            ValueError,
+            r"passes along the first axis, .* got shape \(2,\) and axis -1",
+        ),
+        (lambda: mutual_information(np.ones((0, 3))), ValueError, r"got shape \(0, 3\)"),
         (lambda: mc_predict(noisy, X, 3, None), TypeError, "key must be a fastdrop.Key or an int"),
         (lambda: mc_predict(noisy, X * 1j, 3, KEY), TypeError, "f must return real numbers, got complex128"),
         (lambda: mc_predict(lambda x, key: "1", X, 3, KEY), TypeError, "f must return real numbers, got <U1"),
