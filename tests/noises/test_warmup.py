@@ -24,7 +24,7 @@ fd.warmup({options})
 
 def load(cache, signature, context):
     # what is neither in memory nor the code of such arrays that can be written
-    if compiled._writable(signature) == signature:
+    if cache._dispatcher is None or compiled._writable(signature) == signature:
         print(cache._described(signature))
     return loaded(cache, signature, context)
 
