@@ -233,9 +233,19 @@ def layer(
     return Case(name, forward, backward, shape or SHAPES.get(public, flat), dtypes=dtypes)
 
 
-def rates_by_feature(s: Given) -> np.ndarray:
-    """A rate for each feature, all of them p."""
-    return np.full(s.x.shape[-1], s.p)
+def by_rates(of: str) -> Case:
+    """Dropout with a rate for each feature, sample or element, all of them p."""
+
+    def rates(s: Given) -> np.ndarray:
+        shapes = {"feature": s.x.shape[-1:], "sample": (len(s.x), 1), "element": s.x.shape}
+        return np.full(shapes[of], s.p)
+
+    return Case(
+        f"dropout__by_{of}",
+        lambda s: partial(fd.dropout, s.x, rates(s), s.key, **s.out),
+        lambda s: partial(fd.dropout_backward, s.g, rates(s), s.key, **s.out),
+        rows,
+    )
 
 
 def packed_mask(s: Given) -> Call:
@@ -305,12 +315,7 @@ FUNCTIONS = [
     function(OF_FUNCTIONS["dropout"], "__channels", channels_last, shared_axes=1),
     Case("dropout__complex_channels", complex_channels, None, channels_last, True, PRODUCT),
     Case("dropout__transposed", lambda s: partial(fd.dropout, s.x.T, s.p, s.key, **s.out), None, rows, False),
-    Case(
-        "dropout__by_feature",
-        lambda s: partial(fd.dropout, s.x, rates_by_feature(s), s.key, **s.out),
-        lambda s: partial(fd.dropout_backward, s.g, rates_by_feature(s), s.key, **s.out),
-        rows,
-    ),
+    *(by_rates(of) for of in ("feature", "sample", "element")),
     Case(
         "attention__causal",
         lambda s: partial(fd.attention, s.x, s.x, s.x, s.p, s.key, is_causal=True, **s.out),
