@@ -310,7 +310,8 @@ def fitting(name, dtype):
         "drop_connect": product | {"bias": normal(3, dtype=dtype), "rows": None, "window": None},
         "drop_block": {"x": image, "g": image},
         "embedding_dropout": words | {"vocabulary": 9, "p": 0.3},
-        "token_dropout": {"tokens": tokens, "rows": None, "window": None, "protected": (1,)},
+        "token_dropout": {"tokens": tokens, "replacement": 0, "protected": (1,)}
+        | {"rows": None, "window": None},
         "r_drop_loss": {"logits1": like, "logits2": like, "labels": np.arange(5) % 3},
         "predictive_entropy": {"probabilities": even},
         "mutual_information": {"samples": even},

@@ -343,7 +343,7 @@ def even(x, key):
 
 
 def errors(f, antithetic, n=10, repeats=1000):
-    keys = (fd.Key(s, draw=antithetic) for s in range(repeats))
+    keys = (fd.Key(s, draw=int(antithetic)) for s in range(repeats))
     found = [mc_predict(f, None, n, key, antithetic=antithetic) for key in keys]
     return np.array([result.mean for result in found]), found
 
