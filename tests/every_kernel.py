@@ -29,6 +29,14 @@ def drop_by(inner, phase):
     return call
 
 
+def by_columns(x, out, put):
+    a, b = as_lanes(x).ravel(), as_lanes(out).ravel()
+    part = a.size // 95 * 95
+    b[part:] = a[part:]
+    if part:
+        calls.drop_matrices(a[:part], b[:part], 19, 5, 1001, (1 << 30, 4 / 3, *stream(KEY)))
+
+
 def fused(x, out, put):
     a = as_lanes(x)
     bias = put(np.resize(np.arange(5, dtype=lanes_dtype(a)), 5 + TILE))
@@ -94,6 +102,7 @@ CALLS = {
     "cycled rates": drop_by(1, 3),
     "cycled rates of rows": drop_by(32, 41),  # 1001 - 41 is a multiple of 32
     "cycled rates of long runs": drop_by(5000, 4900),
+    "by columns": by_columns,
     "cycled bias": fused,
     **{f"units {sizes}": units(*sizes) for sizes in ((1, 3), (2, 1), (5, 1), (3, 9), (1, 2000))},
     **{name: activated(name, False) for name in ("none", "relu", "gelu", "gelu_tanh", "silu")},

@@ -314,6 +314,13 @@ FUNCTIONS = [
     function(OF_FUNCTIONS["dropout"], "__maps", images, shared_axes=(2, 3)),
     function(OF_FUNCTIONS["dropout"], "__channels", channels_last, shared_axes=1),
     Case("dropout__complex_channels", complex_channels, None, channels_last, True, PRODUCT),
+    Case(
+        "dropout__columns",
+        lambda s: partial(fd.dropout, s.x.T, s.p, s.key, out=np.empty_like(s.x).T),
+        None,
+        rows,
+        False,
+    ),
     Case("dropout__transposed", lambda s: partial(fd.dropout, s.x.T, s.p, s.key, **s.out), None, rows, False),
     *(by_rates(of) for of in ("feature", "sample", "element")),
     Case(

@@ -17,7 +17,7 @@ from fastdrop._arrays.host import lanes_dtype
 from fastdrop._arrays.listed import MOST, Runs, Scattered
 from fastdrop._arrays.numbers import check_range
 from fastdrop._arrays.plan import Density, Pass
-from fastdrop._cpu import bernoulli, by_element, density, helpers, masks, scattered, team
+from fastdrop._cpu import bernoulli, by_element, columns, density, helpers, masks, scattered, team
 from fastdrop._cpu.bernoulli import NEAR, NO_BIAS, NO_CYCLE, Units
 from fastdrop._cpu.compiled import jit
 from fastdrop._cpu.team import in_pieces
@@ -40,6 +40,7 @@ FEW_RATES = 1 << 15
 # where it needs many, with a rate of its own, for a density, and for a mask that is there.
 _FEW, _MANY, _OWN_RATE, _DENSITY, _MASKED = 0.1, 0.3, 1.0, 1.2, 0.1
 _LISTED = 10.0  # by what a draw takes longer whose index is listed
+_BY_COLUMNS = 0.5  # more where neighbours in memory have no neighbouring indices
 _BYTE = 0.02  # ns for a byte of x and one of y
 _FEW_PLANES = (1 << 28) - 1  # a threshold with none of these bits needs at most four planes
 
@@ -212,6 +213,17 @@ def _elements_kernel(name: str, activation: int) -> Any:
     return jit(kernel, name, activation)
 
 
+def _drop_matrices_kernel() -> Any:
+    @inlined
+    def piece(given, begin, end):
+        columns.matrices(*given, begin, end)
+
+    def kernel(x, y, rows, across, step, start, draw, blocks, helpers):
+        in_pieces(piece, (x, y, rows, across, step, start, draw), blocks, helpers)
+
+    return jit(kernel)
+
+
 def _apply_kernel(packed: bool) -> Any:
     apply = masks.apply_bits if packed else masks.apply_bytes
 
@@ -344,7 +356,7 @@ def _scattered_noise_kernel(draw_name: str, name: str, start: float | None) -> A
 
 
 _drop, _drop_runs, _drop_rows = _drop_kernel(), _drop_runs_kernel(), _drop_rows_kernel()
-_drop_by_run = _drop_by_run_kernel()
+_drop_by_run, _drop_matrices = _drop_by_run_kernel(), _drop_matrices_kernel()
 _scattered, _scattered_by_rates = _scattered_kernel(), _scattered_by_rates_kernel()
 _rates_by_gate, _repeat = _rates_by_gate_kernel(), _repeat_kernel()
 _are_rates, _are_finite = _are_all_kernel(by_element.is_rate), _are_all_kernel(by_element.is_finite)
@@ -431,6 +443,13 @@ def drop_rows(x: NDArray, y: NDArray, numbers: NDArray[np.int64], draw: Draw) ->
     given = x, y, numbers, length, MOST // length, *draw, distance(x.nbytes)
     done: bool = _share(_drop_rows, given, x.size, y, _bernoulli(draw[0]))
     return done
+
+
+def drop_matrices(x: NDArray, y: NDArray, rows: int, across: int, start: int, draw: Draw) -> None:
+    """Do as `drop` for matrices that lie in the flat arrays column by column; see `columns.matrices`."""
+    step = columns.rows_at_once(across)
+    blocks, ns = y.size // (rows * across) * -(-rows // step), _bernoulli(draw[0]) + _BY_COLUMNS
+    _share(_drop_matrices, (x, y, rows, across, step, start, draw, blocks), blocks, y, ns, 1)
 
 
 def _far(y: NDArray, place: int = 0) -> int:

@@ -38,6 +38,7 @@ from fastdrop._stream.keys import signed
 
 _UNITS = 1 << 16  # so many units' factors stay in the cache
 _LOOPED = 1 << 12  # elements that take longer than one round of a loop in Python
+_FEW_ROWS, _LONGEST_ROW = 16, 1 << 20  # of matrices whose columns are neighbours in memory
 _SHORT = 8  # for shorter units a branch for each costs more than a factor for each element
 _DROP = Pass()
 
@@ -81,6 +82,9 @@ def _scaled(plan: Plan, scale: float) -> None:
 def _elements(what: Pass, plan: Plan, draw: Draw) -> None:
     """Do a pass where each element has a draw of its own."""
     if what.formula == "drop":
+        only = plan.layout.only
+        if isinstance(only, Rows) and not only.stride and drop_columns(plan.x, plan.y, only.start, draw):
+            return
         for part, rows in _parts(plan):
             drop(part.x, part.y, rows, *draw)
     else:
@@ -91,10 +95,53 @@ def _elements(what: Pass, plan: Plan, draw: Draw) -> None:
 def drop_strided(
     x: NDArray[Any], y: NDArray[Any], start: int, threshold: int, scale: float, key: int, draw: int
 ) -> None:
-    """Do what `drop_row` does for arrays of any layout, through a buffer."""
+    """Do what `drop_row` does for arrays of any layout, through a buffer if they don't lie alike."""
+    if drop_columns(x, y, start, (threshold, scale, key, draw)):
+        return
     for part, target, first in pieces(x, y):
         v = copy(part, target)
         drop_row(v, v, signed(start + first), threshold, scale, key, draw)
+
+
+def drop_columns(x: NDArray[Any], y: NDArray[Any], start: int, draw: Draw) -> bool:
+    """Do dropout of matrices that lie in memory column by column, both alike; return whether they do."""
+    if x.strides != y.strides or not (x.flags.aligned and y.flags.aligned and x.dtype.isnative):
+        return False
+    found = _columns(x.shape, x.strides, x.itemsize)
+    if found is None:
+        return False
+    order, rows, columns = found
+    flat, target = (a.transpose(order).reshape(-1) for a in (x, y))
+    calls.drop_matrices(flat, target, rows, columns, start, draw)
+    return True
+
+
+@lru_cache(maxsize=1024)
+def _columns(
+    shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int
+) -> tuple[tuple[int, ...], int, int] | None:
+    """Return the order of axes in memory, rows and columns of matrices that lie column by column.
+
+    Their rows are some neighbouring axes, and their columns all axes after these. None if arrays lie
+    otherwise, or have so few rows that most of a vector would be empty, or rows too long for a buffer.
+    """
+    axes = range(len(shape))
+    for j in axes[1:]:
+        for i in range(j):
+            order = (*axes[:i], *axes[j:], *axes[i:j])
+            rows, columns = math.prod(shape[i:j]), math.prod(shape[j:])
+            if rows >= _FEW_ROWS and 1 < columns <= _LONGEST_ROW and _lie(shape, strides, order, itemsize):
+                return order, rows, columns
+    return None
+
+
+def _lie(shape: tuple[int, ...], strides: tuple[int, ...], order: tuple[int, ...], itemsize: int) -> bool:
+    """Return whether an array's elements are neighbours in memory in an order of its axes."""
+    for axis in reversed(order):
+        if shape[axis] != 1 and strides[axis] != itemsize:
+            return False
+        itemsize *= shape[axis]
+    return True
 
 
 def _parts(plan: Plan) -> Iterable[tuple[Part, Any]]:

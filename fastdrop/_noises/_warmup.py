@@ -237,9 +237,11 @@ def _calls(noise: Noise, dtype: str) -> Iterator[Callable[[], Any]]:
         if function is not None:
             yield from _calls_of(function, noise, x)
     if noise.name == "dropout":
+        columns = _ones((2, 32), dtype).T
         yield from _calls_of(keep_mask, noise, x)
         yield partial(keep_mask, 9, 0.3, 0, packed=True)
         yield partial(noise.function, x, 0.3, 0, rows=np.arange(len(x)))
+        yield partial(noise.function, columns, 0.3, 0, out=columns)
         yield partial(apply_mask, x, np.ones(x.shape, bool), 0.3)
         yield partial(apply_mask, x, np.ones(-(-x.size // 8), np.uint8), 0.3, packed=True)
     if noise.name == "standout_dropout":

@@ -16,11 +16,11 @@ from torch.autograd.profiler import record_function
 from torch.fx import Proxy
 
 from fastdrop._arrays import device
-from fastdrop._arrays.host import overlaps_itself
+from fastdrop._arrays.host import as_lanes, overlaps_itself
 from fastdrop._arrays.listed import Listed
 from fastdrop._arrays.numbers import FULL, Rate, flag, is_real, rate
 from fastdrop._arrays.plan import integers_in, window_given
-from fastdrop._backends import loading, words
+from fastdrop._backends import cpu, loading, words
 from fastdrop._stream.keys import Key, as_key_or_seed, checked_key, draw_of
 from fastdrop.torch import _gpu, _keys
 from fastdrop.torch._keys import (
@@ -156,8 +156,19 @@ def _run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool) -> 
     y = torch.empty_like(x)
     if y.is_contiguous():
         return _run(y.copy_(x), other, settings, True)
+    if name == "dropout" and not numbers and _by_columns(x, y, rates[0], key):
+        return y
     # PyTorch copies between memory formats faster than our functions read arrays that are not in C order.
     return y.copy_(_run(x.resolve_conj().resolve_neg().contiguous(), other, settings, True))
+
+
+def _by_columns(x: Tensor, y: Tensor, p: Any, key: Key) -> bool:
+    """Do dropout of a tensor such as one in channels_last, if y lies in memory as x does."""
+    drawn = drawn_rate(p)
+    if drawn is None or x.is_complex() or x.is_neg():
+        return False
+    done: bool = cpu().drop_columns(as_lanes(as_array(x)), as_lanes(as_array(y)), 0, (*drawn, *words(key)))
+    return done
 
 
 def drawn_rate(p: Any) -> tuple[int, float] | None:

@@ -144,6 +144,57 @@ def test_shared_elements_are_equal_and_nothing_bigger_is_held():
     assert peak < 2**20  # y has 16 MiB
 
 
+def lying(a, order):
+    """An array like a, whose axes lie in memory in an order."""
+    y = np.empty([a.shape[axis] for axis in order], a.dtype).transpose(np.argsort(order))
+    y[:] = a
+    return y
+
+
+BY_COLUMNS = [
+    ((16, 2), (1, 0)),
+    ((70, 1500), (1, 0)),
+    ((1500, 70), (1, 0)),
+    ((129, 33), (1, 0)),
+    ((2, 35, 9), (0, 2, 1)),
+    ((5, 4, 50), (2, 0, 1)),
+    ((3, 67, 5, 7), (0, 2, 3, 1)),
+    ((1, 300, 1, 41), (0, 2, 3, 1)),
+]
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_columns_that_are_neighbours_in_memory_stay_where_they_are(dtype, pieces, in_pieces_of):
+    if pieces:
+        in_pieces_of(1, 3)
+    for shape, order in BY_COLUMNS:
+        x = lying(normal(*shape, dtype=dtype), order)
+        x[0, :2] = np.nan
+        for key in (KEY, KEY.antithetic()):
+            out = lying(x, order)
+            fd.dropout(x, 0.3, key, out=out)
+            assert same_bits(out, reference.dropout(x, 0.3, key))
+        window = (shape[0] + 5, *shape[1:]), (3, *(0 for _ in shape[1:]))
+        expected = reference.dropout(x, 0.1, KEY, window)
+        assert same_bits(fd.dropout(x, 0.1, KEY, window=window, out=x), expected)
+
+
+@pytest.mark.parametrize(("shape", "order"), BY_COLUMNS)
+def test_what_lies_by_columns(shape, order):
+    def goes(x, y):
+        return run.drop_columns(x, y, 0, (1 << 30, 1.0, 1, 2))
+
+    x = lying(normal(*shape), order)
+    assert goes(x, x)
+    assert not goes(x, np.empty(shape, np.float32))
+    assert not goes(x.astype(">f4"), x.astype(">f4"))
+    assert not goes(np.ascontiguousarray(x), np.ascontiguousarray(x))
+    few = x[:, :15] if order[0] == 0 else x[:3]
+    assert not goes(lying(few, order), lying(few, order))
+    assert not goes(x[..., ::2], x[..., ::2]) or x.shape[-1] == 2
+
+
 @pytest.mark.parametrize("width", [1, 7, 100, 768, 1024, 1025, 5000, 8192, 8193])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
