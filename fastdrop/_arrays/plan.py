@@ -349,6 +349,13 @@ def reduced(numbers: Sequence[int], shared: frozenset[int], one: int = 1) -> tup
     return tuple(one if axis in shared else n for axis, n in enumerate(numbers)) if shared else tuple(numbers)
 
 
+def _index(number: SupportsIndex) -> int:
+    """Do as `operator.index`, but refuse a bool, which Python takes for 0 or 1."""
+    if type(number) is bool:
+        raise TypeError
+    return operator.index(number)
+
+
 def integers_in(axes: Axes, name: str = "shared_axes") -> tuple[int, ...]:
     """Return axes, or lengths, as a tuple of ints, or raise an error that names them."""
     if type(axes) is int:  # the usual case first
@@ -357,7 +364,7 @@ def integers_in(axes: Axes, name: str = "shared_axes") -> tuple[int, ...]:
         # isinstance(axes, SupportsIndex) would take 7 us.
         single = type(axes) is not tuple and hasattr(axes, "__index__") and getattr(axes, "ndim", 0) == 0
         given: Any = (axes,) if single else axes
-        return tuple(map(operator.index, given))
+        return tuple(map(_index, given))
     except TypeError:
         raise TypeError(f"{name} must be an int or a tuple of ints, got {shown(axes)}") from None
 
@@ -377,7 +384,7 @@ def axes_in(axes: Axes, ndim: int, name: str = "shared_axes") -> frozenset[int]:
 def _numbers_of_window(window: Window) -> tuple[tuple[int, ...], tuple[int, ...]]:
     try:
         full, origin = window
-        return tuple(map(operator.index, full)), tuple(map(operator.index, origin))
+        return tuple(map(_index, full)), tuple(map(_index, origin))
     except (TypeError, ValueError, AttributeError):
         raise TypeError(
             f"window must be (full_shape, origin), two tuples of ints, got {shown(window)}"

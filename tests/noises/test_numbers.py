@@ -110,6 +110,24 @@ def test_no_integer_is_a_bool(call, bad):
         call(bad)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda bad: fd.dropout(X, 0.5, KEY, shared_axes=bad),
+        lambda bad: fd.dropout(X, 0.5, KEY, shared_axes=(bad,)),
+        lambda bad: fd.dropout(X, 0.5, KEY, shared_axes=bad, rows=range(len(X))),
+        lambda bad: fd.dropout(X, 0.5, KEY, window=((9, 9), (0, bad))),
+        lambda bad: fd.Dropout(0.5, shared_axes=bad),
+        lambda bad: fd.max_norm(X, 1.0, axis=bad),
+        lambda bad: fd.predictive_entropy([[1.0]], axis=bad),
+    ],
+)
+@pytest.mark.parametrize("bad", [True, False])
+def test_no_axis_and_no_place_is_a_bool(call, bad):
+    with pytest.raises(TypeError, match=rf"must be .* ints, got .*{bad}"):
+        call(bad)
+
+
 @pytest.mark.parametrize("kind", [fd.InformationDropout, fd.VariationalDropout])
 @pytest.mark.parametrize("bad", [schedules.Linear(0.5, 2), None, True], ids=str)
 def test_a_layer_that_learns_says_what_it_takes(kind, bad):
