@@ -204,9 +204,7 @@ def token_dropout(
     window = window_given(window, rows)
     given = _integers(tokens)
     other, kept = checked_tokens(replacement, protected)
-    limits = np.iinfo(given.dtype)
-    if not limits.min <= other <= limits.max:
-        raise ValueError(f"replacement must fit {given.dtype}, [{limits.min}, {limits.max}], got {other}")
+    check_replacement(other, np.iinfo(given.dtype))
     y = target(out, given)
     stays = keep_mask(given.shape, p, key, window=window)
     for token in kept:
@@ -221,9 +219,16 @@ def checked_tokens(
 ) -> tuple[int, tuple[int, ...]]:
     """Return the replacement and the protected tokens as ints, or raise an error."""
     other = integer("replacement", replacement)
-    if not isinstance(protected, Iterable):
+    if not isinstance(protected, Iterable) or getattr(protected, "ndim", 1) == 0:
         raise TypeError(f"protected must be some ints, got {shown(protected)}; use ({shown(protected)},)")
     return other, tuple(integer("protected", token) for token in protected)
+
+
+def check_replacement(replacement: int, limits: Any) -> None:
+    """Raise an error unless a replacement fits a dtype, whose limits are an `iinfo`."""
+    if not limits.min <= replacement <= limits.max:
+        allowed = f"{limits.dtype}, [{limits.min}, {limits.max}]"
+        raise ValueError(f"replacement must fit {allowed}, got {replacement}")
 
 
 def _scaled(

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 import fastdrop as fd
-from fastdrop._noises.tokens import checked_tokens
+from fastdrop._noises.tokens import check_replacement, checked_tokens
 from fastdrop._stream.keys import Key
 from fastdrop.torch._autograd import (
     as_tensor,
@@ -37,12 +37,16 @@ def token_dropout(
         return _run(tokens, plain_rate(p), plain_key(key), replacement, protected, numbers)
     check_traced(tokens, numbers)
     replacement, protected = checked_tokens(replacement, protected)
+    limits = torch.iinfo(tokens.dtype)
+    check_replacement(replacement, limits)
+    # No token is beyond the limits, and an operator's integers are of 64 bits.
+    protected = [token for token in protected if limits.min <= token <= limits.max]
     check_one_number("token_dropout", p)
     unread = has_no_values(tokens)
     if unread:
         _run(stand_in(tokens), p, Key(0), replacement, protected)
     check_number("token_dropout", p)
-    y: Tensor = _op(tokens, held(key, unread), p, replacement, list(protected))
+    y: Tensor = _op(tokens, held(key, unread), p, replacement, protected)
     return y
 
 

@@ -438,6 +438,20 @@ def test_what_is_no_token_is_refused_by_us_in_modules_and_graphs_too(options):
 
 
 @compiles
+def test_tokens_that_no_integer_of_64_bits_holds_are_in_graphs_as_in_functions():
+    torch._dynamo.reset()
+    expected = fdt.token_dropout(TOKENS, 0.5, KEY, replacement=0, protected=(3,))
+    call = lambda t, **options: fdt.token_dropout(t, 0.5, KEY, **options)  # noqa: E731
+    for each in (call, torch.compile(call, backend="eager", fullgraph=True), torch.func.functionalize(call)):
+        y = each(TOKENS, replacement=0, protected=(3, 2**70, -(2**70)))
+        assert torch.equal(y, expected)
+    for each in (call, torch.compile(call, backend="eager")):
+        with pytest.raises(ValueError, match=rf"^replacement must fit int64, .*, got {2**70}"):
+            each(TOKENS, replacement=2**70)
+    assert call(TOKENS.to("meta"), replacement=0, protected=(2**70,)).is_meta
+
+
+@compiles
 def test_arrays_of_rates_are_refused_in_a_graph():
     torch._dynamo.reset()
     compiled = torch.compile(lambda t, p: fdt.token_dropout(t, p, KEY, replacement=1), backend="eager")

@@ -207,6 +207,8 @@ def test_token_refusals():
         fd.token_dropout([1], 0.3, KEY, replacement=1.0)
     with pytest.raises(TypeError, match=r"protected must be some ints, got 0; use \(0,\)"):
         fd.token_dropout([1], 0.3, KEY, replacement=1, protected=0)
+    with pytest.raises(TypeError, match=r"protected must be some ints, got array\(0\)"):
+        fd.token_dropout([1], 0.3, KEY, replacement=1, protected=np.array(0))
     with pytest.raises(TypeError, match="protected must be an integer, got float"):
         fd.token_dropout([1], 0.3, KEY, replacement=1, protected=(0.5,))
     with pytest.raises(ValueError, match="out must have the result's dtype int64, got int32"):
