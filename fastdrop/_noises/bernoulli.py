@@ -371,7 +371,8 @@ class Dropout(ElementwiseLayer, RateLayer):
     A backward belongs to the latest training forward that no backward has gone through yet. So a network
     may use a layer several times, and goes backward through them in the opposite order. A forward in
     evaluation changes nothing in this. A backward uses the rate of its forward, whatever p is by then, and
-    one that fails leaves its forward as it is. In evaluation mode backward returns the gradient as it is.
+    one that fails leaves its forward as it is. In evaluation mode a backward belongs to the latest forward,
+    and returns the gradient as it is unless that was a training forward, as by ``training=True``.
 
     Forwards that never see a backward, such as Monte Carlo passes, do no harm: a layer forgets the oldest
     where more than 1,024 wait. A layer whose gradient needs its inputs also forgets them where those of
@@ -385,8 +386,8 @@ class Dropout(ElementwiseLayer, RateLayer):
     `reseed` gives it another key. Processes that are started by spawn or forkserver, and those of joblib, get
     their layers by pickles, and all of them the same. A forked process has the layers of its parent. Those
     with ``rng=None`` draw anew there. With any other rng, or a key that was set or loaded, each process draws
-    the same masks: call ``layer.reseed(key.fold_in(worker))`` first, or give the functions a key for each
-    sample.
+    the same masks: call ``layer.reseed(layer.key.fold_in(worker))`` first, or give the functions a key for
+    each sample.
 
     References
     ----------

@@ -3,7 +3,8 @@
 A function takes a key, as fastdrop's own functions do. A module takes its keys from torch's generator, so
 that `torch.manual_seed` and `torch.utils.checkpoint` work as with torch.nn's dropout. With `rng` it counts
 the draws of a key of its own. Then checkpoint needs `checkpoint_contexts`, and since all workers of a
-DataLoader begin with the same count, each should get another key: ``module.reseed(key.fold_in(worker))``.
+DataLoader begin with the same count, each should give its modules other keys:
+``module.reseed(module.key.fold_in(worker))``.
 
 CPU tensors are taken, and with the extra cuda CUDA tensors. Autograd keeps the key and no mask. On the CPU
 element-wise dropout runs in PyTorch's own threads, as many as `torch.set_num_threads` and

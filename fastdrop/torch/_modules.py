@@ -61,7 +61,7 @@ class Dropout(ElementwiseModule, torch.nn.Dropout):
     Without rng other processes draw what torch's generator gives there. A DataLoader gives each worker a seed
     of its own. Processes that you fork have the parent's state, and so the same masks, unless they call
     ``torch.seed()``. With rng every process has the module's key, whether it was forked or the module was
-    unpickled there: call ``module.reseed(key.fold_in(worker))``, say in `worker_init_fn`.
+    unpickled there: call ``module.reseed(module.key.fold_in(worker))``, say in `worker_init_fn`.
 
     References
     ----------
