@@ -66,6 +66,12 @@ def as_number(name: str, value: Any) -> str:
     return f"use float({name})" if hasattr(value, "__float__") or isinstance(value, str) else "use a number"
 
 
+def refuse_schedule(name: str, value: Any, fix: str = "use schedule(step)") -> None:
+    """Raise an error if a layer is given a schedule for a number that can't follow one."""
+    if callable(value):
+        raise TypeError(f"{name} must not be a schedule, got {shown(value)}; {fix}")
+
+
 def checked_dtype(dtype: Any) -> np.dtype[Any]:
     """Return what a caller gave for a dtype as one, or raise an error."""
     try:

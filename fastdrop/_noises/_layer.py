@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import device
-from fastdrop._arrays.hints import refuse_foreign
+from fastdrop._arrays.hints import refuse_foreign, refuse_schedule
 from fastdrop._arrays.host import to_array
 from fastdrop._arrays.listed import Indices, Listed
 from fastdrop._arrays.numbers import flag, holds_reals, rate, reals
@@ -118,8 +118,11 @@ class Layer(Locked):
         """Hold a number, or a schedule and the number of its step."""
         if callable(value):
             schedule = value
-        if schedule is not None and not self._takes_schedules:
-            raise TypeError(f"{self._parameter} must not be a schedule, got {shown(schedule)}; use a number")
+        if not self._takes_schedules:
+            refuse_schedule(self._parameter, schedule)
+        if isinstance(schedule, type):
+            got = f"the class {schedule.__name__}; use an instance of it"
+            raise TypeError(f"{self._parameter} must be a number or a schedule, got {got}")
         number = self._checked(value if schedule is None else schedule(step))
         with self._lock:
             self._value, self._schedule, self._step = number, schedule, step

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import device, host
-from fastdrop._arrays.hints import checked_shape
+from fastdrop._arrays.hints import checked_shape, refuse_schedule
 from fastdrop._arrays.numbers import FULL, Rate, flag, rate
 from fastdrop._arrays.plan import NO_AXES, Axes, Indices, Layout, Pass, Plan, Window, layout_of, window_given
 from fastdrop._backends import cpu, fuse, fused, masked
@@ -461,6 +461,7 @@ class InvertedDropout(Dropout):
     """
 
     def __init__(self, keep_prob: float = 0.5, *, shared_axes: Axes = (), rng: Rng = None) -> None:
+        refuse_schedule("keep_prob", keep_prob, "use fastdrop.Dropout(schedule), of rates to drop")
         rate(keep_prob, "keep_prob")
         super().__init__(1 - keep_prob, shared_axes=shared_axes, rng=rng)
 
@@ -505,6 +506,7 @@ class CurriculumDropout(Dropout):
     """
 
     def __init__(self, p: float = 0.5, *, gamma: float, shared_axes: Axes = (), rng: Rng = None) -> None:
+        refuse_schedule("p", p, "use fastdrop.Dropout(schedule)")
         super().__init__(Curriculum(p, gamma), shared_axes=shared_axes, rng=rng)
 
     def on_epoch_end(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._arrays.hints import refuse_schedule
 from fastdrop._arrays.host import real_array, without_warnings
 from fastdrop._arrays.numbers import rate, real
 from fastdrop._arrays.plan import Axes, Density, Indices, Window, window_given
@@ -270,6 +271,7 @@ class ConcreteDropout(LearnedLayer):
     def __init__(
         self, p: float = 0.1, *, temperature: float = 0.1, shared_axes: Axes = (), rng: Rng = None
     ) -> None:
+        refuse_schedule("p", p)
         super().__init__(np.array(logit_of(p)), rng, shared_axes)
         self.temperature = checked_temperature(temperature)
 

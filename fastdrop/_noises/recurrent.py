@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, NoReturn, SupportsIndex, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._arrays.hints import refuse_schedule
 from fastdrop._arrays.host import target, to_array
 from fastdrop._arrays.numbers import flag, rate
 from fastdrop._noises._layer import Layer
@@ -241,6 +242,7 @@ class RecurrentDropout(Layer):
         if not isinstance(value, (tuple, list)) or len(value) != len(_PLACES):
             raise TypeError(f"p must be the four rates {_PLACES}, got {shown(value)}")
         for name, p in zip(_PLACES, value, strict=True):
+            refuse_schedule(name, p)
             rate(p, name)
         return np.array(value, np.float64)
 

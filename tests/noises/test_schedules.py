@@ -284,6 +284,32 @@ def test_what_a_scheduler_cannot_advance(layers, message):
         fd.Scheduler(layers)
 
 
+LINEAR = schedules.Linear(0.5, steps=4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: fd.InvertedDropout(LINEAR),
+            r"keep_prob .*; use fastdrop\.Dropout\(schedule\), of rates to drop",
+        ),
+        (lambda: fd.CurriculumDropout(LINEAR, gamma=1), r"p .*; use fastdrop\.Dropout\(schedule\)"),
+        (lambda: fd.ConcreteDropout(LINEAR), r"p .*; use schedule\(step\)"),
+        (lambda: fd.RecurrentDropout(0.5, LINEAR), r"p_recurrent .*; use schedule\(step\)"),
+        (lambda: fd.StandoutDropout(LINEAR), r"alpha .*; use schedule\(step\)"),
+    ],
+)
+def test_layers_that_follow_none(make, message):
+    with pytest.raises(TypeError, match=message.replace(".*", r"must not be a schedule, got Linear\(.*\)")):
+        make()
+
+
+def test_the_class_of_a_schedule_is_none():
+    with pytest.raises(TypeError, match=r"schedule, got the class Linear; use an instance of it$"):
+        fd.Dropout(schedules.Linear)
+
+
 def test_curriculum_dropout():
     layer = fd.CurriculumDropout(0.5, gamma=0.2, rng=42)
     for epoch in range(5):
