@@ -78,7 +78,9 @@ def checked_dtype(dtype: Any) -> np.dtype[Any]:
         found: np.dtype[Any] = np.dtype(dtype)
         return found
     except TypeError:
-        raise TypeError(f"dtype must be a NumPy dtype, got {shown(dtype)}") from None
+        of_torch = type(dtype).__module__ == "torch"
+        fix = f'; use "{str(dtype).removeprefix("torch.")}"' if of_torch else ""
+        raise TypeError(f"dtype must be a NumPy dtype, got {shown(dtype)}{fix}") from None
 
 
 def checked_shape(shape: Any) -> Any:

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastdrop._arrays.hints import checked_dtype
 from fastdrop._arrays.numbers import flag
 from fastdrop._arrays.plan import ACTIVATIONS
 from fastdrop._backends import cpu, loading, usable
-from fastdrop._noises._noise import INTEGERS, NOISES, REAL, Noise
+from fastdrop._noises._noise import EVERY, INTEGERS, NOISES, REAL, Noise
 from fastdrop._noises.bernoulli import apply_mask, keep_mask
 from fastdrop._noises.gaussian import normal
 from fastdrop._noises.standout import standout_keep_prob
@@ -92,7 +93,7 @@ def warmup(
     Raises
     ------
     TypeError
-        If a dtype is none, `torch` is no bool, or `processes` is no int.
+        If a name is no string, a dtype is none, `torch` is no bool, or `processes` is no int.
     ValueError
         If there is no such name, or what it names doesn't take a dtype, or `processes` is less than 1.
     ImportError
@@ -124,9 +125,7 @@ def jobs(names: tuple[str, ...], dtype: Any, torch: bool = False) -> list[Job]:
     for noise in NOISES.values():
         for each in noise.public:
             known.setdefault(each.__name__, noise)
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"names must be of functions or layers of fastdrop, got {shown(unknown[0])}")
-    chosen = [known[name] for name in names] if names else list(NOISES.values())
+    chosen = [_named(name, known) for name in names] if names else list(NOISES.values())
     found = [Job(noise.name, each) for noise in chosen for each in dtypes if _takes(noise, each)]
     if names:
         for noise in chosen:
@@ -220,6 +219,23 @@ def work() -> None:
         print(_DONE, flush=True)
 
 
+def _named(name: Any, known: dict[str, Noise]) -> Noise:
+    """Return the noise of a name, or raise an error that says which name may be meant."""
+    if isinstance(name, str) and name in known:
+        return known[name]
+    got = shown(name)
+    if not isinstance(name, str):
+        fix = "use warmup(*names)" if isinstance(name, (list, tuple, set)) else "use the names in quotes"
+        raise TypeError(f"names must be strings, got {got}; {fix}")
+    if name in import_module("fastdrop").__all__:
+        raise ValueError(f"names must be of what has kernels, got {got}, which has none; leave it out")
+    from difflib import get_close_matches  # here, since our import would take a millisecond more
+
+    nearest = get_close_matches(name, known, 1)
+    fix = f"; use {nearest[0]!r}" if nearest else ""
+    raise ValueError(f"names must be of functions or layers of fastdrop, got {got}{fix}")
+
+
 def _takes(noise: Noise, dtype: str) -> bool:
     return dtype in noise.dtypes or noise.dtypes == INTEGERS
 
@@ -227,7 +243,13 @@ def _takes(noise: Noise, dtype: str) -> bool:
 def _dtype_name(dtype: DTypeLike) -> str:
     if dtype == "bfloat16":
         return "bfloat16"
-    return np.dtype(dtype).name
+    try:
+        return checked_dtype(dtype).name
+    except TypeError:
+        if not isinstance(dtype, str):
+            raise
+        got = f"{shown(dtype)}; names of functions come before dtypes"
+        raise TypeError(f"dtype must be one of {', '.join(EVERY)}, or of integers, got {got}") from None
 
 
 def _calls(noise: Noise, dtype: str) -> Iterator[Callable[[], Any]]:

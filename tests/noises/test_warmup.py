@@ -199,14 +199,31 @@ def test_names_and_dtypes():
 @pytest.mark.parametrize(
     ("names", "options", "error", "message"),
     [
-        (("dropuot",), {}, ValueError, "names must be of functions or layers of fastdrop, got 'dropuot'"),
+        (
+            ("dropuot",),
+            {},
+            ValueError,
+            "names must be of functions or layers of fastdrop, got 'dropuot'; use 'dropout'$",
+        ),
+        (("Dropout2d",), {}, ValueError, "got 'Dropout2d'; use 'Dropout'$"),
+        (("fd.dropout",), {}, ValueError, "got 'fd.dropout'; use 'dropout'$"),
+        (("xyz",), {}, ValueError, "got 'xyz'$"),
+        (("max_norm",), {}, ValueError, "must be of what has kernels, got 'max_norm', which has none"),
+        (("Scheduler",), {}, ValueError, "got 'Scheduler', which has none; leave it out"),
+        ((["dropout"],), {}, TypeError, r"names must be strings, got \['dropout'\]; use warmup\(\*names\)"),
+        ((fd.dropout,), {}, TypeError, "names must be strings, got .*; use the names in quotes"),
         (
             ("alpha_dropout",),
             {"dtype": np.complex64},
             ValueError,
             "dtype must be of .* alpha_dropout, got complex64",
         ),
-        ((), {"dtype": "x"}, TypeError, "data type 'x' not understood"),
+        (
+            (),
+            {"dtype": "x"},
+            TypeError,
+            "must be one of float16, .*, or of integers, got 'x'; names of functions",
+        ),
         ((), {"processes": 0}, ValueError, "processes must be at least 1, got 0"),
         ((), {"processes": 1.5}, TypeError, "processes must be an int"),
         ((), {"torch": "yes"}, TypeError, "torch must be True or False, got 'yes'"),
@@ -215,3 +232,11 @@ def test_names_and_dtypes():
 def test_bad_arguments(names, options, error, message):
     with pytest.raises(error, match=message):
         fd.warmup(*names, **options)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float32"])
+def test_dtypes_of_pytorch(name):
+    dtype = getattr(pytest.importorskip("torch"), name)
+    with pytest.raises(TypeError, match=f'NumPy dtype, got torch.{name}; use "{name}"$'):
+        fd.warmup("dropout", dtype=dtype)
+    assert noises("dropout", dtype=name) == {("dropout", name)}

@@ -106,6 +106,7 @@ def test_info(capsys):
         ["bench", "--contenders", "x"],
         ["warmup", "dropuot"],
         ["warmup", "--dtype", "int64x"],
+        ["warmup", "--dtype", "float32", "dropout"],
         ["warmup", "--processes", "0"],
         ["no"],
     ],
