@@ -142,7 +142,7 @@ def planned(
 def _alike(arrays: ModuleType, x: Any, name: str, other: Any, name_of_x: str) -> Any:
     """Return another array, or raise an error unless it is where x is, of x's shape and dtype."""
     _same_place(arrays, other, name)
-    other = arrays.to_array(other)
+    other = arrays.to_array(other, name)
     if arrays is device:
         device.check_device(other, x, name)
     if other.shape == x.shape and other.dtype == x.dtype:
@@ -164,7 +164,7 @@ def _bias(arrays: ModuleType, x: Any, bias: Any) -> Any:
     if bias is None:
         return arrays.no_bias(x)
     _same_place(arrays, bias, "bias")
-    given = arrays.to_array(bias)
+    given = arrays.to_array(bias, "bias")
     host.refuse_complex(given, "a bias")
     if given.shape != x.shape[-1:]:
         raise ValueError(f"bias must have the shape of x's last axis {x.shape[-1:]}, got {given.shape}")

@@ -266,8 +266,8 @@ def _library(owner: Any) -> str:
     return type(owner).__module__.partition(".")[0]
 
 
-def to_array(x: Any) -> DeviceArray:
-    """Return x as a `DeviceArray`."""
+def to_array(x: Any, name: str = "") -> DeviceArray:
+    """Return x as a `DeviceArray`; `name` is an argument of `fastdrop._arrays.host.to_array` alone."""
     return x if isinstance(x, DeviceArray) else DeviceArray(x)
 
 

@@ -12,21 +12,22 @@ from numpy.typing import NDArray
 
 from fastdrop._stream.keys import Key, shown
 
-# By the package that defines a class: what takes its objects. They could be converted, but an array in the
-# place of a tensor has lost its gradient, one in the place of a lazy array is computed at once, and one in
-# the place of a sparse matrix may not fit the memory.
+# By the package that defines a class: what takes its objects, and how they become arrays. That isn't done for
+# the user, since an array in the place of a tensor has lost its gradient, one in the place of a lazy array is
+# computed at once, and one in the place of a sparse matrix may not fit the memory.
 _TAKEN_BY = {
-    "torch": "use fastdrop.torch, or x.numpy(force=True) without a gradient",
-    "autograd": "use fastdrop.autograd",
-    "dask": "use fastdrop.dask, or x.compute()",
-    "scipy.sparse": "use x.data with indices=, or x.toarray()",
+    "torch": ("fastdrop.torch", "x.numpy(force=True) without a gradient"),
+    "autograd": ("fastdrop.autograd", ""),
+    "dask": ("fastdrop.dask", "x.compute()"),
+    "scipy.sparse": ("x.data with indices=", "x.toarray()"),
 }
 
 
-def refuse_foreign(x: Any) -> None:
+def refuse_foreign(x: Any, elsewhere: bool = True) -> None:
     """Raise an error that says what to use, if x isn't for functions and layers of NumPy arrays.
 
     It is called where x is no ndarray, in training, in evaluation and backward, so that all say the same.
+    `elsewhere` is whether another module has the function too, for such objects.
     """
     if x is None:
         raise TypeError("an array is needed, got None")
@@ -34,18 +35,21 @@ def refuse_foreign(x: Any) -> None:
         library, _, rest = kind.__module__.partition(".")
         hint = _TAKEN_BY.get(library) or _TAKEN_BY.get(f"{library}.{rest.partition('.')[0]}")
         if hint and not getattr(x, "is_cuda", False):  # a CUDA tensor is an array on a GPU
-            raise TypeError(f"NumPy arrays are needed, got {type(x).__name__} of {library}; {hint}")
+            fix = ", or ".join(filter(None, hint if elsewhere else hint[1:]))
+            got = f"{type(x).__name__} of {library}{fix and '; use '}{fix}"
+            raise TypeError(f"NumPy arrays are needed, got {got}")
 
 
-def as_floats(x: Any, array: NDArray[Any]) -> str:
-    """Return the hint for an array whose dtype isn't taken, and which was made of x."""
+def as_floats(x: Any, array: NDArray[Any], name: str) -> str:
+    """Return the hint for an array whose dtype isn't taken, and which was made of x, of a name."""
     if array.dtype != object:
-        return "use x.astype(np.float32)" if hasattr(x, "astype") else "use np.array(x, np.float32)"
+        method = hasattr(x, "astype")
+        return f"use {name}.astype(np.float32)" if method else f"use np.array({name}, np.float32)"
     if hasattr(x, "to_numpy"):
-        return "use x.to_numpy(np.float32), of columns of numbers alone"
+        return f"use {name}.to_numpy(np.float32), of columns of numbers alone"
     if not array.ndim:
         return f"use an array of numbers, which NumPy doesn't make of {type(x).__name__}"
-    return "use np.array(x.tolist(), np.float32), of numbers alone and rows of one length"
+    return f"use np.array({name}.tolist(), np.float32), of numbers alone and rows of one length"
 
 
 def as_number(name: str, value: Any) -> str:

@@ -29,12 +29,16 @@ READY = 0x101  # C-contiguous and aligned: kernels can work on such an array whe
 _WRITABLE = READY | 0x400
 
 
-def to_array(x: ArrayLike) -> NDArray[Any]:
-    """Return x as a plain array, in any byte order, or raise an error if its dtype is not taken."""
+def to_array(x: ArrayLike, name: str = "") -> NDArray[Any]:
+    """Return x as a plain array, in any byte order, or raise an error if its dtype is not taken.
+
+    The error has the argument's name if one is given.
+    """
     a = unmasked(x)
     if a.dtype not in PLAIN and not _taken(a.dtype):
         allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
-        raise TypeError(f"dropout needs {allowed}, got {a.dtype}; {as_floats(x, a)}")
+        what = f"{name} must be of" if name else "dropout needs"
+        raise TypeError(f"{what} {allowed}, got {a.dtype}; {as_floats(x, a, name or 'x')}")
     return a
 
 
@@ -56,9 +60,9 @@ def unmasked(x: ArrayLike) -> NDArray[Any]:
     return np.asarray(x)
 
 
-def real_array(x: ArrayLike, what: str) -> NDArray[Any]:
+def real_array(x: ArrayLike, what: str, name: str = "") -> NDArray[Any]:
     """Return what `to_array` returns, or raise an error if that is complex."""
-    a = to_array(x)
+    a = to_array(x, name)
     refuse_complex(a, what)
     return a
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdrop._arrays.hints import refuse_foreign
 from fastdrop._arrays.host import real_array
 from fastdrop._arrays.numbers import flag, positive
 from fastdrop._arrays.plan import Axes, axes_in
@@ -208,7 +209,7 @@ def predictive_entropy(probabilities: ArrayLike, axis: Axes = -1) -> NDArray[np.
     >>> fd.predictive_entropy([[1.0, 0.0], [0.9, 0.1], [0.5, 0.5]]).round(3)
     array([0.   , 0.325, 0.693])
     """
-    return _entropy(*_probabilities("predictive_entropy", probabilities, axis))
+    return _entropy(*_probabilities("predictive_entropy", "probabilities", probabilities, axis))
 
 
 def mutual_information(samples: ArrayLike, axis: Axes = -1) -> NDArray[np.float64]:
@@ -261,7 +262,7 @@ def mutual_information(samples: ArrayLike, axis: Axes = -1) -> NDArray[np.float6
     >>> fd.predictive_entropy(found.mean).round(3), fd.mutual_information(found.samples).round(3)
     (array([0.609, 0.623]), array([0.09 , 0.089]))
     """
-    p, axes = _probabilities("mutual_information", samples, axis)
+    p, axes = _probabilities("mutual_information", "samples", samples, axis)
     if 0 in axes or not len(p):
         got = f"shape {p.shape} and axis {axis}"
         raise ValueError(f"samples must have passes along the first axis, and classes not there, got {got}")
@@ -343,9 +344,17 @@ def _entropy(p: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.float6
     return np.asarray(np.maximum(0.0 - (p * logs).sum(axes), 0.0))
 
 
-def _probabilities(name: str, values: ArrayLike, axis: Axes) -> tuple[NDArray[np.float64], tuple[int, ...]]:
+def _probabilities(
+    function: str, name: str, values: ArrayLike, axis: Axes
+) -> tuple[NDArray[np.float64], tuple[int, ...]]:
     """Return a function's probabilities as float64 and the axes of their classes, or raise an error."""
-    p = real_array(values, name).astype(np.float64)
+    if values is None and name == "samples":
+        raise TypeError("samples must be an array, got None; use mc_predict with keep_samples=True")
+    if isinstance(values, Prediction):
+        part = "samples" if name == "samples" else "mean"
+        raise TypeError(f"{name} must be an array, got a Prediction; use its {part}")
+    refuse_foreign(values, elsewhere=False)
+    p = real_array(values, function, name).astype(np.float64)
     axes = tuple(axes_in(axis, p.ndim, "axis"))
     wrong = p[~((p >= 0) & (p <= 1 + _OFF_ONE))]
     if wrong.size:

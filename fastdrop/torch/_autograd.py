@@ -67,11 +67,12 @@ def as_array(x: Tensor) -> Any:
     return _memory(x)
 
 
-def check_floats(x: Tensor) -> None:
-    """Refuse a dtype that no noise takes."""
+def check_floats(x: Tensor, name: str = "") -> None:
+    """Refuse a dtype that no noise takes, by the argument's name if one is given."""
     if x.dtype not in _DTYPES:
         allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
-        raise TypeError(f"dropout needs {allowed}, got {x.dtype}; use x.float()")
+        what = f"{name} must be of" if name else "dropout needs"
+        raise TypeError(f"{what} {allowed}, got {x.dtype}; use {name or 'x'}.float()")
 
 
 def integers_or_floats(x: Tensor) -> NDArray[Any]:

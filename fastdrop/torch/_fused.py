@@ -151,11 +151,11 @@ def _check_real(x: Tensor, bias: Tensor | None) -> None:
         return
     if x.dim() == 0:
         raise ValueError("a bias needs x's last axis, got a 0-d tensor; use x[None]")
-    for what, t in (("an activation", x), ("a bias", bias)):
+    for what, t, name in (("an activation", x, ""), ("a bias", bias, "bias")):
         if t is not None and t.is_complex():
             raise TypeError(f"{what} needs real numbers, got {t.dtype}; use x.real and x.imag")
         if t is not None:
-            check_floats(t)
+            check_floats(t, name)
 
 
 def bias_act_dropout(

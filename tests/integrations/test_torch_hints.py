@@ -124,6 +124,11 @@ def test_lists_of_rates():
         fdt.alpha_dropout(T, torch.full((4,), 0.5), KEY)
 
 
+def test_a_bias_of_integers():
+    with pytest.raises(TypeError, match=r"^bias must be of .*, got torch\.int64; use bias\.float\(\)$"):
+        fdt.bias_act_dropout(T, torch.ones(4, dtype=torch.int64), 0.5, KEY)
+
+
 @pytest.mark.parametrize("axes", [None, 1.5, "01", (0, None)], ids=repr)
 def test_shared_axes_that_are_no_integers(axes):
     for call in (fdt.dropout, fdt.concrete_dropout, fdt.gaussian_noise):

@@ -260,6 +260,16 @@ def test_dropout_add_backward():
             "activation must be one of",
         ),
         (lambda: fd.bias_act_dropout(X + 0j, BIAS, 0.3, KEY), TypeError, "an activation needs real numbers"),
+        (
+            lambda: fd.bias_act_dropout(X, BIAS.astype(int), 0.3, KEY),
+            TypeError,
+            r"^bias must be of .*, got int64; use bias\.astype\(np\.float32\)",
+        ),
+        (
+            lambda: fd.bias_act_dropout(X, BIAS, 0.3, KEY, residual=R.astype(int).tolist()),
+            TypeError,
+            r"^residual must be of .*, got int64; use np\.array\(residual, np\.float32\)",
+        ),
         (lambda: fd.bias_act_dropout(X, BIAS + 0j, 0.3, KEY), TypeError, "a bias needs real numbers"),
         (lambda: fd.bias_act_dropout(np.array(1.0), None, 0.3, KEY), ValueError, "got a 0-d array"),
         (lambda: fd.bias_act_dropout(X, BIAS, 1.3, KEY), ValueError, "p must be in"),

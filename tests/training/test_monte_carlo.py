@@ -1,6 +1,7 @@
 """Monte-Carlo passes against two-pass sums, exact moments and densities, and the keys that they get."""
 
 import pickle
+import re
 import sys
 import threading
 import time
@@ -581,13 +582,31 @@ def changing(x, key):
         (lambda: predictive_entropy([]), ValueError, "sum to 1 along axis -1, got 0.0"),
         (lambda: predictive_entropy([1.0], axis=1), ValueError, r"axis must be in \[-1, 1\)"),
         (lambda: predictive_entropy(1.0), ValueError, r"axis must be in \[-0, 0\) for an array of 0 axes"),
-        (lambda: predictive_entropy([1, 0]), TypeError, "got int64"),
+        (
+            lambda: predictive_entropy([1, 0]),
+            TypeError,
+            r"^probabilities must be of .*, got int64; use np\.array\(probabilities, np\.float32\)$",
+        ),
+        (
+            lambda: predictive_entropy(mc_predict(noisy, X, 2, KEY)),
+            TypeError,
+            "^probabilities must be an array, got a Prediction; use its mean$",
+        ),
+        (
+            lambda: mutual_information(mc_predict(noisy, X, 2, KEY)),
+            TypeError,
+            "^samples must be an array, got a Prediction; use its samples$",
+        ),
         (
             lambda: predictive_entropy([1j]),
             TypeError,
             "entropy needs real numbers, got complex128",
         ),
-        (lambda: mutual_information(None), TypeError, "got None"),
+        (
+            lambda: mutual_information(None),
+            TypeError,
+            "^samples must be an array, got None; use mc_predict with keep_samples=True$",
+        ),
         (
             lambda: mutual_information([0.5, 0.5]),
             ValueError,
@@ -626,3 +645,13 @@ def changing(x, key):
 def test_refuses(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("function", [predictive_entropy, mutual_information])
+@pytest.mark.parametrize(
+    ("package", "fix"), [("torch", "x.numpy(force=True) without a gradient"), ("dask.array", "x.compute()")]
+)
+def test_probabilities_of_other_packages_become_arrays(function, package, fix):
+    other = pytest.importorskip(package).ones((2, 2))
+    with pytest.raises(TypeError, match=f"; use {re.escape(fix)}$"):
+        function(other)
