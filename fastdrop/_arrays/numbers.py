@@ -155,4 +155,13 @@ def check_fits(name: str, shape: tuple[int, ...], whole: tuple[int, ...], whose:
     """Raise an error unless an array of a shape broadcasts to a whole shape, which is somebody's."""
     lengths = zip(reversed(shape), reversed(whole), strict=False)
     if len(shape) > len(whole) or any(n not in (1, wanted) for n, wanted in lengths):
-        raise ValueError(f"{name} must broadcast to {whose} shape {whole}, got {tuple(shape)}")
+        fix = _placed(name, tuple(shape), tuple(whole))
+        raise ValueError(f"{name} must broadcast to {whose} shape {whole}, got {tuple(shape)}{fix}")
+
+
+def _placed(name: str, shape: tuple[int, ...], whole: tuple[int, ...]) -> str:
+    """Return the hint for an array that fits a whole shape along axes before the last, in one way alone."""
+    after = [n for n in range(1, len(whole)) if whole[: len(whole) - n][-len(shape) :] == shape]
+    if len(after) != 1:
+        return ""
+    return f"; use {name}[{', '.join([':'] * len(shape) + ['None'] * after[0])}]"

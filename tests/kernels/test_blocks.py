@@ -1,5 +1,7 @@
 """Draws shared along axes, rates by element, windows and dtypes, against the reference bit for bit."""
 
+import re
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -373,7 +375,12 @@ def test_refuses_axes(axes, error, message):
 @pytest.mark.parametrize(
     ("p", "error", "message"),
     [
-        (np.full(3, 0.5), ValueError, r"p must broadcast to the mask's shape \(3, 4\), got \(3,\)"),
+        (
+            np.full(3, 0.5),
+            ValueError,
+            r"p must broadcast to the mask's shape \(3, 4\), got \(3,\); use p\[:, None\]$",
+        ),
+        (np.full(2, 0.5), ValueError, r"p must broadcast to the mask's shape \(3, 4\), got \(2,\)$"),
         (np.full((2, 3, 4), 0.5), ValueError, r"p must broadcast to the mask's shape \(3, 4\)"),
         (np.array([0, 1, 0.5, 1.5]), ValueError, r"p must be in \[0, 1\], got 1.5 in an array"),
         (np.array([0, 1, 0.5, np.nan]), ValueError, r"p must be in \[0, 1\], got nan in an array"),
@@ -447,6 +454,29 @@ def test_apply_mask_broadcasts_and_selects():
     assert fd.apply_mask(np.ones(3), np.ones(3, bool), 1.0).tolist() == [0, 0, 0]
     kept = fd.keep_mask((50, 60), 0.5, KEY)
     assert same_bits(fd.apply_mask(normal(50, 60), kept, 0.5), fd.dropout(normal(50, 60), 0.5, KEY))
+
+
+@pytest.mark.parametrize(
+    ("shape", "fix"),
+    [
+        ((3,), "; use p[:, None, None]"),
+        ((8, 3), "; use p[:, :, None, None]"),
+        ((3, 5), "; use p[:, :, None]"),
+        ((8, 5), ""),
+        ((5, 5, 8, 3, 5), ""),
+    ],
+)
+def test_rates_of_other_axes_than_the_last(shape, fix):
+    x, p = np.ones((8, 3, 5, 6)), np.full(shape, 0.5)
+    with pytest.raises(ValueError, match=f"{re.escape(f'(8, 3, 5, 6), got {shape}{fix}')}$"):
+        fd.dropout(x, p, 1)
+    if fix:
+        assert fd.dropout(x, eval(fix.removeprefix("; use ")), 1).shape == x.shape
+
+
+def test_rates_that_fit_two_axes():
+    with pytest.raises(ValueError, match=r"got \(3,\)$"):
+        fd.dropout(np.ones((3, 3, 4)), np.full(3, 0.5), 1)
 
 
 @pytest.mark.parametrize(
