@@ -50,8 +50,8 @@ class Listed(NamedTuple):
 def _copied(given: Any) -> Any:
     if isinstance(given, tuple):
         return tuple(map(_copied, given))
-    # A masked array is refused later; as a plain one it would not be.
-    return given if given is None or isinstance(given, (int, np.ma.MaskedArray)) else np.array(given)
+    # Slices and masked arrays are refused later, by name; as plain arrays masked ones would not be.
+    return given if given is None or isinstance(given, (int, slice, np.ma.MaskedArray)) else np.array(given)
 
 
 class Runs(NamedTuple):
@@ -228,6 +228,9 @@ def integers(name: str, given: Any) -> NDArray[Any]:
     """Return a caller's integers as an array, or raise an error."""
     if isinstance(given, np.ma.MaskedArray):
         raise TypeError(f"{name} must be integers, got a masked array; use {name}.filled() or compressed()")
+    if isinstance(given, slice):
+        ends = f"{given.start or 0}, {'len(x)' if given.stop is None else given.stop}"
+        raise TypeError(f"{name} must be integers, got a slice; use np.arange({ends}, {given.step or 1})")
     numbers: NDArray[Any] = np.asarray(given)
     if numbers.dtype.kind not in "iu":
         if not numbers.size:  # NumPy makes an empty list an array of float64

@@ -400,6 +400,8 @@ def _outputs(
     shape: tuple[int, ...] | None = None,
 ) -> Iterator[NDArray[Any]]:
     """Yield the output of each sample, in order. All are checked to be real and of one shape."""
+    if not callable(f):
+        raise TypeError(f"f must be callable, got {type(f).__name__}; give f first, then x")
     n, threads, key = natural("n", n), natural("threads", threads), as_key_or_seed(key)
     antithetic, progress = flag("antithetic", antithetic), flag("progress", progress)
     for name, number in (("n", n), ("threads", threads)):

@@ -273,6 +273,8 @@ HOSTILE = [
     ({"rows": [0, 1, 1 << 61]}, ValueError, r"rows must be in \[0, \d+\), got 2305843009213693952"),
     ({"rows": [0, 1, 1 << 64]}, ValueError, r"rows must be"),
     ({"rows": [0, 1, 1 << 70]}, ValueError, r"rows must be below 2\*\*63"),
+    ({"rows": slice(2, 5)}, TypeError, r"rows must be integers, got a slice; use np\.arange\(2, 5, 1\)$"),
+    ({"indices": slice(None)}, TypeError, r"got a slice; use np\.arange\(0, len\(x\), 1\)$"),
     ({"rows": [0.0, 1.0, 2.0]}, TypeError, "rows must be integers, got float64"),
     ({"rows": [True, False, True]}, TypeError, "rows must be integers, got bool"),
     ({"rows": ["a", "b", "c"]}, TypeError, "rows must be integers, got"),

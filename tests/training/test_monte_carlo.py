@@ -616,6 +616,11 @@ def changing(x, key):
         (lambda: mc_predict(noisy, X, 3, None), TypeError, "key must be a fastdrop.Key or an int"),
         (lambda: mc_predict(noisy, X * 1j, 3, KEY), TypeError, "f must return real numbers, got complex128"),
         (lambda: mc_predict(lambda x, key: "1", X, 3, KEY), TypeError, "f must return real numbers, got <U1"),
+        (
+            lambda: mc_predict(X, noisy, 3, KEY),
+            TypeError,
+            "^f must be callable, got ndarray; give f first, then x$",
+        ),
         (lambda: mc_predict(lambda x, key: None, X, 3, KEY), TypeError, "numbers, got None$"),
         (
             lambda: mc_predict(changing, X, 3, KEY),
