@@ -345,8 +345,8 @@ def as_key_or_seed(key: object) -> Key:
     raise TypeError(f"key must be a fastdrop.Key or an int, got {type(key).__name__}; use fastdrop.Key(seed)")
 
 
-def as_key(rng: Rng) -> Key:
-    """Return a Key from anything that SPEC 7 of Scientific Python allows as `rng`.
+def as_key(rng: Rng, name: str = "rng") -> Key:
+    """Return a Key from anything that SPEC 7 of Scientific Python allows as `rng`, or raise an error.
 
     None takes fresh entropy from the system. A Generator is advanced by one 64-bit draw.
     """
@@ -360,6 +360,6 @@ def as_key(rng: Rng) -> Key:
         return as_key_or_seed(rng)
     except TypeError:
         raise TypeError(
-            "rng must be None, an int, a fastdrop.Key, a numpy.random.SeedSequence or a "
+            f"{name} must be None, an int, a fastdrop.Key, a numpy.random.SeedSequence or a "
             f"numpy.random.Generator, got {type(rng).__name__}"
         ) from None

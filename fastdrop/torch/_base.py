@@ -68,7 +68,7 @@ class NoiseModule(torch.nn.Module):
 
     @key.setter
     def key(self, key: Rng) -> None:
-        self._key = None if key is None else keys.key_tensor(keys.key_by(key))
+        self._key = keys.held_by_module(key, "key")
 
     def reseed(self, rng: Rng = None) -> Self:
         """Take another key, as a module has that is built with this rng; return the module.
@@ -91,7 +91,7 @@ class NoiseModule(torch.nn.Module):
         >>> fdt.Dropout(0.5, rng=42).reseed(fd.Key(42).fold_in("worker 1"))
         Dropout(p=0.5, inplace=False, rng=Key(8375101000301595320))
         """
-        self.key = rng
+        self._key = keys.held_by_module(rng)
         return self
 
     def _with_key(
@@ -259,6 +259,10 @@ def listed(rows: Any = None, indices: Any = None, offsets: Any = None) -> dict[s
     if rows is None and indices is None and offsets is None:  # the usual case first
         return {}
     draws = {"rows": rows, "indices": indices, "offsets": offsets}
+    for name, given in draws.items():
+        if isinstance(given, (float, Key)):
+            advice = "a module has its own p and key, functions such as fastdrop.torch.dropout take others"
+            raise TypeError(f"{name} must be integers, got {shown(given)}; {advice}")
     return {name: numbers for name, numbers in draws.items() if numbers is not None}
 
 

@@ -53,14 +53,19 @@ def key_tensor(key: Key | SupportsIndex) -> Tensor:
         return torch.tensor([signed(key.draw), *words], dtype=torch.int64, device=_CPU)
 
 
-def key_by(rng: Rng) -> Key:
-    """The key that a module takes from what a user gives as rng."""
+def key_by(rng: Rng, name: str = "rng") -> Key:
+    """The key that a module takes from what a user gives as rng, or under another name."""
     if isinstance(rng, torch.Generator):
         raise TypeError(
-            "rng must be None, an int, a Key or a generator of NumPy's, got torch.Generator; omit rng to "
+            f"{name} must be None, an int, a Key or a generator of NumPy's, got torch.Generator; omit rng to "
             "follow torch's generator"
         )
-    return as_key(rng)
+    return as_key(rng, name)
+
+
+def held_by_module(rng: Rng, name: str = "rng") -> Tensor | None:
+    """The same as a tensor, or None for torch's generator."""
+    return None if rng is None else key_tensor(key_by(rng, name))
 
 
 def outside_transforms(function: Callable[[], T]) -> T:

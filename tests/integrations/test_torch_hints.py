@@ -124,6 +124,23 @@ def test_lists_of_rates():
         fdt.alpha_dropout(T, torch.full((4,), 0.5), KEY)
 
 
+@pytest.mark.parametrize("key", ["a", torch.Generator()], ids=["a str", "a generator"])
+def test_a_key_that_is_none(key):
+    for module in (fdt.Dropout(0.5), fdt.Dropout(0.5, rng=1)):
+        before = module.key
+        with pytest.raises(TypeError, match=r"^key must be None, an int, "):
+            module.key = key
+        with pytest.raises(TypeError, match=r"^rng must be None, an int, "):
+            module.reseed(key)
+        assert module.key == before
+
+
+@pytest.mark.parametrize(("given", "name"), [((KEY,), "rows"), ((0.5,), "rows"), ((None, KEY), "indices")])
+def test_a_rate_or_a_key_for_a_call_of_a_module(given, name):
+    with pytest.raises(TypeError, match=rf"^{name} must be integers, got .*; a module has its own p and key"):
+        fdt.Dropout(0.5)(T, *given)
+
+
 def test_a_bias_of_integers():
     with pytest.raises(TypeError, match=r"^bias must be of .*, got torch\.int64; use bias\.float\(\)$"):
         fdt.bias_act_dropout(T, torch.ones(4, dtype=torch.int64), 0.5, KEY)
