@@ -61,9 +61,10 @@ def as_number(name: str, value: Any) -> str:
     several = hasattr(value, "__array__") and np.ndim(value) > 0
     if several and isinstance(value, np.ndarray):
         return "use one number, since no array is taken here"
+    if several and type(value).__module__.startswith("torch"):
+        return f"use one number, {name}.numpy() in functions of arrays, or {name} in those of fastdrop.torch"
     if several or isinstance(value, (list, tuple)):
-        array = f"{name}.numpy()" if hasattr(value, "numpy") else f"np.array({name})"
-        return f"use one number, or {array} in functions that take arrays of {name}"
+        return f"use one number, or np.array({name}) in functions that take arrays of {name}"
     if callable(value) and not isinstance(value, type):
         rule = "only layers of NumPy arrays take a schedule"
         return f"{rule}; use schedule(step), in a module of PyTorch module.{name} = schedule(step)"

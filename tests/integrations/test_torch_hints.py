@@ -120,6 +120,9 @@ def test_lists_of_rates():
         with pytest.raises(TypeError, match=r"got list; use one number, or np\.array\(p\) in functions"):
             call([0.5] * 4)
     assert fdt.dropout(T, np.array([0.5] * 4), KEY).shape == T.shape
+    with pytest.raises(TypeError, match=r"got Tensor; use one number, .* or p in those of fastdrop\.torch$"):
+        fdt.Dropout(torch.full((4,), 0.5))
+    assert fdt.dropout(T, torch.full((4,), 0.5), KEY).shape == T.shape
     with pytest.raises(TypeError, match="got ndarray; use one number, since no array is taken here"):
         fdt.alpha_dropout(T, torch.full((4,), 0.5), KEY)
 

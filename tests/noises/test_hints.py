@@ -201,8 +201,9 @@ def test_an_array_of_rates_where_none_is_taken():
 def test_rates_of_frames_and_tensors():
     series = pytest.importorskip("pandas").Series([0.5] * 4)
     halves = tensor()[0] * 0.5
-    for p, hint, array in ((series, "np.array(p)", np.array(series)), (halves, "p.numpy()", halves.numpy())):
-        with pytest.raises(TypeError, match=re.escape(f"use one number, or {hint} in functions that take")):
+    hints = "or np.array(p) in functions that take", "p.numpy() in functions of arrays, or p in those of fast"
+    for p, hint, array in zip((series, halves), hints, (np.array(series), halves.numpy()), strict=True):
+        with pytest.raises(TypeError, match=re.escape(f"use one number, {hint}")):
             fd.dropout(X, p, KEY)
         assert fd.dropout(X, array, KEY).shape == X.shape
 
