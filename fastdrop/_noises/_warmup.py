@@ -58,14 +58,21 @@ class Job(NamedTuple):
     noise: str
     dtype: str
 
-    def run(self) -> None:
-        """Call all that needs a kernel."""
+    def calls(self) -> Iterator[Callable[[], Any]]:
+        """Return calls of all that needs a kernel."""
         if self.noise == _TORCH:
-            calls = import_module(f"{_TORCH}._warmup").calls(self.dtype)
-        else:
-            calls = _calls(NOISES[self.noise], self.dtype)
-        for call in calls:
+            calls: Iterator[Callable[[], Any]] = import_module(f"{_TORCH}._warmup").calls(self.dtype)
+            return calls
+        return _calls(NOISES[self.noise], self.dtype)
+
+    def run(self) -> None:
+        """Do the calls."""
+        for call in self.calls():
             call()
+
+    def length(self) -> int:
+        """Return how many calls there are."""
+        return sum(1 for _ in self.calls())
 
 
 def warmup(
@@ -113,7 +120,7 @@ def warmup(
     >>> import fastdrop as fd
     >>> fd.warmup("dropout", processes=1)
     """
-    for _ in steps(jobs(names, dtype, torch), processes):
+    for _ in steps(jobs(names, dtype, torch), processes, reads=True):
         pass
 
 
@@ -137,8 +144,12 @@ def jobs(names: tuple[str, ...], dtype: Any, torch: bool = False) -> list[Job]:
     return list(dict.fromkeys(found))
 
 
-def steps(todo: list[Job], processes: SupportsIndex | None) -> Iterator[Job]:
-    """Do the jobs, in several processes if that is of use, and yield each one that is done."""
+def steps(todo: list[Job], processes: SupportsIndex | None, reads: bool = False) -> Iterator[Job]:
+    """Do the jobs, in several processes if that is of use, and yield each one that is done.
+
+    The longest come first, so that the processes end at about the same time. `reads` is whether this process
+    then reads what others have compiled.
+    """
     count = usable() if processes is None else natural("processes", processes)
     if count < 1:
         raise ValueError(f"processes must be at least 1, got {count}")
@@ -149,8 +160,11 @@ def steps(todo: list[Job], processes: SupportsIndex | None) -> Iterator[Job]:
             job.run()
             yield job
         return
-    yield from _side_by_side(todo, count)
-    for job in todo:  # now the code is on the disk, or a process has failed
+    left = sorted(todo, key=Job.length, reverse=True)
+    for job in _side_by_side(left[:], count):
+        left.remove(job)
+        yield job
+    for job in todo if reads else left:  # what is left has no code yet, since a process has failed
         job.run()
 
 
@@ -267,7 +281,6 @@ def _calls(noise: Noise, dtype: str) -> Iterator[Callable[[], Any]]:
         yield partial(apply_mask, x, np.ones(x.shape, bool), 0.3)
         yield partial(apply_mask, x, np.ones(-(-x.size // 8), np.uint8), 0.3, packed=True)
     if noise.name == "standout_dropout":
-        yield partial(noise.function, x, np.ones(x.shape), 0)
         yield partial(standout_keep_prob, np.ones(9))
     if noise.name == "gaussian_noise":
         yield partial(normal, 9, 0, dtype=x.dtype)

@@ -79,7 +79,7 @@ for p in (0.3, np.full((5, 17), 0.3), np.full((5, 17), np.float32(0.3))):
 fd.keep_mask((5, 1024), np.full((5, 1), np.float32(0.3)), 1)
 fd.keep_mask((5, 17), 0.3, 1, shared_axes=0), fd.keep_mask((5, 17), 0.3, 1, shared_axes=1)
 fd.dropout(np.ones((5, 1024), np.float32), np.full((5, 1), np.float32(0.3)), 1)
-fd.standout_dropout(np.ones(9, np.float32), np.ones(9), 1), fd.standout_keep_prob(np.ones(9, np.float32))
+fd.standout_keep_prob(np.ones(9, np.float32))
 fd.apply_mask(np.ones(9, np.float32), np.ones(2, np.uint8), 0.5, packed=True)
 fd.apply_mask(np.ones(9, np.float32), np.ones(9, bool), 0.5)
 fixed = np.broadcast_to(np.float32(1), (5, 7))
