@@ -1,8 +1,8 @@
 """The CPU kernel of dropout of matrices whose columns, not rows, are neighbours in memory.
 
-Such are transposed matrices, and maps of channels-last networks seen as (n, c, h, w). The bits of 32 rows are
-drawn in the order of their indices and transposed, so that neighbours in memory have neighbouring bits, and
-the numbers stay where they are.
+Such are transposed matrices, and maps of channels-last networks seen as (n, c, h, w). Bits are drawn in the
+order of indices, for some rows together, and transposed, so that neighbours in memory have neighbouring bits.
+The numbers stay where they are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ _TILE_WORDS = TILE // _WORD
 _WIDE = 2 * LANES
 _ROWS = 128  # whose neighbours in memory are done together: some cache lines of each column
 _ENOUGH = 8 * TILE  # elements of a block, so that the parts of tiles at its ends are few
-_AHEAD = 2
 _NONE, _ONE, _HALF = np.uint32(0), np.uint32(1), np.uint32(16)
 
 

@@ -38,7 +38,7 @@ from fastdrop._stream.keys import signed
 
 _UNITS = 1 << 16  # so many units' factors stay in the cache
 _LOOPED = 1 << 12  # elements that take longer than one round of a loop in Python
-_FEW_ROWS, _LONGEST_ROW = 16, 1 << 20  # of matrices whose columns are neighbours in memory
+_FEW_ROWS, _LONGEST_ROW = 16, 1 << 18  # of matrices whose columns are neighbours in memory
 _SHORT = 8  # for shorter units a branch for each costs more than a factor for each element
 _DROP = Pass()
 

@@ -176,6 +176,12 @@ def shift(x, noise, numbers):
 
 
 @inlined
+def alone(x, noise, numbers):
+    """Return the noise, as `shift` gives it of zeros: without a negative zero."""
+    return noise + 0.0
+
+
+@inlined
 def exponential(x, noise, numbers):
     """Information dropout: x times a noise whose logarithm is normal."""
     return x * exp(noise * numbers[0])

@@ -16,11 +16,12 @@ from fastdrop._arrays.numbers import Rate, rate, real, reals_below
 from fastdrop._arrays.plan import Axes, Density, Indices, Window, window_given
 from fastdrop._backends import density, of
 from fastdrop._noises._layer import ElementwiseLayer, Forward
-from fastdrop._noises._noise import Noise, register
+from fastdrop._noises._noise import REAL, Noise, register
 from fastdrop._noises.bernoulli import Dropout, dropout
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.schedules import ScheduledRate
 
+_ALONE = Density("normal", "alone", (1.0,))
 _TOO_MUCH = 2.0**53  # the variance v from which on v / (1 + v) rounds to 1
 
 
@@ -245,7 +246,11 @@ def normal(
     array([ 0.975,  0.617, -1.197,  0.562])
     """
     window = window_given(window, rows, indices, offsets)
-    zeros = np.zeros(checked_shape(shape), checked_dtype(dtype))
+    lengths, kind = checked_shape(shape), checked_dtype(dtype)
+    if window is None and type(shared_axes) is tuple and not shared_axes and kind.name in REAL:
+        y = np.empty(lengths, kind)
+        return density(_ALONE, y, y, key)  # type: ignore[no-any-return]
+    zeros = np.zeros(lengths, kind)
     return gaussian_noise(zeros, 1.0, key, shared_axes=shared_axes, out=zeros, window=window)
 
 
