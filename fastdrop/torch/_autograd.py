@@ -164,9 +164,9 @@ def _run(x: Tensor, other: Tensor | None, settings: Settings, inplace: bool) -> 
 
 
 def _by_columns(x: Tensor, y: Tensor, p: Any, key: Key) -> bool:
-    """Do dropout of a tensor such as one in channels_last, if y lies in memory as x does."""
+    """Do dropout of a CPU tensor such as one in channels_last, if y lies in memory as x does."""
     drawn = drawn_rate(p)
-    if drawn is None or x.is_complex() or x.is_neg():
+    if drawn is None or device.is_there(x) or x.is_complex() or x.is_neg():
         return False
     done: bool = cpu().drop_columns(as_lanes(as_array(x)), as_lanes(as_array(y)), 0, (*drawn, *words(key)))
     return done

@@ -208,6 +208,22 @@ def test_in_place_writes_into_the_tensor_and_its_graph(twin, layout):
     assert same(dx, backward(to_array(g), 0.3, KEY, **options))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_channels_last_has_the_bits_of_contiguous_tensors(dtype):
+    """Of 16 channels and more, which stay where they are, and of fewer."""
+    for channels in (3, 16, 37):
+        x, g = normal(2, channels, 5, 7).to(dtype), normal(2, channels, 5, 7, seed=1).to(dtype)
+        last = x.to(memory_format=torch.channels_last).requires_grad_()
+        y = fdt.dropout(last, 0.3, KEY)
+        assert y.stride() == last.stride()
+        assert torch.equal(y, fdt.dropout(x, 0.3, KEY))
+        (dx,) = torch.autograd.grad(y, last, g.to(memory_format=torch.channels_last))
+        assert torch.equal(dx, fdt.dropout(g, 0.3, KEY))
+        v = normal(2, channels, 5, 7)
+        negated = torch.imag(torch.complex(v, v).conj())
+        assert torch.equal(fdt.dropout(negated, 0.3, KEY), fdt.dropout(-v, 0.3, KEY))
+
+
 def test_in_place_is_refused_as_torch_refuses_it():
     x = normal(8).requires_grad_()
     before = x.detach().clone()
@@ -360,8 +376,8 @@ def test_fused_passes_take_real_tensors_with_an_axis_in_any_layout(activation):
                 call(t(real.to(torch.complex64)), None, residual)
             with pytest.raises(TypeError, match=r"^a bias needs real numbers, got torch\.complex64"):
                 call(t(real), torch.ones(4, dtype=torch.complex64), residual)
-            for x, bias in ((real.long(), None), (real, torch.ones(4).long())):
-                with pytest.raises(TypeError, match=r"got torch.int64; use x.float\(\)"):
+            for x, bias, name in ((real.long(), None, "x"), (real, torch.ones(4).long(), "bias")):
+                with pytest.raises(TypeError, match=rf"got torch.int64; use {name}.float\(\)"):
                     call(t(x), bias, residual)
             with pytest.raises(ValueError, match=r"got a 0-d tensor; use x\[None\]"):
                 call(torch.tensor(1.0), None, residual)

@@ -209,8 +209,9 @@ def test_bias_act_dropout(activation):
     assert equal(dresidual, on_host(g))
 
 
-def test_memory_formats():
-    x = made(2, 5, 4, 6)
+@pytest.mark.parametrize("channels", [5, 20])
+def test_memory_formats(channels):
+    x = made(2, channels, 4, 6)
     y = fdt.dropout(x, 0.5, KEY)
     last = fdt.dropout(x.to(memory_format=torch.channels_last), 0.5, KEY)
     assert last.is_contiguous(memory_format=torch.channels_last)
