@@ -289,6 +289,14 @@ def _dropped_by_rows(tile, digits_of_rows, union, needed, key, draw):
     return d0, d1, d2, d3
 
 
+def are_rows(inner: int, phase: int, start: int) -> bool:
+    """Return whether rates change only between rows of tiles; the arguments are those of `elements`."""
+    return inner % _ROW == 0 and (start - phase) % _ROW == 0
+
+
+_are_rows = inlined(are_rows)
+
+
 @inlined
 def runs(x, y, p, inner, phase, start, key, draw, scale, begin, end):
     """Do as `elements`, where many neighbours have one rate.
@@ -297,7 +305,7 @@ def runs(x, y, p, inner, phase, start, key, draw, scale, begin, end):
     rates, which is quick where most tiles have one.
     """
     affine, key, draw = formulas.affine, np.uint64(key), np.uint64(draw)
-    most, in_rows = _TILE // inner + 2, inner % _ROW == 0 and (start - phase) % _ROW == 0
+    most, in_rows = _TILE // inner + 2, _are_rows(inner, phase, start)
     thresholds, scales, ends = np.empty(most, np.uint32), np.empty(most), np.empty(most, np.int64)
     digits_of_rows = np.empty(_DIGITS, np.uint32)
     index = np.uint64(start) + np.uint64(begin)

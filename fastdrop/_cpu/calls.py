@@ -50,8 +50,9 @@ _FEW_PLANES = (1 << 28) - 1  # a threshold with none of these bits needs at most
 # fixed, since virtual machines report the caches of their host.
 FETCH_FROM, STREAM_FROM = 1 << 18, 1 << 24
 
-_ROW = 4 * LANES  # neighbours that have one bit number in a tile; where each row has one rate, they are quick
-_LONG = 4 * TILE  # so many neighbours with one rate are quick too, and so long rows that are no whole vectors
+# From so many neighbours with one rate on, few tiles have two rates. And from so many on, rows of units that
+# are no whole number of vectors may be written past the caches.
+_LONG = 4 * TILE
 
 # Each kernel hands the work of a range to `in_pieces`, as a function of what it was given. The last argument
 # of a kernel is the address of a request for helpers, or 0. The compiler treats the variables that a kernel
@@ -510,7 +511,7 @@ def by_rate(
     been looked at by `check_rates`; of fewer, one that is not in [0, 1] is an error, before y is written.
     """
     given = x, y, p, inner, phase, start, key, draw, scale
-    if inner >= _LONG or inner % _ROW == 0 == (start - phase) % _ROW:
+    if inner >= _LONG or by_element.are_rows(inner, phase, start):
         done = _share(_drop_by_run, given, x.size, y, _MANY, TILE, start % TILE)
     else:
         done = _share(_drop_by_element_kernel(x.dtype), given, x.size, y, _OWN_RATE, TILE, start % TILE)

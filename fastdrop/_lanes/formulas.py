@@ -137,8 +137,9 @@ def _gelu(v, below, tail):
 
 @inlined
 def _gelu_slope(v):
+    """Return the derivative of gelu at v: it is that at -|v|, or 1 less that."""
     below, tail, density = normal_tail(v)
-    slope = fma(below, density, tail)  # that of -|v|
+    slope = fma(below, density, tail)
     return where(v < 0, slope, splat_like(1.0, v) - slope)
 
 

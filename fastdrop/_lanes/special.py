@@ -240,7 +240,7 @@ _NONE = np.uint32(0)
 _SECOND = np.uint32(1 << 30)
 _EIGHTH_TURN = np.uint32(1 << 29)
 _DENSITY = 0.3989422804014327  # 1 / sqrt(2 pi)
-_HALF_LOG2_E = -0.72134752044448170  # exp(-x**2 / 2) is 2 to the power of this times x**2
+_MINUS_HALF_LOG2_E = -0.72134752044448170  # exp(-x**2 / 2) is 2 to the power of this times x**2
 
 
 @inlined
@@ -295,14 +295,15 @@ def normal_tail(x):
     beyond = below < -most
     below = where(beyond, -most, below)
     square = below * below
-    shifted = fma(square, _HALF_LOG2_E, SHIFTER(x))
-    e = scale_by_power(_EXP2(fma(square, _HALF_LOG2_E, SHIFTER(x) - shifted)), shifted)
+    shifted = fma(square, _MINUS_HALF_LOG2_E, SHIFTER(x))
+    e = scale_by_power(_EXP2(fma(square, _MINUS_HALF_LOG2_E, SHIFTER(x) - shifted)), shifted)
     e = where(beyond, 0, e)
     return below, e * _MILLS(below) * reciprocal(_MILLS_DIVISOR(below)), e * _DENSITY
 
 
 @inlined
 def _short_exp2(v):
+    """Return 2**v, which must be a normal number, precise enough for results of 16 bits."""
     shifted = v + SHIFTER(v)
     return scale_by_power(_SHORT_EXP2(v - (shifted - SHIFTER(v))), shifted)
 

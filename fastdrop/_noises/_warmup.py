@@ -35,7 +35,7 @@ _log = logging.getLogger("fastdrop")
 # Its axes are shared in each of the ways that have a kernel, and its rows are long enough for that of rows.
 _SHAPE = 4, 3, 4, 6
 _SHAPES = {"drop_connect": (4, 6), "embedding_dropout": (4, 6), "token_dropout": (4, 6)}
-_ROWS = 2, 1024  # rows of whole tiles, whose rates have a kernel of their own
+_ROWS = 2, 1024  # rows so long that their rates have a kernel of their own
 _SHARED = 0, -1
 _RATES = np.float32, np.float64  # the dtypes in which kernels read arrays of rates
 _TORCH = "fastdrop.torch"  # imported by its name and on request alone, since this package doesn't need it

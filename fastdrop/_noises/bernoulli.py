@@ -252,7 +252,7 @@ def keep_mask(
         host.mask_target(out, mask.shape, packed)
     layout = layout_of(mask.shape, False, shared_axes, window)
     if isinstance(p, np.ndarray) and p.dtype == np.float32:
-        p = p.astype(np.float64)  # the same rates: masks alone have no kernel of their own for float32
+        p = p.astype(np.float64)  # the same rates, so that masks need no second kernel
     found = _drawn_as_bits(layout, p, key) if packed and isinstance(p, float) else None
     if found is None:
         mask.fill(1)
