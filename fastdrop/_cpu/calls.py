@@ -44,10 +44,10 @@ _BY_COLUMNS = 0.5  # more where neighbours in memory have no neighbouring indice
 _BYTE = 0.02  # ns for a byte of x and one of y
 _FEW_PLANES = (1 << 28) - 1  # a threshold with none of these bits needs at most four planes
 
-# From FETCH_FROM bytes of output on, kernels ask for x ahead. In a training step arrays of this size have
-# left the nearest caches; a call on arrays that are still there loses some hundredths. From STREAM_FROM bytes
-# on, y is written past the caches: input and output together exceed a last cache of 32 MiB. The sizes are
-# fixed, since virtual machines report the caches of their host.
+# From FETCH_FROM bytes of output on, kernels ask for x ahead, if the processor has to be asked. In a training
+# step arrays of this size have left the nearest caches; a call on arrays that are still there loses some
+# hundredths. From STREAM_FROM bytes on, y is written past the caches: input and output together exceed a last
+# cache of 32 MiB. The sizes are fixed, since virtual machines report the caches of their host.
 FETCH_FROM, STREAM_FROM = 1 << 18, 1 << 24
 
 # From so many neighbours with one rate on, few tiles have two rates. And from so many on, rows of units that
@@ -430,8 +430,9 @@ def drop_row(x: NDArray, y: NDArray, start: int, threshold: int, scale: float, k
     if x.size < SMALL:
         _drop(x, y, x.size, 0, start, threshold, scale, key, draw, NEAR, 0)
     else:
-        place = start % TILE
-        given = x, y, x.size, 0, start, threshold, scale, key, draw, _far(y, place)
+        place, nbytes = start % TILE, y.nbytes
+        far = distance(nbytes) if nbytes < STREAM_FROM else _far(y, place)
+        given = x, y, x.size, 0, start, threshold, scale, key, draw, far
         _share(_drop, given, x.size, y, _bernoulli(threshold), TILE, place)
 
 

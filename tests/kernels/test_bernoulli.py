@@ -10,11 +10,12 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+from numba.core.registry import cpu_target
 
 import fastdrop as fd
 from fastdrop import Key
 from fastdrop._cpu import bernoulli, calls
-from fastdrop._lanes import disk
+from fastdrop._lanes import disk, memory
 from fastdrop._stream import reference
 from fastdrop._stream.keys import signed, stream
 
@@ -193,10 +194,20 @@ def test_the_stamp_covers_every_file_that_kernels_come_from(tmp_path, monkeypatc
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86-64 assembly")
-def test_the_kernel_multiplies_vectors_fetches_ahead_and_can_stream():
+def test_the_kernel_multiplies_vectors_and_can_stream():
     kernel = numba.njit(calls._drop.py_func)  # one that comes from the cache has no assembly to show
     by_kernel(one_row(kernel, bernoulli.NEAR), sample(10), 0.5)
     (code,) = kernel.inspect_asm().values()
     assert "pmuludq" in code
-    assert "prefetcht0" in code
     assert "movnt" in code
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86-64 assembly")
+@pytest.mark.parametrize("asked", [True, False])
+def test_kernels_ask_for_lines_ahead_only_of_processors_that_have_to_be_asked(asked, monkeypatch):
+    _, processor, _ = cpu_target.target_context.codegen().magic_tuple()
+    monkeypatch.setattr(memory, "_UNASKED", frozenset({"another" if asked else processor}))
+    kernel = numba.njit(lambda x: memory.prefetch(x, 0))
+    kernel(sample(10))
+    (code,) = kernel.inspect_asm().values()
+    assert ("prefetcht0" in code) == asked
