@@ -71,7 +71,8 @@ def in_pieces_of(monkeypatch, threads_set_back):
     def share(length, threads):
         fd.set_num_threads(threads)
         monkeypatch.setattr(calls, "SMALL", 0)
-        monkeypatch.setattr(helpers, "_threads_for", lambda ns: threads)
+        for name in ("_WORTH", "_WORTH_ALL", "_EACH"):
+            monkeypatch.setattr(helpers, name, 1e-9)
         monkeypatch.setattr(helpers, "_step", lambda size, ns, threads, unit: -(-length // unit) * unit)
         monkeypatch.setattr(helpers, "_LONGEST_PAUSE", 0)
         monkeypatch.setattr(helpers, "_pause", 0)

@@ -26,7 +26,7 @@ _MOST = 255  # helpers
 # In ns: the shortest call that is shared, and its shortest time times the threads that may be used, since two
 # can at most halve it; the least work for each thread, and how long a piece should be.
 _WORTH, _WORTH_ALL, _EACH, _PIECE_FROM, _PIECE_TO = 25_000.0, 400_000.0, 8_000.0, 5_000.0, 100_000.0
-_PIECES = 4  # for each thread at least, so that one that comes late or is slow holds nobody up
+_PIECES = 16  # for each thread at least, so that one that comes late or is slow holds nobody up
 _LONGEST_PAUSE = 6  # so many calls without a helper are followed by 2**6 - 1 that ask for none
 
 _lock = threading.Lock()  # of all that follows
@@ -45,9 +45,10 @@ def request(size: int, ns: float, grain: int, phase: int) -> NDArray[np.int64] |
     which is below the grain. The request must live as long as the call.
     """
     global _pause
-    threads = _threads_for(ns)
-    if threads < 2:
+    most = usable()
+    if most < 2 or ns < _WORTH or ns * most < _WORTH_ALL:
         return None
+    threads = min(most, int(ns / _EACH), _MOST + 1)
     if _pause:
         _pause -= 1
         return None
@@ -61,14 +62,6 @@ def request(size: int, ns: float, grain: int, phase: int) -> NDArray[np.int64] |
     asked = np.zeros(team.LIST + wanted, np.int64)
     asked[: team.RUN] = team.share_address(), _address(0), _reach, wanted, step, phase
     return asked
-
-
-def _threads_for(ns: float) -> int:
-    """Return how many threads a call should have that takes one of them about so many ns."""
-    if ns < _WORTH:
-        return 1
-    most = usable()
-    return min(most, int(ns / _EACH), _MOST + 1) if ns * most >= _WORTH_ALL else 1
 
 
 def _step(size: int, ns: float, threads: int, grain: int) -> int:

@@ -129,7 +129,7 @@ def alone() -> Iterator[None]:
 
 def usable() -> int:
     """Return how many threads a call of this thread may use, this thread among them."""
-    return 1 if _alone.get() else get_num_threads()
+    return 1 if _alone.get() else _count or get_num_threads()
 
 
 def _note_fork() -> None:

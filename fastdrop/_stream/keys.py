@@ -301,7 +301,7 @@ def _state(sequence: np.random.SeedSequence) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _philox_key(seed: int, high_draw: int) -> int:
+def _philox_key(seed: int, high_draw: int = 0) -> int:
     """Return the 64-bit Philox key as a signed number, since kernels take their integers as int64."""
     spawn_key = (high_draw,) if high_draw else ()
     return signed(_state(np.random.SeedSequence(seed, spawn_key=spawn_key)))
@@ -321,13 +321,13 @@ def stream(key: Key | SupportsIndex) -> tuple[int, int]:
     if type(key) is not Key:
         key = as_key_or_seed(key)
     draw = key.draw
-    return (_philox_key(key.seed, 0), draw) if draw < _DRAWS else draw_of(key.seed, draw)
+    return (_philox_key(key.seed), draw) if draw < _DRAWS else draw_of(key.seed, draw)
 
 
 def draw_of(seed: int, draw: int) -> tuple[int, int]:
     """Return what `stream` returns, from the seed and the draw number of a key."""
     if draw < _DRAWS:  # the usual case comes first, since it is the fastest
-        return _philox_key(seed, 0), draw
+        return _philox_key(seed), draw
     number = draw & ~_MIRROR
     return _philox_key(seed, number >> DRAW_BITS), number % _DRAWS | draw >> 63 << MIRROR_SHIFT
 
