@@ -75,12 +75,8 @@ def refuse_complex(x: Any, what: str) -> None:
 
 def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     """Return `out` as a plain array, or raise an error if x's result can't be written to it."""
-    # The usual case comes first, since it is the fastest.
-    if type(out) is np.ndarray and out.shape == x.shape and out.dtype is x.dtype:
-        flags = out.flags.num
-        apart = out is x or flags & x.flags.num & _OWNED or not np.may_share_memory(x, out)
-        if apart and flags & _WRITABLE == _WRITABLE:
-            return out
+    if _flags_of_usual(out, x, x.flags.num):
+        return out
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be an ndarray, got {type(out).__name__}; {_fitting(x)}")
     for name in ("shape", "dtype"):
@@ -94,6 +90,15 @@ def output(out: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     if overlaps_itself(out):
         raise ValueError(f"out must not overlap itself, got strides {out.strides}; {_fitting(x)}")
     return np.asarray(out)
+
+
+def _flags_of_usual(out: Any, x: NDArray[Any], flags: int) -> int:
+    """Return the flags of an `out` that fits x in the usual way, which is quickly seen, else 0."""
+    if type(out) is np.ndarray and out.shape == x.shape and out.dtype is x.dtype:
+        own: int = out.flags.num
+        apart = out is x or own & flags & _OWNED or not np.may_share_memory(x, out)
+        return own if apart and own & _WRITABLE == _WRITABLE else 0
+    return 0
 
 
 def _fitting(x: NDArray[Any]) -> str:
@@ -118,12 +123,14 @@ def plain_pair(x: Any, out: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[An
     lanes = x.dtype in PLAIN
     if not lanes and not _half(x.dtype):
         return None
+    flags = x.flags.num
     if out is None:
         given = y = np.empty(x.shape, x.dtype)
-        flags = x.flags.num
+    elif own := _flags_of_usual(out, x, flags):
+        given, y, flags = out, out, flags & own
     else:
         given, y = out, output(out, x)
-        flags = x.flags.num & y.flags.num
+        flags &= y.flags.num
     if not lanes:
         x, y = as_lanes(x), as_lanes(y)
     if flags & READY != READY:
