@@ -302,7 +302,9 @@ def standout_dropout(
     return _two_points(x, np.zeros_like(x), dropped)
 
 
-def drop_block_rate(height: int, width: int, p: float, block_size: int = 7) -> NDArray[np.float64]:
+def drop_block_rate(
+    height: int, width: int, p: float, block_size: int | tuple[int, int] = 7
+) -> NDArray[np.float64]:
     """Return the probability that `fastdrop.drop_block` drops each element of an image.
 
     Parameters
@@ -311,8 +313,8 @@ def drop_block_rate(height: int, width: int, p: float, block_size: int = 7) -> N
         Of the image.
     p : float
         The nominal rate.
-    block_size : int, default 7
-        Side of a block.
+    block_size : int or tuple of two int, default 7
+        Side of a block, or its height and width.
 
     Returns
     -------
@@ -323,8 +325,8 @@ def drop_block_rate(height: int, width: int, p: float, block_size: int = 7) -> N
     Raises
     ------
     TypeError, ValueError
-        If p is not real or outside [0, 1], or block_size not an integer above 0, or height or width not one
-        of at least 0.
+        If p is not real or outside [0, 1], or block_size not integers above 0, or height or width not one of
+        at least 0.
 
     References
     ----------

@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._arrays.hints import as_number
 from fastdrop._stream.keys import shown
 
-Rate: TypeAlias = float | NDArray[Any]
+Rate: TypeAlias = float | np.floating[Any] | NDArray[Any]
 
 _READ = frozenset({np.dtype(np.float32), np.dtype(np.float64)})  # the dtypes of rates that kernels read
 FULL = 1 << 32  # how many 32-bit uniforms there are; element i is dropped if U(i) < round(p * FULL)
 
 
-def rate(p: float, name: str = "p") -> tuple[int, float]:
+def rate(p: float | np.floating[Any], name: str = "p") -> tuple[int, float]:
     """Return the threshold T = round(p * 2**32) and the scale of kept elements, or raise an error.
 
     T of the 2**32 uniforms drop an element. The scale is that of this realised rate: 2**32 / (2**32 - T).
@@ -76,7 +76,7 @@ def reals_below(name: str, given: NDArray[Any], end: float) -> NDArray[np.float6
 
 
 @lru_cache(maxsize=1024)
-def _rate(p: float, name: str) -> tuple[int, float]:
+def _rate(p: float | np.floating[Any], name: str) -> tuple[int, float]:
     if not 0 <= p <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {shown(p)}")
     threshold = round(float(p) * FULL)

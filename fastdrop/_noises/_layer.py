@@ -8,7 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from threading import RLock
-from typing import Any, ClassVar, NamedTuple, Self, cast
+from typing import Any, ClassVar, NamedTuple, Self, SupportsIndex, cast
 from weakref import WeakSet
 
 import numpy as np
@@ -152,7 +152,7 @@ class Layer(Locked):
             return self._key
 
     @key.setter
-    def key(self, key: Key) -> None:
+    def key(self, key: Key | SupportsIndex) -> None:
         given = as_key_or_seed(key)
         with self._lock:
             self._key, self._unseeded = given, False
@@ -699,6 +699,11 @@ class LearnedAlpha(LearnedLayer):
     _parameter = "log_alpha"
 
     def __init__(self, alpha: ArrayLike = 1.0, *, shared_axes: Axes = (), rng: Rng = None) -> None:
+        super().__init__(self._log_of(alpha), rng, shared_axes)
+
+    @staticmethod
+    def _log_of(alpha: ArrayLike) -> NDArray[np.float64]:
+        """Return the logarithm of what a user gives for alpha, or raise an error."""
         given = np.asarray(alpha)
         if not holds_reals(given.dtype):
             raise TypeError(
@@ -707,7 +712,8 @@ class LearnedAlpha(LearnedLayer):
         wrong = given[~((given > 0) & (given < np.inf))]
         if wrong.size:
             raise ValueError(f"alpha must be above 0 and finite, got {wrong.flat[0]}")
-        super().__init__(np.log(given, dtype=np.float64), rng, shared_axes)
+        log_alpha: NDArray[np.float64] = np.log(given, dtype=np.float64)
+        return log_alpha
 
     def _checked(self, value: Any) -> Any:
         number = super()._checked(value)
@@ -738,9 +744,13 @@ class LearnedAlpha(LearnedLayer):
 
     @property
     def alpha(self) -> NDArray[np.float64]:
-        """What the noise is made with now."""
+        """What the noise is made with now. To set it is to set `log_alpha`."""
         alpha: NDArray[np.float64] = np.exp(self._value)
         return alpha
+
+    @alpha.setter
+    def alpha(self, alpha: ArrayLike) -> None:
+        self._set(self._log_of(alpha))
 
     def backward(self, g: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the gradient with respect to x, and add that of log_alpha; see `Dropout.backward`."""

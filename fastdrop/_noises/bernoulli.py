@@ -452,6 +452,11 @@ class InvertedDropout(Dropout):
     shared_axes, rng
         As in `Dropout`.
 
+    Attributes
+    ----------
+    keep_prob, p : float
+        Either may be set between calls, and changes the other.
+
     Examples
     --------
     >>> import numpy as np, fastdrop as fd
@@ -463,18 +468,29 @@ class InvertedDropout(Dropout):
     """
 
     def __init__(self, keep_prob: float = 0.5, *, shared_axes: Axes = (), rng: Rng = None) -> None:
-        refuse_schedule("keep_prob", keep_prob, "use fastdrop.Dropout(schedule), of rates to drop")
-        rate(keep_prob, "keep_prob")
-        super().__init__(1 - keep_prob, shared_axes=shared_axes, rng=rng)
+        super().__init__(_p_of(keep_prob), shared_axes=shared_axes, rng=rng)
 
     @property
     def keep_prob(self) -> float:
-        """Probability to keep."""
-        return 1 - self.p
+        """Probability to keep: the number with the fewest digits whose p is the layer's."""
+        kept = 1 - self.p
+        shorter = (round(kept, digits) for digits in range(17))
+        return next((number for number in shorter if 1 - number == self.p), kept)
+
+    @keep_prob.setter
+    def keep_prob(self, keep_prob: float) -> None:
+        self._assign(_p_of(keep_prob))
 
     def _arguments(self) -> dict[str, Any]:
         others = {name: value for name, value in super()._arguments().items() if name != "p"}
         return {"keep_prob": self.keep_prob} | others
+
+
+def _p_of(keep_prob: float) -> float:
+    """Return the probability to drop of one to keep, or raise an error."""
+    refuse_schedule("keep_prob", keep_prob, "use fastdrop.Dropout(schedule), of rates to drop")
+    rate(keep_prob, "keep_prob")
+    return 1 - float(keep_prob)
 
 
 class CurriculumDropout(Dropout):

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.hints import refuse_schedule
 from fastdrop._arrays.host import real_array, without_warnings
-from fastdrop._arrays.numbers import rate, real
+from fastdrop._arrays.numbers import Rate, rate, real
 from fastdrop._arrays.plan import Axes, Density, Indices, Window, window_given
 from fastdrop._backends import density, gradient_of_number, learned_number, on_gpu
 from fastdrop._noises._layer import Forward, LearnedLayer
@@ -24,7 +24,7 @@ _LEAST_TEMPERATURE = 1e-6
 
 def concrete_dropout(
     x: ArrayLike,
-    logit: float,
+    logit: Rate,
     key: Key | SupportsIndex,
     *,
     temperature: float = 0.1,
@@ -41,7 +41,7 @@ def concrete_dropout(
     ----------
     x : array_like, any shape
         Of a real dtype that `dropout` takes.
-    logit : float
+    logit : float, or 0-D ndarray
         ``log(p / (1 - p))`` of the rate p: a finite number for every rate, and what is learned. If x is on a
         GPU it may be a 0-D array there. Nothing then waits for its value, so that it isn't checked; if it
         isn't finite, the result is NaN.
@@ -88,7 +88,7 @@ def concrete_dropout(
 def concrete_dropout_backward(
     g: ArrayLike,
     x: ArrayLike,
-    logit: float,
+    logit: Rate,
     key: Key | SupportsIndex,
     *,
     temperature: float = 0.1,
@@ -203,6 +203,7 @@ def checked_logit(logit: Any) -> float:
 
 def logit_of(p: float) -> float:
     """Return the logit of a rate, or raise an error unless it is inside (0, 1), where its logit is finite."""
+    refuse_schedule("p", p)
     rate(p)
     if not 0 < float(p) < 1:
         raise ValueError(f"p must be inside (0, 1), got {p}; its logit is infinite")
@@ -231,7 +232,7 @@ class ConcreteDropout(LearnedLayer):
     Attributes
     ----------
     p : float
-        The rate now.
+        The rate now. To set it is to set the logit.
     logit : ndarray of float64, 0-D
         What is learned; update it in place or set it.
     logit_grad : ndarray of float64, 0-D
@@ -271,7 +272,6 @@ class ConcreteDropout(LearnedLayer):
     def __init__(
         self, p: float = 0.1, *, temperature: float = 0.1, shared_axes: Axes = (), rng: Rng = None
     ) -> None:
-        refuse_schedule("p", p)
         super().__init__(np.array(logit_of(p)), rng, shared_axes)
         self.temperature = checked_temperature(temperature)
 
@@ -279,6 +279,10 @@ class ConcreteDropout(LearnedLayer):
     def p(self) -> float:
         """The rate now."""
         return float(np.exp(-np.logaddexp(0, -self._value)))
+
+    @p.setter
+    def p(self, p: float) -> None:
+        self._set(np.array(logit_of(p)))
 
     @property
     def logit(self) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from fastdrop._arrays.host import PLAIN, target, unmasked, without_warnings
 from fastdrop._arrays.listed import Listed, Runs, numbers_of_rows
 from fastdrop._arrays.numbers import FULL, flag, rate
 from fastdrop._arrays.plan import Window, window_given, window_of
-from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer
+from fastdrop._noises._layer import ArrayLayer, Forward, RateLayer, unchanging
 from fastdrop._noises._noise import PRODUCT, Noise, register
 from fastdrop._noises.bernoulli import dropout
 from fastdrop._noises.variational import local_reparameterization
@@ -541,7 +541,13 @@ class DropConnect(ArrayLayer, RateLayer):
                 self.bias_grad.fill(0)
 
     def forward(
-        self, x: ArrayLike, training: bool | None = None, *, out: NDArray[Any] | None = None
+        self,
+        x: ArrayLike,
+        training: bool | None = None,
+        *,
+        out: NDArray[Any] | None = None,
+        window: Window | None = None,
+        rows: ArrayLike | None = None,
     ) -> NDArray[Any]:
         """Return x times the weights plus the bias, which are dropped in training.
 
@@ -553,6 +559,8 @@ class DropConnect(ArrayLayer, RateLayer):
             For this call alone; by default `self.training`.
         out : ndarray, optional
             As in `fastdrop.drop_connect`; written in evaluation too.
+        window, rows
+            As in `fastdrop.drop_connect`. They are of this call, and of the backward that belongs to it.
 
         Raises
         ------
@@ -560,13 +568,13 @@ class DropConnect(ArrayLayer, RateLayer):
             If training is neither a bool nor None, or as `fastdrop.drop_connect`; the key is then not
             advanced.
         """
-        return self._forward(x, training, out)
+        return self._forward(x, training, out, unchanging(window, rows))
 
     __call__ = forward
 
     def _begin(self, x: ArrayLike, window: Window | None = None, kept: Any = None) -> Forward:
         inputs = unmasked(x)
-        return super()._begin(inputs, kept=inputs)._replace(shape=self._shape(inputs))
+        return super()._begin(inputs, window, inputs)._replace(shape=self._shape(inputs))
 
     def _shape(self, inputs: NDArray[Any]) -> tuple[int, ...]:
         """Return the shape of what forward returns."""
@@ -581,13 +589,17 @@ class DropConnect(ArrayLayer, RateLayer):
         return y
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
-        options: dict[str, Any] = {"bias": self.bias, "per_example": self.per_example}
-        return drop_connect(x, self.weight, forward.value, forward.key, out=out, **options)
+        return drop_connect(
+            x, self.weight, forward.value, forward.key, bias=self.bias, out=out, **self._options(forward)
+        )
+
+    def _options(self, forward: Forward) -> dict[str, Any]:
+        return {"per_example": self.per_example, "window": forward.window}
 
     def _drop_backward(self, g: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
-        options: dict[str, Any] = {"bias": self.bias is not None, "per_example": self.per_example}
+        own, bias = self._options(forward), self.bias is not None
         dx, dweight, dbias = drop_connect_backward(
-            g, forward.kept, self.weight, forward.value, forward.key, **options
+            g, forward.kept, self.weight, forward.value, forward.key, bias=bias, **own
         )
         y = target(out, dx)
         np.copyto(y, dx)

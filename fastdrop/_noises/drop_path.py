@@ -144,7 +144,9 @@ def drop_path_backward(
     return drop_path(g, p, key, mode=mode, scale_by_keep=scale_by_keep, out=out, window=window)
 
 
-def surviving_rows(samples: int, p: float, key: Key | SupportsIndex) -> tuple[NDArray[np.intp], float]:
+def surviving_rows(
+    samples: SupportsIndex, p: float, key: Key | SupportsIndex
+) -> tuple[NDArray[np.intp], float]:
     """Return which samples `drop_path` keeps in row mode, and the scale of what is kept.
 
     Parameters

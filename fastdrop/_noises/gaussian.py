@@ -314,6 +314,16 @@ def _rate_of(name: str, number: float, variance: float) -> float:
     return variance / (1 + variance)
 
 
+def _rate_of_std(std: float) -> float:
+    number = one_std(std)
+    return _rate_of("std", number, number * number)  # which is infinite where number**2 would raise
+
+
+def _rate_of_alpha(alpha: float) -> float:
+    number = one_std(alpha, "alpha")
+    return _rate_of("alpha", number, number)
+
+
 class GaussianDropout(Dropout):
     """Gaussian dropout: in training x is multiplied with normal noise of mean 1.
 
@@ -332,10 +342,8 @@ class GaussianDropout(Dropout):
 
     Attributes
     ----------
-    p : float
-        May be set between calls.
-    std, alpha : float
-        Standard deviation and variance of the noise.
+    p, std, alpha : float
+        Each may be set between calls, and changes the others.
 
     Raises
     ------
@@ -380,11 +388,9 @@ class GaussianDropout(Dropout):
         if len(given) > 1:
             raise ValueError(f"give one of p, std and alpha, got {' and '.join(given)}")
         if std is not None:
-            number = one_std(std)
-            p = _rate_of("std", number, number * number)  # which is infinite where number**2 would raise
+            p = _rate_of_std(std)
         if alpha is not None:
-            number = one_std(alpha, "alpha")
-            p = _rate_of("alpha", number, number)
+            p = _rate_of_alpha(alpha)
         super().__init__(0.5 if p is None else p, shared_axes=shared_axes, rng=rng)
 
     def _checked(self, value: float) -> float:
@@ -398,10 +404,18 @@ class GaussianDropout(Dropout):
         """Variance of the noise."""
         return self.p / (1 - self.p)
 
+    @alpha.setter
+    def alpha(self, alpha: float) -> None:
+        self._assign(_rate_of_alpha(alpha))
+
     @property
     def std(self) -> float:
         """Standard deviation of the noise."""
         return math.sqrt(self.alpha)
+
+    @std.setter
+    def std(self, std: float) -> None:
+        self._assign(_rate_of_std(std))
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         key, p, _, window, _ = forward

@@ -250,6 +250,10 @@ class StandoutDropout(NoiseLayer):
         """What the pre-activations are multiplied with."""
         return float(self._value)
 
+    @alpha.setter
+    def alpha(self, alpha: float) -> None:
+        self._set(alpha)
+
     def forward(
         self,
         h: ArrayLike,

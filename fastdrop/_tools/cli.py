@@ -129,8 +129,12 @@ def _write_stream(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -
         parser.error(f"--size must be a multiple of 64, got {chosen.size}")
     if chosen.p == 0:
         parser.error("--p must be inside (0, 1), got 0")
+    try:
+        key = Key(chosen.seed, chosen.draw)
+    except ValueError as error:
+        parser.error(str(error))
     settings = chosen.p, chosen.vary, chosen.size, chosen.interleave, chosen.reference
-    bits.write(sys.stdout.buffer, chosen.bytes, Key(chosen.seed, chosen.draw), *settings)
+    bits.write(sys.stdout.buffer, chosen.bytes, key, *settings)
 
 
 def _selftest(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
@@ -157,9 +161,12 @@ def _whole(text: str) -> int:
 
 def _rate(text: str) -> float:
     """A rate of the command line."""
-    rate = float(text)
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
     if not 0 <= rate < 1:
-        raise argparse.ArgumentTypeError(f"must be in [0, 1), got {text}")
+        raise argparse.ArgumentTypeError(f"must be a number in [0, 1), got {text}")
     return rate
 
 

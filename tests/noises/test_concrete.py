@@ -231,6 +231,19 @@ def test_spatial_form_shares_its_draws():
     assert len(np.unique(y[:, :, 0, 0])) == 12
 
 
+def test_a_rate_that_is_set_sets_the_logit():
+    drop = fd.ConcreteDropout(0.1, rng=1)
+    drop.p = 0.3
+    assert drop.p == pytest.approx(0.3, rel=1e-15)
+    assert float(drop.logit) == pytest.approx(math.log(0.3 / 0.7))
+    for bad, message in ((1.0, r"p must be inside \(0, 1\)"), (np.nan, r"p must be in \[0, 1\]")):
+        with pytest.raises(ValueError, match=message):
+            drop.p = bad
+    with pytest.raises(TypeError, match="p must not be a schedule"):
+        drop.p = fd.schedules.Constant(0.3)
+    assert drop.p == pytest.approx(0.3, rel=1e-15)
+
+
 def test_regularizer_and_its_gradients():
     weight = normal(7, 4, dtype=np.float64)
     for a in (-6.0, -1.0, 0.0, 3.0):

@@ -631,6 +631,23 @@ def test_rows_have_the_masks_that_they_have_in_the_whole_batch(p, monkeypatch):
     assert np.array_equal(sum(part[2] for part in parts), dbias)
 
 
+def test_a_layers_window_and_rows_are_those_of_a_call_and_its_backward():
+    rng = np.random.default_rng(0)
+    x, weight, bias, g = (rng.integers(-3, 4, shape).astype(float) for shape in ((9, 6), (6, 4), 4, (9, 4)))
+    origin, numbers = [2, 0], [4, 0, 4]
+    for where in ({"window": ((9, 6), origin)}, {"rows": numbers}):
+        layer = fd.DropConnect(0.5, weight=weight, bias=bias, rng=KEY)
+        given = fd.drop_connect(x[:3], weight, 0.5, KEY, bias=bias, **where)
+        gradients = fd.drop_connect_backward(g[:3], x[:3], weight, 0.5, KEY, bias=True, **where)
+        assert np.array_equal(layer(x[:3], **where), given)
+        origin[0] += 1  # the caller's lists are no longer asked
+        numbers[0] += 1
+        layer = pickle.loads(pickle.dumps(layer))
+        assert np.array_equal(layer.backward(g[:3]), gradients[0])
+        assert np.array_equal(layer.weight_grad, gradients[1])
+        assert np.array_equal(layer.bias_grad, gradients[2])
+
+
 def test_a_window_of_some_features_is_refused():
     with pytest.raises(ValueError, match="window must have x's 3 features, got 6; give whole rows"):
         fd.drop_connect(np.ones((2, 3)), np.ones((3, 4)), 0.5, 7, window=((5, 6), (0, 3)))

@@ -201,6 +201,15 @@ def test_one_variance_by_three_names():
         assert layer.alpha == pytest.approx(0.25)
     assert fd.GaussianDropout().p == 0.5
     assert fd.GaussianDropout(alpha=1e6).alpha == pytest.approx(1e6)
+    layer = fd.GaussianDropout(rng=1)
+    layer.std = 0.5
+    assert layer.p == pytest.approx(0.2)
+    layer.alpha = 1.0
+    assert layer.p == 0.5
+    for name, bad in (("std", -1.0), ("std", 1e9), ("alpha", np.nan), ("alpha", 1e16)):
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            setattr(layer, name, bad)
+    assert layer.p == 0.5
     layer = fd.GaussianNoise(0.3)
     layer.std = 0.5
     assert layer.std == 0.5

@@ -228,6 +228,10 @@ def test_rates_outside_0_to_1_are_refused_when_built_and_when_set(p):
     assert layer.p == 0.3
     with pytest.raises(ValueError, match=r"keep_prob must be in \[0, 1\], got"):
         fd.InvertedDropout(p)
+    kept = fd.InvertedDropout(0.3)
+    with pytest.raises(ValueError, match=r"keep_prob must be in \[0, 1\], got"):
+        kept.keep_prob = p
+    assert kept.keep_prob == 0.3
 
 
 def test_rates_of_another_type_are_refused():
@@ -240,3 +244,15 @@ def test_rates_of_another_type_are_refused():
 
 def test_inverted_dropout_is_dropout_of_the_rest():
     assert equal(fd.InvertedDropout(0.8, rng=3)(X), fd.Dropout(0.2, rng=3)(X))
+    layer = fd.InvertedDropout(rng=3)
+    layer.keep_prob = 0.8
+    assert equal(layer(X), fd.Dropout(0.2, rng=3)(X))
+
+
+@pytest.mark.parametrize("keep_prob", [0.0, 1e-9, 0.1, 0.3, 1 / 3, 0.123456789012345, 0.7, 1.0])
+def test_a_probability_to_keep_is_shown_as_it_was_given(keep_prob):
+    layer = fd.InvertedDropout(keep_prob, rng=1)
+    assert layer.p == 1 - keep_prob
+    assert 1 - layer.keep_prob == layer.p
+    assert len(str(layer.keep_prob)) <= len(str(keep_prob))
+    assert eval(repr(layer), {"Key": fd.Key, **vars(fd)}).p == layer.p

@@ -193,6 +193,15 @@ def test_a_failed_forward_draws_nothing_and_backward_is_still_that_of_the_one_be
     assert same_bits(layer.backward(A), fd.standout_dropout_backward(A, A, KEY))
 
 
+def test_a_layers_alpha_can_be_set():
+    layer = fd.StandoutDropout(rng=KEY)
+    layer.alpha = 2
+    assert same_bits(layer(H, A), fd.standout_dropout(H, A, KEY, alpha=2.0))
+    with pytest.raises(ValueError, match="alpha must be finite"):
+        layer.alpha = np.inf
+    assert layer.alpha == 2.0
+
+
 def test_in_evaluation_each_backward_has_a_forward_of_that_mode():
     layer = fd.StandoutDropout(rng=KEY).eval()
     with pytest.raises(RuntimeError, match="needs a forward in evaluation, one for each backward"):

@@ -53,6 +53,16 @@ def test_gradients_of_x_and_of_log_alpha(alpha):
     assert not layer.log_alpha_grad.any()
 
 
+def test_an_alpha_that_is_set_sets_its_logarithm():
+    layer = fd.VariationalDropout(0.5, rng=KEY)
+    layer.alpha = 2.0
+    assert float(layer.log_alpha) == np.log(2.0)
+    for bad, message in ((0.0, "alpha must be above 0"), (np.ones(3), r"log_alpha must have the shape \(\)")):
+        with pytest.raises(ValueError, match=message):
+            layer.alpha = bad
+    assert float(layer.log_alpha) == np.log(2.0)
+
+
 def test_one_alpha_is_gaussian_dropout():
     y = fd.VariationalDropout(0.25, rng=KEY)(X)
     assert np.allclose(y, fd.gaussian_dropout(X, 0.2, KEY))

@@ -102,6 +102,9 @@ def test_info(capsys):
         [],
         ["bench", "--sizes", "0"],
         ["bench", "--rates", "1"],
+        ["bench", "--rates", "abc"],
+        ["stream", "--seed", "-1"],
+        ["stream", "--draw", "-1"],
         ["bench", "--rounds", "x"],
         ["bench", "--contenders", "x"],
         ["warmup", "dropuot"],
@@ -143,6 +146,12 @@ def test_bench_says_what_a_size_is(capsys):
     with pytest.raises(SystemExit):
         main(["bench", "--sizes", "big"])
     assert "must be a whole number such as 65536 or 2^16, got big" in capsys.readouterr().err
+
+
+def test_a_rate_of_the_command_line_is_a_number(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "--rates", "abc"])
+    assert "must be a number in [0, 1), got abc" in capsys.readouterr().err
 
 
 def test_stream_refuses_a_terminal(monkeypatch, capsys):
