@@ -2,7 +2,8 @@
 
     python benchmarks/gpu.py [--json FILE] [--only PART ...] [--skip-tests] [--rounds 21]
 
-It needs one NVIDIA GPU, the extras cuda and torch with PyTorch's CUDA build, and pytest for the tests.
+It needs one NVIDIA GPU, the extras cuda and torch with PyTorch's CUDA build, and for the tests pytest,
+pytest-timeout, hypothesis and scipy.
 Without a GPU it says so and ends. Times of kernels are medians between two CUDA events, in turns with all
 others of their line, each after a buffer larger than the GPU's cache was written; a line begins with
 `y.copy_(x)`, or with what the others are compared with. "eager" and "compiled" are PyTorch's own. A part that
