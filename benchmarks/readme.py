@@ -234,6 +234,7 @@ def gpu_section(found: dict[str, Any]) -> str:
         f"Python {machine['python']}, on {plots.day(found['date'])}; medians of {found['rounds']},",
         "in brackets multiples of a row's first.",
         'Arrays are not in the GPU\'s cache. "eager" and "compiled" are PyTorch\'s own.',
+        _how_it_ended(found["failures"]),
         "",
     ]
     for part, title in GPU_PARTS.items():
@@ -252,6 +253,12 @@ def gpu_section(found: dict[str, Any]) -> str:
             cells = [f"{plots.short(v)} ({v / first:.2f})" for v in row["values"].values()]
             lines.append(_row(f"{row['case']} {row['dtype']}".strip(), cells))
     return "\n".join([*lines, ""]).replace("\n\n\n", "\n\n")
+
+
+def _how_it_ended(failures: list[str]) -> str:
+    if not failures:
+        return "No part of `benchmarks/gpu.py` failed."
+    return f"These parts of `benchmarks/gpu.py` failed: {', '.join(f'`{failure}`' for failure in failures)}."
 
 
 def with_section(text: str, new: str) -> str:

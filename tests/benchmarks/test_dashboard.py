@@ -128,6 +128,14 @@ def test_tables_are_of_every_contender_and_of_every_number_of_threads(modules, r
     assert len(numbers) == len(results.names()) * (lines[0].count("|") - 2)
 
 
+def test_the_page_of_the_gpu_says_which_parts_failed(modules):
+    readme, found = modules.readme, modules.readme.gpu_results()
+    passed, failed = (readme.gpu_section(found | {"failures": each}) for each in ([], ["gpt: out of time"]))
+    assert "No part of `benchmarks/gpu.py` failed." in passed
+    assert "These parts of `benchmarks/gpu.py` failed: `gpt: out of time`." in failed
+    assert "No part" not in failed
+
+
 def test_results_name_machine_versions_and_date(results):
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", results.date)
     assert {"processor", "cores", "numpy", "numba", "python"} <= set(results.machine)
