@@ -63,7 +63,7 @@ results: $(VENV)/.peers
 	mkdir -p out
 	$(BIN)/python -m fastdrop bench --json --threads 1 2 --rounds 31 --seconds 60 --sizes \
 		2^10 2^12 2^14 2^16 2^18 2^20 2^22 2^24 2^25 2^26 2^27 $(ARGS) > out/peers.json
-	$(BIN)/python benchmarks/torch_steps.py --json --rounds 61 --threads 2 > out/torch_steps.json
+	$(BIN)/python benchmarks/torch_steps.py --json --rounds 31 --threads 2 > out/torch_steps.json
 	mv out/peers.json out/torch_steps.json benchmarks/results
 	$(BIN)/python benchmarks/readme.py
 

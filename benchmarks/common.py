@@ -16,7 +16,19 @@ import fastdrop as fd
 from fastdrop._tools.bench import NO_CONTEXTS, Contexts, circumstances, seconds_in_turns
 
 Part = Callable[[int, bool], None]
+# Of each model of torch_steps.py: how fast its matrix products are depends on where in memory it came to lie.
+BUILDS = 8
 _SHOWN: list[dict[str, Any]] = []  # of the part that runs
+
+
+def turns_of_a_build(rounds: int) -> int:
+    """How many turns torch_steps.py has for each build of a model, which make that many rounds or more."""
+    return -(-rounds // min(BUILDS, rounds))
+
+
+def turns_of_attention(rounds: int) -> int:
+    """How many turns torch_steps.py has for attention, which takes long."""
+    return -(-rounds // 4)
 
 
 def report(

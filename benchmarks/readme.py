@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import plots
+from common import BUILDS, turns_of_a_build, turns_of_attention
 from peers_results import OURS, STEPS, Results, Row
 
 README = Path(__file__).parents[1] / "README.md"
@@ -154,8 +155,9 @@ def steps(results: Results) -> str:
             "- Dropout is a module alone with p = 0.5, by the number of elements. Memory is its peak with",
             "  backward.",
             "",
-            f"Medians of {results.rounds} turns, {results.machine['threads']} threads, on",
-            f"{results.processor()},",
+            *_how_often(results.rounds),
+            "",
+            f"Taken with {results.machine['threads']} threads on {results.processor()},",
             f"with {results.versions()}, on {plots.day(results.date)}.",
             "",
             _row("", ["no dropout (p = 0)", "`install()`", "modules", "torch.nn", "torch.nn / `install()`"]),
@@ -165,6 +167,15 @@ def steps(results: Results) -> str:
             "",
         ]
     )
+
+
+def _how_often(rounds: int) -> list[str]:
+    of_attention, of_a_build = turns_of_attention(rounds), turns_of_a_build(rounds)
+    return [
+        "Each part has a process of its own. Times of dropout are medians of",
+        f"{rounds} turns, and those of attention of {of_attention}. A step is the median over",
+        f"{BUILDS} builds of its model, of the medians of {of_a_build} turns each. Memory is measured once.",
+    ]
 
 
 def _amount(row: Row, name: str) -> str:

@@ -16,7 +16,7 @@ from functools import partial
 from importlib.util import find_spec
 
 import torch
-from common import report, run, show
+from common import BUILDS, report, run, show, turns_of_a_build, turns_of_attention
 from torch import nn
 from torch.nn import functional
 
@@ -140,15 +140,12 @@ def training(model: nn.Module, *batch: torch.Tensor) -> Step:
     return step
 
 
-BUILDS = 8  # of each model: how fast its matrix products are depends on where in memory it came to lie
-
-
 def compare(name: str, make: Callable[[], nn.Module], batch: tuple[torch.Tensor, ...], rounds: int) -> None:
     """Steps of four copies of a model: the medians over its builds of medians of turns."""
     torch.set_num_threads(fd.get_num_threads())
-    builds = min(BUILDS, rounds)
-    turns = -(-rounds // builds)
-    found = [seconds_in_turns(contenders(make(), batch), turns, within=WITHIN) for _ in range(builds)]
+    turns = turns_of_a_build(rounds)
+    builds = range(min(BUILDS, rounds))
+    found = [seconds_in_turns(contenders(make(), batch), turns, within=WITHIN) for _ in builds]
     show(name, {label: 1e6 * statistics.median(times[label] for times in found) for label in found[0]}, "us")
 
 
@@ -255,7 +252,7 @@ def attention(rounds: int, small: bool) -> None:
             steps = {"p=0": attend(theirs, 0.0), "fastdrop": attend(ours, 0.1)}
             steps |= {name: attend(theirs, 0.1) for name in ("install()", "torch.nn")}
             name = f"{'causal ' if causal else ''}attention over {length:,}, forward and backward"
-            report(name, steps, -(-rounds // 4), within=WITHIN)
+            report(name, steps, turns_of_attention(rounds), within=WITHIN)
 
 
 def attending(shape: tuple[int, ...], causal: bool, attend: Callable[..., torch.Tensor], p: float) -> Step:

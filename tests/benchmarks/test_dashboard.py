@@ -109,6 +109,19 @@ def test_table_of_steps_has_the_models_first_and_the_ratios(modules, steps):
     assert "| a | 7 us | 235 us | 940 us | 2.4 ms | 10 |" in written
 
 
+def test_the_page_says_how_many_turns_the_steps_had(modules, steps):
+    """Of 9 rounds each of 8 builds has 2 turns, and attention 3."""
+    for rounds, builds, attention in ((31, 4, 8), (9, 2, 3)):
+        said = " ".join(modules.readme.steps(steps._replace(rounds=rounds)).split())
+        assert f"medians of {rounds} turns, and those of attention of {attention}." in said
+        assert f"8 builds of its model, of the medians of {builds} turns each." in said
+
+
+def test_make_results_has_the_rounds_of_the_stored_results(results, steps):
+    recipe = re.search(r"^results:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    assert list(map(int, re.findall(r"--rounds (\d+)", recipe))) == [results.rounds, steps.rounds]
+
+
 def test_short_table_has_fastdrop_and_whom_it_names(modules, results, steps):
     readme = modules.readme
     lines = [line for line in readme.short(results, steps).splitlines() if line.startswith("|")]
