@@ -3,7 +3,7 @@
 Each block is a window of the whole array, so masks don't depend on chunks, schedulers or workers. What
 comes back has x's chunks, dtype and kind of blocks, and nothing is computed before dask is asked to; the
 values of an array p only then are checked. Blocks are done in one thread each, as dask runs many at once.
-(`fastdrop.dropout` takes a dask array too, but as NumPy does: it computes all of it.)
+(`fastdrop.dropout` refuses a dask array, since it would have to compute all of it, and names this module.)
 
 An array p belongs to the whole array: a NumPy array, or a dask array with any chunks, as a bias or a residual
 may be. With `rows` each block gets the numbers of its own rows. Blocks are whole rows then, so that what

@@ -1,4 +1,7 @@
-"""Schedules: rates as functions of the step, which a layer takes for p if its rate changes in training.
+"""Schedules: rates as functions of the step, which most layers take for p if it shall change in training.
+
+Numbers only are taken by layers that learn their rate or make it of their input, by
+`fastdrop.RecurrentDropout`, and for the keep_prob of `fastdrop.InvertedDropout`.
 
 The step is what `layer.step` counts, or `fastdrop.Scheduler` for many layers. A layer warns where 100
 training forwards have seen no step. While a schedule rules, ``layer.p = 0.3`` raises `ValueError`, since it
@@ -28,7 +31,7 @@ ScheduledRate: TypeAlias = "float | Callable[[int], float]"
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """A rate for each step, counted from 0: any layer takes one for p, and any other callable too.
+    """A rate for each step, counted from 0: most layers take one for p, and any other callable too.
 
     Parameters
     ----------
