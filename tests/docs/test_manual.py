@@ -137,6 +137,39 @@ def test_every_page_is_in_the_contents():
     assert [page.name for page in PAGES[1:] if page.with_suffix("") not in led_to] == ["index.md"]
 
 
+def layers():
+    """NumPy's layers by name."""
+    return {name: value for name, value in vars(fd).items() if hasattr(value, "load_state_dict")}
+
+
+def settable(layer, name):
+    """Whether the class has a property of that name that can be set."""
+    return isinstance(found := getattr(layer, name, None), property) and found.fset is not None
+
+
+PLACES = {"window", "rows", "indices", "offsets"}  # what says where an array lies in a bigger one
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "differs"),
+    [
+        ("layers.md", "Other numbers than p", lambda layer: not settable(layer, "p")),
+        ("rates.md", "A rate that changes in training", lambda layer: not layer._takes_schedules),
+        (
+            "pipelines.md",
+            "Which functions and layers know their place",
+            lambda layer: not set(inspect.signature(layer.forward).parameters) >= PLACES,
+        ),
+    ],
+)
+def test_the_guide_names_the_layers_that_differ(page, heading, differs):
+    text = (DOCS / "guide" / page).read_text(encoding="utf-8")
+    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)[1]
+    names = [name for name, layer in layers().items() if differs(layer)]
+    assert len(names) >= 4
+    assert [name for name in names if f"`fd.{name}`" not in section] == []
+
+
 @pytest.fixture(scope="module")
 def pages(built):
     paths = [path for path in built.rglob("*.html") if "_static" not in path.parts]
