@@ -61,6 +61,15 @@ def test_the_hooks_are_those_of_make_check():
     assert all(entry.startswith(".venv/bin/") for entry in entries)
 
 
+def test_every_stage_of_the_hooks_is_installed():
+    """Else `pre-commit install` installs the hooks of commits alone."""
+    config = parsed(".pre-commit-config.yaml")
+    hooks = config["repos"][0]["hooks"]
+    stages = {stage for hook in hooks for stage in hook.get("stages", config["default_stages"])}
+    assert "pre-push" in stages
+    assert set(config["default_install_hook_types"]) == stages
+
+
 def targets():
     """The names of the Makefile's targets."""
     return set(re.findall(r"^([\w-]+):", read("Makefile"), re.MULTILINE))
