@@ -1,4 +1,4 @@
-"""Docstrings of the functions in dask, torch and autograd, completed from those of the NumPy functions."""
+"""Docstrings of the functions in dask and autograd, completed from those of the NumPy functions."""
 
 from __future__ import annotations
 
