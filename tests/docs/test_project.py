@@ -114,6 +114,20 @@ def test_make_clean_clears_what_git_ignores():
     assert ignored - cleared == set()
 
 
+@pytest.mark.parametrize(("home", "status"), [("fastdrop.invalid", 1), ("fastdrop.org", 0)])
+def test_make_release_check_fails_at_placeholders(tmp_path, home, status):
+    """By its last command, which looks into what was installed last."""
+    recipe = subprocess.run(["make", "--dry-run", "release-check"], cwd=ROOT, capture_output=True, text=True)
+    packages = tmp_path / "out/release/lib/python3.11/site-packages"
+    metadata = packages / f"fastdrop_numpy-{fd.__version__}.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(f"Project-URL: Homepage, https://{home}/\n")
+    command = "\n".join(recipe.stdout.splitlines()[-2:])
+    assert subprocess.run(command, shell=True, cwd=tmp_path).returncode == status
+    metadata.unlink()
+    assert subprocess.run(command, shell=True, cwd=tmp_path).returncode != 0
+
+
 def test_ci_builds_the_manual_that_it_tests():
     """Once, by a command that puts it where the tests look for it."""
     assert re.search(r"^make docs\nFASTDROP_MANUAL=out/docs make test-all", read(".ci/run"), re.MULTILINE)
