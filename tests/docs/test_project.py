@@ -39,6 +39,16 @@ def test_addresses_are_plainly_placeholders():
     assert all(url.startswith("https://fastdrop.invalid/") for url in PROJECT["urls"].values())
 
 
+def test_the_manual_says_which_pytorch_is_tested():
+    extras = PROJECT["optional-dependencies"]
+    (allowed,) = (each.removeprefix("torch>=") for each in extras["torch"] if each.startswith("torch>="))
+    needed = [each for extra in extras.values() for each in extra]
+    tested = {each.removeprefix("torch==") for each in needed if each.startswith("torch==")}
+    assert len(tested) == 1
+    said = f"PyTorch {allowed} or later; the tests run with {tested.pop()} alone"
+    assert said in read("docs/start/install.md")
+
+
 def test_the_workflow_runs_what_ci_does_from_the_oldest_python_on():
     job = parsed(".github/workflows/ci.yml")["jobs"]["checks"]
     assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
