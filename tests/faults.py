@@ -304,7 +304,8 @@ def run(copy, tests):
         capture_output=True,
         text=True,
     )
-    first = re.search(r"^(?:FAILED|ERROR) (\S+)", found.stdout, re.MULTILINE)
+    # a parameter's name may have spaces; after " - " comes the error
+    first = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", found.stdout, re.MULTILINE)
     lines = (found.stdout + found.stderr).strip().splitlines()
     return first and first[1], lines[-1] if lines else ""
 

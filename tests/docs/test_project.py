@@ -165,3 +165,11 @@ def test_each_planted_fault_has_its_place():
     for fault in faults.FAULTS:
         assert (ROOT / "fastdrop" / fault.file).read_text().count(fault.right) == 1, fault.name
         assert fault.right != fault.wrong
+
+
+def test_the_table_of_planted_faults_has_them_all():
+    table = read("tests/README.md").partition("\n## Planted faults\n")[2]
+    rows = re.findall(r"^\| (\S+\.py) \| (.+) \| `(\S+?::\w+)(\[.+\])?` \|$", table, re.MULTILINE)
+    assert [(file, name) for file, name, *_ in rows] == [(fault.file, fault.name) for fault in faults.FAULTS]
+    for fault, (*_, test, _) in zip(faults.FAULTS, rows, strict=True):
+        assert any(f"tests/{test}".startswith(tests) for tests in fault.tests.split()), fault.name
