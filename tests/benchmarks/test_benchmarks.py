@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -19,6 +20,18 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 def program(name, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     return runpy.run_path(str(FOLDER / f"{name}.py"))
+
+
+def test_every_program_is_in_the_table():
+    """And every part of one in the sentence below it."""
+    section = re.search(
+        r"^## The programs\n(.*?)^## ", (FOLDER / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )[1]
+    files = {path.name: path.read_text() for path in FOLDER.glob("*.py")}
+    assert set(re.findall(r"`(\w+\.py)`", section)) == set(files)
+    programs = {name for name, text in files.items() if '\nif __name__ == "__main__":' in text}
+    parts = section.partition("The other files are their\nparts:")[2]
+    assert set(re.findall(r"`(\w+\.py)`", parts)) == set(files) - programs
 
 
 @pytest.mark.parametrize("name", ["parallel_from", "stores"])
