@@ -170,6 +170,15 @@ def test_the_guide_names_the_layers_that_differ(page, heading, differs):
     assert [name for name in names if f"`fd.{name}`" not in section] == []
 
 
+def test_the_page_on_pytorch_names_the_modules_that_torch_has_not():
+    nn = pytest.importorskip("torch").nn
+    text = (DOCS / "guide" / "pytorch.md").read_text(encoding="utf-8")
+    listed = text.partition("\nBesides those of torch.nn there are ")[2].partition("\n\n")[0]
+    modules = {name for name, value in vars(fd.torch).items() if inspect.isclass(value)}
+    modules = {name for name in modules if issubclass(getattr(fd.torch, name), nn.Module)}
+    assert set(re.findall(r"`fdt\.(\w+)`", listed)) == {name for name in modules if not hasattr(nn, name)}
+
+
 @pytest.fixture(scope="module")
 def pages(built):
     paths = [path for path in built.rglob("*.html") if "_static" not in path.parts]
