@@ -1,4 +1,4 @@
-"""Writes the gallery: a page for each example from its stored results, and each noise on a photograph.
+"""Writes the gallery: a page for each example from its stored results, and noises on a photograph.
 
 Nothing is trained here. The pictures show what examples/results.json holds; the tables are those of
 examples/README.md. The photograph is drawn by the code that stands under each picture.
@@ -160,7 +160,7 @@ def example_page(name: str, record: Record | None, about: str) -> str:
         lines += [
             "![One photograph under the masks of fastdrop](../../../examples/masks.jpg)",
             "",
-            "[The next page](photograph.rst) has every noise, larger, with the line that makes it.",
+            "[The next page](photograph.rst) has more noises, larger, with the line that makes each.",
             "",
         ]
     elif record is None:
@@ -295,10 +295,10 @@ def shoot(shot: Shot, x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def photograph_page() -> str:
-    """Draw every noise, and return the page that shows them."""
+    """Draw the noises, and return the page that shows them."""
     from PIL import Image
 
-    title = "Every noise on a photograph"
+    title = "Noises on a photograph"
     lines = [
         title,
         "=" * len(title),
