@@ -26,7 +26,6 @@ FORMS = (
     "backward",
     "layer",
     "CUDA",
-    "CUDA backward",
     "torch function",
     "torch module",
     "dask",
@@ -55,7 +54,7 @@ class Noise:
     like : tuple of str
         Names of the function's arrays that have the shape and dtype of its first one.
     rate : str
-        Name of the number that says how much noise: "p", "std", "logit", or "" without one.
+        Name of the number that says how much noise: "p", "std", "logit", "alpha", or "" without one.
     by_element : bool
         Whether `rate` may also be an array, with a number for each element.
     self_adjoint : bool

@@ -1,4 +1,4 @@
-"""Pure functions of (array, rate, key): what layers and integrations are made of."""
+"""Dropout with its mask, masks of one's own, and the layers of dropout by element."""
 
 from __future__ import annotations
 

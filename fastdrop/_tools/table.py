@@ -69,7 +69,6 @@ def found(noise: Noise) -> dict[str, str]:
         "backward": noise.backward.__name__ if noise.backward else "",
         "layer": ", ".join(layers),
         "CUDA": "" if "CUDA" in noise.lacks else name,
-        "CUDA backward": "" if {"CUDA", "CUDA backward"} & set(noise.lacks) else both[-1],
         "torch function": name if hasattr(modules["torch"], name) else "",
         "torch module": ", ".join(m for m in noise.modules or layers if hasattr(modules["torch"], m)),
         "dask": name if all(hasattr(modules["dask"], each) for each in both) else "",
@@ -79,9 +78,8 @@ def found(noise: Noise) -> dict[str, str]:
 
 
 def missing(noise: Noise) -> set[str]:
-    """The places where a noise isn't, or not wholly: its gradient on a GPU goes with it."""
-    absent = {place for place, name in found(noise).items() if not name}
-    return absent - {"CUDA backward"} if "CUDA" in absent else absent
+    """The places where a noise isn't, or not wholly."""
+    return {place for place, name in found(noise).items() if not name}
 
 
 def _row(noise: Noise) -> Iterator[str]:
@@ -93,7 +91,7 @@ def _row(noise: Noise) -> Iterator[str]:
     yield _cell(noise.function.__name__, noise)
     yield "itself" if noise.self_adjoint else _cell(places["backward"], noise)
     yield _cell(places["layer"], noise)
-    yield "yes" if places["CUDA backward"] else "forward" if places["CUDA"] else _NOWHERE
+    yield "yes" if places["CUDA"] else _NOWHERE
     for place in ("torch function", "torch module", "dask", "autograd", "moments"):
         yield _cell(places[place], noise)
 
