@@ -9,6 +9,20 @@ from typing import Any
 
 import fastdrop as fd
 
+# What fastdrop needs, what its extras install, and a peer of `python -m fastdrop bench`.
+_PACKAGES = (
+    "numpy",
+    "numba",
+    "llvmlite",
+    "ml-dtypes",
+    "torch",
+    "dask",
+    "autograd",
+    "numba-cuda",
+    "cuda-core",
+    "jax",
+)
+
 
 def info() -> dict[str, Any]:
     """Return the versions, the processor and the threads, as plain data."""
@@ -22,7 +36,7 @@ def info() -> dict[str, Any]:
         "fastdrop": fd.__version__,
         "stream": fd.STREAM_VERSION,
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("numpy", "numba", "llvmlite", "torch", "jax")},
+        **{name: _version(name) for name in _PACKAGES},
         "system": platform.platform(),
         "processor": _processor(),
         "llvm_cpu": binding.get_host_cpu_name(),

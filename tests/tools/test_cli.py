@@ -4,8 +4,11 @@ import datetime
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +97,10 @@ def test_info(capsys):
     assert machine["fastdrop"] == fd.__version__
     assert machine["numpy"] == np.__version__
     assert machine["threads"] == fd.get_num_threads()
+    project = Path(__file__).parents[2].joinpath("pyproject.toml").read_text(encoding="utf-8")
+    extras = tomllib.loads(project)["project"]["optional-dependencies"]
+    needed = [each for name in ("torch", "dask", "autograd", "cuda") for each in extras[name]]
+    assert {re.match(r"[\w-]+", each)[0].replace("_", "-") for each in needed} - {"numpy"} <= set(machine)
 
 
 @pytest.mark.parametrize(
