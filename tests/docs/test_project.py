@@ -56,6 +56,9 @@ def test_the_workflow_runs_what_ci_does_from_the_oldest_python_on():
     versions = job["strategy"]["matrix"]["python"]
     assert all(isinstance(version, str) for version in versions)  # 3.10 would be the number 3.1
     assert versions[0] == PROJECT["requires-python"].removeprefix(">=")
+    python = "Programming Language :: Python :: 3."
+    assert [f"3.{each.removeprefix(python)}" for each in PROJECT["classifiers"] if python in each] == versions
+    assert f"with Python {', '.join(versions[:-1])} and {versions[-1]}." in read("docs/start/install.md")
 
 
 def test_the_hooks_are_those_of_make_check():
