@@ -160,7 +160,9 @@ def _derivative(v, activation):
     slope = v * _TANH_SCALE * (v * v * (3 * _CUBE) + 1.0)
     y = where(activation == _RELU, where(v < 0, 0, where(v == 0, 0, one)), one)
     y = where((activation == _GELU) | (activation == _SHORT_GELU), _gelu_slope(v), y)
-    y = where(activation == _GELU_TANH, fma(slope, t * rest_t, t), y)
+    both = t * rest_t
+    tanh_slope = where(both == 0, t, fma(slope, both, t))  # far out the slope is infinite
+    y = where(activation == _GELU_TANH, tanh_slope, y)
     return where(activation == _SILU, s * fma(v, rest_s, one), y)
 
 

@@ -278,11 +278,11 @@ def exp_or_zero(v):
 def sigmoid(v):
     """Return the sigmoid s = 1 / (1 + exp(-v)), and 1 - s to full relative precision.
 
-    s is 0 where exp(v) is below the normal numbers.
+    s is 0 where exp(v) is below the normal numbers, and 1 - s where exp(-v) is.
     """
-    e = exp(-v)
+    e, most = exp(-v), _EXP_MOST(v)
     s = reciprocal(e + 1.0)
-    return where(v < -_EXP_MOST(v), 0, s), e * s
+    return where(v < -most, 0, s), where(most < v, 0, e * s)
 
 
 @inlined

@@ -152,6 +152,16 @@ def test_every_16_bit_float_is_activated_to_its_last_digit(dtype, activation):
     assert (np.abs(y - exact) / digit)[np.abs(exact) > 1e-4].max() > 0.45  # so that digits are no wider
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "silu"])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+def test_far_out_slopes_are_1_and_0(dtype, activation):
+    most = float(ml_dtypes.finfo(dtype).max)
+    far = (most * np.exp2(-np.linspace(0, np.log2(most) - 10, 500))).astype(dtype)
+    for x, slope in ((far, 1), (-far, 0)):
+        dx, _ = fd.bias_act_dropout_backward(np.ones_like(x), x, None, 0, 1, activation=activation)
+        assert (dx == slope).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_gelu_and_its_slope_end_in_lines(dtype):
     x = np.array([[-np.inf, -1000, -40, 40, 1000, np.inf]], dtype)
