@@ -35,6 +35,7 @@ _helpers: list[int] = []  # the slots of those that may be asked
 _reach = 0  # no slot from this one on was ever used
 _free: list[int] = []  # the slots that no thread has, the next one last
 _threads: WeakSet[threading.Thread] = WeakSet()  # those that were started and haven't ended
+_starting: set[int] = set()  # the threads that are starting helpers, by their numbers; this one is not locked
 _missed = _pause = 0  # calls in a row to which no helper came, and calls that ask for none because of that
 
 
@@ -84,7 +85,22 @@ def heed(asked: NDArray[np.int64]) -> None:
 
 
 def _start(wanted: int) -> None:
-    """Start helpers until there are so many."""
+    """Start helpers until there are so many, unless this thread is doing so already.
+
+    Then a signal handler or a finalizer calls, which would wait for ever for what it interrupts. Its call
+    goes without the helpers that aren't there yet.
+    """
+    thread = threading.get_ident()
+    if thread in _starting:
+        return
+    try:
+        _starting.add(thread)
+        _start_in_turn(wanted)
+    finally:
+        _starting.discard(thread)
+
+
+def _start_in_turn(wanted: int) -> None:
     global _reach
     serve, _ = team.serve(), team.dismiss()  # compiled now, not in a fork
     with _lock:
@@ -149,9 +165,9 @@ def _rest() -> None:
 
 def _forget() -> None:
     """Forget the threads in a forked child, which has none of its parent's; it starts its own at need."""
-    global _lock, _slots, _helpers, _reach, _free, _threads, _missed, _pause
+    global _lock, _slots, _helpers, _reach, _free, _threads, _starting, _missed, _pause
     _lock, _slots, _helpers, _reach, _free = threading.Lock(), _slots[:0], [], 0, []
-    _threads, _missed, _pause = WeakSet(), 0, 0
+    _threads, _starting, _missed, _pause = WeakSet(), set(), 0, 0
 
 
 if hasattr(os, "register_at_fork"):

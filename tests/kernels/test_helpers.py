@@ -349,6 +349,25 @@ def test_where_no_thread_can_be_started_the_caller_does_it_all(monkeypatch):
     assert not helpers._helpers
 
 
+def test_a_call_within_the_start_of_helpers_goes_without_them(monkeypatch):
+    """As a signal handler's, or a finalizer's, which comes at any moment."""
+    fd.set_num_threads(3)
+    helpers._rest()
+    x, inner, start = np.ones(1 << 20, np.float32), [], threading.Thread.start
+
+    def interrupted(thread):
+        if not inner:
+            inner.append(None)
+            inner[0] = fd.gaussian_dropout(x, 0.3, 1)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    outer = fd.gaussian_dropout(x, 0.3, 1)
+    assert np.array_equal(inner[0], outer)
+    assert len(helpers._helpers) == 2
+    assert not helpers._starting
+
+
 INTERRUPTED = """
 import random, signal, numpy as np, fastdrop as fd
 from fastdrop._cpu import helpers, team, threads
