@@ -41,6 +41,11 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+# Those whose gradient of NaN and infinity is NaN even where the gradient that comes is 0, as it is where
+# elements are dropped.
+_SPREADING = frozenset({"gelu", "gelu_tanh", "silu"})
+
+
 class _DropoutAdd(torch.autograd.Function):
     """`fastdrop.dropout_add` of C-order tensors."""
 
@@ -192,5 +197,8 @@ def _in_steps(
     if residual is not None:
         _check_shape(residual, x)
     shifted = x if bias is None else (x + bias).to(x.dtype)
+    if activation in _SPREADING:
+        kept = noise(torch.ones_like(shifted, requires_grad=False), "dropout", (p,), key, axes)
+        shifted = shifted.masked_fill(kept == 0, 0.0)
     y = noise(_ACTIVATIONS[activation](shifted), "dropout", (p,), key, axes)
     return y if residual is None else residual + y

@@ -2,6 +2,7 @@ import gc
 import re
 import subprocess
 import sys
+from functools import partial
 from itertools import product
 from types import SimpleNamespace
 
@@ -392,6 +393,25 @@ def test_autocast_changes_neither_dtype_nor_mask():
             assert same(fdt.dropout(t, 0.5, KEY), fd.dropout(to_array(t), 0.5, KEY))
         y = fdt.bias_act_dropout(half, x[0].clone().requires_grad_(), 0.5, KEY)
         assert y.dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("activation", ["none", "relu", "gelu", "gelu_tanh", "silu"])
+def test_gradients_of_what_is_dropped_vanish_however_they_are_computed(activation, bad):
+    dropped = torch.from_numpy(~fd.keep_mask((9, 4), 0.5, KEY))
+    x, bias = normal(9, 4), torch.zeros(4, requires_grad=True)
+    function = partial(fdt.bias_act_dropout, p=0.5, key=KEY, activation=activation)
+    expected = torch.func.grad(lambda x: function(x, bias.detach()).sum())(x)
+    x[dropped] = bad
+    for again in (False, True):
+        for given in (x, x.t().contiguous().t()):
+            t = given.clone().requires_grad_()
+            y = function(t, bias)
+            assert y.isfinite().all()
+            dx, dbias = torch.autograd.grad(y.sum(), (t, bias), create_graph=again)
+            assert torch.allclose(dx, expected, rtol=1e-5, atol=1e-7)
+            assert torch.allclose(dbias, expected.sum(0), rtol=1e-5, atol=1e-6)
+    assert torch.allclose(torch.func.grad(lambda x: function(x, bias.detach()).sum())(x), expected)
 
 
 @pytest.mark.parametrize("key", [KEY, fd.Key(2**70 + 5, 2**63 + 3), fd.Key(2**64 - 1), fd.Key(0), 9])
