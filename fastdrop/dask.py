@@ -1096,8 +1096,6 @@ def _empty(shape: Any, chunks: Any, dtype: Any) -> da.Array:
         raise TypeError(wrong)
     lengths = integers_in(checked_shape(shape), "shape")
     dtype = checked_dtype(dtype)
-    if any(length < 0 for length in lengths):
-        raise ValueError(f"shape must have lengths of at least 0, got {shown(shape)}")
     try:
         given = da.core.normalize_chunks(chunks, lengths, dtype=dtype)
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:

@@ -5,12 +5,13 @@ Each kind of object has one hint, which every function and layer gives.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdrop._stream.keys import Key, shown
+from fastdrop._stream.keys import Key, integer, shown
 
 # By the package that defines a class: what takes its objects, and how they become arrays. That isn't done for
 # the user, since an array in the place of a tensor has lost its gradient, one in the place of a lazy array is
@@ -42,14 +43,18 @@ def refuse_foreign(x: Any, elsewhere: bool = True) -> None:
 
 def as_floats(x: Any, array: NDArray[Any], name: str) -> str:
     """Return the hint for an array whose dtype isn't taken, and which was made of x, of a name."""
+    if array.dtype.kind in "SU":
+        return "use an array of numbers"
     if array.dtype != object:
+        kind = {"f": "float64", "c": "complex128"}.get(array.dtype.kind, "float32")
         method = hasattr(x, "astype")
-        return f"use {name}.astype(np.float32)" if method else f"use np.array({name}, np.float32)"
+        return f"use {name}.astype(np.{kind})" if method else f"use np.array({name}, np.{kind})"
     if hasattr(x, "to_numpy"):
         return f"use {name}.to_numpy(np.float32), of columns of numbers alone"
     if not array.ndim:
         return f"use an array of numbers, which NumPy doesn't make of {type(x).__name__}"
-    return f"use np.array({name}.tolist(), np.float32), of numbers alone and rows of one length"
+    given = f"{name}.tolist()" if hasattr(x, "tolist") else name
+    return f"use np.array({given}, np.float32), of numbers alone and rows of one length"
 
 
 def as_number(name: str, value: Any) -> str:
@@ -89,10 +94,15 @@ def checked_dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def checked_shape(shape: Any) -> Any:
-    """Return a shape for NumPy to look at, or raise an error if it is an array that has the shape itself."""
+    """Return a shape for NumPy to look at, or raise an error if it is none, or an array that has one."""
+    given = shape
     if hasattr(shape, "shape"):
         numbers = isinstance(shape, (np.ndarray, np.integer)) and shape.dtype.kind in "iu"
         if not numbers or shape.ndim > 1:
             got = f"{type(shape).__name__} of shape {tuple(shape.shape)}"
             raise TypeError(f"shape must be an int or a tuple of ints, got {got}; use x.shape")
+        given = shape.tolist()
+    for length in given if isinstance(given, Sequence) else (given,):
+        if integer("shape", length) < 0:
+            raise ValueError(f"shape must have lengths of at least 0, got {shown(shape)}")
     return shape

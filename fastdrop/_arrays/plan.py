@@ -170,7 +170,9 @@ def check_one_way(window: Any, rows: Any, indices: Any, offsets: Any) -> None:
     """Raise an error if a caller says in two ways which draws an array has."""
     listed = "rows and offsets" if indices is None else "indices"
     if window is not None or (indices is not None and not (rows is None and offsets is None)):
-        other = "the others" if window is None else "window"
+        others = {"window": window, "rows": rows, "offsets": offsets}
+        given = [name for name, value in others.items() if value is not None and name not in listed]
+        other = " and ".join(given)
         raise ValueError(f"{listed} must be given alone, got {other} too; leave out {other}")
 
 

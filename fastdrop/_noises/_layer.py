@@ -129,6 +129,15 @@ class Layer(Locked):
             self._unstepped = 0  # how many training forwards a schedule waits for its first step
 
     @property
+    def p(self) -> Any:
+        """Probability to drop, of layers that have a rate."""
+        raise AttributeError(f"{type(self).__name__} has no p, but {self._parameter}")
+
+    @p.setter
+    def p(self, p: Any) -> None:
+        raise AttributeError(f"{type(self).__name__} has no p that could be set, but {self._parameter}")
+
+    @property
     def schedule(self) -> Callable[[int], float] | None:
         """The schedule of the number, which is a function of the step, or None if the number is constant."""
         return self._schedule
@@ -459,8 +468,8 @@ class NoiseLayer(Layer):
             return f"{name}.backward in evaluation needs a forward in evaluation, one for each backward"
         return (
             f"{name}.backward needs a training forward that no backward has gone through yet, and none is "
-            f"left (a layer remembers {MOST_FORWARDS} at most); call forward first, or take layer.key before "
-            f"it and use fastdrop.{self._gradient}"
+            f"left (a layer remembers {MOST_FORWARDS} at most, and {MOST_BYTES >> 20} MiB of inputs); call "
+            f"forward first, or take layer.key before it and use fastdrop.{self._gradient}"
         )
 
     def _forget(self) -> None:

@@ -353,16 +353,26 @@ class ConcreteDropout(LearnedLayer):
             ``weight_scale * sum(weight**2) / (1 - p)`` plus ``entropy_scale * features`` times
             ``p * log(p) + (1 - p) * log(1 - p)``.
 
+        Raises
+        ------
+        TypeError, ValueError
+            If weight_grad is no ndarray of floats, or of another shape than weight.
+
         References
         ----------
         Gal, Hron, Kendall, "Concrete Dropout", arXiv 1705.07832, equations 2 to 4.
         """
         w, a, p = np.asarray(weight), float(self._value), self.p
+        if not isinstance(weight_grad, np.ndarray) or weight_grad.dtype.kind != "f":
+            got = getattr(weight_grad, "dtype", type(weight_grad).__name__)
+            raise TypeError(f"weight_grad must be an ndarray of floats, which is added to, got {got}")
+        if weight_grad.shape != w.shape:
+            raise ValueError(f"weight_grad must have the weights' shape {w.shape}, got {weight_grad.shape}")
         odds = math.exp(min(a, 700.0))
         norm = weight_scale * float(np.sum(np.square(w, dtype=np.float64)))
         entropy = entropy_scale * (len(w) if features is None else features)
         q = float(np.exp(-np.logaddexp(0, a)))
-        weight_grad += (2 * weight_scale * (1 + odds)) * w  # first, since it fails where shapes don't fit
+        weight_grad += (2 * weight_scale * (1 + odds)) * w
         self._add(norm * odds + entropy * p * q * a)
         return norm * (1 + odds) - entropy * float(p * np.logaddexp(0, -a) + q * np.logaddexp(0, a))
 

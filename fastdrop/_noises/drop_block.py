@@ -47,7 +47,8 @@ def drop_block(
     shared_channels : bool, default False
         Drop the same blocks in all channels of an image, rather than others in each.
     data_format : {"channels_first", "channels_last"}
-        Axes (n, c, h, w) or (n, h, w, c); of sequences and volumes with one spatial axis, or three.
+        Axes (n, c, h, w) or (n, h, w, c); of sequences and volumes with one spatial axis, or three. The
+        order of the axes is that of the draws too, so that a key has other blocks in the other format.
 
     Returns
     -------

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.hints import refuse_foreign
+from fastdrop._arrays.listed import Listed
 from fastdrop._arrays.numbers import FULL, Rate, flag, rate
 from fastdrop._arrays.plan import Axes, Window, window_given
 from fastdrop._backends import fused
 from fastdrop._noises._layer import Forward
 from fastdrop._noises._noise import Noise, register
 from fastdrop._noises.bernoulli import DROP, UNSCALED, Dropout, keep_mask
-from fastdrop._stream.keys import Key, Rng, shown
+from fastdrop._stream.keys import Key, Rng, natural, shown
 from fastdrop.schedules import ScheduledRate
 
 
@@ -180,7 +181,8 @@ def surviving_rows(
     True
     """
     threshold, scale = rate(p)
-    return np.flatnonzero(keep_mask(samples, p, key)), 1.0 if threshold == FULL else scale
+    count = natural("samples", samples, 1 << 63)
+    return np.flatnonzero(keep_mask(count, p, key)), 1.0 if threshold == FULL else scale
 
 
 class DropPath(Dropout):
@@ -226,6 +228,8 @@ class DropPath(Dropout):
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         key, p, _, window, _ = forward
+        if isinstance(window, Listed) and not (window.indices is None and window.offsets is None):
+            raise TypeError("DropPath drops samples, which x has along its first axis; use rows, or a window")
         mode, scaled = self.mode, self.scale_by_keep
         return drop_path(x, p, key, mode=mode, scale_by_keep=scaled, out=out, window=window)
 

@@ -232,7 +232,8 @@ def normal(
     -------
     ndarray
         By Box and Muller's method: 32 digits of radius and angle each for float32 and less, which reach
-        6.76 standard deviations, and 64 for float64, which reach 9.49. `fastdrop._stream.keys` says which.
+        6.76 standard deviations, and 64 for float64, which reach 9.49. The manual's page on the stream
+        says which.
 
     References
     ----------
@@ -247,6 +248,8 @@ def normal(
     """
     window = window_given(window, rows, indices, offsets)
     lengths, kind = checked_shape(shape), checked_dtype(dtype)
+    if kind.kind not in "fc" and kind.name != "bfloat16":
+        raise TypeError(f"dtype must be one of floats, got {kind}; use np.float32")
     if window is None and type(shared_axes) is tuple and not shared_axes and kind.name in REAL:
         y = np.empty(lengths, kind)
         return density(_ALONE, y, y, key)  # type: ignore[no-any-return]

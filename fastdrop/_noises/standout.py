@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -332,6 +333,21 @@ class StandoutDropout(NoiseLayer):
         y = target(out, x)
         np.multiply(x, kept, out=y, casting="unsafe")
         return y if out is None else out
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs for the same rates and masks, as plain JSON-able data."""
+        with self._lock:
+            return super().state_dict() | {"beta": self.beta}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state that `state_dict` returned; see `Dropout.load_state_dict`."""
+        try:
+            beta = _finite("beta", state["beta"]) if isinstance(state, Mapping) and "beta" in state else 0.0
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"state has a bad entry: {error}") from None
+        with self._lock:
+            super().load_state_dict(state)
+            self.beta = beta
 
     def _arguments(self) -> dict[str, Any]:
         return super()._arguments() | {"beta": self.beta, "inverted": self.inverted}

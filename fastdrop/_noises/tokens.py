@@ -263,7 +263,7 @@ def _words(tokens: ArrayLike, vocabulary: int) -> NDArray[Any]:
 
 def _table(weight: ArrayLike) -> NDArray[Any]:
     """Return an embedding as an array, or raise an error."""
-    table = to_array(weight)
+    table = to_array(weight, "weight")
     if table.ndim != 2:
         raise ValueError(f"weight must have the shape (vocabulary, features), got {table.shape}")
     return table

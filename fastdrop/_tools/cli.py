@@ -121,14 +121,15 @@ def _warmup(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None
 def _write_stream(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     """Run the command `stream`."""
     from fastdrop import Key
+    from fastdrop._arrays.numbers import FULL, rate
     from fastdrop._tools import bits
 
     if sys.stdout.isatty():
         parser.error("the bytes would go to the terminal; write them to a file or a pipe")
     if chosen.size % 64:
         parser.error(f"--size must be a multiple of 64, got {chosen.size}")
-    if chosen.p == 0:
-        parser.error("--p must be inside (0, 1), got 0")
+    if chosen.p is not None and not 0 < rate(chosen.p)[0] < FULL:
+        parser.error(f"--p must be inside (0, 1), and 2**-33 from its ends, got {chosen.p}")
     try:
         key = Key(chosen.seed, chosen.draw)
     except ValueError as error:

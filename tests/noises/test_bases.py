@@ -244,7 +244,7 @@ def test_which_layers_have_them():
     plain |= {fd.AlphaDropout, fd.ConcreteDropout, fd.InformationDropout, fd.VariationalDropout, fd.Zoneout}
     maps = {fd.SpatialDropout1D, fd.SpatialDropout2D, fd.SpatialDropout3D, fd.FeatureAlphaDropout}
     assert set(WITH_AXES) == plain
-    assert set(WITH_WINDOW) == plain | maps | {fd.DropPath, fd.StandoutDropout}
+    assert set(WITH_WINDOW) == plain | maps | {fd.DropPath, fd.StandoutDropout, fd.DropConnect}
 
 
 def with_axes(kind, shared_axes):

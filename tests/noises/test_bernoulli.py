@@ -1,3 +1,4 @@
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -212,10 +213,50 @@ def test_refuses_rates_that_are_no_numbers(p):
         fd.dropout(np.ones(3), p, 1)
 
 
-@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.bool_, "U3", np.longdouble])
-def test_refuses_other_dtypes(dtype):
-    with pytest.raises(TypeError, match=r"dropout needs float16, .*, got .*; use x.astype\(np.float32\)"):
+@pytest.mark.parametrize(
+    ("dtype", "hint"),
+    [
+        (np.int64, "x.astype(np.float32)"),
+        (np.uint8, "x.astype(np.float32)"),
+        (np.bool_, "x.astype(np.float32)"),
+        (np.longdouble, "x.astype(np.float64)"),
+        (np.clongdouble, "x.astype(np.complex128)"),
+        ("U3", "an array of numbers"),
+    ],
+)
+def test_refuses_other_dtypes(dtype, hint):
+    with pytest.raises(TypeError, match=rf"dropout needs float16, .*, got .*; use {re.escape(hint)}"):
         fd.dropout(np.zeros(3, dtype), 0.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: fd.dropout([1.0, None], 0.5, 1),
+            TypeError,
+            r"use np.array\(x, np.float32\), of numbers alone",
+        ),
+        (
+            lambda: fd.dropout(0.5, np.ones((4, 6)), 1),
+            ValueError,
+            r"shape \(\), got \(4, 6\); x comes before p",
+        ),
+        (lambda: fd.keep_mask((4, 6.0), 0.5, 1), TypeError, "shape must be an integer, got float 6.0"),
+        (lambda: fd.keep_mask(-1, 0.5, 1), ValueError, "shape must have lengths of at least 0, got -1"),
+        (lambda: fd.normal((2, -3), 1), ValueError, r"shape must have lengths of at least 0, got \(2, -3\)"),
+        (lambda: fd.normal(3, 1, dtype=int), TypeError, "dtype must be one of floats, got int64"),
+        (lambda: fd.surviving_rows(np.ones(3), 0.5, 1), TypeError, "samples must be an integer, got ndarray"),
+        (
+            lambda: fd.embedding_dropout([0], np.ones((3, 2), int), 0.5, 1),
+            TypeError,
+            "weight must be of float16",
+        ),
+    ],
+)
+def test_messages_name_what_is_wrong(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 def test_refuses_masked_arrays():

@@ -231,6 +231,18 @@ def test_spatial_form_shares_its_draws():
     assert len(np.unique(y[:, :, 0, 0])) == 12
 
 
+def test_a_gradient_that_could_not_be_added_to_is_refused():
+    drop, weight = fd.ConcreteDropout(0.1, rng=1), np.ones((3, 2))
+    for bad in ([[0.0, 0.0]] * 3, 0.0, None, np.zeros((3, 2), int)):
+        with pytest.raises(
+            TypeError, match="weight_grad must be an ndarray of floats, which is added to, got"
+        ):
+            drop.regularizer(weight, bad, weight_scale=0.1, entropy_scale=0.1)
+    with pytest.raises(ValueError, match=r"weight_grad must have the weights' shape \(3, 2\), got \(2,\)"):
+        drop.regularizer(weight, np.zeros(2), weight_scale=0.1, entropy_scale=0.1)
+    assert drop.logit_grad == 0
+
+
 def test_a_rate_that_is_set_sets_the_logit():
     drop = fd.ConcreteDropout(0.1, rng=1)
     drop.p = 0.3

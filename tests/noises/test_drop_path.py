@@ -60,3 +60,11 @@ def test_every_dtype_layout_and_window(data, full, p, dtype, layout, mode):
     expected = reference.dropout(x, p, KEY, window, shared)
     y = fd.drop_path(frozen(LAYOUTS[layout](x)), p, KEY, mode=mode, window=window)
     assert same_bits(y.astype(dtype), expected)
+
+
+@pytest.mark.parametrize("where", [{"offsets": [0, 4, 8]}, {"indices": np.arange(8)}], ids=str)
+def test_a_layer_drops_samples_and_not_elements(where):
+    layer = fd.DropPath(0.5, rng=1)
+    with pytest.raises(TypeError, match="DropPath drops samples, which x has along its first axis"):
+        layer(np.ones(8), **where)
+    assert layer.key == fd.Key(1)

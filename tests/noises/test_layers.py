@@ -234,6 +234,13 @@ def test_rates_outside_0_to_1_are_refused_when_built_and_when_set(p):
     assert kept.keep_prob == 0.3
 
 
+def test_layers_without_a_rate_have_no_p():
+    for layer in (fd.GaussianNoise(0.1), fd.VariationalDropout(0.5), fd.StandoutDropout()):
+        assert not hasattr(layer, "p")
+        with pytest.raises(AttributeError, match=f"has no p that could be set, but {layer._parameter}"):
+            layer.p = 0.5
+
+
 def test_rates_of_another_type_are_refused():
     for bad in ("0.5", None):
         with pytest.raises(TypeError, match="p must be a real number"):

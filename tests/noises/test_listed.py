@@ -289,7 +289,16 @@ HOSTILE = [
     ),
     ({"rows": [0, 1, 2], "shared_axes": 0}, ValueError, "rows needs a first axis whose elements have"),
     ({"rows": [0, 1, 2], "window": ((9, 4), (0, 0))}, ValueError, "leave out window"),
-    ({"rows": [0, 1, 2], "indices": np.zeros((3, 4), int)}, ValueError, "indices must be given alone"),
+    (
+        {"rows": [0, 1, 2], "indices": np.zeros((3, 4), int)},
+        ValueError,
+        "indices must be given alone, got rows too",
+    ),
+    (
+        {"offsets": [0, 12], "indices": np.zeros((3, 4), int)},
+        ValueError,
+        "got offsets too; leave out offsets",
+    ),
     ({"indices": np.zeros(3, int)}, ValueError, r"indices must have the shape \(3, 4\), got \(3,\)"),
     ({"indices": np.full((3, 4), -1)}, ValueError, r"indices must be in \[0, 9223372036854775808\), got -1"),
     ({"indices": np.zeros((3, 4))}, TypeError, "indices must be integers, got float64"),

@@ -193,6 +193,19 @@ def test_a_failed_forward_draws_nothing_and_backward_is_still_that_of_the_one_be
     assert same_bits(layer.backward(A), fd.standout_dropout_backward(A, A, KEY))
 
 
+def test_a_state_has_both_numbers_of_the_gate():
+    layer, other = fd.StandoutDropout(2.0, 1.0, rng=KEY), fd.StandoutDropout()
+    other.load_state_dict(json.loads(json.dumps(layer.state_dict())))
+    assert (other.alpha, other.beta) == (2.0, 1.0)
+    assert same_bits(other(H, A), layer(H, A))
+    for bad in ("1", None, float("nan")):
+        with pytest.raises(ValueError, match="state has a bad entry: beta must be"):
+            other.load_state_dict(layer.state_dict() | {"beta": bad})
+    with pytest.raises(ValueError, match="state must have the entries"):
+        other.load_state_dict({})
+    assert (other.alpha, other.beta) == (2.0, 1.0)
+
+
 def test_a_layers_alpha_can_be_set():
     layer = fd.StandoutDropout(rng=KEY)
     layer.alpha = 2

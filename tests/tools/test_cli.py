@@ -112,6 +112,8 @@ def test_info(capsys):
         ["bench", "--rates", "abc"],
         ["stream", "--seed", "-1"],
         ["stream", "--draw", "-1"],
+        ["stream", "--p", "1e-12"],
+        ["stream", "--p", "0.9999999999999"],
         ["bench", "--rounds", "x"],
         ["bench", "--contenders", "x"],
         ["warmup", "dropuot"],
