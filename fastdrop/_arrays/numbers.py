@@ -79,8 +79,18 @@ def reals_below(name: str, given: NDArray[Any], end: float) -> NDArray[np.float6
 def _rate(p: float | np.floating[Any], name: str) -> tuple[int, float]:
     if not 0 <= p <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {shown(p)}")
-    threshold = round(float(p) * FULL)
+    threshold = round(realised(float(p)) * FULL)
     return threshold, FULL / max(FULL - threshold, 1)
+
+
+def realised(p: float, full: float = float(FULL)) -> float:
+    """Return the rate that a mask of p has, round(p * 2**32) / 2**32, or raise an error.
+
+    TorchScript compiles this for a module in evaluation, and knows no constants but those of defaults.
+    """
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"p must be in [0, 1], got {p}")
+    return round(p * full) / full
 
 
 def checked_rates(p: NDArray[Any]) -> NDArray[Any]:

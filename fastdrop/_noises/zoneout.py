@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays import host
 from fastdrop._arrays.host import to_array
-from fastdrop._arrays.numbers import FULL, Rate, rate
+from fastdrop._arrays.numbers import Rate, realised
 from fastdrop._arrays.plan import Axes, Indices, Pass, Window, integers_in, window_given
 from fastdrop._backends import fuse, fused, planned
 from fastdrop._noises._layer import Forward, NoiseLayer, RateLayer, unchanging
@@ -272,7 +272,7 @@ class Zoneout(NoiseLayer, RateLayer):
 def _mean(new: ArrayLike, previous: ArrayLike, p: float, out: NDArray[Any] | None) -> NDArray[Any]:
     """Return the mean of `zoneout` at the realised rate, rounded once."""
     plan = planned(to_array(new), out, other=("previous", previous, "new"))
-    share, dtype = rate(p)[0] / FULL, plan.x.dtype
+    share, dtype = realised(p), plan.x.dtype
     if share in (0, 1):  # NaN and Inf of the state that is never chosen must not reach the mean
         np.copyto(plan.y, plan.other if share else plan.x)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable
 from typing import Any, ClassVar, TypeAlias, cast
@@ -10,7 +11,7 @@ import torch
 from torch.nn import functional
 
 import fastdrop as fd
-from fastdrop._arrays.numbers import flag, rate
+from fastdrop._arrays.numbers import flag, rate, real, realised
 from fastdrop._noises.drop_block import Size, sizes_of
 from fastdrop._noises.drop_path import path_axes
 from fastdrop._noises.gaussian import one_std, std_of
@@ -589,13 +590,13 @@ class Zoneout(NoiseModule):
             return cast(Tensor, leaf)
         if not self.training:
             _check_alike("previous", previous, "new", new)
+            real("p", self.p)
             return self._mean(new, previous)
         return self._with_key(new, lambda key: zoneout(new, previous, self.p, key, **draws), draws)
 
     def _mean(self, new: Tensor, previous: Tensor) -> Tensor:
         """The mean of training's output, at the rate that its mask has, rounded once."""
-        full = 4294967296.0  # TorchScript, which compiles this, knows no constants of other files
-        share = round(self.p * full) / full  # not by `rate`, whose cache torch.compile warns of
+        share = realised(float(self.p))  # not by `rate`, whose cache torch.compile warns of
         if share == 0.0 or share == 1.0:  # then a NaN in the other tensor leaves no trace
             return previous if share == 1.0 else new
         wide = torch.promote_types(new.dtype, torch.float32)
@@ -672,10 +673,14 @@ class StandoutDropout(NoiseModule):
             return self._with_key(h, lambda key: standout_dropout(h, a, key, **options), draws)
         if not self.inverted and h.shape != a.shape:
             raise ValueError(f"a must have h's shape {tuple(h.shape)}, got {tuple(a.shape)}")
+        real("alpha", self.alpha)
+        real("beta", self.beta)
         return self._mean(h, a)
 
     def _mean(self, h: Tensor, a: Tensor) -> Tensor:
         """The mean of training's output, which TorchScript compiles too."""
+        if not (math.isfinite(self.alpha) and math.isfinite(self.beta)):
+            raise ValueError(f"alpha and beta must be finite, got {self.alpha} and {self.beta}")
         if self.inverted:
             return h
         kept = torch.sigmoid(self.alpha * a.detach().to(torch.float64) + self.beta)

@@ -369,6 +369,44 @@ def test_standout_in_evaluation_is_what_the_layer_gives(dtype):
     assert fdt.StandoutDropout(inverted=True).eval()(h, a) is h
 
 
+# Modules that compute with their numbers in evaluation too, and what a user may set later by mistake.
+WRONG_LATER = [
+    (fdt.Zoneout, "p", 5.0, ValueError, r"p must be in \[0, 1\], got 5"),
+    (fdt.Zoneout, "p", -0.1, ValueError, r"p must be in \[0, 1\], got -0\.1"),
+    (fdt.Zoneout, "p", float("nan"), ValueError, r"p must be in \[0, 1\], got nan"),
+    (fdt.Zoneout, "p", True, TypeError, "p must be a real number, got bool"),
+    (fdt.Zoneout, "p", "0.5", TypeError, "p must be a real number, got str"),
+    (fdt.StandoutDropout, "alpha", float("inf"), ValueError, "alpha and beta must be finite, got inf"),
+    (fdt.StandoutDropout, "beta", float("nan"), ValueError, "alpha and beta must be finite, got .*nan"),
+    (fdt.StandoutDropout, "alpha", True, TypeError, "alpha must be a real number, got bool"),
+    (fdt.StandoutDropout, "beta", "1", TypeError, "beta must be a real number, got str"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "value", "error", "words"), WRONG_LATER)
+def test_evaluation_checks_numbers_that_were_set_later(kind, name, value, error, words):
+    module = kind(rng=1)
+    setattr(module, name, value)
+    with pytest.raises(error):
+        module(A, B)
+    assert module.key == fd.Key(1)
+    with pytest.raises(error, match=words):
+        module.eval()(A, B)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "words"),
+    [(kind, name, value, words) for kind, name, value, _, words in WRONG_LATER if type(value) is float],
+)
+def test_modules_in_torchscript_check_them_too(kind, name, value, words):
+    script = torch.jit.script(kind().eval())
+    assert torch.equal(script(A, B), kind().eval()(A, B))
+    setattr(script, name, value)
+    with pytest.raises(Exception, match=words):
+        script(A, B)
+
+
 def test_tokens_and_embeddings_in_evaluation():
     assert fdt.TokenDropout(0.5, replacement=3).eval()(TOKENS) is TOKENS
     assert torch.equal(fdt.EmbeddingDropout(0.5).eval()(TOKENS, WEIGHT), WEIGHT[TOKENS])
