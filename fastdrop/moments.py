@@ -22,7 +22,12 @@ from fastdrop._stream.keys import natural
 class Moments(NamedTuple):
     """Mean, variance, skewness and excess kurtosis, each an array of x's shape.
 
-    Skewness and kurtosis are NaN where the variance is 0.
+    Attributes
+    ----------
+    mean, variance : ndarray of float64
+        Of each output.
+    skewness, kurtosis : ndarray of float64
+        Likewise, NaN where the variance is 0. The kurtosis is the excess over that of a normal.
 
     Examples
     --------

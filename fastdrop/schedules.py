@@ -70,6 +70,16 @@ class Schedule(ABC):
 class Constant(Schedule):
     """Always p.
 
+    Parameters
+    ----------
+    p : float
+        The rate, in [0, 1].
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Schedule`.
+
     Examples
     --------
     >>> import fastdrop as fd
@@ -95,6 +105,18 @@ class _OverSteps(Schedule):
 class Linear(_OverSteps):
     """From 0 to p on a straight line over so many steps; p at once if there are none.
 
+    Parameters
+    ----------
+    p : float
+        Rate from the end of the line on, in [0, 1].
+    steps : int
+        Length of the line, in [0, 2**63).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Schedule`.
+
     Examples
     --------
     >>> import fastdrop as fd
@@ -110,6 +132,20 @@ class Linear(_OverSteps):
 @dataclass(frozen=True)
 class Cosine(_OverSteps):
     """From start to p on half a cosine over so many steps, flat at both ends.
+
+    Parameters
+    ----------
+    p : float
+        Rate from the end of the cosine on, in [0, 1].
+    steps : int
+        Length of the half cosine, in [0, 2**63).
+    start : float, default 0
+        Rate at step 0, in [0, 1].
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Schedule`.
 
     Examples
     --------
@@ -145,7 +181,18 @@ class _Exponential(Schedule):
 class Curriculum(_Exponential):
     """From 0 towards p: ``p * (1 - exp(-gamma * step))``.
 
-    The authors take gamma = 1e-3 for MNIST, and as a rule 10 over the number of updates.
+    Parameters
+    ----------
+    p : float
+        Rate that it tends to, in [0, 1].
+    gamma : float
+        How fast, for each step: finite and not negative. The authors take 1e-3 for MNIST, and as a rule 10
+        over the number of updates.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Schedule`.
 
     References
     ----------
@@ -168,6 +215,18 @@ class Curriculum(_Exponential):
 class Annealed(_Exponential):
     """From p towards 0: ``p * exp(-gamma * step)``, the control to `Curriculum`.
 
+    Parameters
+    ----------
+    p : float
+        Rate at step 0, in [0, 1].
+    gamma : float
+        As in `Curriculum`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Schedule`.
+
     References
     ----------
     Morerio et al., "Curriculum Dropout", arXiv 1703.06229, section 5, for the comparison.
@@ -188,6 +247,20 @@ class Annealed(_Exponential):
 @dataclass(frozen=True)
 class Early(_OverSteps):
     """Before so many steps p, or if linear a line from p to 0; then 0. It lets a network underfit less.
+
+    Parameters
+    ----------
+    p : float
+        Rate at step 0, in [0, 1].
+    steps : int
+        The first step at which the rate is 0, in [0, 2**63).
+    linear : bool, default False
+        Fall on a straight line from p at step 0, rather than at once at the end.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Schedule`.
 
     References
     ----------
@@ -219,6 +292,18 @@ class Early(_OverSteps):
 class Late(_OverSteps):
     """Before so many steps 0, then p.
 
+    Parameters
+    ----------
+    p : float
+        Rate from the end of these steps on, in [0, 1].
+    steps : int
+        The first step at which the rate is p, in [0, 2**63).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Schedule`.
+
     References
     ----------
     Liu et al., "Dropout Reduces Underfitting", arXiv 2303.01500, section 4.
@@ -244,9 +329,14 @@ class Step(Schedule):
     p : float
         Rate before the first boundary.
     boundaries : sequence of int
-        Steps, each above the one before.
+        Steps, each in [0, 2**63) and above the one before.
     rates : sequence of float
         As many, each in [0, 1].
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Schedule`.
 
     Examples
     --------

@@ -16,14 +16,13 @@ from pathlib import Path
 import every_layer
 import numpy as np
 import pytest
+from every_name import FACES, INTEGRATIONS, public
 
 import fastdrop as fd
 
 FOLDER = Path(fd.__file__).parent
 FILES = sorted(FOLDER.rglob("*.py"))
 OPTIONAL = {"torch", "dask", "autograd", "jax", "rich", "matplotlib", "scipy", "numba"}
-INTEGRATIONS = ("autograd", "dask", "torch")
-FACES = ("fastdrop", "fastdrop.moments", "fastdrop.schedules", *(f"fastdrop.{name}" for name in INTEGRATIONS))
 
 # What each part of the package may import beside itself. What computes (_lanes, _cpu, _cuda) is seen through
 # _backends alone, but for the parts that are made for one machine or look at the machine itself.
@@ -296,16 +295,6 @@ def test_help_works_without_optional_packages():
     assert all(name in shown for name in fd.__all__)
     listed = shown.partition("PACKAGE CONTENTS")[2].partition("\n\n")[0].split("\n")
     assert len(listed) < 25  # the folders and the public modules
-
-
-def public(face):
-    """The functions and classes of a public module, by name."""
-    module = pytest.importorskip(face)
-    names = getattr(module, "__all__", None)
-    if names is None:
-        names = [n for n, v in vars(module).items() if n[0] != "_" and getattr(v, "__module__", "") == face]
-    found = {name: getattr(module, name) for name in names}
-    return {name: v for name, v in found.items() if inspect.isclass(v) or inspect.isfunction(v)}
 
 
 @pytest.mark.parametrize("face", FACES)

@@ -137,6 +137,11 @@ def _time(x: ArrayLike) -> tuple[int, ...]:
 class RecurrentMasks(NamedTuple):
     """The masks of one sequence, made by `RecurrentDropout`.
 
+    Attributes
+    ----------
+    input, recurrent, output, update : SequenceMask
+        Those of a cell's input, its previous state, its output and the update of its memory.
+
     Examples
     --------
     >>> import numpy as np, fastdrop as fd

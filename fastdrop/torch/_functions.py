@@ -95,7 +95,27 @@ def gaussian_dropout(
 ) -> torch.Tensor:
     """Return x times normal noise of mean 1 and variance p / (1 - p): `fastdrop.gaussian_dropout`.
 
-    Parameters and errors are those of `dropout`, but p must be below 1.
+    Parameters
+    ----------
+    x, key, shared_axes, inplace, rows, indices, offsets
+        As in `dropout`.
+    p : float, Tensor or ndarray
+        The rate of the dropout that has this variance, in [0, 1). An array as in `dropout`.
+
+    Returns
+    -------
+    Tensor
+        A new one of x's dtype and memory format, or x.
+
+    Raises
+    ------
+    NotImplementedError, RuntimeError, TypeError, ValueError
+        As `dropout`, or if p is 1, where the variance is infinite.
+
+    References
+    ----------
+    Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
+    JMLR 15 (2014), section 10.
 
     Examples
     --------
@@ -124,7 +144,7 @@ def gaussian_noise(
 
     Parameters
     ----------
-    x, key, shared_axes, inplace
+    x, key, shared_axes, inplace, rows, indices, offsets
         As in `dropout`.
     std : float, Tensor or ndarray
         Standard deviation, finite and not negative. An array as p in `dropout`.
@@ -166,7 +186,28 @@ def alpha_dropout(
 ) -> torch.Tensor:
     """Return dropout that keeps mean 0 and variance 1: `fastdrop.alpha_dropout`.
 
-    Parameters and errors are those of `dropout`, but x must be real and p one number.
+    Parameters
+    ----------
+    x : Tensor, any shape
+        Of a real dtype that `dropout` takes.
+    p : float
+        Probability to drop, in [0, 1]: one number.
+    key, shared_axes, inplace, rows, indices, offsets
+        As in `dropout`.
+
+    Returns
+    -------
+    Tensor
+        A new one of x's dtype and memory format, or x.
+
+    Raises
+    ------
+    NotImplementedError, RuntimeError, TypeError, ValueError
+        As `dropout`, or if x is complex or p an array.
+
+    References
+    ----------
+    Klambauer et al., "Self-Normalizing Neural Networks", arXiv 1706.02515.
 
     Examples
     --------
@@ -190,7 +231,30 @@ def drop_path(
 ) -> torch.Tensor:
     """Return x with whole samples dropped: `fastdrop.drop_path`.
 
-    Parameters and errors are those of `dropout` and, for mode and scale, of `fastdrop.drop_path`.
+    Parameters
+    ----------
+    x : Tensor, at least 1-D
+        Samples along the first axis, of a dtype that `dropout` takes.
+    p, key, inplace, rows
+        As in `dropout`.
+    mode : {"row", "batch"}, default "row"
+        Draw for each sample, or once for all.
+    scale_by_keep : bool, default True
+        Multiply what is kept by 1/(1 - p).
+
+    Returns
+    -------
+    Tensor
+        A new one of x's dtype and memory format, or x.
+
+    Raises
+    ------
+    NotImplementedError, RuntimeError, TypeError, ValueError
+        As `dropout`, or if mode is another or x has no axis.
+
+    References
+    ----------
+    Huang et al., "Deep Networks with Stochastic Depth", arXiv 1603.09382, section 3.
 
     Examples
     --------
@@ -215,8 +279,32 @@ def drop_block(
 ) -> torch.Tensor:
     """Return sequences, images or volumes with blocks dropped: `fastdrop.drop_block` in any memory format.
 
-    The axes of x are (n, c, l), (n, c, h, w) or (n, c, d, h, w). Parameters and errors are those of
-    `dropout`, with one number as p, and of `fastdrop.drop_block`.
+    Parameters
+    ----------
+    x : Tensor of shape (n, c, l), (n, c, h, w) or (n, c, d, h, w)
+        On the CPU, of a dtype that `dropout` takes.
+    p : float
+        The nominal rate, in [0, 1]: `fastdrop.drop_block` says what fraction is dropped.
+    key, inplace
+        As in `dropout`.
+    block_size : int or tuple of int, default 7
+        Side of a block, or one for each spatial axis; cut to that of the image along each.
+    shared_channels : bool, default False
+        Drop the same blocks in all channels of an image, rather than others in each.
+
+    Returns
+    -------
+    Tensor
+        A new one of x's dtype and memory format, or x.
+
+    Raises
+    ------
+    NotImplementedError, RuntimeError, TypeError, ValueError
+        As `dropout`, if x is on a GPU or has another number of axes, or if an option isn't as above.
+
+    References
+    ----------
+    Ghiasi, Lin, Le, "DropBlock: A regularization method for convolutional networks", arXiv 1810.12890.
 
     Examples
     --------

@@ -149,7 +149,12 @@ class Dropout1d(_ChannelDropout, torch.nn.Dropout1d):
 
     Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
-    Parameters are those of `Dropout`. Other inputs are a RuntimeError.
+    Inputs of other numbers of axes are a RuntimeError.
+
+    Parameters
+    ----------
+    p, inplace, rng
+        As in `Dropout`.
 
     References
     ----------
@@ -171,7 +176,12 @@ class Dropout2d(_ChannelDropout, torch.nn.Dropout2d):
 
     Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
-    Parameters are those of `Dropout`. Inputs of two axes, or of more than four, warn.
+    Inputs of two axes, or of more than four, warn.
+
+    Parameters
+    ----------
+    p, inplace, rng
+        As in `Dropout`.
 
     References
     ----------
@@ -193,7 +203,12 @@ class Dropout3d(_ChannelDropout, torch.nn.Dropout3d):
 
     Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
-    Parameters are those of `Dropout`. Inputs with other numbers of axes warn.
+    Inputs of other numbers of axes warn.
+
+    Parameters
+    ----------
+    p, inplace, rng
+        As in `Dropout`.
 
     References
     ----------
@@ -215,7 +230,10 @@ class AlphaDropout(ElementwiseModule, torch.nn.AlphaDropout):
 
     Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
-    Parameters are those of `Dropout`.
+    Parameters
+    ----------
+    p, inplace, rng
+        As in `Dropout`.
 
     References
     ----------
@@ -236,7 +254,12 @@ class FeatureAlphaDropout(ElementwiseModule, torch.nn.FeatureAlphaDropout):
 
     Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
-    Parameters are those of `Dropout`. An input of fewer than two axes is a RuntimeError.
+    An input of fewer than two axes is a RuntimeError.
+
+    Parameters
+    ----------
+    p, inplace, rng
+        As in `Dropout`.
 
     References
     ----------
@@ -263,8 +286,17 @@ class GaussianDropout(ElementwiseModule):
 
     Modules of one seed draw the same noise: give each its own, such as ``rng=key.fold_in("name")``.
 
-    Parameters are those of `Dropout`, but p, the rate of the dropout with this noise's variance p / (1 - p),
-    must be below 1.
+    Parameters
+    ----------
+    p : float, default 0.5
+        The rate of the dropout that has the noise's variance p / (1 - p), in [0, 1).
+    inplace, rng
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If p or rng is not as above.
 
     References
     ----------
