@@ -270,10 +270,15 @@ def std_of(p: Rate) -> Rate:
 
 @lru_cache(maxsize=1024)
 def _std_of(p: float) -> float:
+    return math.sqrt(variance_of(p))
+
+
+def variance_of(p: float) -> float:
+    """Return the variance of Gaussian dropout at a rate, or raise an error."""
     rate(p)
     if p >= 1:
         raise ValueError(f"p must be below 1 for Gaussian dropout, got {p}; its variance is p / (1 - p)")
-    return math.sqrt(p / (1 - p))
+    return p / (1 - p)
 
 
 def checked_std(std: Rate, name: str = "std") -> Rate:
@@ -309,6 +314,18 @@ def noised(
     return density(what, x, out, key, shared_axes, window)  # type: ignore[no-any-return]
 
 
+def rate_given(p: ScheduledRate | None, std: float | None, alpha: float | None) -> ScheduledRate:
+    """Return the rate of Gaussian dropout that a user gives by one of three arguments, or raise an error."""
+    given = [name for name, value in (("p", p), ("std", std), ("alpha", alpha)) if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"give one of p, std and alpha, got {' and '.join(given)}")
+    if std is not None:
+        return rate_of_std(std)
+    if alpha is not None:
+        return rate_of_alpha(alpha)
+    return 0.5 if p is None else p
+
+
 def _rate_of(name: str, number: float, variance: float) -> float:
     """Return the rate of the dropout that has a variance, or raise an error that names what the user gave."""
     if variance >= _TOO_MUCH:
@@ -317,12 +334,14 @@ def _rate_of(name: str, number: float, variance: float) -> float:
     return variance / (1 + variance)
 
 
-def _rate_of_std(std: float) -> float:
+def rate_of_std(std: float) -> float:
+    """Return the rate of Gaussian dropout of a standard deviation, or raise an error."""
     number = one_std(std)
     return _rate_of("std", number, number * number)  # which is infinite where number**2 would raise
 
 
-def _rate_of_alpha(alpha: float) -> float:
+def rate_of_alpha(alpha: float) -> float:
+    """Return the rate of Gaussian dropout of a variance, or raise an error."""
     number = one_std(alpha, "alpha")
     return _rate_of("alpha", number, number)
 
@@ -387,14 +406,7 @@ class GaussianDropout(Dropout):
         shared_axes: Axes = (),
         rng: Rng = None,
     ) -> None:
-        given = [name for name, value in (("p", p), ("std", std), ("alpha", alpha)) if value is not None]
-        if len(given) > 1:
-            raise ValueError(f"give one of p, std and alpha, got {' and '.join(given)}")
-        if std is not None:
-            p = _rate_of_std(std)
-        if alpha is not None:
-            p = _rate_of_alpha(alpha)
-        super().__init__(0.5 if p is None else p, shared_axes=shared_axes, rng=rng)
+        super().__init__(rate_given(p, std, alpha), shared_axes=shared_axes, rng=rng)
 
     def _checked(self, value: float) -> float:
         if isinstance(value, np.ndarray) and value.ndim:
@@ -405,11 +417,11 @@ class GaussianDropout(Dropout):
     @property
     def alpha(self) -> float:
         """Variance of the noise."""
-        return self.p / (1 - self.p)
+        return variance_of(self.p)
 
     @alpha.setter
     def alpha(self, alpha: float) -> None:
-        self._assign(_rate_of_alpha(alpha))
+        self._assign(rate_of_alpha(alpha))
 
     @property
     def std(self) -> float:
@@ -418,7 +430,7 @@ class GaussianDropout(Dropout):
 
     @std.setter
     def std(self, std: float) -> None:
-        self._assign(_rate_of_std(std))
+        self._assign(rate_of_std(std))
 
     def _drop(self, x: ArrayLike, forward: Forward, out: NDArray[Any] | None) -> NDArray[Any]:
         key, p, _, window, _ = forward

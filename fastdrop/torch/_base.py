@@ -53,8 +53,8 @@ class NoiseModule(torch.nn.Module):
     # The key is a tensor, so that a graph of torch.compile can count in it.
     _key: Tensor | None = None
     recomputing: bool = False  # whether this is a checkpoint's second forward, which repeats the first's key
-    # What TorchScript isn't to look at.
-    __jit_unused_properties__: ClassVar[list[str]] = ["key"]
+    # What TorchScript isn't to look at: the properties here, and those of modules that have them.
+    __jit_unused_properties__: ClassVar[list[str]] = ["key", "p", "alpha", "std"]
     __jit_ignored_attributes__: ClassVar[list[str]] = ["_key", "recomputing"]
 
     def __init__(self, *arguments: Any, rng: Rng = None) -> None:
@@ -264,6 +264,11 @@ def listed(rows: Any = None, indices: Any = None, offsets: Any = None) -> dict[s
             advice = "a module has its own p and key, functions such as fastdrop.torch.dropout take others"
             raise TypeError(f"{name} must be integers, got {shown(given)}; {advice}")
     return {name: numbers for name, numbers in draws.items() if numbers is not None}
+
+
+def axes_set(shared_axes: tuple[int, ...]) -> dict[str, Any]:
+    """The shared axes as a representation shows them, which is only if there are any."""
+    return {"shared_axes": shared_axes} if shared_axes else {}
 
 
 class DropoutModule(NoiseModule, _DropoutNd):

@@ -13,7 +13,7 @@ from fastdrop._arrays.plan import integers_in
 from fastdrop._noises.concrete import checked_temperature, logit_of
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.torch._autograd import Indices, Rows, placed
-from fastdrop.torch._base import NoiseModule, listed
+from fastdrop.torch._base import NoiseModule, axes_set, listed
 from fastdrop.torch._learned import learned
 
 Tensor: TypeAlias = torch.Tensor
@@ -108,8 +108,6 @@ class ConcreteDropout(NoiseModule):
     """
 
     logit: torch.nn.Parameter
-    # Not annotated as ClassVar: TorchScript evaluates a class's annotations, and knows no such type.
-    __jit_unused_properties__ = [*NoiseModule.__jit_unused_properties__, "p"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -181,4 +179,4 @@ class ConcreteDropout(NoiseModule):
         return norm * (1 + a.clamp(max=most).exp()) - entropy_scale * count * entropy
 
     def _arguments(self) -> dict[str, Any]:
-        return {"p": f"{self.p:.4g}", "temperature": self.temperature, "shared_axes": self.shared_axes}
+        return {"p": f"{self.p:.4g}", "temperature": self.temperature, **axes_set(self.shared_axes)}

@@ -14,7 +14,7 @@ from fastdrop._arrays.numbers import positive, real
 from fastdrop._arrays.plan import integers_in
 from fastdrop._stream.keys import Key, Rng
 from fastdrop.torch._autograd import Indices, Rows, placed
-from fastdrop.torch._base import NoiseModule, listed
+from fastdrop.torch._base import NoiseModule, axes_set, listed
 from fastdrop.torch._learned import learned
 
 Tensor: TypeAlias = torch.Tensor
@@ -86,6 +86,9 @@ class InformationDropout(NoiseModule):
     ----------
     log_alpha : Parameter of alpha's shape
         Its logarithm, which the optimiser learns. Add `regularizer` to the loss.
+    alpha : Tensor of alpha's shape
+        What the noise is made with now: ``log_alpha.exp()``, without a gradient. Setting it writes into
+        `log_alpha`.
 
     Raises
     ------
@@ -105,6 +108,8 @@ class InformationDropout(NoiseModule):
     >>> loss.backward()
     >>> drop.log_alpha.grad is not None
     True
+    >>> drop.alpha
+    tensor(0.5000)
     """
 
     def __init__(
@@ -115,9 +120,18 @@ class InformationDropout(NoiseModule):
         rng: Rng = None,
     ) -> None:
         super().__init__(rng=rng)
-        log_alpha = fd.InformationDropout(alpha).log_alpha  # which checks it
-        self.log_alpha = torch.nn.Parameter(torch.from_numpy(log_alpha).to(torch.get_default_dtype()))
+        self.log_alpha = torch.nn.Parameter(_log_of(alpha).to(torch.get_default_dtype()))
         self.shared_axes = integers_in(shared_axes)
+
+    @property
+    def alpha(self) -> Tensor:
+        """What the noise is made with now."""
+        return self.log_alpha.detach().exp()
+
+    @alpha.setter
+    def alpha(self, alpha: ArrayLike) -> None:
+        with torch.no_grad():
+            self.log_alpha.copy_(_log_of(alpha))
 
     def forward(
         self, input: Tensor, rows: Rows = None, indices: Indices = None, offsets: Rows = None
@@ -173,6 +187,11 @@ class InformationDropout(NoiseModule):
         return scale * (((2 * relative).exp() + apart.square() - 1) / 2 - relative).sum()
 
     def _arguments(self) -> dict[str, Any]:
-        alpha = self.log_alpha.detach().exp()
+        alpha = self.alpha
         shown = alpha.tolist() if alpha.dim() else f"{float(alpha):.4g}"
-        return {"alpha": shown, "shared_axes": self.shared_axes}
+        return {"alpha": shown, **axes_set(self.shared_axes)}
+
+
+def _log_of(alpha: ArrayLike) -> Tensor:
+    """The logarithm of what a user gives for alpha, in float64."""
+    return torch.from_numpy(fd.InformationDropout(alpha).log_alpha)  # which checks it

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
-from typing import Any, ClassVar, TypeAlias, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, SupportsIndex, TypeAlias, cast
 
 import torch
 from torch.nn import functional
 
 import fastdrop as fd
 from fastdrop._arrays.numbers import flag, rate, real, realised
+from fastdrop._arrays.plan import integers_in
 from fastdrop._noises.drop_block import Size, sizes_of
 from fastdrop._noises.drop_path import path_axes
-from fastdrop._noises.gaussian import one_std, std_of
+from fastdrop._noises.gaussian import one_std, rate_given, rate_of_alpha, rate_of_std, variance_of
 from fastdrop._noises.tokens import checked_tokens
 from fastdrop._stream.keys import Rng
 from fastdrop.torch._autograd import Indices, Rows, check_dense, dropped_at_random
-from fastdrop.torch._base import DropoutModule, ElementwiseModule, NoiseModule, listed
+from fastdrop.torch._base import DropoutModule, ElementwiseModule, NoiseModule, axes_set, listed
 from fastdrop.torch._functions import (
     embedding_dropout,
     gaussian_noise,
@@ -292,11 +293,23 @@ class GaussianDropout(ElementwiseModule):
         The rate of the dropout that has the noise's variance p / (1 - p), in [0, 1).
     inplace, rng
         As in `Dropout`.
+    std : float, optional
+        The noise's standard deviation, instead of p.
+    alpha : float, optional
+        The noise's variance, instead of p.
+    shared_axes : int or tuple of int, default ()
+        Axes that share their draws: (2, 3) is spatial noise of images (n, c, h, w).
+
+    Attributes
+    ----------
+    p, std, alpha : float
+        Each may be set between calls, and changes the others.
 
     Raises
     ------
     TypeError, ValueError
-        If p or rng is not as above.
+        If p, std or alpha is not real or outside its range, if more than one of them is given, or if another
+        parameter is not as above.
 
     References
     ----------
@@ -308,12 +321,51 @@ class GaussianDropout(ElementwiseModule):
     >>> import torch, fastdrop.torch as fdt
     >>> fdt.GaussianDropout(0.5, rng=42)(torch.ones(3)).numpy().round(3)
     array([ 1.975,  1.617, -0.197], dtype=float32)
+    >>> fdt.GaussianDropout(alpha=0.25, shared_axes=(2, 3))
+    GaussianDropout(p=0.2, inplace=False, shared_axes=(2, 3))
     """
 
     _noise = "gaussian_dropout"
 
+    def __init__(
+        self,
+        p: float | None = None,
+        inplace: bool = False,
+        *,
+        std: float | None = None,
+        alpha: float | None = None,
+        shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
+        rng: Rng = None,
+    ) -> None:
+        super().__init__(cast(float, rate_given(p, std, alpha)), inplace, rng=rng)
+        self.shared_axes = integers_in(shared_axes)
+
+    @property
+    def alpha(self) -> float:
+        """Variance of the noise."""
+        return variance_of(self.p)
+
+    @alpha.setter
+    def alpha(self, alpha: float) -> None:
+        self.p = rate_of_alpha(alpha)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the noise."""
+        return math.sqrt(self.alpha)
+
+    @std.setter
+    def std(self, std: float) -> None:
+        self.p = rate_of_std(std)
+
     def _check(self, p: float) -> None:
-        std_of(p)
+        variance_of(p)
+
+    def _numbers(self, input: Tensor) -> Numbers:
+        return self.shared_axes
+
+    def _arguments(self) -> dict[str, Any]:
+        return super()._arguments() | axes_set(self.shared_axes)
 
 
 class GaussianNoise(NoiseModule):
@@ -327,11 +379,13 @@ class GaussianNoise(NoiseModule):
         Standard deviation, finite and not negative.
     inplace, rng
         As in `Dropout`.
+    shared_axes : int or tuple of int, default ()
+        Axes that share their draws: (2, 3) is spatial noise of images (n, c, h, w).
 
     Raises
     ------
     TypeError, ValueError
-        If std or rng is not as above.
+        If std or another parameter is not as above.
 
     References
     ----------
@@ -344,9 +398,17 @@ class GaussianNoise(NoiseModule):
     array([ 0.098,  0.062, -0.12 ], dtype=float32)
     """
 
-    def __init__(self, std: float = 0.1, inplace: bool = False, *, rng: Rng = None) -> None:
+    def __init__(
+        self,
+        std: float = 0.1,
+        inplace: bool = False,
+        *,
+        shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
+        rng: Rng = None,
+    ) -> None:
         super().__init__(rng=rng)
         self.std, self.inplace = one_std(std), flag("inplace", inplace)
+        self.shared_axes = integers_in(shared_axes)
 
     def forward(
         self, input: Tensor, rows: Rows = None, indices: Indices = None, offsets: Rows = None
@@ -357,11 +419,11 @@ class GaussianNoise(NoiseModule):
         return self._eager(input, listed(rows, indices, offsets))
 
     def _eager(self, input: Tensor, draws: dict[str, Any]) -> Tensor:
-        options = {"inplace": self.inplace, **draws}
+        options = {"shared_axes": self.shared_axes, "inplace": self.inplace, **draws}
         return self._in_training(input, draws, lambda key: gaussian_noise(input, self.std, key, **options))
 
     def _arguments(self) -> dict[str, Any]:
-        return {"std": self.std, "inplace": self.inplace}
+        return {"std": self.std, "inplace": self.inplace, **axes_set(self.shared_axes)}
 
 
 class DropPath(DropoutModule):
@@ -565,13 +627,16 @@ class Zoneout(NoiseModule):
     ----------
     p : float, default 0.5
         Probability to keep the previous value, in [0, 1].
+    shared_axes : int or tuple of int, default ()
+        Axes that share their draws: 0 is one mask for all samples of states (n, features).
     rng
         As in `Dropout`. Each training forward, a step of a sequence, takes the next draw.
 
     Raises
     ------
     TypeError, ValueError
-        If p or rng is not as above.
+        If p or another parameter is not as above. In training and in evaluation, also if p was set to what is
+        no rate.
 
     References
     ----------
@@ -591,10 +656,16 @@ class Zoneout(NoiseModule):
     tensor([0.5000, 0.5000])
     """
 
-    def __init__(self, p: float = 0.5, *, rng: Rng = None) -> None:
+    def __init__(
+        self,
+        p: float = 0.5,
+        *,
+        shared_axes: SupportsIndex | Sequence[SupportsIndex] = (),
+        rng: Rng = None,
+    ) -> None:
         super().__init__(rng=rng)
         rate(p)
-        self.p = p
+        self.p, self.shared_axes = p, integers_in(shared_axes)
 
     def forward(
         self,
@@ -624,7 +695,8 @@ class Zoneout(NoiseModule):
             _check_alike("previous", previous, "new", new)
             real("p", self.p)
             return self._mean(new, previous)
-        return self._with_key(new, lambda key: zoneout(new, previous, self.p, key, **draws), draws)
+        options = {"shared_axes": self.shared_axes, **draws}
+        return self._with_key(new, lambda key: zoneout(new, previous, self.p, key, **options), draws)
 
     def _mean(self, new: Tensor, previous: Tensor) -> Tensor:
         """The mean of training's output, at the rate that its mask has, rounded once."""
@@ -635,7 +707,7 @@ class Zoneout(NoiseModule):
         return (share * previous.to(wide) + (1 - share) * new.to(wide)).to(new.dtype)
 
     def _arguments(self) -> dict[str, Any]:
-        return {"p": self.p}
+        return {"p": self.p, **axes_set(self.shared_axes)}
 
 
 class StandoutDropout(NoiseModule):
@@ -658,7 +730,8 @@ class StandoutDropout(NoiseModule):
     Raises
     ------
     TypeError, ValueError
-        If alpha or beta isn't a finite real number, or rng is not as in `Dropout`.
+        If alpha or beta isn't a finite real number, or rng is not as in `Dropout`. In training and in
+        evaluation, also if alpha or beta was set to another.
 
     References
     ----------

@@ -42,6 +42,8 @@ def call(face, name, **options):
         found |= {"x": X[0, :1], "mask": np.ones(1, np.uint8)}  # which fits, packed or not
     elif name == "scaled_dot_product_attention":
         found |= dict.fromkeys(("query", "key", "value"), np.stack([X, X]))
+    elif name == "GaussianDropout":
+        del found["std"]  # which takes the place of p
     found = {each: found[each] for each in inspect.signature(function).parameters if each in found}
     if face == "fastdrop.torch":
         torch = pytest.importorskip("torch")

@@ -51,7 +51,7 @@ def model(rng=None):
         fdt.AlphaDropout(0.2, inplace=True, rng=rng),
         fdt.DropPath(0.1, rng=rng),
         fdt.DropBlock2d(0.1, 2, rng=rng),
-        fdt.GaussianNoise(0.1, rng=rng),
+        fdt.GaussianNoise(0.1, shared_axes=1, rng=rng),
     )
 
 

@@ -143,7 +143,10 @@ def test_compiled_it_gives_the_same(backend):
         assert torch.equal(module.logit.grad, other.logit.grad)
 
 
-@pytest.mark.parametrize("kind", [fdt.ConcreteDropout, fdt.InformationDropout])
+@pytest.mark.parametrize(
+    "kind",
+    [fdt.ConcreteDropout, fdt.GaussianDropout, fdt.GaussianNoise, fdt.InformationDropout, fdt.Zoneout],
+)
 def test_shared_axes_are_integers_that_nobody_changes_later(kind):
     with pytest.raises(TypeError, match="shared_axes must be an int or a tuple of ints, got 'q'"):
         kind(shared_axes="q")
@@ -211,6 +214,4 @@ def test_errors():
         fdt.concrete_dropout(torch.ones(3, dtype=torch.complex64), torch.tensor(0.0), KEY)
     with pytest.raises(ValueError, match="logit must be finite"):
         fdt.concrete_dropout(torch.ones(3), torch.tensor(np.inf), KEY)
-    assert repr(fdt.ConcreteDropout(0.25, rng=1)) == (
-        "ConcreteDropout(p=0.25, temperature=0.1, shared_axes=(), rng=Key(1))"
-    )
+    assert repr(fdt.ConcreteDropout(0.25, rng=1)) == "ConcreteDropout(p=0.25, temperature=0.1, rng=Key(1))"

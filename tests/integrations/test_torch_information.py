@@ -126,7 +126,19 @@ def test_errors():
         fdt.information_dropout(torch.ones(3), True, KEY)
     with pytest.raises(ValueError, match="prior_std must be above 0"):
         fdt.InformationDropout().regularizer(mean=X, prior_std=0.0)
-    assert (
-        repr(fdt.InformationDropout(0.25, rng=1))
-        == "InformationDropout(alpha=0.25, shared_axes=(), rng=Key(1))"
-    )
+    assert repr(fdt.InformationDropout(0.25, rng=1)) == "InformationDropout(alpha=0.25, rng=Key(1))"
+
+
+@pytest.mark.parametrize("alpha", [0.25, [0.25, 0.5]])
+def test_alpha_is_what_the_noise_is_made_with_now(alpha):
+    module = fdt.InformationDropout(alpha)
+    torch.testing.assert_close(module.alpha, torch.tensor(alpha))
+    with torch.no_grad():
+        module.log_alpha.add_(1)
+    torch.testing.assert_close(module.alpha, torch.tensor(alpha) * np.e)
+    assert not module.alpha.requires_grad
+    log_alpha, module.alpha = module.log_alpha, alpha
+    assert module.log_alpha is log_alpha
+    torch.testing.assert_close(module.alpha, torch.tensor(alpha))
+    with pytest.raises(ValueError, match="alpha must be above 0 and finite, got 0"):
+        module.alpha = 0.0

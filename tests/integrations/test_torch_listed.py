@@ -278,6 +278,11 @@ MODULES = {
         [X],
         lambda x, k, r: fd.gaussian_noise(x, 0.3, k, rows=r),
     ),
+    "GaussianNoise of channels": (
+        lambda **k: fdt.GaussianNoise(0.3, shared_axes=(2, 3), **k),
+        [X],
+        lambda x, k, r: fd.gaussian_noise(x, 0.3, k, rows=r, shared_axes=(2, 3)),
+    ),
     "DropPath": (lambda **k: fdt.DropPath(0.3, **k), [X], lambda x, k, r: fd.drop_path(x, 0.3, k, rows=r)),
     "ConcreteDropout": (
         lambda **k: fdt.ConcreteDropout(0.5, **k),

@@ -30,7 +30,17 @@ MAKERS = {
         {"shared_axes": (2, 3)},
     ),
     "GaussianDropout": (lambda **k: fdt.GaussianDropout(0.3, **k), fd.gaussian_dropout, {}),
+    "GaussianDropout of channels": (
+        lambda **k: fdt.GaussianDropout(0.3, shared_axes=(2, 3), **k),
+        fd.gaussian_dropout,
+        {"shared_axes": (2, 3)},
+    ),
     "GaussianNoise": (lambda **k: fdt.GaussianNoise(0.3, **k), fd.gaussian_noise, {}),
+    "GaussianNoise of channels": (
+        lambda **k: fdt.GaussianNoise(0.3, shared_axes=(-1, -2), **k),
+        fd.gaussian_noise,
+        {"shared_axes": (2, 3)},
+    ),
     "DropPath": (lambda **k: fdt.DropPath(0.3, mode="batch", **k), fd.drop_path, {"mode": "batch"}),
     "DropBlock2d": (lambda **k: fdt.DropBlock2d(0.3, 2, **k), fd.drop_block, {"block_size": 2}),
 }
@@ -154,6 +164,41 @@ def test_signatures_reprs_and_errors_are_those_of_torch(name):
     for p in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=r"p must be in \[0, 1\]"):
             ours(p)
+
+
+def test_gaussian_dropout_takes_its_deviation_or_variance_as_the_layer_does():
+    for options in ({"p": 0.2}, {"std": 0.5}, {"alpha": 0.25}, {"alpha": 1e6}, {}):
+        module, layer = fdt.GaussianDropout(**options, rng=1), fd.GaussianDropout(**options, rng=1)
+        assert (module.p, module.std, module.alpha) == (layer.p, layer.std, layer.alpha)
+        assert module(X).numpy().tobytes() == layer(X.numpy()).tobytes()
+    for name, value in (("p", 0.2), ("std", 0.5), ("alpha", 0.25)):
+        module.p = 0.9
+        setattr(module, name, value)
+        assert (module.p, module.std, module.alpha) == (0.2, 0.5, 0.25)
+    with pytest.raises(ValueError, match="std must be finite and >= 0, got -1"):
+        module.std = -1
+    module.p = 1.0
+    with pytest.raises(ValueError, match="p must be below 1"):
+        module.alpha  # noqa: B018
+    with pytest.raises(ValueError, match="give one of p, std and alpha, got p and std"):
+        fdt.GaussianDropout(0.5, std=1.0)
+    with pytest.raises(ValueError, match="alpha must be finite and >= 0, got -1"):
+        fdt.GaussianDropout(alpha=-1)
+    with pytest.raises(TypeError, match=r"use schedule\(step\), in a module of PyTorch"):
+        fdt.GaussianDropout(fd.schedules.Constant(0.5))
+    with pytest.raises(TypeError, match="p must be a real number"):
+        fdt.GaussianDropout(np.full(3, 0.1))
+
+
+def test_representations_have_the_shared_axes_that_there_are():
+    shown = "GaussianDropout(p=0.2, inplace=False, shared_axes=(2, 3), rng=Key(1))"
+    assert repr(fdt.GaussianDropout(std=0.5, shared_axes=[2, 3], rng=1)) == shown
+    assert repr(fdt.GaussianNoise(shared_axes=1)) == "GaussianNoise(std=0.1, inplace=False, shared_axes=(1,))"
+    assert repr(fdt.Zoneout(shared_axes=0)) == "Zoneout(p=0.5, shared_axes=(0,))"
+    assert repr(fdt.ConcreteDropout(shared_axes=1)) == (
+        "ConcreteDropout(p=0.1, temperature=0.1, shared_axes=(1,))"
+    )
+    assert repr(fdt.InformationDropout(shared_axes=1)) == "InformationDropout(alpha=0.5, shared_axes=(1,))"
 
 
 def test_errors_of_the_other_modules():
@@ -737,12 +782,14 @@ def test_modules_that_drop_one_tensor_are_scripted_for_evaluation(make, rng):
 @pytest.mark.parametrize(
     ("module", "inputs"),
     [
+        (fdt.GaussianDropout(0.3, shared_axes=(2, 3)), (X,)),
+        (fdt.GaussianNoise(0.3, shared_axes=(2, 3), rng=1), (X,)),
         (fdt.InformationDropout(0.5), (X,)),
         (fdt.TokenDropout(0.5, replacement=0), (X.long(),)),
         (fdt.ConcreteDropout(0.3, rng=1), (X,)),
         (fdt.Zoneout(0.3), (X, -2 * X)),
         (fdt.Zoneout(0.3, rng=1), (X.bfloat16(), -2 * X.bfloat16())),
-        (fdt.Zoneout(1), (X * torch.nan, X)),
+        (fdt.Zoneout(1, shared_axes=(2, 3)), (X * torch.nan, X)),
         (fdt.Zoneout(0.0), (X, X * torch.nan)),
         (fdt.StandoutDropout(), (X, X - 1)),
         (fdt.StandoutDropout(2.0, inverted=True, rng=1), (X, X - 1)),

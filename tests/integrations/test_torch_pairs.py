@@ -281,6 +281,11 @@ MODULES = {
         lambda new, previous, key: fd.zoneout(new, previous, 0.3, key),
         (A, B),
     ),
+    "Zoneout of all samples": (
+        lambda **k: fdt.Zoneout(0.3, shared_axes=0, **k),
+        lambda new, previous, key: fd.zoneout(new, previous, 0.3, key, shared_axes=0),
+        (A, B),
+    ),
     "StandoutDropout": (
         lambda **k: fdt.StandoutDropout(**STANDOUT, **k),
         lambda h, a, key: fd.standout_dropout(h, a, key, **STANDOUT),
