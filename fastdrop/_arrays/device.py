@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from fastdrop._arrays import dlpack
+from fastdrop._arrays.hints import wrong_dtype
 from fastdrop._arrays.numbers import check_mask, check_mask_target
 
 # The types as which kernels take them: integers for 16-bit floats, reals for the parts of complex numbers.
@@ -197,8 +198,7 @@ class DeviceArray:
         return bool(self.pointer < other.pointer + others and other.pointer < self.pointer + mine)
 
     def _refuse(self, dtype: str) -> Any:
-        allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
-        raise TypeError(f"dropout needs {allowed}, got {dtype} on a GPU")
+        raise TypeError(wrong_dtype("", f"{dtype} on a GPU"))
 
 
 class DeviceMask(DeviceArray):

@@ -41,6 +41,13 @@ def refuse_foreign(x: Any, elsewhere: bool = True) -> None:
             raise TypeError(f"NumPy arrays are needed, got {got}")
 
 
+def wrong_dtype(name: str, got: str, fix: str = "") -> str:
+    """Return the error about a dtype that isn't taken, by the argument's name if it has one."""
+    what = f"{name} must be of" if name else "dropout needs"
+    allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
+    return f"{what} {allowed}, got {got}{fix and '; '}{fix}"
+
+
 def as_floats(x: Any, array: NDArray[Any], name: str) -> str:
     """Return the hint for an array whose dtype isn't taken, and which was made of x, of a name."""
     if array.dtype.kind in "SU":

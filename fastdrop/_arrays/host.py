@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arrays.device import is_there
-from fastdrop._arrays.hints import as_floats, refuse_foreign
+from fastdrop._arrays.hints import as_floats, refuse_foreign, wrong_dtype
 from fastdrop._arrays.numbers import check_mask, check_mask_target
 
 PLAIN = frozenset({np.dtype(np.float32), np.dtype(np.float64)})  # the dtypes that kernels take as they are
@@ -36,9 +36,7 @@ def to_array(x: ArrayLike, name: str = "") -> NDArray[Any]:
     """
     a = unmasked(x)
     if a.dtype not in PLAIN and not _taken(a.dtype):
-        allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
-        what = f"{name} must be of" if name else "dropout needs"
-        raise TypeError(f"{what} {allowed}, got {a.dtype}; {as_floats(x, a, name or 'x')}")
+        raise TypeError(wrong_dtype(name, str(a.dtype), as_floats(x, a, name or "x")))
     return a
 
 

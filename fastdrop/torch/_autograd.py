@@ -16,6 +16,7 @@ from torch.autograd.profiler import record_function
 from torch.fx import Proxy
 
 from fastdrop._arrays import device
+from fastdrop._arrays.hints import wrong_dtype
 from fastdrop._arrays.host import as_lanes, overlaps_itself
 from fastdrop._arrays.listed import Listed
 from fastdrop._arrays.numbers import FULL, Rate, flag, is_real, rate
@@ -70,9 +71,7 @@ def as_array(x: Tensor) -> Any:
 def check_floats(x: Tensor, name: str = "") -> None:
     """Refuse a dtype that no noise takes, by the argument's name if one is given."""
     if x.dtype not in _DTYPES:
-        allowed = "float16, bfloat16, float32, float64, complex64 or complex128"
-        what = f"{name} must be of" if name else "dropout needs"
-        raise TypeError(f"{what} {allowed}, got {x.dtype}; use {name or 'x'}.float()")
+        raise TypeError(wrong_dtype(name, str(x.dtype), f"use {name or 'x'}.float()"))
 
 
 def integers_or_floats(x: Tensor) -> NDArray[Any]:
