@@ -22,6 +22,7 @@ from torch.nn import functional
 from fastdrop._arrays.listed import numbers_of_rows
 from fastdrop._arrays.numbers import FULL, check_fits, flag, rate, real
 from fastdrop._backends import loading
+from fastdrop._noises.attention import block_of
 from fastdrop._stream.keys import Key, as_key_or_seed, stream
 from fastdrop.torch import _autograd as autograd
 from fastdrop.torch import _keys as keys
@@ -34,11 +35,6 @@ Tensor: TypeAlias = torch.Tensor
 # on two threads blocks took less: 1.26 and 1.29 times what PyTorch took without dropout, whole matrices 1.45
 # and 1.60. That was before a kernel of ours made the weights of blocks, which are faster since.
 BLOCKS_FROM = 1 << 16
-# A block of the matrix has up to so many rows of each head, and so many bytes for each thread, in all heads
-# that are done together: it is meant to stay in the caches between the passes over it. Of 2^19 to 2^22 bytes
-# and 64 to 256 rows these were the fastest for 256, 1,024 and 2,048 places on one thread, or within a tenth,
-# before that kernel too.
-_ROWS, _BYTES = 128, 1 << 20
 
 
 def scaled_dot_product_attention(
@@ -305,9 +301,8 @@ class _Blocks:
 
     def __iter__(self) -> Iterator[_Block]:
         heads = len(self.q)
-        row_bytes = max(self.columns * self.dtype.itemsize, 1)
-        rows = max(16, min(_ROWS, self.rows, _BYTES // row_bytes))
-        together = torch.get_num_threads() * max(1, _BYTES // (rows * row_bytes))
+        rows, by_thread = block_of(self.rows, self.columns * self.dtype.itemsize)
+        together = torch.get_num_threads() * by_thread
         for head in range(0, heads, together):
             for row in range(0, self.rows, rows):
                 end = min(row + rows, self.rows)
