@@ -203,11 +203,16 @@ def checked_logit(logit: Any) -> float:
 
 def logit_of(p: float) -> float:
     """Return the logit of a rate, or raise an error unless it is inside (0, 1), where its logit is finite."""
-    refuse_schedule("p", p)
     rate(p)
     if not 0 < float(p) < 1:
         raise ValueError(f"p must be inside (0, 1), got {p}; its logit is infinite")
     return math.log(p) - math.log1p(-p)
+
+
+def _logit_given(p: float) -> NDArray[np.float64]:
+    """Return the logit of a rate that a user gives to a layer, or raise an error, for a schedule too."""
+    refuse_schedule("p", p)
+    return np.array(logit_of(p))
 
 
 class ConcreteDropout(LearnedLayer):
@@ -272,7 +277,7 @@ class ConcreteDropout(LearnedLayer):
     def __init__(
         self, p: float = 0.1, *, temperature: float = 0.1, shared_axes: Axes = (), rng: Rng = None
     ) -> None:
-        super().__init__(np.array(logit_of(p)), rng, shared_axes)
+        super().__init__(_logit_given(p), rng, shared_axes)
         self.temperature = checked_temperature(temperature)
 
     @property
@@ -282,7 +287,7 @@ class ConcreteDropout(LearnedLayer):
 
     @p.setter
     def p(self, p: float) -> None:
-        self._set(np.array(logit_of(p)))
+        self._set(_logit_given(p))
 
     @property
     def logit(self) -> NDArray[np.float64]:
