@@ -405,7 +405,14 @@ class Scheduler:
                 raise TypeError(f"layers must be layers of fastdrop, got {got}; {hint}")
 
     def step(self) -> None:
-        """Advance each layer's schedule by one update."""
+        """Advance each layer's schedule by one update.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a schedule returns what is no rate. The layers before that one are then advanced, it and those
+            after it are not.
+        """
         for layer in self.layers:
             layer.step()
 

@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 from fastdrop._arrays.plan import integers_in
 from fastdrop._noises.concrete import checked_temperature, logit_of
 from fastdrop._stream.keys import Key, Rng
-from fastdrop.torch._autograd import Indices, Rows, placed
+from fastdrop.torch._autograd import Indices, Rows, check_tensors, placed
 from fastdrop.torch._base import NoiseModule, axes_set, listed
 from fastdrop.torch._learned import learned
 
@@ -170,7 +170,13 @@ class ConcreteDropout(NoiseModule):
         Returns
         -------
         Tensor, 0-D
+
+        Raises
+        ------
+        TypeError
+            If weight is no tensor.
         """
+        check_tensors(weight=weight)
         a, p = self.logit, torch.sigmoid(self.logit)
         entropy = p * softplus(-a) + (1 - p) * softplus(a)
         count = weight.shape[1] if features is None else features

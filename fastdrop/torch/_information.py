@@ -13,7 +13,7 @@ import fastdrop as fd
 from fastdrop._arrays.numbers import positive, real
 from fastdrop._arrays.plan import integers_in
 from fastdrop._stream.keys import Key, Rng
-from fastdrop.torch._autograd import Indices, Rows, placed
+from fastdrop.torch._autograd import Indices, Rows, check_tensors, placed
 from fastdrop.torch._base import NoiseModule, axes_set, listed
 from fastdrop.torch._learned import learned
 
@@ -179,9 +179,15 @@ class InformationDropout(NoiseModule):
         Returns
         -------
         Tensor, 0-D
+
+        Raises
+        ------
+        TypeError, ValueError
+            If mean is no tensor, or as `fastdrop.information_kl`.
         """
         if mean is None:
             return -scale * self.log_alpha.sum()
+        check_tensors(mean=mean)
         relative = self.log_alpha - math.log(positive("prior_std", prior_std))
         apart = (mean - real("prior_mean", prior_mean)) / prior_std
         return scale * (((2 * relative).exp() + apart.square() - 1) / 2 - relative).sum()

@@ -215,3 +215,10 @@ def test_errors():
     with pytest.raises(ValueError, match="logit must be finite"):
         fdt.concrete_dropout(torch.ones(3), torch.tensor(np.inf), KEY)
     assert repr(fdt.ConcreteDropout(0.25, rng=1)) == "ConcreteDropout(p=0.25, temperature=0.1, rng=Key(1))"
+
+
+def test_regularizers_take_tensors():
+    with pytest.raises(TypeError, match="weight must be a tensor, got ndarray"):
+        fdt.ConcreteDropout(0.1).regularizer(np.ones((2, 2)), weight_scale=1.0, entropy_scale=1.0)
+    with pytest.raises(TypeError, match="mean must be a tensor, got ndarray"):
+        fdt.InformationDropout(0.5).regularizer(mean=np.ones(3))
