@@ -171,7 +171,7 @@ def check_fits(name: str, shape: tuple[int, ...], whole: tuple[int, ...], whose:
 
 def _placed(name: str, shape: tuple[int, ...], whole: tuple[int, ...]) -> str:
     """Return the hint for an array that fits a whole shape along axes before the last, in one way alone."""
-    if name == "p" and len(shape) > len(whole):
+    if name == "p" and not whole:
         return "; x comes before p"
     after = [n for n in range(1, len(whole)) if whole[: len(whole) - n][-len(shape) :] == shape]
     if len(after) != 1:

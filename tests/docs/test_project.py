@@ -130,7 +130,8 @@ def test_make_clean_clears_what_git_ignores():
 @pytest.mark.parametrize(("home", "status"), [("fastdrop.invalid", 1), ("fastdrop.org", 0)])
 def test_make_release_check_fails_at_placeholders(tmp_path, home, status):
     """By its last command, which looks into what was installed last."""
-    recipe = subprocess.run(["make", "--dry-run", "release-check"], cwd=ROOT, capture_output=True, text=True)
+    make = ["make", "--no-print-directory", "--dry-run", "release-check"]
+    recipe = subprocess.run(make, cwd=ROOT, capture_output=True, text=True)
     packages = tmp_path / "out/release/lib/python3.11/site-packages"
     metadata = packages / f"fastdrop_numpy-{fd.__version__}.dist-info" / "METADATA"
     metadata.parent.mkdir(parents=True)
