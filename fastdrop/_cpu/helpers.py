@@ -101,6 +101,7 @@ def _start(wanted: int) -> None:
 
 
 def _start_in_turn(wanted: int) -> None:
+    """Start helpers until there are so many, after other threads that do so."""
     global _reach
     serve, _ = team.serve(), team.dismiss()  # compiled now, not in a fork
     with _lock:

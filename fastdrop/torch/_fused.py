@@ -41,8 +41,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-# Those whose gradient of NaN and infinity is NaN even where the gradient that comes is 0, as it is where
-# elements are dropped.
+# Those whose gradient at NaN and infinity is NaN even where the gradient that comes is 0, as it is where
+# elements are dropped. So dropped inputs become 0 before the activation, for which the mask is drawn twice.
 _SPREADING = frozenset({"gelu", "gelu_tanh", "silu"})
 
 
